@@ -1,0 +1,38 @@
+"""The one exception that speaks to the user, and the exit code that goes with it."""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+
+EXIT_USER_ERROR = 2
+
+
+class UserError(Exception):
+    """A mistake the user can mend: one sentence that says what, where and what to do next."""
+
+
+def explain_os_error(error: OSError) -> str:
+    """One sentence for a failure of the file system (disk full, read-only, no permission)."""
+    where = f" at {error.filename}" if error.filename else ""
+    return (
+        f"the file system refused{where}: {error.strerror or error}; "
+        "free some space or choose a directory you can write to (--run.dir)"
+    )
+
+
+@contextlib.contextmanager
+def reported(program: str) -> Iterator[None]:
+    """Run an entry point: a `UserError` or `OSError` becomes one line on stderr and exit code 2."""
+    try:
+        yield
+    except BrokenPipeError:  # the reader of our output went away (`| head`): not an error
+        sys.stderr.close()
+        sys.exit(0)
+    except UserError as error:
+        message = str(error)
+    except OSError as error:
+        message = explain_os_error(error)
+    else:
+        return
+    print(f"{program}: error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(EXIT_USER_ERROR)
