@@ -1,0 +1,51 @@
+"""Tokenizers: bytes of text to token ids and back, without loss.
+
+A tokenizer is saved beside every run and every export as `tokenizer.json`; its digest is its
+identity, by which a checkpoint recognises the tokenizer it was trained with.
+"""
+
+from pathlib import Path
+
+from int_lm.errors import UserError
+from tokenization.byte import ByteTokenizer
+from tokenization.interface import FILE_NAME, Tokenizer, identity, read_identity
+
+__all__ = ["ByteTokenizer", "Tokenizer", "identity", "load"]
+
+KINDS = {ByteTokenizer.name: ByteTokenizer}
+
+
+def load(source: str | Path) -> Tokenizer:
+    """The tokenizer that `source` names.
+
+    Args:
+      source: the name of a built-in tokenizer (`bytes`) or a directory that `save` wrote; write
+        `./bytes`, or give a `Path`, for a directory of that name.
+
+    Raises:
+      UserError: no such tokenizer, or a `tokenizer.json` that is missing, damaged, of another
+        format version, of an unknown kind, or that does not describe the tokenizer it names.
+    """
+    if isinstance(source, str) and source in KINDS:
+        return KINDS[source]()
+    saved = read_identity(source)
+    path = Path(source) / FILE_NAME
+    kind = saved["kind"]
+    if kind not in KINDS:
+        raise UserError(
+            f"{path} names the tokenizer kind {kind!r}, known: {', '.join(KINDS)}; "
+            "use the int_lm version that wrote it"
+        )
+    tokenizer = KINDS[kind].load(source)
+    actual = {
+        "vocab_size": tokenizer.vocab_size,
+        "separator": tokenizer.separator,
+        "digest": tokenizer.digest(),
+    }
+    for key, value in actual.items():
+        if saved[key] != value:
+            raise UserError(
+                f"{path} says {key} {saved[key]!r} but the {kind} tokenizer has {value!r}; "
+                "the file is damaged or was edited: restore it from the run that wrote it"
+            )
+    return tokenizer

@@ -1,0 +1,125 @@
+"""What a tokenizer is, and the file that records which one a run used."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import numpy as np
+
+from int_lm.errors import UserError
+
+FILE_NAME = "tokenizer.json"
+FORMAT_VERSION = 1
+
+_FIELDS = {"kind": str, "vocab_size": int, "separator": int, "format_version": int, "digest": str}
+
+
+class Tokenizer(Protocol):
+    """Lossless, deterministic map between the bytes of a text and token ids."""
+
+    @property
+    def name(self) -> str:
+        """The kind of tokenizer, as written in `tokenizer.json`."""
+        ...
+
+    @property
+    def vocab_size(self) -> int:
+        """V; every id lies in [0, V)."""
+        ...
+
+    @property
+    def separator(self) -> int:
+        """The id that stands between documents; it resets the model's state."""
+        ...
+
+    def encode(self, text: bytes) -> np.ndarray:
+        """Ids [N] of `text`, in the narrowest unsigned dtype that holds V - 1; may be read-only."""
+        ...
+
+    def decode(self, ids: Any) -> bytes:
+        """The bytes that `ids` (any integer array or sequence) stand for: decode(encode(x)) == x.
+
+        Raises:
+          ValueError: an id outside [0, V).
+        """
+        ...
+
+    def count_bytes(self, ids: np.ndarray) -> int:
+        """Bytes of raw text that `ids` (any shape) stand for; a separator stands for none."""
+        ...
+
+    def digest(self) -> str:
+        """Identity: sha256, in hex, of everything that decides what `encode` and `decode` do."""
+        ...
+
+    def save(self, directory: str | Path) -> None:
+        """Write the tokenizer into `directory` (made if missing), for `tokenization.load`."""
+        ...
+
+    @classmethod
+    def load(cls, directory: str | Path) -> Self:
+        """Read what `save` wrote; call `tokenization.load`, which also checks the identity."""
+        ...
+
+
+def identity_digest(kind: str, vocab_size: int, separator: int, content: bytes = b"") -> str:
+    """sha256 in hex of a tokenizer's kind, sizes and `content` (its model file, if it has one)."""
+    header = json.dumps([FORMAT_VERSION, kind, vocab_size, separator])
+    return hashlib.sha256(header.encode() + b"\n" + content).hexdigest()
+
+
+def identity(tokenizer: Tokenizer) -> dict[str, Any]:
+    """What recognises a tokenizer in a checkpoint or an export."""
+    return {
+        "kind": tokenizer.name,
+        "vocab_size": tokenizer.vocab_size,
+        "separator": tokenizer.separator,
+        "digest": tokenizer.digest(),
+    }
+
+
+def write_identity(tokenizer: Tokenizer, directory: str | Path) -> None:
+    """Write `tokenizer.json` into `directory`: whole or not at all, however the process ends."""
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    content = {**identity(tokenizer), "format_version": FORMAT_VERSION}
+    temporary = directory / f"{FILE_NAME}.tmp"
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(content, indent=2) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(directory / FILE_NAME)
+
+
+def read_identity(directory: str | Path) -> dict[str, Any]:
+    """The fields of `tokenizer.json`, each of its proper type; their values are not yet trusted.
+
+    Raises:
+      UserError: missing, unreadable or damaged file, or another format version.
+    """
+    path = Path(directory) / FILE_NAME
+    try:
+        identity = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise UserError(
+            f"no tokenizer at {path}; name a directory that a run or an export wrote"
+        ) from error
+    except (OSError, ValueError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not JSON"
+        raise UserError(
+            f"cannot read the tokenizer {path}: {reason}; restore it from the run that wrote it"
+        ) from error
+    version = identity.get("format_version") if isinstance(identity, dict) else None
+    if type(version) is int and version != FORMAT_VERSION:
+        raise UserError(
+            f"{path} has format version {version}, this program reads {FORMAT_VERSION}; "
+            "use the int_lm version that wrote it"
+        )
+    for key, kind in _FIELDS.items():
+        if not isinstance(identity, dict) or type(identity.get(key)) is not kind:
+            raise UserError(
+                f"{path} is damaged: it has no valid {key}; restore it from the run that wrote it"
+            )
+    return identity
