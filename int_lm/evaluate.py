@@ -1,0 +1,111 @@
+"""Evaluation: the exact integer log-likelihood of documents under the bare model.
+
+A document of ids d1..dn is coded as d1..dn and the separator that ends it, read from a fresh
+state after a separator: inputs [0, d1..dn], targets [d1..dn, 0]. Documents are laid end to end in lanes that are read side by side; separators reset the state
+between them, so how they are laid out changes no bit.
+
+Axes: B lanes, T tokens of a segment.
+"""
+
+import functools
+import heapq
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from int_lm import models, perturb, population
+from int_lm.code_length import CodeLengths
+from int_lm.config import ModelConfig
+from int_lm.params import Tree
+
+LANE_COUNTS = (1, 4, 16, 64, 256)  # documents read side by side; each count compiles once
+SEGMENT_LENGTH = 256  # tokens per call of the compiled reader
+SEPARATOR = 0
+
+
+@functools.cache
+def _reader(model: ModelConfig) -> Callable[[Tree, Tree, Array], tuple[Tree, Array]]:
+    return jax.jit(functools.partial(population.read, model))
+
+
+def _lanes_for(documents: int) -> int:
+    """The smallest lane count that holds `documents` side by side, or the largest there is."""
+    return next((count for count in LANE_COUNTS if count >= documents), LANE_COUNTS[-1])
+
+
+def _lay_out(documents: Sequence[np.ndarray], lanes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Documents in lanes, longest first into the shortest lane; longer lanes come first.
+
+    Returns:
+      tokens [B, n + 1], a separator before, between and after documents, and owners int32 [B, n]:
+      the document that target t+1 belongs to, -1 in the padding.
+    """
+    queue = [(0, lane) for lane in range(lanes)]
+    contents: list[list[int]] = [[] for _ in range(lanes)]
+    for index in sorted(range(len(documents)), key=lambda i: (-len(documents[i]), i)):
+        length, lane = heapq.heappop(queue)
+        contents[lane].append(index)
+        heapq.heappush(queue, (length + len(documents[index]) + 1, lane))
+    contents = [contents[lane] for _, lane in sorted(queue, reverse=True)]
+    longest = max(length for length, _ in queue)
+    steps = -(-longest // SEGMENT_LENGTH) * SEGMENT_LENGTH
+    tokens = np.full((lanes, steps + 1), SEPARATOR, documents[0].dtype)
+    owners = np.full((lanes, steps), -1, np.int32)
+    for lane, indices in enumerate(contents):
+        position = 0
+        for index in indices:
+            end = position + len(documents[index])
+            tokens[lane, position + 1 : end + 1] = documents[index]
+            owners[lane, position : end + 1] = index
+            position = end + 1
+    return tokens, owners
+
+
+def log2_likelihoods(
+    model: ModelConfig,
+    weights: Tree,
+    documents: Sequence[np.ndarray],
+    *,
+    progress: Callable[[int], None] = lambda tokens: None,
+) -> np.ndarray:
+    """Exact log2-likelihood of every document, int64 in units of 2^-16 bit.
+
+    Args:
+      weights: int8 tree.
+      documents: at least one array of ids, all of one unsigned dtype.
+      progress: called with the number of tokens read since its last call.
+    """
+    lanes = _lanes_for(len(documents))
+    tokens, owners = _lay_out(documents, lanes)
+    totals = np.zeros(len(documents) + 1, np.int64)  # the last entry takes the padding
+    state = models.get(model.architecture).initial_state(model, lanes)
+    bare = jax.tree.map(jnp.asarray, perturb.unperturbed(weights))
+    for start in range(0, owners.shape[1], SEGMENT_LENGTH):
+        # lanes that have ended are left behind: they are the last ones
+        lanes = _lanes_for(int(np.count_nonzero(owners[:, start] >= 0)))
+        state = jax.tree.map(lambda leaf, lanes=lanes: leaf[:, :lanes], state)
+        segment = tokens[:lanes, start : start + SEGMENT_LENGTH + 1]
+        state, log_likelihoods_TB = _reader(model)(bare, state, jnp.asarray(segment))
+        owner = owners[:lanes, start : start + SEGMENT_LENGTH]
+        np.add.at(totals, owner.T, np.asarray(log_likelihoods_TB))
+        progress(int(np.count_nonzero(owner >= 0)))
+    return totals[:-1]
+
+
+def evaluate(
+    model: ModelConfig,
+    weights: Tree,
+    documents: Sequence[np.ndarray],
+    text_bytes: Sequence[int],
+    *,
+    progress: Callable[[int], None] = lambda tokens: None,
+) -> CodeLengths:
+    """Code `documents` with the bare model; `text_bytes` are the bytes of their raw text."""
+    return CodeLengths(
+        log2_likelihoods=log2_likelihoods(model, weights, documents, progress=progress),
+        text_bytes=np.asarray(text_bytes, np.int64),
+        tokens=np.array([len(document) + 1 for document in documents], np.int64),
+    )

@@ -1,0 +1,143 @@
+"""A run directory: what lies in it, and how to open the model it holds.
+
+config.yaml      the resolved configuration
+metrics.jsonl    one object per logged step
+checkpoints/     one directory per step (see `checkpoint`)
+tokenizer/       the tokenizer, as `tokenization` saved it
+evaluation.json  the last full evaluation, with the hash of the weights it measured
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from int_lm import checkpoint, config, digest, evolve, params
+from int_lm.config import Config
+from int_lm.errors import UserError
+from int_lm.noise import NOISE_VERSION
+from int_lm.params import Tree
+
+
+@dataclasses.dataclass(frozen=True)
+class Paths:
+    """The parts of a run directory."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.root / "tokenizer"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.root / "evaluation.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """The model of a run at one step.
+
+    Attributes:
+      weights: int8 NumPy arrays. tokenizer: its identity (kind, vocab_size, separator, digest).
+    """
+
+    config: Config
+    vocab_size: int
+    step: int
+    weights: Tree
+    tokenizer: dict[str, Any]
+
+
+def host_data(
+    settings: Config, tokenizer: Mapping[str, Any], text_sha256: str, seconds: float
+) -> dict[str, Any]:
+    """What a checkpoint keeps beside the arrays: all that a resumed run must agree with."""
+    return {
+        "config": config.to_dict(settings),
+        "tokenizer": dict(tokenizer),
+        "text_sha256": text_sha256,
+        "noise_version": NOISE_VERSION,
+        "seconds": seconds,
+    }
+
+
+def check_resumable(
+    host: Mapping[str, Any], settings: Config, tokenizer: Mapping[str, Any], text_sha256: str
+) -> None:
+    """Refuse to go on from a checkpoint that another model, text, tokenizer or noise made.
+
+    Args:
+      host: the checkpoint's `host_data`; the others describe the run that wants to go on.
+
+    Raises:
+      UserError: names what differs, with both values.
+    """
+    checkpoint.check_config(host["config"], config.to_dict(settings))
+    checkpoint.check_tokenizer(host["tokenizer"], tokenizer)
+    for name, saved, current in (
+        ("training text with sha256", host["text_sha256"], text_sha256),
+        ("noise version", host["noise_version"], NOISE_VERSION),
+    ):
+        if saved != current:
+            raise UserError(
+                f"the checkpoint was written with {name} {saved}, now {current}; "
+                "restore what changed or choose another --run.dir"
+            )
+
+
+def write_config(paths: Paths, settings: Config) -> None:
+    """Keep the resolved configuration beside the run."""
+    digest.write_atomically(paths.config, config.to_yaml(settings).encode())
+
+
+def open_run(
+    root: str | Path, step: int | None = None, *, say: Callable[[str], None] = lambda _: None
+) -> Run:
+    """Read the model that a run directory holds.
+
+    Args:
+      root: the run directory.
+      step: which checkpoint; the newest sound one if None.
+      say: told one sentence about every damaged checkpoint that is passed over.
+
+    Raises:
+      UserError: no run, no checkpoint, or none that is sound.
+    """
+    paths = Paths(Path(root))
+    if not paths.checkpoints.is_dir():
+        raise UserError(f"{root} holds no run; name the directory that train.py printed (--run)")
+    host = checkpoint.read_host(paths.checkpoints, step)
+    settings = config.from_dict(host["config"], f"the checkpoint in {root}")
+    vocab_size = host["tokenizer"]["vocab_size"]
+    restored = checkpoint.restore(
+        paths.checkpoints, evolve.initial(settings, vocab_size), step=step, say=say
+    )
+    if restored is None:
+        raise UserError(f"{root} holds no checkpoint yet; let train.py run until it has saved one")
+    return Run(
+        config=settings,
+        vocab_size=vocab_size,
+        step=restored.step,
+        weights=restored.state.weights,
+        tokenizer=host["tokenizer"],
+    )
+
+
+def write_evaluation(paths: Paths, step: int, weights: Tree, figures: Mapping[str, Any]) -> None:
+    """Keep the figures of a full held-out evaluation for the model card."""
+    content = {"step": step, "weights_hash": params.weights_hash(weights), **figures}
+    digest.write_atomically(paths.evaluation, (json.dumps(content, indent=2) + "\n").encode())

@@ -1,0 +1,289 @@
+"""What a run reports: `metrics.jsonl`, and lines, tables and samples on the console.
+
+Lines go to stdout and the progress bar to stderr, and only if that is a terminal. Numbers arrive
+here ready: this is display, a place where floats are allowed.
+"""
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tqdm import tqdm
+
+from int_lm.errors import UserError
+
+_HEADER_EVERY = 20  # lines between repetitions of the header
+_COLUMNS = (
+    ("step", 8),
+    ("train bpb", 9),
+    ("valid bpb", 9),
+    ("changed", 8),
+    ("saturated", 9),
+    ("tokens/s", 11),
+    ("elapsed", 8),
+    ("left", 8),
+    ("weights", 16),
+)
+
+
+class MetricsFile:
+    """`metrics.jsonl`: one JSON object per logged step, in increasing order of `step`.
+
+    Opening it removes a last line that was torn by a kill.
+
+    Raises:
+      UserError: a line before the last is not one of ours.
+      OSError: it cannot be written.
+    """
+
+    def __init__(self, path: str | Path):
+        self._path = Path(path)
+        self._last_step = -1
+        self._file = self._reopened(math.inf)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Add a row; another process sees it at once.
+
+        Args:
+          row: JSON-able values, with an int `step` above that of the row before.
+
+        Raises:
+          ValueError: `step` is not above that of the row before, or a value is not finite.
+        """
+        if row["step"] <= self._last_step:
+            raise ValueError(f"step {row['step']} after step {self._last_step} in {self._path}")
+        self._file.write(json.dumps(dict(row), allow_nan=False).encode() + b"\n")
+        self._file.flush()
+        self._last_step = row["step"]
+
+    def truncate_after(self, step: int) -> None:
+        """Drop the rows of steps above `step`, which the resumed run will write again."""
+        self._file.close()
+        self._file = self._reopened(step)
+
+    def flush(self) -> None:
+        """Write every row through to the disk: call it before the checkpoint of the same step."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Write every row through to the disk and close the file."""
+        if not self._file.closed:
+            self.flush()
+            self._file.close()
+
+    def _reopened(self, last_step: float) -> Any:
+        """The file, open for appending, with the whole rows up to `last_step` and nothing else."""
+        data = self._path.read_bytes() if self._path.exists() else b""
+        lines = data.splitlines(keepends=True)
+        kept = []
+        for number, line in enumerate(lines, start=1):
+            step = _step_of(line)
+            if step is None and any(_step_of(later) is not None for later in lines[number:]):
+                raise UserError(
+                    f"{self._path} line {number} is not a row of metrics; repair or delete the file"
+                )
+            if step is not None and step <= last_step:
+                kept.append(line)
+                self._last_step = step
+        if not kept:
+            self._last_step = -1
+        if len(kept) < len(lines):
+            partial = self._path.with_name(self._path.name + ".tmp")
+            with partial.open("wb") as file:
+                file.writelines(kept)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(self._path)
+        return self._path.open("ab")
+
+
+def _step_of(line: bytes) -> int | None:
+    """The step of a whole row, None for anything else."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        step = json.loads(line)["step"]
+    except (ValueError, TypeError, KeyError):
+        return None
+    return step if isinstance(step, int) else None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Report:
+    """One line of the log.
+
+    Attributes:
+      step: updates done.
+      train_bits_per_byte: of the population, on the tokens of this step.
+      valid_bits_per_byte: on held-out text, None where not evaluated.
+      changed, saturated: fractions of the weights that moved in the last step, that stand at +-127.
+      tokens_per_second: tokens of all members.
+      seconds: of training since the run began, earlier processes included.
+      weights_hash: hex digest of the weights.
+    """
+
+    step: int
+    train_bits_per_byte: float
+    valid_bits_per_byte: float | None
+    changed: float
+    saturated: float
+    tokens_per_second: float
+    seconds: float
+    weights_hash: str
+
+
+class Console:
+    """Lines on stdout and, on a terminal, a progress bar on stderr; a context manager.
+
+    Args:
+      steps: the run stops after this many steps ...
+      seconds: ... or after this many seconds of training (0: no limit), whichever comes first.
+      first_step: updates done before this process began (not 0 after a resume).
+    """
+
+    def __init__(self, *, steps: int, seconds: float, first_step: int = 0):
+        self._steps = steps
+        self._seconds = seconds
+        self._first_step = first_step
+        self._start: tuple[int, float] | None = None  # where the measurement of speed begins
+        self._lines_until_header = 0
+        self._bar = tqdm(
+            total=1.0,
+            file=sys.stderr,
+            disable=not sys.stderr.isatty(),
+            leave=False,
+            dynamic_ncols=True,
+            bar_format="{percentage:3.0f}% |{bar}| {desc}",
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove the progress bar."""
+        self._bar.close()
+
+    def advance(self, step: int, seconds: float) -> None:
+        """Move the progress bar; call it at every step (cheap), with `seconds` as in `Report`."""
+        if self._start is None:  # after the first step, which compiles
+            self._start = (step, seconds)
+        if self._bar.disable:
+            return
+        of_time = seconds / self._seconds if self._seconds else 0.0
+        self._bar.n = min(1.0, max(step / max(1, self._steps), of_time))
+        left = self._left(step, seconds)
+        self._bar.set_description_str(f"step {step}/{self._steps}, {left or '?'} left", False)
+        self._bar.update(0)
+
+    def report(self, report: Report) -> None:
+        """Print one line, below the header where that is due."""
+        self.advance(report.step, report.seconds)
+        if self._lines_until_header == 0:
+            self._write(" ".join(name.rjust(width) for name, width in _COLUMNS))
+            self._lines_until_header = _HEADER_EVERY
+        self._lines_until_header -= 1
+        valid = report.valid_bits_per_byte
+        cells = (
+            str(report.step),
+            f"{report.train_bits_per_byte:.4f}",
+            "" if valid is None else f"{valid:.4f}",
+            f"{report.changed:.3%}",
+            f"{report.saturated:.3%}",
+            f"{report.tokens_per_second:,.0f}",
+            clock(report.seconds),
+            self._left(report.step, report.seconds),
+            report.weights_hash[:16],
+        )
+        widths = (width for _, width in _COLUMNS)
+        self._write(" ".join(c.rjust(w) for c, w in zip(cells, widths, strict=True)))
+
+    def yardsticks(self, bits_per_byte: Mapping[str, float]) -> None:
+        """Print the entropies and compressors (name: bits per byte) to compare with."""
+        width = max(map(len, bits_per_byte), default=0)
+        self.note("bits per byte of the held-out text, for comparison:")
+        for name, value in bits_per_byte.items():
+            self.note(f"  {name:<{width}}  {value:7.4f}")
+
+    def sample(self, step: int, prompt: bytes, text: bytes) -> None:
+        """Print what the model writes after `prompt`, safely (see `shown`)."""
+        self.note(f"--- sample at step {step} " + "-" * 40)
+        self.note(shown(prompt + text))
+        self.note("-" * 60)
+
+    def note(self, text: str) -> None:
+        """Print text between the lines; the header is repeated below it."""
+        self._write(text)
+        self._lines_until_header = 0
+
+    def _write(self, text: str) -> None:
+        encoding = sys.stdout.encoding or "utf-8"
+        tqdm.write(text.encode(encoding, "backslashreplace").decode(encoding), file=sys.stdout)
+        sys.stdout.flush()
+
+    def _left(self, step: int, seconds: float) -> str:
+        """Time until the first limit is reached; empty before it can be known."""
+        remaining = [max(0.0, self._seconds - seconds)] if self._seconds else []
+        if self._start is not None and step > self._start[0]:
+            per_step = (seconds - self._start[1]) / (step - self._start[0])
+            remaining.append(max(0, self._steps - step) * per_step)
+        return clock(min(remaining)) if remaining else ""
+
+
+def clock(seconds: float) -> str:
+    """Seconds as `m:ss`, or `h:mm:ss` from one hour up."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+def shown(text: bytes) -> str:
+    r"""UTF-8 text that is safe on a terminal: invalid bytes and control characters as `\x1b`."""
+    decoded = text.decode("utf-8", "backslashreplace")
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode()
+        for c in decoded
+    )
+
+
+@contextlib.contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar with an ETA on stderr, if that is a terminal; yields its `update(count)`."""
+    with tqdm(
+        total=total,
+        desc=what,
+        unit_scale=True,
+        file=sys.stderr,
+        disable=not sys.stderr.isatty(),
+        leave=False,
+    ) as bar:
+
+        def update(count: int) -> None:
+            bar.update(count)
+
+        yield update

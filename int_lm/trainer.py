@@ -1,0 +1,194 @@
+"""The training loop: step, log, evaluate, sample, checkpoint, until done or asked to stop.
+
+It sees token ids only; what they mean enters through `Text`, which `train.py` puts together.
+"""
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from int_lm import evaluate, evolve, params, run, runlog, sample, tables
+from int_lm.checkpointer import Checkpointer
+from int_lm.code_length import CodeLengths
+from int_lm.config import Config
+from int_lm.evolve import Metrics, State
+from int_lm.interrupt import StopFlag
+from int_lm.runlog import Console, MetricsFile
+
+SAMPLE_TEMPERATURE = 0.7
+
+
+class Streams(Protocol):
+    """Where the tokens of a step come from: pure functions of the step's number."""
+
+    def at(self, step: int) -> np.ndarray:
+        """Tokens [S, T+1]."""
+        ...
+
+    def text_bytes(self, step: int) -> int:
+        """Bytes of raw text among the step's targets."""
+        ...
+
+
+class Tokenizer(Protocol):
+    """The part of a tokenizer that samples need."""
+
+    def encode(self, text: bytes) -> np.ndarray: ...
+
+    def decode(self, ids: Any) -> bytes: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Documents:
+    """Documents to evaluate on: ids, and the bytes of raw text they stand for."""
+
+    ids: Sequence[np.ndarray]
+    text_bytes: Sequence[int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """Everything a run reads.
+
+    Attributes:
+      identity: of the tokenizer (kind, vocab_size, separator, digest).
+      sha256: of the training tokens in their order; a resumed run must read the same.
+      validation: a fixed part of the held-out text, for evaluation while training.
+    """
+
+    tokenizer: Tokenizer
+    identity: Mapping[str, Any]
+    streams: Streams
+    sha256: str
+    heldout: Documents
+    validation: Documents
+
+
+@dataclasses.dataclass
+class Trainer:
+    """A run under way: its state, and everything that watches and keeps it.
+
+    Attributes:
+      number: steps done. saved: step of the newest checkpoint, -1 for none.
+      seconds_before: seconds of training in earlier processes.
+    """
+
+    settings: Config
+    text: Text
+    console: Console
+    metrics: MetricsFile
+    checkpointer: Checkpointer
+    stop: StopFlag
+    state: State
+    number: int = 0
+    saved: int = -1
+    seconds_before: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._started = time.monotonic()
+        self._speed_since = (self.number, self._started)
+
+    @property
+    def seconds(self) -> float:
+        return self.seconds_before + time.monotonic() - self._started
+
+    def finished(self) -> bool:
+        """The run has reached its last step or its time."""
+        settings = self.settings.run
+        return self.number >= settings.steps or 0 < settings.seconds <= self.seconds
+
+    def loop(self) -> None:
+        """Step until the run is finished or a signal asks to stop; the last state is saved."""
+        step = evolve.compiled_step(self.settings, self.text.identity["vocab_size"])
+        settings = self.settings.run
+        last = self.finished()
+        while not last and not self.stop.requested:
+            self.state, measured = step(self.state, self.text.streams.at(self.number), self.number)
+            measured.scores_P.block_until_ready()
+            self.number += 1
+            last = self.finished()
+            self.console.advance(self.number, self.seconds)
+            self.checkpointer.poll()
+            evaluate = last or _due(self.number, settings.eval_every)
+            valid = None
+            if evaluate or self.number == 1 or _due(self.number, settings.log_every):
+                valid = self.log(measured, evaluate)
+            if last or _due(self.number, settings.checkpoint_every):
+                self.save(valid)
+        if self.saved < self.number:
+            self.save(None)
+
+    def log(self, measured: Metrics, evaluate: bool) -> float | None:
+        """Report the step just done; returns the validation bits per byte if evaluated."""
+        es = self.settings.es
+        score = int(np.asarray(measured.scores_P, np.int64).sum())
+        now = time.monotonic()
+        since, then = self._speed_since
+        tokens_per_step = es.population * es.segment_length
+        speed = (self.number - since) * tokens_per_step / (now - then)
+        read_bytes = self.text.streams.text_bytes(self.number - 1) * es.members_per_stream
+        weights = self.state.weights
+        count = sum(leaf.size for _, leaf in params.flatten(weights))
+        valid = self.evaluate(self.text.validation).bits_per_byte if evaluate else None
+        report = runlog.Report(
+            step=self.number,
+            train_bits_per_byte=tables.bits(score) / max(1, read_bytes),
+            valid_bits_per_byte=valid,
+            changed=int(measured.changed) / count,
+            saturated=int(measured.saturated) / count,
+            tokens_per_second=speed,
+            seconds=self.seconds,
+            weights_hash=params.weights_hash(weights),
+        )
+        row = {
+            name: value for name, value in dataclasses.asdict(report).items() if value is not None
+        }
+        self.metrics.append(row | {"tokens": self.number * tokens_per_step})
+        self.console.report(report)
+        if evaluate:
+            self.sample()
+        self._speed_since = (self.number, time.monotonic())
+        return valid
+
+    def evaluate(self, documents: Documents) -> CodeLengths:
+        """Code lengths of documents under the unperturbed weights."""
+        total = sum(len(ids) + 1 for ids in documents.ids)
+        with runlog.progress("evaluating", total) as update:
+            return evaluate.evaluate(
+                self.settings.model,
+                self.state.weights,
+                documents.ids,
+                documents.text_bytes,
+                progress=update,
+            )
+
+    def sample(self) -> None:
+        """Show what the model writes after the configured prompt."""
+        settings = self.settings.run
+        if settings.sample_tokens == 0:
+            return
+        prompt = settings.sample_prompt.encode()
+        tokenizer = self.text.tokenizer
+        ids = sample.generate(
+            self.settings.model,
+            self.state.weights,
+            tokenizer.encode(prompt),
+            sample.Sampler(temperature=SAMPLE_TEMPERATURE, seed=settings.seed),
+            tokens=settings.sample_tokens,
+        )
+        self.console.sample(self.number, prompt, tokenizer.decode(list(ids)))
+
+    def save(self, valid: float | None) -> None:
+        """Checkpoint the state in the background, after the log of its steps is on the disk."""
+
+        self.metrics.flush()
+        host = run.host_data(self.settings, self.text.identity, self.text.sha256, self.seconds)
+        self.checkpointer.save(self.number, self.state, host, valid_bits_per_byte=valid)
+        self.saved = self.number
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
