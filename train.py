@@ -29,7 +29,9 @@ VALIDATION_PIECE_BYTES = 2048  # validation while training reads pieces spread o
 def parse(argv: Sequence[str] | None) -> Config:
     """The validated configuration that the command line describes."""
     parser = config.OneLineParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        usage="%(prog)s [--config FILE] [--section.field VALUE ...]",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     config.add_config_arguments(parser)
     return config.validate(config.from_arguments(parser.parse_strict(argv)))
@@ -87,9 +89,11 @@ def train(settings: Config) -> None:
 
     paths = run.Paths(Path(settings.run.dir))
     state = evolve.initial(settings, text.identity["vocab_size"])
+    if checkpoint.steps(paths.checkpoints):
+        host = checkpoint.read_host(paths.checkpoints)
+        run.check_resumable(host, settings, text.identity, text.sha256)
     resumed = checkpoint.restore(paths.checkpoints, state, say=_say)
     if resumed:
-        run.check_resumable(resumed.host, settings, text.identity, text.sha256)
         state = resumed.state
     first = resumed.step if resumed else 0
 
@@ -97,9 +101,7 @@ def train(settings: Config) -> None:
         interrupt.StopFlag() as stop,
         Checkpointer(paths.checkpoints, keep=settings.run.keep) as checkpointer,
         runlog.MetricsFile(paths.metrics) as metrics,
-        runlog.Console(
-            steps=settings.run.steps, seconds=settings.run.seconds, first_step=first
-        ) as console,
+        runlog.Console(steps=settings.run.steps, seconds=settings.run.seconds) as console,
     ):
         checkpointer.discard_after(first)
         metrics.truncate_after(first)
@@ -107,7 +109,7 @@ def train(settings: Config) -> None:
         text.tokenizer.save(paths.tokenizer)
         count = sum(leaf.size for _, leaf in params.flatten(state.weights))
         console.note(f"model: {settings.model.architecture}, {count:,} int8 weights")
-        console.yardsticks(yardsticks)
+        console.table("bits per byte of the held-out text, to compare with:", yardsticks)
         if resumed:
             console.note(f"resuming {paths.root} at step {first}")
         trainer = Trainer(
@@ -138,8 +140,10 @@ def finish(trainer: "Trainer", paths: "Paths", yardsticks: dict[str, float]) -> 
     figures = lengths.summary() | {"baselines": yardsticks}
     run.write_evaluation(paths, trainer.number, trainer.state.weights, figures)
     note = trainer.console.note
-    note(f"after {trainer.number} steps, on all {figures['bytes']:,} bytes of held-out text:")
-    trainer.console.yardsticks({"this model": lengths.bits_per_byte, **yardsticks})
+    trainer.console.table(
+        f"bits per byte of all {figures['bytes']:,} held-out bytes after {trainer.number} steps:",
+        {"this model": lengths.bits_per_byte, **yardsticks},
+    )
     trainer.sample()
     note(f"run directory: {paths.root}")
     note(

@@ -54,7 +54,7 @@ class Checkpointer:
         self._saving: threading.Thread | None = None
         self._saving_step = -1
         self._error: Exception | None = None
-        self._evaluations = checkpoint.evaluations(self._directory)
+        self._evaluations: dict[int, float | None] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -88,10 +88,8 @@ class Checkpointer:
           UserError: this or the save before could not be written, or `step` is not the newest.
         """
         self._finish()
-        # Copied, because a later step may reuse the memory of a donated buffer.
-        arrays = {
-            path: np.array(leaf, copy=True) for path, leaf in checkpoint.leaves(state).items()
-        }
+        # Orbax copies NumPy arrays before `save` returns, so a later step may reuse the memory.
+        arrays = {path: np.asarray(leaf) for path, leaf in checkpoint.leaves(state).items()}
         document: dict[str, Any] = {
             "format": checkpoint.FORMAT,
             "step": step,
@@ -103,11 +101,11 @@ class Checkpointer:
             },
         }
         document["sha256"] = digest.of_json(document)
-        self._evaluations[step] = valid_bits_per_byte
-        if self._manager is None:
-            self._manager = self._new_manager()
         orbax = checkpoint.orbax_module()
         try:
+            if self._manager is None:
+                self._manager = self._open()
+            self._evaluations[step] = valid_bits_per_byte
             saved = self._manager.save(
                 step,
                 args=orbax.args.Composite(
@@ -160,7 +158,9 @@ class Checkpointer:
             self._manager.close()
             self._manager = None
 
-    def _new_manager(self) -> Any:
+    def _open(self) -> Any:
+        """Orbax's manager of the directory as it is now."""
+        self._evaluations = checkpoint.evaluations(self._directory)
         orbax = checkpoint.orbax_module()
         return orbax.CheckpointManager(
             self._directory,
@@ -171,6 +171,8 @@ class Checkpointer:
             options=orbax.CheckpointManagerOptions(
                 preservation_policy=_NewestAndBest(self._keep, self._evaluations),
                 lightweight_initialize=True,  # a damaged metadata file must not stop it
+                # Otherwise the other writers wait, for minutes, for a directory that failed.
+                async_options=orbax.AsyncOptions(create_directories_asynchronously=False),
             ),
         )
 
@@ -205,4 +207,3 @@ class Checkpointer:
             with contextlib.suppress(Exception):  # it repeats the error that brought us here
                 self._manager.close()
         self._manager = None
-        self._evaluations = checkpoint.evaluations(self._directory)

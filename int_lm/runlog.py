@@ -156,13 +156,11 @@ class Console:
     Args:
       steps: the run stops after this many steps ...
       seconds: ... or after this many seconds of training (0: no limit), whichever comes first.
-      first_step: updates done before this process began (not 0 after a resume).
     """
 
-    def __init__(self, *, steps: int, seconds: float, first_step: int = 0):
+    def __init__(self, *, steps: int, seconds: float):
         self._steps = steps
         self._seconds = seconds
-        self._first_step = first_step
         self._start: tuple[int, float] | None = None  # where the measurement of speed begins
         self._lines_until_header = 0
         self._bar = tqdm(
@@ -223,10 +221,10 @@ class Console:
         widths = (width for _, width in _COLUMNS)
         self._write(" ".join(c.rjust(w) for c, w in zip(cells, widths, strict=True)))
 
-    def yardsticks(self, bits_per_byte: Mapping[str, float]) -> None:
-        """Print the entropies and compressors (name: bits per byte) to compare with."""
+    def table(self, title: str, bits_per_byte: Mapping[str, float]) -> None:
+        """Print a title and, below it, bits per byte by name: yardsticks, results."""
         width = max(map(len, bits_per_byte), default=0)
-        self.note("bits per byte of the held-out text, for comparison:")
+        self.note(title)
         for name, value in bits_per_byte.items():
             self.note(f"  {name:<{width}}  {value:7.4f}")
 

@@ -17,6 +17,7 @@ from int_lm.config import Config
 from int_lm.evolve import Metrics, State
 from int_lm.interrupt import StopFlag
 from int_lm.runlog import Console, MetricsFile
+from int_lm.runtime import Sampler
 
 SAMPLE_TEMPERATURE = 0.7
 
@@ -175,8 +176,8 @@ class Trainer:
         ids = sample.generate(
             self.settings.model,
             self.state.weights,
-            tokenizer.encode(prompt),
-            sample.Sampler(temperature=SAMPLE_TEMPERATURE, seed=settings.seed),
+            tokenizer.encode(prompt).tolist(),
+            Sampler(temperature=SAMPLE_TEMPERATURE, seed=settings.seed),
             tokens=settings.sample_tokens,
         )
         self.console.sample(self.number, prompt, tokenizer.decode(list(ids)))

@@ -1,0 +1,64 @@
+# Every target works from an empty clone: what it needs is installed into .venv first, once.
+#   make train PYTHON=python3.13            another Python for .venv (after `make clean`)
+#   make train EXTRA=cuda12                 JAX for a GPU or TPU: cuda12, cuda13 or tpu
+#   make train ARGS="--run.steps 100"       more arguments for train.py
+
+PYTHON ?= python3
+EXTRA ?=
+ARGS ?=
+BIN := .venv/bin
+INSTALLED := .venv/.installed$(EXTRA:%=-%)
+INSTALLED_DEV := .venv/.installed-dev$(EXTRA:%=-%)
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+
+# Settings that would let other packages into .venv, or send ours elsewhere.
+unexport PYTHONPATH PYTHONHOME PIP_USER PIP_TARGET PIP_PREFIX
+# Otherwise pyright asks the network whether it is the newest.
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help train test slow check clean
+
+help:
+	@echo "make train   pretrain a small model on this machine (configs/quickstart.yaml)"
+	@echo "make test    lint, types and all tests but the slow ones"
+	@echo "make slow    the slow tests"
+	@echo "make check   lint and types only"
+	@echo "make clean   remove .venv and caches; runs are kept"
+	@echo "Options: PYTHON=python3.13, EXTRA=cuda12 (or cuda13, tpu), ARGS='--run.steps 100'"
+
+train: $(INSTALLED)
+	$(BIN)/python train.py --config configs/quickstart.yaml $(ARGS)
+
+test: check
+	$(BIN)/python -m pytest -m "not slow"
+
+slow: $(INSTALLED_DEV)
+	$(BIN)/python -m pytest -m slow
+
+check: $(INSTALLED_DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/pyvenv.cfg:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "error: int_lm needs Python 3.11 or newer, which '$(PYTHON)' is not;" \
+			"name one with PYTHON=, as in: make $(MAKECMDGOALS) PYTHON=python3.11" >&2; exit 2; }
+	@echo "Creating .venv with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv --clear .venv
+
+$(INSTALLED): pyproject.toml | .venv/pyvenv.cfg
+	@echo "Installing int_lm and its dependencies into .venv (a minute or two)"
+	@$(PIP) --editable '.$(EXTRA:%=[%])'
+	@touch $@
+
+$(INSTALLED_DEV): $(INSTALLED)
+	@echo "Installing the tools for checks and tests into .venv"
+	@$(PIP) --editable '.[dev]'
+	@touch $@

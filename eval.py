@@ -1,0 +1,174 @@
+"""Evaluate a run or an export: bits per byte and perplexity of held-out text, beside yardsticks.
+
+python eval.py --run runs/quickstart                 the documents that the run held out
+python eval.py --run runs/quickstart --text FILE     any text
+python eval.py --export exports/quickstart           the same numbers, from NumPy alone
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from int_lm import config, errors
+
+if TYPE_CHECKING:  # imported where needed, so that --help and a wrong flag answer at once
+    import numpy as np
+
+    from int_lm.config import DataConfig
+    from tokenization import Tokenizer
+
+    Documents = Sequence[np.ndarray]
+    Progress = Callable[[int], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """What is evaluated, and where its own held-out text comes from.
+
+    Attributes:
+      log2_likelihoods: int64, units of 2^-16 bit, of documents of ids.
+      keep: called with the figures of the whole held-out text.
+    """
+
+    name: str
+    step: int
+    data: "DataConfig"
+    tokenizer: "Tokenizer"
+    log2_likelihoods: "Callable[[Documents, Progress], np.ndarray]"
+    keep: Callable[[dict[str, Any]], None]
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = config.OneLineParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    model = parser.add_mutually_exclusive_group(required=True)
+    model.add_argument("--run", metavar="DIR", help="run directory that train.py wrote")
+    model.add_argument("--export", metavar="DIR", help="directory that int_lm.export wrote")
+    parser.add_argument("--step", type=int, help="checkpoint of the run (default: the newest)")
+    parser.add_argument(
+        "--text",
+        nargs="+",
+        metavar="FILE",
+        help="text files or directories (default: the documents that the run held out)",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    arguments = parser.parse_strict(argv)
+    if arguments.export and arguments.step is not None:
+        raise errors.UserError("--step chooses a checkpoint of --run; an export holds one step")
+    return arguments
+
+
+def open_run(root: Path, step: int | None) -> Subject:
+    """A run's checkpoint, evaluated with JAX."""
+    import tokenization
+    from int_lm import checkpoint, evaluate, run
+
+    opened = run.open_run(root, step, say=_say)
+    paths = run.Paths(root)
+    tokenizer = tokenization.load(paths.tokenizer)
+    checkpoint.check_tokenizer(opened.tokenizer, tokenization.identity(tokenizer))
+    return Subject(
+        name=str(root),
+        step=opened.step,
+        data=opened.config.data,
+        tokenizer=tokenizer,
+        log2_likelihoods=lambda documents, progress: evaluate.log2_likelihoods(
+            opened.config.model, opened.weights, documents, progress=progress
+        ),
+        keep=lambda figures: run.write_evaluation(paths, opened.step, opened.weights, figures),
+    )
+
+
+def open_export(root: Path) -> Subject:
+    """An export, evaluated with the NumPy runtime: JAX is not imported."""
+    import tokenization
+    from int_lm import runtime
+
+    try:
+        model = runtime.load(root)
+    except runtime.ExportError as error:
+        raise errors.UserError(str(error)) from error
+    return Subject(
+        name=str(root),
+        step=model.config["step"],
+        data=config.from_dict({"data": model.config["data"]}, f"{root}/config.json").data,
+        tokenizer=tokenization.load(root / "tokenizer"),
+        log2_likelihoods=lambda documents, progress: runtime.log2_likelihoods(
+            model, documents, progress=progress
+        ),
+        keep=lambda figures: None,
+    )
+
+
+def measure(subject: Subject, text: Sequence[str] | None) -> dict[str, Any]:
+    """Evaluate on `text`, or on what the subject held out: the object that `--json` prints."""
+    import numpy as np
+
+    from data import baselines, sources, split
+    from int_lm import runlog
+    from int_lm.code_length import CodeLengths
+
+    if text:
+        data = dataclasses.replace(subject.data, source="text", path=tuple(text))
+        documents = sources.read_documents(data, notice=_say)
+    else:
+        documents = sources.read_documents(subject.data, notice=_say)
+        documents = split.split(documents, subject.data.holdout).heldout
+    ids = [subject.tokenizer.encode(document.text) for document in documents]
+    tokens = np.array([len(document) + 1 for document in ids], np.int64)
+    with runlog.progress("evaluating", int(tokens.sum())) as update:
+        lengths = CodeLengths(
+            log2_likelihoods=subject.log2_likelihoods(ids, update),
+            text_bytes=np.array([len(document.text) for document in documents], np.int64),
+            tokens=tokens,
+        )
+    figures = lengths.summary() | {"baselines": baselines.baselines(documents)}
+    if not text:
+        subject.keep(figures)
+    return {"model": subject.name, "step": subject.step, **figures}
+
+
+def show(figures: dict[str, Any]) -> None:
+    """Print the figures as a table."""
+    interval = figures["interval_95"]
+    spread = f"   95 % over documents: {interval[0]:.4f} to {interval[1]:.4f}" if interval else ""
+    print(f"{figures['model']} at step {figures['step']}")
+    print(
+        f"  documents, bytes, tokens  {figures['documents']:,} {figures['bytes']:,} "
+        f"{figures['tokens']:,}"
+    )
+    print(f"  bits per byte             {figures['bits_per_byte']:.4f}{spread}")
+    print(f"  token perplexity          {figures['token_perplexity']:.4f}")
+    print(f"  byte perplexity           {figures['byte_perplexity']:.4f}")
+    print("bits per byte of the same bytes by")
+    for name, value in figures["baselines"].items():
+        print(f"  {name:<24}  {value:.4f}")
+
+
+def _say(sentence: str) -> None:
+    print(sentence, file=sys.stderr)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse, evaluate, print."""
+    arguments = parse(argv)
+    if arguments.run:
+        subject = open_run(Path(arguments.run), arguments.step)
+    else:
+        subject = open_export(Path(arguments.export))
+    figures = measure(subject, arguments.text)
+    if arguments.json:
+        print(json.dumps(figures))
+    else:
+        show(figures)
+
+
+if __name__ == "__main__":
+    with errors.reported("eval.py"):
+        main()

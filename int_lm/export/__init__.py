@@ -1,0 +1,199 @@
+"""Export: a run's int8 weights as a directory that the NumPy runtime loads, without JAX.
+
+model.safetensors    int8 weights by path, and the int32 tables of the likelihood
+config.json          model, tokenizer, step, hash of the weights, and which text was held out
+tokenizer/           the run's tokenizer
+runtime.py           loads, scores and samples all this, with NumPy alone
+README.md            the model card
+files.sha256         a digest of every file above (`sha256sum -c files.sha256`)
+
+The same run gives the same bytes. JAX is imported when a model is exported, not before:
+`python -m int_lm.export` begins by importing this file, and must answer `--help` at once.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from int_lm import config, digest, runtime, tables
+from int_lm.errors import UserError
+from int_lm.export import card
+
+if TYPE_CHECKING:
+    from int_lm.run import Run
+
+CARD_FILE, RUNTIME_FILE, TOKENIZER_FOLDER = "README.md", "runtime.py", "tokenizer"
+_FILES = {
+    runtime.WEIGHTS_FILE,
+    runtime.CONFIG_FILE,
+    RUNTIME_FILE,
+    CARD_FILE,
+    TOKENIZER_FOLDER,
+    digest.FILE_DIGESTS,
+}
+_CACHE = "__pycache__"  # what importing runtime.py leaves behind
+
+
+def export_config(run: "Run") -> dict[str, Any]:
+    """The contents of config.json."""
+    from int_lm import params
+
+    settings = config.to_dict(run.config)
+    return {
+        "format_version": runtime.FORMAT_VERSION,
+        "model": settings["model"],
+        "vocab_size": run.vocab_size,
+        "tokenizer": run.tokenizer,
+        "step": run.step,
+        "weights_hash": params.weights_hash(run.weights),
+        "data": settings["data"],
+    }
+
+
+def tensors_of(run: "Run") -> dict[str, np.ndarray]:
+    """The contents of model.safetensors, contiguous: its library writes others wrongly."""
+    from int_lm import likelihood, params
+
+    narrow = run.vocab_size <= likelihood.NARROW_VOCABULARY
+    tensors = {
+        **dict(params.flatten(run.weights)),
+        runtime.EXP2_TABLE: tables.exp2(likelihood.NARROW_BITS if narrow else likelihood.WIDE_BITS),
+        runtime.LOG2_TABLE: tables.log2_mantissa(),
+    }
+    return {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+
+
+def weights_file(tensors: Mapping[str, np.ndarray], config_text: bytes) -> bytes:
+    """The bytes of model.safetensors: the same for the same tensors and configuration.
+
+    All metadata are one entry, for the library writes several in random order.
+    """
+    from safetensors.numpy import save
+
+    metadata = {
+        "format_version": runtime.FORMAT_VERSION,
+        "config_sha256": hashlib.sha256(config_text).hexdigest(),
+        "sha256": {
+            name: hashlib.sha256(
+                tensor.astype(tensor.dtype.newbyteorder("<")).tobytes()
+            ).hexdigest()
+            for name, tensor in tensors.items()
+        },
+    }
+    return save(dict(tensors), {runtime.METADATA_KEY: json.dumps(metadata, sort_keys=True)})
+
+
+def export_model(
+    run: "Run",
+    out: str | Path,
+    *,
+    tokenizer_directory: Path,
+    evaluation: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write an export, verify it, and only then give it its name.
+
+    Args:
+      out: the directory to make. One that exists is replaced if it is empty, or if it is an export
+        and `overwrite` is set.
+      tokenizer_directory: the run's tokenizer, which is copied.
+      evaluation: what evaluation.json of the run says; figures of other weights are not shown.
+
+    Returns:
+      The export's directory.
+
+    Raises:
+      UserError: `out` is in the way, the tokenizer is not the run's or not one that the runtime
+        knows, or the file system refused; nothing is written then.
+    """
+    out = Path(out)
+    check_free(out, overwrite)
+    _check_tokenizer(run, tokenizer_directory)
+    settings, tensors = export_config(run), tensors_of(run)
+    text = (json.dumps(settings, indent=2) + "\n").encode()
+    try:
+        runtime.expected_tensors(settings)
+        with _named_when_complete(out.resolve()) as partial:
+            (partial / runtime.WEIGHTS_FILE).write_bytes(weights_file(tensors, text))
+            (partial / runtime.CONFIG_FILE).write_bytes(text)
+            shutil.copyfile(runtime.__file__, partial / RUNTIME_FILE)
+            shutil.copytree(tokenizer_directory, partial / TOKENIZER_FOLDER)
+            size = (partial / runtime.WEIGHTS_FILE).stat().st_size
+            model_card = card.model_card(run, settings, size, evaluation)
+            (partial / CARD_FILE).write_text(model_card, encoding="utf-8", newline="\n")
+            digest.seal(partial)
+            runtime.load(partial)
+    except runtime.ExportError as error:
+        raise UserError(f"cannot export: {error}") from error
+    except OSError as error:
+        raise UserError(
+            f"cannot write the export {out}: {error.strerror or error}; "
+            "free some space or choose another --out"
+        ) from error
+    return out
+
+
+def check_free(out: Path, overwrite: bool) -> None:
+    """Refuse, with a `UserError`, to replace what may be dear to the user."""
+    out = Path(out)
+    if not os.path.lexists(out):
+        return
+    entries = {entry.name for entry in out.iterdir()} if out.is_dir() else None
+    if entries == set():
+        return
+    if entries is None or not {runtime.WEIGHTS_FILE, runtime.CONFIG_FILE} <= entries:
+        raise UserError(f"{out} exists and is not an export; choose another --out")
+    if others := sorted(entries - _FILES - {_CACHE}):
+        raise UserError(
+            f"the export {out} also holds {', '.join(others)}, which would be lost; "
+            "move that away or choose another --out"
+        )
+    if not overwrite:
+        raise UserError(f"{out} already holds an export; replace it with --overwrite")
+
+
+def _check_tokenizer(run: "Run", directory: Path) -> None:
+    """Refuse a tokenizer that is damaged or not the one the weights were trained with."""
+    from int_lm import checkpoint
+
+    path = directory / "tokenizer.json"
+    try:
+        identity = json.loads(path.read_bytes())
+        del identity["format_version"]  # of the file, not of the tokenizer
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is damaged"
+        raise UserError(f"cannot read the tokenizer {path}: {reason}; restore it") from error
+    checkpoint.check_tokenizer(run.tokenizer, identity)
+
+
+@contextlib.contextmanager
+def _named_when_complete(out: Path) -> Iterator[Path]:
+    """A new directory beside `out` that takes its name, and the place of an old one, at the end.
+
+    After an exception, `out` is as it was and nothing else is left.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
+    old = out.with_name(f".{out.name}.old-{os.getpid()}")
+    try:
+        partial.mkdir()
+        yield partial
+        if out.exists():
+            out.rename(old)
+        try:
+            partial.rename(out)
+        except OSError:
+            if old.exists():
+                old.rename(out)
+            raise
+        digest.sync_directory(out.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,59 @@
+"""Export a run: `python -m int_lm.export --run DIR --out DIR2`."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from int_lm import export
+from int_lm.config import OneLineParser
+from int_lm.errors import UserError, reported
+
+PROGRAM = "int_lm.export"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Check the arguments, then load the run: a mistake is answered at once."""
+    parser = OneLineParser(
+        prog=f"python -m {PROGRAM}",
+        description="Write a run's int8 weights, configuration, tokenizer and model card, with a "
+        "runtime that needs only NumPy.",
+    )
+    parser.add_argument("--run", metavar="DIR", required=True, help="run that train.py wrote")
+    parser.add_argument("--out", metavar="DIR", required=True, help="directory to make")
+    parser.add_argument("--step", type=int, help="checkpoint to export (default: the newest)")
+    parser.add_argument("--overwrite", action="store_true", help="replace an export at --out")
+    arguments = parser.parse_strict(argv)
+    if not Path(arguments.run).is_dir():
+        raise UserError(f"no run at {arguments.run}; name the directory that train.py printed")
+    export.check_free(arguments.out, arguments.overwrite)
+
+    from int_lm import run  # with JAX, hence after the arguments are known to be sound
+
+    def say(sentence: str) -> None:
+        print(sentence, file=sys.stderr)
+
+    opened = run.open_run(arguments.run, arguments.step, say=say)
+    paths = run.Paths(Path(arguments.run))
+    evaluation = None
+    if paths.evaluation.exists():
+        try:
+            evaluation = json.loads(paths.evaluation.read_bytes())
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{paths.evaluation} is damaged; run eval.py again") from error
+    export.export_model(
+        opened,
+        arguments.out,
+        tokenizer_directory=paths.tokenizer,
+        evaluation=evaluation,
+        overwrite=arguments.overwrite,
+    )
+    print(
+        f"exported step {opened.step} to {arguments.out}\n"
+        f"next: python -m int_lm.sample --export {arguments.out} --prompt 'def '"
+    )
+
+
+if __name__ == "__main__":
+    with reported(PROGRAM):
+        main()

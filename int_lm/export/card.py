@@ -1,0 +1,124 @@
+"""The model card of an export: what the model is, how it was trained, its measurements and use."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from int_lm.run import Run
+
+_BASELINES = {
+    "unigram": "unigram entropy of the same bytes",
+    "bigram": "bigram entropy of the same bytes",
+    "gzip": "gzip -9",
+    "xz": "xz -9e",
+}
+_SOURCES = {"stdlib": "the Python standard library's sources", "text": "text files"}
+
+_FRONT = """\
+---
+library_name: int_lm
+pipeline_tag: text-generation
+tags: [int8, recurrent, evolution-strategies]
+---
+"""
+
+_INTRODUCTION = """\
+A recurrent language model whose weights and activations are 8-bit integers, pretrained by int_lm
+with forward passes only: no back-propagation, and no floating-point number in a step.
+"""
+
+_UNMEASURED = """\
+These weights have not been measured. `python eval.py --export DIRECTORY`, in a clone of int_lm,
+measures them on the held-out text, and with `--text FILE` on any text.
+"""
+
+_USE = """\
+## Use
+
+`runtime.py` needs Python 3.11 and NumPy, nothing else. In this directory:
+
+```python
+import runtime
+
+model = runtime.load(".")
+sampler = runtime.Sampler(temperature=0.8, seed=0)
+print(bytes(runtime.generate(runtime.reader(model), b"The ", sampler, tokens=200)))
+print(-runtime.log2_likelihoods(model, [b"Some text."])[0] / 2**16, "bits")
+```
+
+The same weights give the same bits on every machine. With `int_lm` installed,
+`python -m int_lm.sample --export DIRECTORY --prompt "The "` writes text to the terminal.
+"""
+
+
+def _table(header: tuple[str, str], rows: Mapping[str, Any]) -> str:
+    lines = [f"| {header[0]} | {header[1]} |", "|---|---|"]
+    lines += [f"| {name} | {value} |" for name, value in rows.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _measured(weights_hash: str, evaluation: Mapping[str, Any] | None) -> str:
+    """The figures of `evaluation` if they are of these weights, else how to get them."""
+    if evaluation is None or evaluation.get("weights_hash") != weights_hash:
+        return _UNMEASURED
+    interval = evaluation["interval_95"]
+    spread = f" (95 % interval {interval[0]:.4f} to {interval[1]:.4f})" if interval else ""
+    bits = {"this model": f"**{evaluation['bits_per_byte']:.4f}**{spread}"}
+    for name, value in evaluation["baselines"].items():
+        bits[_BASELINES.get(name) or name] = f"{value:.4f}"
+    return (
+        f"On {evaluation['bytes']:,} bytes of held-out text ({evaluation['tokens']:,} tokens), "
+        "counted in exact integers:\n\n"
+        + _table(("", "bits per byte"), bits)
+        + f"\nPerplexity {evaluation['byte_perplexity']:.3f} per byte, "
+        f"{evaluation['token_perplexity']:.3f} per token.\n"
+    )
+
+
+def model_card(
+    run: "Run", settings: Mapping[str, Any], file_size: int, evaluation: Mapping[str, Any] | None
+) -> str:
+    """The card as Markdown; the same for the same run and evaluation.
+
+    Args:
+      settings: the contents of config.json.
+      file_size: bytes of the weights file.
+      evaluation: see `export.export_model`.
+    """
+    from int_lm import evolve, params
+
+    model, es, data = run.config.model, run.config.es, run.config.data
+    count = params.count(evolve.specs_of(run.config, run.vocab_size))
+    streams = es.population // es.members_per_stream
+    sizes = {
+        "architecture": f"`{model.architecture}`, {model.layers} layers of width {model.width}",
+        "weights": f"{count:,}, one byte each (file: {file_size:,} bytes)",
+        "vocabulary": f"{run.vocab_size} ({run.tokenizer['kind']})",
+        "step": run.step,
+        "hash of the weights": f"`{settings['weights_hash']}`",
+    }
+    training = {
+        "method": f"evolution strategies (EGGROLL), votes `{es.votes}`, update `{es.update}`",
+        "text": f"{_SOURCES[data.source]}, {data.holdout:g} of the documents held out",
+        "tokens read": f"{run.step * streams * es.segment_length:,} "
+        f"({run.step:,} steps x {streams:,} streams x {es.segment_length} tokens)",
+        "population": f"{es.population:,}, {es.members_per_stream} per stream",
+        "perturbation": f"rank {es.rank}, {es.noise}, sigma 2^-{es.sigma_shift}",
+        "fitness": es.fitness,
+        "alpha": f"{es.alpha:g}, half-life {es.alpha_halflife:g} steps",
+        "seed": run.config.run.seed,
+    }
+    title = f"# {model.architecture}, {model.layers} x {model.width}, {count:,} int8 weights\n"
+    return "\n".join(
+        (
+            _FRONT,
+            title,
+            _INTRODUCTION,
+            _table(("model", ""), sizes),
+            "## Training\n",
+            _table(("setting", ""), training),
+            "## Measured\n",
+            _measured(settings["weights_hash"], evaluation),
+            _USE,
+        )
+    )

@@ -1,0 +1,69 @@
+"""Samples of a run's weights: its own one-token step under JAX, the draw of the NumPy runtime.
+
+JAX is imported when a reader is made, not before: `python -m int_lm.sample` begins by importing
+this file, and must answer `--help`, or sample an export, without JAX.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from int_lm import runtime
+from int_lm.config import ModelConfig
+from int_lm.runtime import Sampler
+
+if TYPE_CHECKING:
+    from int_lm.params import Tree
+
+__all__ = ["Sampler", "generate", "reader"]
+
+
+@functools.cache
+def _compiled_step(model: ModelConfig) -> Callable[..., Any]:
+    """The architecture's step; cached, so that all samples of a run share one compilation."""
+    import jax
+
+    from int_lm import models
+
+    return jax.jit(models.get(model.architecture).step)
+
+
+def reader(model: ModelConfig, weights: "Tree") -> runtime.Reader:
+    """A reader of one document, from a fresh state, with the bare model.
+
+    Args:
+      weights: int8 tree, NumPy's or JAX's.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    from int_lm import models, perturb
+
+    step = _compiled_step(model)
+    bare = jax.tree.map(jnp.asarray, perturb.unperturbed(weights))
+    state = models.get(model.architecture).initial_state(model, 1)
+
+    def read(token: int) -> np.ndarray:
+        nonlocal state
+        state, logits_PV = step(bare, state, jnp.asarray([token], jnp.int32))
+        return np.asarray(logits_PV)[0]
+
+    return read
+
+
+def generate(
+    model: ModelConfig,
+    weights: "Tree",
+    prompt: runtime.Ids,
+    sampler: Sampler,
+    *,
+    tokens: int,
+    stop: bool = True,
+) -> Iterator[int]:
+    """Yield at most `tokens` ids that follow `prompt`; with `stop`, end where a text ends.
+
+    An export of the same weights gives the same ids for the same prompt and sampler.
+    """
+    return runtime.generate(reader(model, weights), prompt, sampler, tokens=tokens, stop=stop)

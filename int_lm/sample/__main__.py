@@ -1,0 +1,130 @@
+"""Sample text: `python -m int_lm.sample --run DIR --prompt TEXT`, or `--export DIR`."""
+
+import codecs
+import io
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from int_lm import runlog, runtime, sample
+from int_lm.config import OneLineParser
+from int_lm.errors import UserError, reported
+
+PROGRAM = "int_lm.sample"
+
+
+def stream(prompt: bytes, ids: Iterable[int]) -> None:
+    """Write the prompt and then every byte as it comes to stdout, as UTF-8 text.
+
+    Bytes that are not UTF-8 become replacement characters. On a terminal, control characters
+    become escapes such as `\\x1b`, for a model may well write one that commands the terminal.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # where stdout cannot show a character
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def write(piece: bytes, final: bool = False) -> None:
+        text = decoder.decode(piece, final)
+        sys.stdout.write(runlog.shown(text.encode()) if sys.stdout.isatty() else text)
+        sys.stdout.flush()
+
+    write(prompt)
+    for token in ids:
+        write(bytes([token]))
+    write(b"", final=True)
+    sys.stdout.write("\n")
+    sys.stdout.flush()
+
+
+def parser() -> OneLineParser:
+    """The command line; the defaults of the draw are those of `runtime.Sampler`."""
+    default = runtime.Sampler()
+    result = OneLineParser(
+        prog=f"python -m {PROGRAM}",
+        description="Continue a prompt. The same weights and arguments give the same text on every "
+        "machine, from a run and from its export alike.",
+    )
+    source = result.add_mutually_exclusive_group(required=True)
+    source.add_argument("--run", metavar="DIR", help="run directory that train.py wrote")
+    source.add_argument("--export", metavar="DIR", help="directory that int_lm.export wrote")
+    result.add_argument("--step", type=int, help="checkpoint of the run (default: the newest)")
+    result.add_argument("--prompt", metavar="TEXT", default="", help="text to continue")
+    result.add_argument(
+        "--tokens", type=int, default=256, help="tokens to add at most (default: %(default)s)"
+    )
+    result.add_argument(
+        "--temperature",
+        type=float,
+        default=default.temperature,
+        help="1: the model's own distribution; 0: always the likeliest (default: %(default)s)",
+    )
+    result.add_argument(
+        "--top_k",
+        type=int,
+        default=default.top_k,
+        help="draw among the k likeliest tokens only (default: 0, all)",
+    )
+    result.add_argument(
+        "--top_p",
+        type=float,
+        default=default.top_p,
+        help="draw among the fewest likeliest tokens that have this probability together "
+        "(default: %(default)s)",
+    )
+    result.add_argument(
+        "--seed", type=int, default=default.seed, help="seed of the draws (default: %(default)s)"
+    )
+    result.add_argument(
+        "--no_stop", action="store_true", help="where a text ends, begin a new one after byte 0"
+    )
+    return result
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Check the arguments, then load the model: a mistake is answered at once."""
+    arguments = parser().parse_strict(argv)
+    if arguments.tokens < 1:
+        raise UserError(f"--tokens is {arguments.tokens}, must be at least 1")
+    if arguments.export and arguments.step is not None:
+        raise UserError("--step chooses a checkpoint of --run; an export holds one step only")
+    try:
+        sampler = runtime.Sampler(
+            temperature=arguments.temperature,
+            top_k=arguments.top_k,
+            top_p=arguments.top_p,
+            seed=arguments.seed,
+        )
+    except ValueError as error:
+        raise UserError(f"--{error}") from error
+    if arguments.export:
+        try:
+            read = runtime.reader(runtime.load(arguments.export))
+        except runtime.ExportError as error:
+            raise UserError(str(error)) from error
+    else:
+        if not Path(arguments.run).is_dir():
+            raise UserError(f"no run at {arguments.run}; name the directory that train.py printed")
+        from int_lm import run  # with JAX, which an export does not need
+
+        opened = run.open_run(
+            arguments.run, arguments.step, say=lambda text: print(text, file=sys.stderr)
+        )
+        kind = opened.tokenizer["kind"]
+        if kind != "bytes":
+            raise UserError(
+                f"{arguments.run} has the tokenizer {kind!r}, only bytes can be sampled"
+            )
+        read = sample.reader(opened.config.model, opened.weights)
+    prompt = os.fsencode(arguments.prompt)
+    stop = not arguments.no_stop
+    stream(prompt, runtime.generate(read, prompt, sampler, tokens=arguments.tokens, stop=stop))
+
+
+if __name__ == "__main__":
+    with reported(PROGRAM):
+        try:
+            main()
+        except KeyboardInterrupt:  # enough text
+            sys.stdout.write("\n")
+            sys.exit(130)

@@ -1,0 +1,422 @@
+"""The reference that the library is held to: one member, Python integers, one loop per sum.
+
+Written from the equations in the modules' docstrings and in no way from their code: nothing here is
+vectorised or uses jax, and tables are built by other means (error functions, float64) than the
+library's. Tensors are nested lists of ints: a matrix [M][N], A [M][R], B [N][R]; a parameter tree is
+a flat dict of paths, a stacked tensor a list of its layers.
+"""
+
+import bisect
+import functools
+import math
+from typing import Any
+
+from int_lm.config import Config, EsConfig, ModelConfig
+
+Vector = list[int]
+Matrix = list[Vector]
+
+# -- Fixed point -----------------------------------------------------------------------------------
+
+
+def saturate(x: int) -> int:
+    """Clip to [-127, 127]."""
+    return max(-127, min(127, x))
+
+
+def shift_floor(x: int, bits: int) -> int:
+    """floor(x / 2^bits)."""
+    return x // 2**bits
+
+
+def shift_down(x: int, bits: int) -> int:
+    """floor(x / 2^bits + 1/2)."""
+    return (2 * x + 2**bits) // 2 ** (bits + 1)
+
+
+def rounded_log2_root(n: int) -> int:
+    """round(log2(n) / 2)."""
+    return round(math.log2(n) / 2)
+
+
+# -- Noise -----------------------------------------------------------------------------------------
+
+NOISE_VERSION = 1
+MASK = 2**32 - 1
+
+
+def threefry2x32(key: tuple[int, int], counter: tuple[int, int]) -> tuple[int, int]:
+    """Threefry-2x32 with 20 rounds, as in Salmon et al. (SC 2011)."""
+    schedule = [key[0], key[1], key[0] ^ key[1] ^ 0x1BD11BDA]
+    rotations = [13, 15, 26, 6, 17, 29, 16, 24]
+    x0, x1 = (counter[0] + schedule[0]) & MASK, (counter[1] + schedule[1]) & MASK
+    for number in range(20):
+        rotation = rotations[number % 8]
+        x0 = (x0 + x1) & MASK
+        x1 = ((x1 << rotation) & MASK | x1 >> (32 - rotation)) ^ x0
+        if number % 4 == 3:
+            injection = number // 4 + 1
+            x0 = (x0 + schedule[injection % 3]) & MASK
+            x1 = (x1 + schedule[(injection + 1) % 3] + injection) & MASK
+    return x0, x1
+
+
+@functools.cache
+def gaussian_quantiles() -> list[int]:
+    """round(16 z) at the (i + 1/2) / 65536 quantile z: how many cells' edges lie below it."""
+    edges = [65536 * 0.5 * math.erfc(-(k + 0.5) / 16 / math.sqrt(2)) - 0.5 for k in range(-80, 80)]
+    return [bisect.bisect(edges, i) - 80 for i in range(65536)]
+
+
+def draw(kind: str, seed: int, step: int, tensor: int, pair: int, size: int) -> Vector:
+    """Noise of one pair for one tensor."""
+    key = threefry2x32((seed, NOISE_VERSION), (step, tensor))
+    entries: Vector = []
+    lane = 0
+    while len(entries) < size:
+        for word in threefry2x32(key, (pair, lane)):
+            if kind == "rademacher":
+                entries += [16 if word >> bit & 1 else -16 for bit in range(32)]
+            else:
+                entries += [gaussian_quantiles()[word & 0xFFFF], gaussian_quantiles()[word >> 16]]
+        lane += 1
+    return entries[:size]
+
+
+def rows(entries: Vector, width: int) -> Matrix:
+    """A row-major list as rows of `width` entries."""
+    return [entries[start : start + width] for start in range(0, len(entries), width)]
+
+
+def matrix_noise(
+    es: EsConfig, shape: tuple[int, int], seed: int, step: int, tensor: int, pair: int
+) -> tuple[Matrix, Matrix]:
+    """A [M][R] and B [N][R] of one pair."""
+    outputs, inputs = shape
+    size = (outputs + inputs) * es.rank
+    entries = draw(es.noise, seed, step // es.noise_reuse, tensor, pair, size)
+    return rows(entries[: outputs * es.rank], es.rank), rows(entries[outputs * es.rank :], es.rank)
+
+
+def vector_noise(es: EsConfig, width: int, seed: int, step: int, tensor: int, pair: int) -> Vector:
+    """n [N] of one pair."""
+    return draw(es.noise, seed, step // es.noise_reuse, tensor, pair, width)
+
+
+# -- A member's tensors: (value, A, B, sign, shift), or (value, None, None, 0, 0) when bare -----------
+
+Member = tuple[Any, Any, Any, int, int]
+
+
+def bare(value: Any) -> Member:
+    """A matrix without perturbation."""
+    return value, None, None, 0, 0
+
+
+def perturbed_matrix(
+    es: EsConfig, value: Matrix, noise: tuple[Matrix, Matrix], sign: int
+) -> Member:
+    """A matrix as member 2i (sign 1) or 2i + 1 (sign -1) sees it."""
+    return value, *noise, sign, 4 + es.sigma_shift + rounded_log2_root(es.rank)
+
+
+def perturbed_vector(es: EsConfig, value: Vector, noise: Vector, sign: int) -> Vector:
+    """v +- n sigma, n sigma rounded half up."""
+    moved = []
+    for v, n in zip(value, noise, strict=True):
+        moved.append(saturate(v + sign * shift_down(n, es.sigma_shift)))
+    return moved
+
+
+def linear(weight: Member, x: Vector) -> Vector:
+    """saturate((x W^T + ((+-(x B) A^T) >> shift)) >> (4 + round(log2(N) / 2)))."""
+    value, left, right, sign, shift = weight
+    y = []
+    for m in range(len(value)):
+        total = 0
+        for n in range(len(x)):
+            total += x[n] * value[m][n]
+        if left is not None:
+            delta = 0
+            for r in range(len(left[m])):
+                score = 0
+                for n in range(len(x)):
+                    score += x[n] * right[n][r]
+                delta += score * left[m][r]
+            total += shift_floor(sign * delta, shift)
+        y.append(saturate(shift_floor(total, 4 + rounded_log2_root(len(x)))))
+    return y
+
+
+def embed(weight: Member, token: int) -> Vector:
+    """saturate(E[token] + ((+-A[token] B^T) >> shift))."""
+    value, left, right, sign, shift = weight
+    row = []
+    for n in range(len(value[token])):
+        entry = value[token][n]
+        if left is not None:
+            delta = 0
+            for r in range(len(left[token])):
+                delta += left[token][r] * right[n][r]
+            entry += shift_floor(sign * delta, shift)
+        row.append(saturate(entry))
+    return row
+
+
+# -- egg -------------------------------------------------------------------------------------------
+
+
+def norm(weight: Vector, x: Vector) -> Vector:
+    """saturate(floor(x w / max(1, mean|x|))), the mean rounded down."""
+    mean = max(1, sum(abs(entry) for entry in x) // len(x))
+    return [saturate(entry * w // mean) for entry, w in zip(x, weight, strict=True)]
+
+
+def cell(layer: dict[str, Any], h: Vector, state: Vector) -> Vector:
+    """The recurrent cell: the next state."""
+    forget_h, forget_s = linear(layer["forget_input"], h), linear(layer["forget_state"], state)
+    f = [saturate(forget_h[d] + forget_s[d] + layer["forget_bias"][d]) for d in range(len(h))]
+    g = [shift_floor((f[d] + 127) * state[d], 8) for d in range(len(h))]
+    candidate_h, candidate_g = (
+        linear(layer["candidate_input"], h),
+        linear(layer["candidate_state"], g),
+    )
+    c = [
+        saturate(candidate_h[d] + candidate_g[d] + layer["candidate_bias"][d])
+        for d in range(len(h))
+    ]
+    return [state[d] + shift_floor((f[d] + 127) * (c[d] - state[d]), 8) for d in range(len(h))]
+
+
+def block(layer: dict[str, Any], x: Vector, state: Vector) -> tuple[Vector, Vector]:
+    """One residual block."""
+    state = cell(layer, norm(layer["cell_norm"], x), state)
+    x = [saturate(x[d] + state[d]) for d in range(len(x))]
+    hidden = linear(layer["ffn_in"], norm(layer["ffn_norm"], x))
+    out = linear(layer["ffn_out"], hidden)
+    return [saturate(x[d] + out[d]) for d in range(len(x))], state
+
+
+def model_step(member: dict[str, Any], state: Matrix, token: int) -> tuple[Matrix, Vector]:
+    """Read one token: the next state [L][D] and the logits [V]."""
+    if token == 0:
+        state = [[0] * len(row) for row in state]
+    x = embed(member["embedding"], token)
+    following = []
+    for number, row in enumerate(state):
+        layer = {
+            path.removeprefix("layers/"): leaf[number]
+            for path, leaf in member.items()
+            if path.startswith("layers/")
+        }
+        x, row = block(layer, x, row)
+        following.append(row)
+    return following, linear(member["head"], norm(member["final_norm"], x))
+
+
+# -- Likelihood ------------------------------------------------------------------------------------
+
+
+def real_log2_likelihood(logits: Vector, target: int) -> float:
+    """log2 p(target) in float64, logits in 1/16 bit."""
+    largest = max(logits)
+    total = math.fsum(2.0 ** ((logit - largest) / 16) for logit in logits)
+    return (logits[target] - largest) / 16 - math.log2(total)
+
+
+@functools.cache
+def exp2_table(bits: int) -> list[int]:
+    """round(2^(bits - d/16)), d = 0..254."""
+    return [round(2.0 ** (bits - d / 16)) for d in range(255)]
+
+
+@functools.cache
+def log2_table() -> list[int]:
+    """round(2^22 log2(1 + i/1024)), i = 0..1024."""
+    return [round(2**22 * math.log2(1 + i / 1024)) for i in range(1025)]
+
+
+def log2_likelihood(logits: Vector, target: int) -> int:
+    """log2 p(target) in units of 2^-16 bit: exp2 terms of 22 bits (28 above 256 tokens), summed;
+    the position of the leading one; 10 bits of index and 12 to interpolate with."""
+    largest = max(logits)
+    bits = 22 if len(logits) <= 256 else 28
+    total = sum(exp2_table(bits)[largest - logit] for logit in logits)
+    exponent = total.bit_length() - 1
+    mantissa = total << 30 >> exponent  # in [2^30, 2^31)
+    index, rest = mantissa - 2**30 >> 20, mantissa >> 8 & 0xFFF
+    low, high = log2_table()[index], log2_table()[index + 1]
+    fraction = shift_down(low + ((high - low) * rest >> 12), 6)
+    return -(largest - logits[target]) * 2**12 - ((exponent - bits) * 2**16 + fraction)
+
+
+# -- The population --------------------------------------------------------------------------------
+
+
+def tensors(model: ModelConfig, vocab_size: int) -> dict[str, tuple[str, tuple[int, ...], int]]:
+    """(kind, shape, layers) of every tensor of `egg`, in the order that numbers them."""
+    D, L, V = model.width, model.layers, vocab_size
+    F = D * model.ffn_multiple
+    return {
+        "embedding": ("matrix", (V, D), 0),
+        "final_norm": ("vector", (D,), 0),
+        "head": ("matrix", (V, D), 0),
+        "layers/candidate_bias": ("vector", (D,), L),
+        "layers/candidate_input": ("matrix", (D, D), L),
+        "layers/candidate_state": ("matrix", (D, D), L),
+        "layers/cell_norm": ("vector", (D,), L),
+        "layers/ffn_in": ("matrix", (F, D), L),
+        "layers/ffn_norm": ("vector", (D,), L),
+        "layers/ffn_out": ("matrix", (D, F), L),
+        "layers/forget_bias": ("vector", (D,), L),
+        "layers/forget_input": ("matrix", (D, D), L),
+        "layers/forget_state": ("matrix", (D, D), L),
+    }
+
+
+def numbered(
+    model: ModelConfig, vocab_size: int
+) -> list[tuple[str, int, int, str, tuple[int, ...]]]:
+    """(path, layer or -1, number, kind, shape) of every matrix and vector there is."""
+    listed = []
+    for path, (kind, shape, layers) in tensors(model, vocab_size).items():
+        for layer in range(layers) if layers else [-1]:
+            listed.append((path, layer, len(listed), kind, shape))
+    return listed
+
+
+def at(tree: dict[str, Any], path: str, layer: int) -> Any:
+    """One matrix or vector of a tree."""
+    return tree[path] if layer < 0 else tree[path][layer]
+
+
+def member_weights(
+    config: Config, vocab_size: int, weights: dict[str, Any], seed: int, step: int, p: int
+) -> dict[str, Any]:
+    """The tree that member p uses at a step."""
+    es, pair, sign = config.es, p // 2, 1 - 2 * (p % 2)
+    member: dict[str, Any] = {}
+    for path, layer, number, kind, shape in numbered(config.model, vocab_size):
+        value = at(weights, path, layer)
+        if kind == "vector":
+            noise = vector_noise(es, shape[0], seed, step, number, pair)
+            leaf = perturbed_vector(es, value, noise, sign)
+        else:
+            factors = matrix_noise(es, (shape[0], shape[1]), seed, step, number, pair)
+            leaf = perturbed_matrix(es, value, factors, sign)
+        if layer < 0:
+            member[path] = leaf
+        else:
+            member.setdefault(path, []).append(leaf)
+    return member
+
+
+def read(member: dict[str, Any], state: Matrix, tokens: Vector) -> tuple[Matrix, Vector]:
+    """The state after all but the last token, and the log2-likelihood of each but the first."""
+    log_likelihoods = []
+    for token, target in zip(tokens[:-1], tokens[1:], strict=True):
+        state, logits = model_step(member, state, token)
+        log_likelihoods.append(log2_likelihood(logits, target))
+    return state, log_likelihoods
+
+
+def fitness(es: EsConfig, scores: Vector) -> Vector:
+    """Fitness of every pair: see `int_lm.fitness`."""
+    differences = [plus - minus for plus, minus in zip(scores[::2], scores[1::2], strict=True)]
+    signs = [(d > 0) - (d < 0) for d in differences]
+    if es.fitness == "sign":
+        return signs
+    # differences are coarsened by as many bits as keep three times their sum within int32
+    worst = es.segment_length * 32 * 2**16 * len(differences) * 3
+    bits = 0
+    while worst >> bits > 2**31 - 1:
+        bits += 1
+    magnitudes = [abs(d) >> bits for d in differences]
+    mean = max(1, sum(magnitudes) // len(magnitudes))
+    return [s * min(7, 3 * m // mean) for s, m in zip(signs, magnitudes, strict=True)]
+
+
+def matrix_votes(noises: list[tuple[Matrix, Matrix]], fitnesses: Vector) -> Matrix:
+    """sum_i f_i A_i B_i^T, one outer product after another."""
+    outputs, inputs = len(noises[0][0]), len(noises[0][1])
+    votes = [[0] * inputs for _ in range(outputs)]
+    for (left, right), f in zip(noises, fitnesses, strict=True):
+        for r in range(len(left[0])):
+            for m in range(outputs):
+                for n in range(inputs):
+                    votes[m][n] += f * left[m][r] * right[n][r]
+    return votes
+
+
+def vector_votes(noises: list[Vector], fitnesses: Vector) -> Vector:
+    """sum_i f_i n_i."""
+    votes = [0] * len(noises[0])
+    for noise, f in zip(noises, fitnesses, strict=True):
+        for n, entry in enumerate(noise):
+            votes[n] += f * entry
+    return votes
+
+
+def vote_limit(kind: str, es: EsConfig, fitnesses: Vector, z: int) -> int:
+    """z standard deviations of a pure-noise vote, rounded down; the root has 4 fractional bits."""
+    squares = sum(f * f for f in fitnesses)
+    root = math.isqrt((squares if kind == "vector" else es.rank * squares) * 256)
+    return z * root * (16 if kind == "vector" else 256) // (2**10 * 2**4)
+
+
+def moved(weight: int, vote: int, limit: int) -> int:
+    """A weight after its vote."""
+    return saturate(weight + ((vote > 0) - (vote < 0) if abs(vote) > limit else 0))
+
+
+def vote_threshold(es: EsConfig, step: int) -> int:
+    """z with erfc(z / sqrt 2) = alpha, found by bisection, in units of 2^-10."""
+    alpha = es.alpha
+    if alpha >= 1:
+        alpha = min(1.0, alpha / (1 + step / es.alpha_halflife))
+    low, high = 0.0, 8.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if math.erfc(middle / math.sqrt(2)) > alpha else (low, middle)
+    return round(low * 1024)
+
+
+def step(
+    config: Config,
+    vocab_size: int,
+    weights: dict[str, Any],
+    states: list[Matrix],
+    tokens: list[Vector],
+    number: int,
+) -> tuple[dict[str, Any], list[Matrix], Vector]:
+    """One training step: (weights, states [P][L][D], tokens [S][T+1]) -> the same, and scores."""
+    es, seed = config.es, config.run.seed
+    scores, following = [], []
+    for p in range(es.population):
+        member = member_weights(config, vocab_size, weights, seed, number, p)
+        state, log_likelihoods = read(member, states[p], tokens[p // es.members_per_stream])
+        scores.append(sum(log_likelihoods))
+        following.append(state)
+    fitnesses = fitness(es, scores)
+    z = vote_threshold(es, number)
+    updated: dict[str, Any] = {}
+    for path, layer, tensor, kind, shape in numbered(config.model, vocab_size):
+        value, limit = at(weights, path, layer), vote_limit(kind, es, fitnesses, z)
+        pairs = range(es.population // 2)
+        if kind == "vector":
+            noises = [vector_noise(es, shape[0], seed, number, tensor, i) for i in pairs]
+            ballot = vector_votes(noises, fitnesses)
+            leaf: Any = [moved(w, v, limit) for w, v in zip(value, ballot, strict=True)]
+        else:
+            factors = [
+                matrix_noise(es, (shape[0], shape[1]), seed, number, tensor, i) for i in pairs
+            ]
+            leaf = [
+                [moved(w, v, limit) for w, v in zip(row, votes, strict=True)]
+                for row, votes in zip(value, matrix_votes(factors, fitnesses), strict=True)
+            ]
+        if layer < 0:
+            updated[path] = leaf
+        else:
+            updated.setdefault(path, []).append(leaf)
+    return updated, following, scores

@@ -1,0 +1,78 @@
+"""Yardsticks: entropies and compressed sizes, against counting by hand and known sources."""
+
+import bz2
+import gzip
+import lzma
+import math
+import random
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import data.baselines
+from data.baselines import baselines, entropies
+from data.sources import Document
+
+
+def documents(*texts: bytes) -> list[Document]:
+    return [Document(str(index), text) for index, text in enumerate(texts)]
+
+
+def counted(items: list) -> float:
+    """Entropy in bits of a list's own counts, in plain Python."""
+    counts = Counter(items)
+    return -sum(n / len(items) * math.log2(n / len(items)) for n in counts.values())
+
+
+@given(st.binary(min_size=1), st.integers(1, 5))
+def test_entropies_are_the_counted_ones(text: bytes, chunk: int) -> None:
+    """Both entropies equal a plain count, for any bytes and however the count is chunked."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data.baselines, "COUNTED_AT_ONCE", chunk)
+        unigram, bigram = entropies(text)
+    pairs = list(zip(text, text[1:], strict=False))
+    expected = counted(pairs) - counted([a for a, _ in pairs]) if pairs else 0.0
+    assert unigram == pytest.approx(counted(list(text)), abs=1e-9)
+    assert bigram == pytest.approx(expected, abs=1e-9)
+    assert 0.0 <= unigram <= 8.0 and 0.0 <= bigram <= 8.0
+
+
+def test_known_sources() -> None:
+    """Uniform bytes take 8 bits, an alternation 1 bit or none, a constant none."""
+    assert entropies(bytes(range(256)) * 3)[0] == 8.0
+    assert entropies(b"ab" * 500) == (1.0, 0.0)
+    assert entropies(b"a") == (0.0, 0.0)
+    assert str(entropies(b"aaaa")[0]) == "0.0"  # not -0.0, which a table would show
+
+
+def test_all_four_by_name() -> None:
+    """Documents are taken together, compressors at their strongest, all in bits per byte."""
+    words = [b"state", b"union", b"of", b"the", b"\n"]
+    text = b" ".join(random.Random(0).choices(words, k=4000))
+    result = baselines(documents(text[:7000], text[7000:]))
+    assert list(result) == ["unigram", "bigram", "gzip", "xz"]
+    assert (result["unigram"], result["bigram"]) == entropies(text)
+    assert result["gzip"] * len(text) / 8 == len(gzip.compress(text, 9, mtime=0))
+    assert result["xz"] * len(text) / 8 == len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME))
+
+
+def test_xz_sees_the_whole_text() -> None:
+    """A repetition far back is found, whereas gzip's 32 kB window cannot."""
+    noise = random.Random(1).randbytes(100_000)
+    result = baselines(documents(noise, noise))
+    assert result["xz"] < 4.1
+    assert result["gzip"] > 7.9
+
+
+@pytest.mark.parametrize("text", [b"a", b"\xff", bytes(10), bz2.compress(b"dense")])
+def test_small_texts_have_baselines(text: bytes) -> None:
+    """One byte is enough; headers then weigh more than the text, and nothing is infinite."""
+    assert all(0 <= value < 1000 for value in baselines(documents(text)).values())
+
+
+def test_no_text_is_our_own_mistake() -> None:
+    """Callers hold at least one byte, so an empty list fails at once and not as a division."""
+    with pytest.raises(AssertionError):
+        baselines([])

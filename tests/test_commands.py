@@ -1,0 +1,377 @@
+"""The commands as a user runs them: train, resume, evaluate, sample, export, and every mistake."""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from int_lm import checkpoint, config, evolve
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = {
+    "--model.width": 16,
+    "--model.layers": 1,
+    "--es.population": 16,
+    "--es.segment_length": 8,
+    "--run.steps": 60,
+    "--run.log_every": 5,
+    "--run.eval_every": 20,
+    "--run.eval_bytes": 2048,
+    "--run.checkpoint_every": 7,
+    "--run.sample_tokens": 8,
+    "--data.document_bytes": 1024,
+}
+TIMES = {"seconds", "tokens_per_second"}
+
+
+def train_arguments(text: Path, run: Path, **changes: object) -> list[str]:
+    """Arguments of a tiny run; `changes` are written section_dot_field."""
+    flags = TINY | {"--data.path": text, "--run.dir": run}
+    flags |= {f"--{name.replace('_dot_', '.')}": value for name, value in changes.items()}
+    return [str(item) for flag in flags.items() for item in flag]
+
+
+def write_text(path: Path, seed: int = 0) -> Path:
+    """40 kB of words, in lines."""
+    generator = random.Random(seed)
+    words = [
+        "".join(generator.choices("etaoinshrdlu", k=generator.randint(2, 7))) for _ in range(99)
+    ]
+    lines = (" ".join(generator.choices(words, k=8)) for _ in range(1000))
+    path.write_text("\n".join(lines))
+    return path
+
+
+def rows(run: Path) -> list[dict[str, object]]:
+    """The rows of metrics.jsonl without what depends on the clock."""
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines]
+
+
+def final_state(run: Path) -> list[np.ndarray]:
+    """Every array of a run's newest checkpoint, which must be that of the last step."""
+    settings = config.load(run / "config.yaml")
+    restored = checkpoint.restore(run / "checkpoints", evolve.initial(settings, 256))
+    assert restored is not None
+    assert restored.step == settings.run.steps
+    return list(checkpoint.leaves(restored.state).values())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The commands started here share what they compile, which is most of what they do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+        patch.setenv("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+        yield
+
+
+@pytest.fixture(scope="module")
+def environment(compilation_cache: None) -> dict[str, str]:
+    """Environment of the commands started here."""
+    return {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text file."""
+    return write_text(tmp_path_factory.mktemp("text") / "words.txt")
+
+
+@pytest.fixture(scope="module")
+def whole(text: Path, tmp_path_factory: pytest.TempPathFactory, environment) -> tuple[Path, str]:
+    """A run that nothing disturbed, and what it printed."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    done = subprocess.run(
+        [sys.executable, ROOT / "train.py", *train_arguments(text, run)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return run, done.stdout
+
+
+def start(text: Path, run: Path, environment: dict[str, str]) -> subprocess.Popen[str]:
+    """Start (or resume) the tiny run."""
+    return subprocess.Popen(
+        [sys.executable, ROOT / "train.py", *train_arguments(text, run)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_rows(run: Path, count: int, process: subprocess.Popen[str]) -> None:
+    """Return when `metrics.jsonl` has at least `count` rows, or the process has ended."""
+    path = run / "metrics.jsonl"
+    while process.poll() is None:
+        if path.exists() and len(path.read_bytes().splitlines()) >= count:
+            return
+        time.sleep(0.01)
+
+
+def test_a_run_reports_learns_and_says_what_comes_next(whole: tuple[Path, str]) -> None:
+    """The console has the yardsticks, one line per interval, a sample and the next commands."""
+    run, output = whole
+    for name in ("unigram", "bigram", "gzip", "xz", "this model", "--- sample", "python eval.py"):
+        assert name in output
+    steps = [row["step"] for row in rows(run)]
+    assert steps == [1, *range(5, 61, 5)]
+    evaluated = [row["step"] for row in rows(run) if "valid_bits_per_byte" in row]
+    assert evaluated == [20, 40, 60]
+    first, last = rows(run)[0], rows(run)[-1]
+    assert last["train_bits_per_byte"] < first["train_bits_per_byte"] - 0.5
+    assert last["tokens"] == 60 * 16 * 8
+    assert re.search(rf"\b{last['weights_hash']}\b", output)
+
+
+def test_a_finished_run_started_again_only_evaluates(
+    whole: tuple[Path, str], text: Path, run_command
+) -> None:
+    """The same command on a finished run trains nothing, changes nothing and exits with 0."""
+    run, _ = whole
+    before = rows(run)
+    again = run_command("train.py", *train_arguments(text, run))
+    assert again.returncode == 0, again.stderr
+    assert "resuming" in again.stdout
+    assert rows(run) == before
+
+
+def test_eval_sample_and_export_agree(whole: tuple[Path, str], tmp_path: Path, run_command) -> None:
+    """JAX and the NumPy runtime print the same figures and the same text."""
+    run, _ = whole
+    export = tmp_path / "export"
+    done = run_command("-m", "int_lm.export", "--run", run, "--out", export)
+    assert done.returncode == 0, done.stderr
+    results = []
+    for source in (("--run", run), ("--export", export)):
+        done = run_command("eval.py", *source, "--json")
+        assert done.returncode == 0, done.stderr
+        figures = json.loads(done.stdout)
+        assert figures["baselines"].keys() == {"unigram", "bigram", "gzip", "xz"}
+        sample = run_command(
+            "-m", "int_lm.sample", *source, "--prompt", "et", "--tokens", "40", "--seed", "3"
+        )
+        assert sample.returncode == 0, sample.stderr
+        results.append((figures | {"model": None}, sample.stdout))
+    assert results[0] == results[1]
+    saved = json.loads((run / "evaluation.json").read_text())
+    assert saved["bits_per_byte"] == results[0][0]["bits_per_byte"]
+    table = run_command("eval.py", "--run", run)
+    assert f"{saved['bits_per_byte']:.4f}" in table.stdout
+
+
+def test_evaluating_other_text_is_by_raw_bytes(whole, tmp_path: Path, run_command) -> None:
+    """`--text` measures the bytes of that text and leaves the run's own evaluation alone."""
+    run, _ = whole
+    kept = (run / "evaluation.json").read_bytes()
+    other = write_text(tmp_path / "other.txt", seed=1)
+    figures = json.loads(run_command("eval.py", "--run", run, "--text", other, "--json").stdout)
+    assert figures["bytes"] == other.stat().st_size
+    assert figures["tokens"] == figures["bytes"] + figures["documents"]
+    assert figures["bits_per_byte"] == pytest.approx(np.log2(figures["byte_perplexity"]), abs=1e-12)
+    assert (run / "evaluation.json").read_bytes() == kept
+
+
+def killed_until_done(text: Path, run: Path, environment: dict[str, str], kills: int) -> None:
+    """Run to the end through `kills` SIGKILLs at random moments after work has begun."""
+    generator = random.Random(kills)
+    for number in range(kills):
+        process = start(text, run, environment)
+        if generator.random() < 0.3:  # while it imports, reads text or compiles
+            time.sleep(generator.uniform(0.5, 4))
+        else:
+            wait_for_rows(run, 1 + number * 13 // kills, process)
+            time.sleep(generator.uniform(0, 0.3))
+        process.kill()
+        process.communicate()
+    process = start(text, run, environment)
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode == 0, stderr
+
+
+def assert_same_run(run: Path, whole: Path) -> None:
+    """Weights, member states and metrics are equal."""
+    for ours, theirs in zip(final_state(run), final_state(whole), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert rows(run) == rows(whole)
+
+
+def test_kills_change_nothing(whole, text: Path, tmp_path: Path, environment) -> None:
+    """A run killed three times ends with the bits and the log of the undisturbed one."""
+    run = tmp_path / "run"
+    killed_until_done(text, run, environment, kills=3)
+    assert_same_run(run, whole[0])
+
+
+@pytest.mark.slow
+def test_many_kills_change_nothing(whole, text: Path, tmp_path: Path, environment) -> None:
+    """The same with twelve kills."""
+    run = tmp_path / "run"
+    killed_until_done(text, run, environment, kills=12)
+    assert_same_run(run, whole[0])
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
+def test_a_signal_saves_and_stops(whole, text, tmp_path: Path, environment, number) -> None:
+    """SIGTERM or SIGINT saves at the next step, exits with 0, and the run goes on from there."""
+    run = tmp_path / "run"
+    process = start(text, run, environment)
+    wait_for_rows(run, 1, process)
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
+    stopped = re.search(r"saved step (\d+)", stdout)
+    assert stopped, stdout
+    assert checkpoint.latest_step(run / "checkpoints") == int(stopped[1])
+    process = start(text, run, environment)
+    stdout, stderr = process.communicate(timeout=300)
+    assert process.returncode == 0, stderr
+    assert f"at step {stopped[1]}" in stdout
+    assert_same_run(run, whole[0])
+
+
+def assert_refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    """Exit code 2 and one line on stderr that names `words`."""
+    assert done.returncode == 2, (done.returncode, done.stdout, done.stderr)
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in done.stderr, done.stderr
+
+
+MISTAKES = {
+    "unknown flag": (["--es.populaton", "8"], ["--es.population"]),
+    "wrong type": (["--es.population", "many"], ["--es.population", "many"]),
+    "unknown choice": (["--model.architecture", "eggs"], ["egg"]),
+    "odd population": (["--es.population", "7"], ["es.population", "7", "even"]),
+    "impossible width": (["--model.width", "0"], ["model.width", "0"]),
+    "overflow": (["--es.segment_length", "100000"], ["100000", "int32"]),
+    "missing text": (["--data.path", "nowhere.txt"], ["nowhere.txt"]),
+    "empty text": (["--data.path", "empty.txt"], ["empty.txt"]),
+    "binary text": (["--data.path", "binary.bin"], ["binary.bin"]),
+    "short text": (["--data.path", "short.txt"], ["short.txt"]),
+    "missing config": (["--config", "nowhere.yaml"], ["nowhere.yaml"]),
+    "unknown key": (["--config", "unknown.yaml"], ["es.populatoin", "population"]),
+    "broken YAML": (["--config", "broken.yaml"], ["broken.yaml", "line"]),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_sentence(mistake: str, tmp_path: Path, run_command) -> None:
+    """Exit code 2, one line that names the culprit, and nothing written."""
+    (tmp_path / "empty.txt").write_bytes(b"")
+    (tmp_path / "binary.bin").write_bytes(bytes(range(256)) * 9)
+    (tmp_path / "short.txt").write_text("a few words\n")
+    (tmp_path / "unknown.yaml").write_text("es:\n  populatoin: 8\n")
+    (tmp_path / "broken.yaml").write_text("es: [1\nmodel: }\n")
+    before = sorted(tmp_path.rglob("*"))
+    flags, words = MISTAKES[mistake]
+    if mistake == "short text":
+        words = ["text"]
+    assert_refused(run_command("train.py", *flags), *words)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model_dot_width": 24}, ["16", "24", "width"]),
+        ({"run_dot_seed": 5}, ["run.seed", "0", "5"]),
+        ({"es_dot_sigma_shift": 3}, ["es.sigma_shift", "4", "3"]),
+    ],
+)
+def test_another_configuration_is_refused(whole, text, run_command, changes, words) -> None:
+    """A run directory of another model or method is left as it is, and the field is named."""
+    run, _ = whole
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    assert_refused(run_command("train.py", *train_arguments(text, run, **changes)), *words)
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
+def test_another_text_is_refused(whole, tmp_path: Path, run_command) -> None:
+    """A run does not go on with other text than it began with."""
+    other = write_text(tmp_path / "words.txt", seed=2)
+    arguments = train_arguments(other, whole[0])
+    assert_refused(run_command("train.py", *arguments), "data.path")
+
+
+def test_changed_text_is_refused(text: Path, tmp_path: Path, run_command) -> None:
+    """A file that was edited between a run and its resumption is noticed."""
+    words = tmp_path / "words.txt"
+    words.write_bytes(text.read_bytes())
+    run = tmp_path / "run"
+    assert run_command("train.py", *train_arguments(words, run, run_dot_steps=2)).returncode == 0
+    words.write_bytes(text.read_bytes().replace(b"e", b"a"))
+    assert_refused(run_command("train.py", *train_arguments(words, run)), "text", "sha256")
+
+
+def test_a_damaged_checkpoint_is_named_and_passed_over(
+    whole, text: Path, tmp_path: Path, run_command
+) -> None:
+    """A flipped bit in the newest step: eval falls back and says which file; never silently."""
+    run = tmp_path / "run"
+    arguments = train_arguments(text, run, run_dot_steps=9)
+    assert run_command("train.py", *arguments).returncode == 0
+    newest = checkpoint.latest_step(run / "checkpoints")
+    assert newest == 9
+    victim = max((run / "checkpoints" / "9" / "state").rglob("*"), key=lambda p: p.stat().st_size)
+    data = bytearray(victim.read_bytes())
+    data[len(data) // 2] ^= 1
+    victim.write_bytes(data)
+    done = run_command("eval.py", "--run", run, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["step"] == 7
+    assert victim.name in done.stderr
+    assert_refused(run_command("eval.py", "--run", run, "--step", "9"), victim.name)
+
+
+@pytest.mark.parametrize(
+    "command", [("eval.py",), ("-m", "int_lm.sample"), ("-m", "int_lm.export", "--out", "x")]
+)
+def test_a_directory_that_holds_no_run_is_named(command, tmp_path: Path, run_command) -> None:
+    """Every command that opens a run says so where there is none, and writes nothing."""
+    assert_refused(run_command(*command, "--run", "nothing"), "nothing")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_directory_is_named(text: Path, tmp_path: Path, run_command) -> None:
+    """A run directory that cannot be made is one sentence."""
+    (tmp_path / "locked").mkdir(mode=0o500)
+    done = run_command("train.py", *train_arguments(text, tmp_path / "locked" / "run"))
+    assert_refused(done, "locked")
+
+
+def test_a_file_in_the_way_of_the_run_directory_is_named(text, tmp_path, run_command) -> None:
+    """The run directory is a file: one sentence, and the file stays."""
+    (tmp_path / "taken").write_text("dear to me")
+    assert_refused(run_command("train.py", *train_arguments(text, tmp_path / "taken")), "taken")
+    assert (tmp_path / "taken").read_text() == "dear to me"
+
+
+@pytest.mark.parametrize("program", ["train.py", "eval.py"])
+def test_help_does_not_import_jax(program: str, run_command) -> None:
+    """`--help` and a wrong flag answer without importing jax."""
+    spy = "import sys, runpy\nsys.argv = sys.argv[1:]\n"
+    spy += "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    spy += "except SystemExit: pass\nassert 'jax' not in sys.modules"
+    for flag in ("--help", "--wrong"):
+        done = run_command("-c", spy, ROOT / program, flag)
+        assert done.returncode == 0, done.stderr

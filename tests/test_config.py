@@ -1,0 +1,345 @@
+"""Configuration: what is read, what is refused, and in which words."""
+
+import dataclasses
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from int_lm import config
+from int_lm.config import Config, DataConfig, EsConfig, ModelConfig, RunConfig
+from int_lm.errors import UserError
+
+RunCommand = Callable[..., subprocess.CompletedProcess[str]]
+SECTIONS = {"model": ModelConfig, "es": EsConfig, "data": DataConfig, "run": RunConfig}
+FLAGS = [
+    f"{name}.{field.name}" for name in SECTIONS for field in dataclasses.fields(SECTIONS[name])
+]
+
+
+def parser() -> config.OneLineParser:
+    """A parser with the flags of a configuration, and nothing else."""
+    made = config.OneLineParser(prog="program")
+    config.add_config_arguments(made)
+    return made
+
+
+def parse(*argv: str) -> Config:
+    """The configuration that a command line describes, not validated."""
+    return config.from_arguments(parser().parse_strict(argv))
+
+
+def write(folder: Path, text: str) -> str:
+    """A YAML file with `text`."""
+    file = folder / "small.yaml"
+    file.write_text(text, encoding="utf-8")
+    return str(file)
+
+
+def refused(expected: str, action: Callable[..., object], *arguments: object) -> str:
+    """The message with which `action` refuses; it must be one line and contain `expected`."""
+    with pytest.raises(UserError) as caught:
+        action(*arguments)
+    message = str(caught.value)
+    assert expected in message
+    assert "\n" not in message
+    return message
+
+
+def with_fields(**changes: object) -> Config:
+    """The default configuration with `section__field` replaced."""
+    tree = config.to_dict(Config())
+    for name, value in changes.items():
+        section, key = name.split("__")
+        tree[section][key] = value
+    return config.from_dict(tree)
+
+
+def test_defaults_are_valid() -> None:
+    """The configuration that names nothing can be trained, and is the same from YAML and flags."""
+    assert config.validate(Config()) == config.from_dict({}) == parse()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("model:\n  widht: 3\n", "unknown key model.widht in {file}; did you mean width?"),
+        ("run:\n  zzzz: 3\n", "unknown key run.zzzz in {file}; known: dir, steps"),
+        ("modle:\n  width: 3\n", "unknown section 'modle' in {file}; did you mean model?"),
+        ("7: 3\n", "unknown section 7 in {file}; known: model, es, data, run"),
+        ("- model\n", "{file} must be a mapping of sections (model, es, data, run)"),
+        ("model: 3\n", "section model in {file} must be a mapping"),
+        (
+            "model:\n  width: wide\n",
+            "model.width in {file} is 'wide', expected a value of type int",
+        ),
+        ("model:\n  width: 64.0\n", "model.width in {file} is 64.0, expected a value of type int"),
+        ("model:\n  width: true\n", "model.width in {file} is True, expected a value of type int"),
+        ("model:\n  width:\n", "model.width in {file} is None, expected a value of type int"),
+        ("model:\n  width: [64]\n", "model.width in {file} is [64], expected a value of type int"),
+        ("es:\n  alpha: true\n", "es.alpha in {file} is True, expected a value of type float"),
+        ("es:\n  alpha: much\n", "es.alpha in {file} is 'much', expected a value of type float"),
+        ("es:\n  alpha: .nan\n", "es.alpha in {file} is nan, expected a finite number"),
+        ("es:\n  alpha: inf\n", "es.alpha in {file} is inf, expected a finite number"),
+        ("run:\n  sample_prompt: yes\n", "run.sample_prompt in {file} is True, expected a value"),
+        ("run:\n  dir: 2026-01-01\n", "run.dir in {file} is datetime.date(2026, 1, 1), expected"),
+        ("data:\n  path: {a: b}\n", "data.path in {file} is {{'a': 'b'}}, expected a list"),
+        ("data:\n  path: [a, 3]\n", "data.path in {file} is 3, expected a value of type str"),
+        (
+            "es:\n  noise: gausian\n",
+            "es.noise in {file} is 'gausian', expected one of rademacher, gaussian; "
+            "did you mean gaussian?",
+        ),
+        ("es:\n  noise: [gaussian]\n", "es.noise in {file} is ['gaussian'], expected one of"),
+        ("model:\n  width: 3\n  layers: [\n", "{file} line 4 is not valid YAML: "),
+        ("model:\n\twidth: 3\n", "{file} line 2 is not valid YAML: "),
+        ("model: !!python/object:os.system {}\n", "{file} line 1 is not valid YAML: "),
+        ("model: 'a\x07b'\n", "{file} is not valid YAML: special characters are not allowed"),
+        ("run:\n  dir: 2026-99-99\n", "{file} is not valid YAML: month must be in 1..12"),
+    ],
+)
+def test_bad_file_is_refused_with_its_place(tmp_path: Path, text: str, expected: str) -> None:
+    """The message names the file and the key, or the line, and says what was expected."""
+    file = write(tmp_path, text)
+    refused(expected.format(file=file), config.load, file)
+
+
+def test_missing_or_unreadable_file_is_refused(tmp_path: Path) -> None:
+    """A file that is not there, is a directory or is no text is named with the reason."""
+    binary = tmp_path / "model.bin"
+    binary.write_bytes(b"\xff\xfe\x80")
+    refused("nowhere.yaml: No such file or directory", config.load, tmp_path / "nowhere.yaml")
+    refused(f"cannot read configuration {tmp_path}: ", config.load, tmp_path)
+    refused("model.bin: not UTF-8 text", config.load, binary)
+
+
+def test_a_choice_unlike_all_others_gets_no_guess() -> None:
+    """The accepted values are listed once when none is near."""
+    message = refused("", lambda: with_fields(es__fitness="zzzz"))
+    assert message.endswith("is 'zzzz', expected one of sign, linear")
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "model:\nes:\n", "{}\n"])
+def test_file_that_names_nothing_gives_the_defaults(tmp_path: Path, text: str) -> None:
+    """An empty file and empty sections are configurations."""
+    assert config.load(write(tmp_path, text)) == Config()
+
+
+def test_file_changes_what_it_names_and_nothing_else(tmp_path: Path) -> None:
+    """Numbers are read as people write them; everything else keeps its default."""
+    text = "es: {alpha: 1e-1, alpha_halflife: 40, population: 1_024}\nrun: {seconds: 30}\n"
+    expected = Config(
+        es=EsConfig(alpha=0.1, alpha_halflife=40.0, population=1024), run=RunConfig(seconds=30.0)
+    )
+    loaded = config.load(write(tmp_path, text))
+    assert loaded == expected
+    assert isinstance(loaded.run.seconds, float)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("data: {path: book.txt}", DataConfig(source="text", path=("book.txt",))),
+        ("data: {path: [a, b]}", DataConfig(source="text", path=("a", "b"))),
+        ("data: {path: []}", DataConfig()),
+        ("data: {path: [a], source: stdlib}", DataConfig(source="stdlib", path=("a",))),
+    ],
+)
+def test_path_in_a_file_implies_text(tmp_path: Path, text: str, expected: DataConfig) -> None:
+    """A path selects the source `text` unless the file says otherwise."""
+    assert config.load(write(tmp_path, text)).data == expected
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["--model.width", "32"], Config(model=ModelConfig(width=32))),
+        (["--model.width=32"], Config(model=ModelConfig(width=32))),
+        (["--es.noise", "gaussian"], Config(es=EsConfig(noise="gaussian"))),
+        (["--es.alpha", "1e-2"], Config(es=EsConfig(alpha=0.01))),
+        (["--run.seconds", "30"], Config(run=RunConfig(seconds=30.0))),
+        (["--run.dir", "runs/a b"], Config(run=RunConfig(dir="runs/a b"))),
+        (["--run.sample_prompt", "true"], Config(run=RunConfig(sample_prompt="true"))),
+        (["--run.sample_prompt", ""], Config(run=RunConfig(sample_prompt=""))),
+        (["--data.path", "a"], Config(data=DataConfig(source="text", path=("a",)))),
+        (["--data.path", "a", "b"], Config(data=DataConfig(source="text", path=("a", "b")))),
+        (["--data.path", "7"], Config(data=DataConfig(source="text", path=("7",)))),
+    ],
+)
+def test_flags_override_defaults(argv: list[str], expected: Config) -> None:
+    """A flag sets its field, with the field's type; `--data.path` implies the source `text`."""
+    assert parse(*argv) == expected
+
+
+def test_flags_override_the_file(tmp_path: Path) -> None:
+    """What a flag names wins; what the file alone names stays; the rest keeps its default."""
+    file = write(tmp_path, "model: {width: 32, layers: 3}\ndata: {path: [a, b]}\n")
+    expected = Config(
+        model=ModelConfig(width=48, layers=3), data=DataConfig(source="text", path=("c",))
+    )
+    assert parse("--config", file, "--model.width", "48", "--data.path", "c") == expected
+    default = parse("--config", file, "--data.source", "stdlib").data
+    assert default == DataConfig(), "the source of the flag leaves no use for the file's path"
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["--es.populaton", "8"], "unknown argument --es.populaton; did you mean --es.population?"),
+        (["--es.populaton=8"], "unknown argument --es.populaton; did you mean --es.population?"),
+        (["--es.pop", "8"], "unknown argument --es.pop; did you mean --es."),
+        (["--run.s", "8"], "unknown argument --run.s; did you mean --run.s"),
+        (["zzzz"], "unknown argument zzzz (see --help)"),
+        (["--run.steps", "true"], "argument --run.steps: invalid int value: 'true' (see --help)"),
+        (["--run.steps", "1.5"], "argument --run.steps: invalid int value: '1.5'"),
+        (["--run.steps"], "argument --run.steps: expected one argument"),
+        (["--data.path"], "argument --data.path: expected at least one argument"),
+        (["--es.noise", "uniform"], "argument --es.noise: invalid choice: 'uniform'"),
+        (["--run.seconds", "nan"], "run.seconds in the command line is nan, expected a finite"),
+    ],
+)
+def test_bad_flag_is_refused(argv: list[str], expected: str) -> None:
+    """A wrong flag or value is one sentence, with the nearest flag; none may be abbreviated."""
+    refused(expected, parse, *argv)
+
+
+def test_help_documents_every_field() -> None:
+    """Every field has a text of its own, and `--help` prints it with the flag and the default."""
+    shown = " ".join(parser().format_help().split())
+    for name, section in SECTIONS.items():
+        for field in dataclasses.fields(section):
+            assert f"--{name}.{field.name} " in shown
+            assert len(field.metadata["help"]) > 10
+            assert " ".join(field.metadata["help"].split()) in shown
+    assert "(default: 2048)" in shown
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
+positive = st.floats(1e-9, 1e9)
+
+
+@given(
+    st.builds(
+        Config,
+        model=st.builds(ModelConfig, width=st.integers(1, 512), layers=st.integers(1, 8)),
+        es=st.builds(EsConfig, noise=st.sampled_from(["rademacher", "gaussian"]), alpha=positive),
+        data=st.builds(
+            DataConfig, source=st.just("text"), path=st.lists(texts, min_size=1).map(tuple)
+        ),
+        run=st.builds(RunConfig, dir=texts, sample_prompt=texts, seconds=positive),
+    )
+)
+def test_yaml_reads_back_equal(written: Config) -> None:
+    """`load` of `to_yaml` is the identity, whatever the texts and numbers; so is `from_dict`."""
+    assert config.from_dict(yaml.safe_load(config.to_yaml(written))) == written
+    assert config.from_dict(config.to_dict(written)) == written
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"model__width": 0}, "model.width is 0, must be >= 1"),
+        ({"model__layers": -1}, "model.layers is -1, must be >= 1"),
+        ({"model__ffn_multiple": 0}, "model.ffn_multiple is 0, must be >= 1"),
+        ({"es__population": 0}, "es.population is 0, must be >= 2"),
+        ({"es__population": 7}, "es.population is 7, must be even"),
+        ({"es__segment_length": 0}, "es.segment_length is 0, must be >= 1"),
+        ({"es__members_per_stream": 0}, "es.members_per_stream is 0, must be >= 2"),
+        ({"es__members_per_stream": 3}, "es.members_per_stream 3 must be even"),
+        (
+            {"es__population": 10, "es__members_per_stream": 4},
+            "es.population 10 is not a multiple of es.members_per_stream 4",
+        ),
+        ({"es__chunk": -2}, "es.chunk is -2, must be >= 0"),
+        ({"es__chunk": 100}, "es.chunk 100 must divide es.population 2048"),
+        (
+            {"es__chunk": 4, "es__members_per_stream": 8},
+            "es.chunk 4 must divide es.population 2048 and be a multiple of "
+            "es.members_per_stream 8",
+        ),
+        ({"es__rank": 0}, "es.rank is 0, must be >= 1"),
+        ({"es__sigma_shift": -1}, "es.sigma_shift is -1, must be >= 0"),
+        ({"es__sigma_shift": 13}, "es.sigma_shift is 13, must be at most 12"),
+        ({"es__noise_reuse": 0}, "es.noise_reuse is 0, must be >= 1"),
+        ({"es__alpha": 0.0}, "es.alpha is 0.0, must be above 0"),
+        ({"es__alpha": -1.0}, "es.alpha is -1.0, must be >= 0"),
+        ({"es__alpha_halflife": 0.0}, "es.alpha_halflife is 0.0, must be above 0"),
+        ({"data__holdout": 0.0}, "data.holdout is 0.0, must lie between 0 and 1"),
+        ({"data__holdout": 1.0}, "data.holdout is 1.0, must lie between 0 and 1"),
+        ({"data__document_bytes": -1}, "data.document_bytes is -1, must be >= 0"),
+        ({"data__source": "text"}, "data.source is text but no file is named; add --data.path"),
+        ({"data__path": ["a"]}, "data.source is stdlib but data.path names files"),
+        ({"data__source": "text", "data__path": ["a", ""]}, "data.path names an empty path"),
+        ({"run__dir": ""}, "run.dir is empty; name a directory"),
+        ({"run__steps": -1}, "run.steps is -1, must be >= 0"),
+        ({"run__seconds": -0.5}, "run.seconds is -0.5, must be >= 0"),
+        ({"run__seed": -1}, "run.seed is -1, must be >= 0"),
+        ({"run__seed": 2**31}, "run.seed is 2147483648, must lie between 0 and 2^31 - 1"),
+        ({"run__log_every": 0}, "run.log_every is 0, must be >= 1"),
+        ({"run__eval_every": -1}, "run.eval_every is -1, must be >= 0"),
+        ({"run__eval_bytes": -1}, "run.eval_bytes is -1, must be >= 0"),
+        ({"run__checkpoint_every": -1}, "run.checkpoint_every is -1, must be >= 0"),
+        ({"run__keep": 0}, "run.keep is 0, must be >= 1"),
+        ({"run__sample_tokens": -1}, "run.sample_tokens is -1, must be >= 0"),
+    ],
+)
+def test_impossible_size_is_refused(changes: dict[str, object], expected: str) -> None:
+    """A size that cannot be is one sentence with the field and its value."""
+    refused(expected, config.validate, with_fields(**changes))
+
+
+@pytest.mark.parametrize(
+    ("largest", "too_large", "expected"),
+    [
+        ({"model__width": 16513}, {"model__width": 16514}, "the perturbation of 66056 inputs"),
+        (
+            {"model__width": 66052, "model__ffn_multiple": 1},
+            {"model__width": 66573, "model__ffn_multiple": 1},
+            "a dot over 66573 inputs can reach 2147511834",
+        ),
+        ({"es__rank": 258}, {"es__rank": 259}, "the perturbation of 256 inputs at rank 259"),
+        (
+            {"es__rank": 14, "es__noise": "gaussian"},
+            {"es__rank": 15, "es__noise": "gaussian"},
+            "the perturbation of 256 inputs at rank 15 (gaussian) can reach 2189195520",
+        ),
+        (
+            {"es__population": 2**24 - 2},
+            {"es__population": 2**24},
+            "the votes of 16777216 members at rank 1 (rademacher, sign) can reach 2147483648",
+        ),
+        (
+            {"es__population": 2396744, "es__fitness": "linear"},
+            {"es__population": 2396746, "es__fitness": "linear"},
+            "the votes of 2396746 members at rank 1 (rademacher, linear)",
+        ),
+        ({"es__segment_length": 1023}, {"es__segment_length": 1024}, "the score of 1024 tokens"),
+    ],
+)
+def test_sums_that_could_overflow_are_refused(
+    largest: dict[str, object], too_large: dict[str, object], expected: str
+) -> None:
+    """The largest size whose worst sum fits an int32 passes; the next one is refused."""
+    accepted = with_fields(**largest)
+    assert config.validate(accepted) is accepted
+    message = refused(expected, config.validate, with_fields(**too_large))
+    assert message.endswith("above the int32 limit 2147483647; make it smaller")
+
+
+def test_what_may_change_at_a_resumption() -> None:
+    """Length, intervals, place and chunking may change; all that decides the weights may not."""
+    assert set(FLAGS) >= config.RESUMABLE_CHANGES >= {"run.dir", "run.steps", "es.chunk"}
+    fixed = set(FLAGS) - config.RESUMABLE_CHANGES
+    assert {name.split(".")[0] for name in fixed - {"run.seed"}} == {"model", "es", "data"}
+    assert "run.seed" in fixed
+
+
+def test_configuration_is_read_without_jax(run_command: RunCommand) -> None:
+    """Importing the module imports neither jax nor numpy, so that --help answers at once."""
+    code = "import sys, int_lm.config; print({'jax', 'jaxlib', 'numpy'} & set(sys.modules))"
+    finished = run_command("-c", code)
+    assert (finished.returncode, finished.stdout) == (0, "set()\n"), finished.stderr

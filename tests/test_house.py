@@ -1,0 +1,351 @@
+"""The house rules that a program can check: layers, floats, printing, arguments, sizes, paths.
+
+Each rule is a function from source text to a list of problems ("line 3: ..."), so that a test can
+show that it catches what it is for.
+"""
+
+import ast
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from int_lm import config
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("int_lm", "data", "tokenization")
+LINES_AT_MOST = 350
+
+# A module of int_lm imports only what stands left of it.
+ORDER = re.findall(
+    r"\w+",
+    "errors < config < digest < interrupt < runlog < fixed < tables < code_length < params < "
+    "noise < perturb < models < likelihood < population < fitness < votes < update < evolve < "
+    "runtime < evaluate < sample < checkpoint < checkpointer < run < trainer < export",
+)
+ONLY_IMPORT = {
+    "__init__": set(),
+    "digest": {"errors", "config"},
+    "interrupt": {"errors", "config"},
+    "runlog": {"errors", "config"},
+    "runtime": set(),
+}
+NUMPY_ONLY = {"runtime"}
+
+FLOAT_ZONES = set(
+    re.findall(r"\w+", "config tables code_length runlog evaluate sample trainer export")
+)
+FLOAT_FUNCTIONS = {"params": {"initialise"}, "runtime": {"integer_dot"}}
+FLOAT_DTYPE = re.compile(r"b?float\d*|double|half|single|floating|inexact|complex\w*")
+FLOAT_MATHS = re.compile(
+    r"exp|exp2|expm1|log|log2|log10|log1p|logsumexp|logistic|sqrt|rsqrt|cbrt|power|reciprocal|"
+    r"divide|true_divide|mean|average|median|std|var|tanh|sigmoid|softmax|log_softmax"
+)
+ARRAY_MODULES = {"jnp", "np", "numpy", "lax", "jax"}
+ARRAY_NAME = re.compile(r"[a-z]\w*_[A-Z][A-Z0-9]*")  # a name that carries its axes: h_PD
+
+# Built from pieces, so that this file does not contain what it looks for.
+MACHINE_PATH = re.compile(
+    r"(?<![\w.])/(?:" + "|".join(("work", "root", "home", "Users")) + r")/[\w.]"
+)
+
+Rule = Callable[[str, str], list[str]]
+
+
+def within(node: ast.AST, functions: tuple[str, ...] = ()) -> Iterator[tuple[ast.AST, set[str]]]:
+    """Every node below `node`, with the names of the functions it stands in."""
+    for child in ast.iter_child_nodes(node):
+        yield child, set(functions)
+        is_function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
+        yield from within(child, (*functions, child.name) if is_function else functions)
+
+
+def imports(source: str) -> Iterator[tuple[int, str, set[str]]]:
+    """(line, dotted name, enclosing functions) of everything that `source` imports."""
+    for node, functions in within(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name, functions
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                yield node.lineno, f"{'.' * node.level}{node.module or ''}.{alias.name}", functions
+
+
+def order_problems(source: str, module: str) -> list[str]:
+    """Imports of `int_lm` that the total order forbids; `main` is an entry point and exempt."""
+    unit = module.split("/")[0]
+    if unit not in (*ORDER, "__init__"):
+        return [
+            f"line 1: int_lm/{module}.py has no place in the import order (tests/test_house.py)"
+        ]
+    allowed = ONLY_IMPORT.get(unit, set(ORDER[: ORDER.index(unit)]) if unit in ORDER else set())
+    if "/" in module and (unit != "models" or module == "models/__init__"):
+        allowed = {*allowed, unit}  # but no architecture knows of another
+    problems = []
+    for line, name, functions in imports(source):
+        top, _, rest = name.partition(".")
+        if name.startswith("."):
+            problems.append(f"line {line}: relative import {name}")
+        elif top == "int_lm" and rest.split(".")[0] not in allowed and "main" not in functions:
+            problems.append(f"line {line}: {module} may not import {name}")
+        elif unit in NUMPY_ONLY and top not in {"numpy", "int_lm", *sys.stdlib_module_names}:
+            problems.append(f"line {line}: {module} imports {top}, which is not NumPy")
+    return problems
+
+
+def outside_problems(source: str, module: str) -> list[str]:
+    """Imports, by `int_lm`, of packages that are not shipped with it."""
+    outside = {"data", "tokenization", "tests", "benchmarks", "train", "eval"}
+    return [
+        f"line {line}: int_lm/{module}.py imports {name}"
+        for line, name, _ in imports(source)
+        if name.split(".")[0] in outside
+    ]
+
+
+def argument_problems(source: str, module: str) -> list[str]:
+    """Uses of argparse and sys.argv anywhere but in the entry point of a module.
+
+    An entry module ends in `if __name__ == "__main__"` and reads its arguments in `main`;
+    `config` defines the parser.
+    """
+    tree = ast.parse(source)
+    guards = [
+        node
+        for node in tree.body
+        if isinstance(node, ast.If) and "__name__" in ast.unparse(node.test)
+    ]
+    guarded = {id(node) for guard in guards for node in ast.walk(guard)}
+    problems = []
+    for node, functions in within(tree):
+        text = ast.unparse(node) if isinstance(node, ast.Attribute | ast.Name) else ""
+        is_import = isinstance(node, ast.Import) and any(a.name == "argparse" for a in node.names)
+        is_import |= isinstance(node, ast.ImportFrom) and node.module == "argparse"
+        in_entry_point = bool(guards) and ("main" in functions or id(node) in guarded)
+        if text == "sys.argv" and not in_entry_point:
+            problems.append(f"line {node.lineno}: sys.argv outside an entry point")
+        elif module != "config" and is_import and not guards:
+            problems.append(f"line {node.lineno}: argparse outside an entry module")
+        elif module != "config" and text == "argparse" and not in_entry_point:
+            problems.append(f"line {node.lineno}: argparse outside main")
+    return problems
+
+
+def print_problems(source: str, module: str) -> list[str]:
+    """Calls of print outside `main`, `runlog` and `errors`."""
+    return [
+        f"line {node.lineno}: print"
+        for node, functions in within(ast.parse(source))
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) == "print"
+        and "main" not in functions
+        and module not in {"runlog", "errors"}
+    ]
+
+
+def used_names(node: ast.AST) -> set[str]:
+    """Names an expression takes values from; the shape of an array is no value of it."""
+    if isinstance(node, ast.Attribute) and node.attr in {"shape", "ndim", "size"}:
+        return set()
+    if isinstance(node, ast.Name):
+        return {node.id}
+    return set().union(*map(used_names, ast.iter_child_nodes(node)))
+
+
+def float_problems(source: str, module: str) -> list[str]:
+    """Floating dtypes, float maths and true divisions outside the declared float zones."""
+    unit = module.split("/")[0]
+    if unit in FLOAT_ZONES:
+        return []
+    has_paths = any(name.startswith("pathlib") for _, name, _ in imports(source))
+    problems = []
+    for node, functions in within(ast.parse(source)):
+        found = None
+        if isinstance(node, ast.Attribute):
+            of_arrays = ast.unparse(node.value).split(".")[0] in ARRAY_MODULES
+            if of_arrays and (FLOAT_DTYPE.fullmatch(node.attr) or FLOAT_MATHS.fullmatch(node.attr)):
+                found = ast.unparse(node)
+            elif node.attr in {"mean", "std", "var"}:
+                found = f".{node.attr}"
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found = node.value if re.fullmatch(r"b?float\d+", node.value) else None
+        elif isinstance(node, ast.Call):
+            method = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+            dtypes = [k.value for k in node.keywords if k.arg == "dtype"]
+            dtypes += node.args if method == "astype" else []
+            found = "dtype float" if "float" in map(ast.unparse, dtypes) else None
+        elif isinstance(node, ast.BinOp | ast.AugAssign) and isinstance(node.op, ast.Div):
+            # Dividing arrays never; paths and numbers of `math` (a shift, made once) may be.
+            names = used_names(node)
+            arrays = any(name in ARRAY_MODULES or ARRAY_NAME.fullmatch(name) for name in names)
+            harmless = not arrays and (has_paths or "math" in names)
+            found = None if harmless else f"`{ast.unparse(node)}`"
+        if found and not functions & FLOAT_FUNCTIONS.get(unit, set()):
+            problems.append(f"line {node.lineno}: {found}")  # type: ignore[attr-defined]
+    return problems
+
+
+def length_problems(source: str, module: str) -> list[str]:
+    """A file that cannot be read in one sitting."""
+    lines = len(source.splitlines())
+    return [f"line {lines}: more than {LINES_AT_MOST} lines"] if lines > LINES_AT_MOST else []
+
+
+def path_problems(source: str, module: str) -> list[str]:
+    """Lines that name a directory of the machine they were written on."""
+    return [
+        f"line {number}: {line.strip()}"
+        for number, line in enumerate(source.splitlines(), start=1)
+        if MACHINE_PATH.search(line)
+    ]
+
+
+def modules(*packages: str) -> Iterator[tuple[Path, str]]:
+    """(file, name) of the modules of packages; the name is as `models/egg`."""
+    for package in packages:
+        for file in sorted((ROOT / package).rglob("*.py")):
+            yield file, file.relative_to(ROOT / package).with_suffix("").as_posix()
+
+
+def broken(rule: Rule, files: Iterator[tuple[Path, str]]) -> list[str]:
+    """All problems of `rule` in `files`, each with its file."""
+    return [
+        f"{file.relative_to(ROOT)} {problem}"
+        for file, module in files
+        for problem in rule(file.read_text(encoding="utf-8"), module)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rule", "packages"),
+    [
+        (order_problems, ["int_lm"]),
+        (outside_problems, ["int_lm"]),
+        (float_problems, ["int_lm"]),
+        (argument_problems, PACKAGES),
+        (print_problems, PACKAGES),
+        (length_problems, PACKAGES),
+    ],
+)
+def test_modules_keep_the_rule(rule: Rule, packages: list[str]) -> None:
+    """No module of the packages breaks the rule."""
+    assert broken(rule, modules(*packages)) == []
+
+
+def test_texts_name_no_directory_of_the_machine() -> None:
+    """README, documents, configurations, programs and build files are tied to no machine."""
+    names = ["*.md", "*.py", "*.toml", "Makefile", ".ci/run", "docs/**/*.*", "configs/**/*.*"]
+    names += [f"{folder}/**/*.py" for folder in (*PACKAGES, "benchmarks", "tests")]
+    files = {file for name in names for file in ROOT.glob(name) if file.is_file()}
+    texts = [file for file in sorted(files) if file.suffix not in {".png", ".svg"}]
+    assert broken(path_problems, ((file, file.stem) for file in texts)) == []
+
+
+def test_shipped_configurations_are_valid() -> None:
+    """Every YAML file in configs/ loads, and describes a run that can be trained."""
+    files = sorted((ROOT / "configs").rglob("*.yaml"))
+    assert ROOT / "configs" / "quickstart.yaml" in files
+    for file in files:
+        config.validate(config.load(file))
+
+
+BAD = [
+    (order_problems, "params", "from int_lm.votes import eggroll"),
+    (order_problems, "params", "from int_lm import evolve"),
+    (order_problems, "params", "def f():\n    import int_lm.evolve"),
+    (order_problems, "noise", "from . import tables"),
+    (order_problems, "noise", "from int_lm import noise"),
+    (order_problems, "models/egg", "from int_lm.models import rwkv"),
+    (order_problems, "models/egg", "from int_lm import likelihood"),
+    (order_problems, "digest", "from int_lm import params"),
+    (order_problems, "runtime", "from int_lm.errors import UserError"),
+    (order_problems, "runtime", "import jax"),
+    (order_problems, "runtime", "from safetensors.numpy import load_file"),
+    (order_problems, "__init__", "from int_lm import evolve"),
+    (order_problems, "newcomer", ""),
+    (outside_problems, "evaluate", "from data.streams import tokens"),
+    (outside_problems, "evaluate", "def main():\n    import tokenization.byte"),
+    (argument_problems, "sample", "import argparse"),
+    (argument_problems, "sample", "import sys\ndef main():\n    return sys.argv"),
+    (argument_problems, "config", "import sys\narguments = sys.argv[1:]"),
+    (argument_problems, "tables", "from argparse import Namespace"),
+    (
+        argument_problems,
+        "sample",
+        "import argparse\ndef read():\n    argparse.Namespace()\n"
+        "if __name__ == '__main__':\n    read()",
+    ),
+    (print_problems, "votes", "print(1)"),
+    (print_problems, "votes", "def show():\n    print(1)"),
+    (float_problems, "votes", "y = x.astype(jnp.float32)"),
+    (float_problems, "votes", "y = np.zeros(3, np.float64)"),
+    (float_problems, "votes", "y = jnp.zeros(3, dtype='bfloat16')"),
+    (float_problems, "votes", "y = x.astype(float)"),
+    (float_problems, "votes", "y = jnp.zeros(3, dtype=float)"),
+    (float_problems, "votes", "y = jax.numpy.sqrt(x)"),
+    (float_problems, "models/egg", "y = jnp.mean(x)"),
+    (float_problems, "models/egg", "y = x.mean()"),
+    (float_problems, "models/egg", "y = jax.nn.softmax(x)"),
+    (float_problems, "models/egg", "y = x / 2"),
+    (float_problems, "models/egg", "x /= 2"),
+    (float_problems, "checkpoint", "from pathlib import Path\ny = h_PD / 2"),
+    (float_problems, "checkpoint", "from pathlib import Path\ny = 2 / jnp.sum(h)"),
+    (float_problems, "perturb", "import math\ny = h_PD / math.log2(n)"),
+    (float_problems, "runtime", "def log2(x):\n    return x.astype(np.float64)"),
+    (float_problems, "params", "scale = np.float64(2)"),
+    (length_problems, "votes", "x = 1\n" * (LINES_AT_MOST + 1)),
+    (path_problems, "README", "cd " + "/home" + "/ada/int_lm && make train"),
+    (path_problems, "README", "(" + "/root" + "/.cache)"),
+]
+GOOD = [
+    (order_problems, "votes", "import jax\nfrom int_lm import fixed, models\nimport int_lm.config"),
+    (order_problems, "models/__init__", "from int_lm.models import egg"),
+    (order_problems, "models/egg", "from int_lm.perturb import linear"),
+    (order_problems, "export/__main__", "from int_lm.export import card"),
+    (order_problems, "sample", "def main():\n    from int_lm import checkpoint"),
+    (order_problems, "runtime", "import json\nimport numpy as np\nfrom pathlib import Path"),
+    (outside_problems, "evaluate", "import dataclasses\nfrom int_lm import params"),
+    (
+        argument_problems,
+        "sample",
+        "import sys, argparse\ndef main():\n    argparse.Namespace()\n"
+        "if __name__ == '__main__':\n    main(sys.argv[1:])",
+    ),
+    (argument_problems, "config", "import argparse\nx = argparse.Namespace()"),
+    (print_problems, "sample", "def main():\n    print(1)"),
+    (print_problems, "runlog", "print(1)"),
+    (float_problems, "tables", "y = np.sqrt(np.float64(2)) / 3"),
+    (float_problems, "votes", "y = x.astype(jnp.int32) // 2\nz = '1/2 floats'"),
+    (float_problems, "checkpoint", "from pathlib import Path\nfile = folder / HOST_FILE"),
+    (float_problems, "perturb", "import math\ny = round(math.log2(x_PN.shape[-1]) / 2)"),
+    (float_problems, "runtime", "def integer_dot(x, w):\n    return x.astype(np.float64) @ w"),
+    (length_problems, "votes", "x = 1\n" * LINES_AT_MOST),
+    (path_problems, "README", "see https://example.org" + "/home" + "/page, runs/a and /tmp/out"),
+]
+
+
+@pytest.mark.parametrize(("rule", "module", "source"), BAD)
+def test_rule_catches_a_breach(rule: Rule, module: str, source: str) -> None:
+    """A source that breaks the rule is reported, with its line."""
+    problems = rule(source, module)
+    assert problems
+    assert all(problem.startswith("line ") for problem in problems)
+
+
+@pytest.mark.parametrize(("rule", "module", "source"), GOOD)
+def test_rule_lets_good_code_pass(rule: Rule, module: str, source: str) -> None:
+    """A source that keeps the rule is not reported."""
+    assert rule(source, module) == []
+
+
+def test_tests_run_under_strict_jax() -> None:
+    """Mixing dtypes or ranks raises in every test, and there are eight devices to shard over."""
+    with pytest.raises(jax.dtypes.TypePromotionError):
+        jnp.ones(2, jnp.int8) + jnp.ones(2, jnp.int32)
+    with pytest.raises(ValueError, match="rank"):
+        jnp.ones((2, 2), jnp.int8) + jnp.ones(2, jnp.int8)
+    assert len(jax.local_devices(backend="cpu")) == 8

@@ -1,0 +1,167 @@
+"""Noise: the published generator, a pure function of its coordinates, and statistically noise."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+
+from int_lm import noise, perturb
+from int_lm.config import EsConfig
+from int_lm.params import Role, Spec
+
+KINDS = ["rademacher", "gaussian"]
+SEED, STEP, TENSOR = 2**31 - 1, 2**32 - 2, 41
+
+# Random123 1.09, kat_vectors, threefry2x32 with 20 rounds: counter, key, result
+KNOWN_ANSWERS = [
+    ((0, 0), (0, 0), (0x6B200159, 0x99BA4EFE)),
+    ((0xFFFFFFFF, 0xFFFFFFFF), (0xFFFFFFFF, 0xFFFFFFFF), (0x1CB996FC, 0xBB002BE7)),
+    ((0x243F6A88, 0x85A308D3), (0x13198A2E, 0x03707344), (0xC4923A9C, 0x483DF7A0)),
+]
+GOLDEN = {
+    "rademacher": [-16, -16, -16, 16, 16, 16, 16, -16, 16, -16, -16, 16],
+    "gaussian": [-16, 0, 23, 17, -12, -5, 12, -10, 27, -2, 3, -28],
+}
+
+
+def key_of(seed: int, step: int, tensor: int):
+    """`tensor_key` of Python ints."""
+    return noise.tensor_key(jnp.uint32(seed), jnp.uint32(step), jnp.uint32(tensor))
+
+
+def draw(kind: str, pairs: list[int], size: int, *coordinates: int) -> np.ndarray:
+    """Noise of some pairs, at (SEED, STEP, TENSOR) unless told."""
+    key = key_of(*(coordinates or (SEED, STEP, TENSOR)))
+    return np.asarray(noise.draw(kind, key, jnp.array(pairs, jnp.int32), size))
+
+
+@pytest.mark.parametrize("counter, key, result", KNOWN_ANSWERS)
+def test_threefry_gives_the_published_answers(counter, key, result):
+    """The library's generator and the oracle's both equal Random123's vectors."""
+    assert oracle.threefry2x32(key, counter) == result
+    words = noise.threefry2x32(
+        tuple(jnp.uint32(word) for word in key), tuple(jnp.uint32(word) for word in counter)
+    )
+    assert tuple(int(word) for word in words) == result
+    assert [word.dtype for word in words] == [jnp.uint32] * 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 31, 32, 33, 64, 65, 130])
+def test_draw_equals_the_oracle(kind: str, size: int):
+    """Entry by entry, at sizes on both sides of every word and lane, and at extreme coordinates."""
+    pairs = [0, 1, 77, 2**31 - 1]
+    entries = draw(kind, pairs, size)
+    assert entries.dtype == np.int8
+    expected = [oracle.draw(kind, SEED, STEP, TENSOR, pair, size) for pair in pairs]
+    assert entries.tolist() == expected
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_noise_is_the_noise_it_has_always_been(kind: str):
+    """Golden entries: runs and checkpoints of other machines and versions rely on them."""
+    entries = draw(kind, [3], 12, 5, 7, 11)[0].tolist()
+    assert entries == GOLDEN[kind], (
+        "the noise changed: every run and checkpoint would differ; if this is meant, raise "
+        "noise.NOISE_VERSION and put the new entries here"
+    )
+    assert noise.NOISE_VERSION == oracle.NOISE_VERSION
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_noise_depends_on_its_coordinates_only(kind: str):
+    """Any subset or order of pairs, jit, vmap, leading axes and longer draws give the same bits."""
+    all_pairs = draw(kind, list(range(9)), 50)
+    np.testing.assert_array_equal(draw(kind, [8, 2, 5], 50), all_pairs[[8, 2, 5]])
+    np.testing.assert_array_equal(draw(kind, [4], 50), all_pairs[4:5])
+    np.testing.assert_array_equal(draw(kind, list(range(9)), 99)[:, :50], all_pairs)
+
+    def one(pair, tensor):
+        return noise.draw(kind, key_of_traced(tensor), pair[None], 50)[0]
+
+    def key_of_traced(tensor):
+        return noise.tensor_key(jnp.uint32(SEED), jnp.uint32(STEP), tensor)
+
+    pairs, tensors = (
+        jnp.arange(9, dtype=jnp.int32),
+        jnp.uint32(TENSOR) + jnp.arange(3, dtype=jnp.uint32),
+    )
+    mapped = jax.jit(jax.vmap(one, in_axes=(0, None)))(pairs, jnp.uint32(TENSOR))
+    np.testing.assert_array_equal(mapped, all_pairs)
+    stacked = noise.draw(kind, key_of_traced(tensors), pairs, 50)
+    assert stacked.shape == (3, 9, 50)
+    for layer in range(3):
+        expected = draw(kind, list(range(9)), 50, SEED, STEP, TENSOR + layer)
+        np.testing.assert_array_equal(stacked[layer], expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_noise_differs_between_all_coordinates(kind: str):
+    """Other seeds, steps, tensors and pairs, and coordinates exchanged, give other noise."""
+    drawn = [
+        tuple(draw(kind, [pair], 64, seed, step, tensor)[0].tolist())
+        for seed in (0, 1, 2)
+        for step in (0, 1, 2)
+        for tensor in (0, 1, 2)
+        for pair in (0, 1, 2)
+    ]
+    assert len(set(drawn)) == 81
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("rank", [1, 3])
+def test_tensor_noise_equals_the_oracle(kind: str, rank: int):
+    """Factors of a stacked matrix and of a vector, layer by layer, with `noise_reuse`."""
+    es = EsConfig(noise=kind, rank=rank, noise_reuse=2)
+    seed, step, pairs = jnp.uint32(SEED), jnp.uint32(7), jnp.array([6, 0, 9], jnp.int32)
+    matrix = Spec((5, 4), Role.MATRIX, layers=2)
+    left, right = perturb.tensor_noise(es, matrix, 10, seed, step, pairs)
+    vector, none = perturb.tensor_noise(es, Spec((6,), Role.VECTOR), 3, seed, step, pairs)
+    assert left.shape == (2, 3, 5, rank) and right.shape == (2, 3, 4, rank) and none is None
+    for index, pair in enumerate(pairs.tolist()):
+        for layer in range(2):
+            factors = oracle.matrix_noise(es, (5, 4), SEED, 7, 10 + layer, pair)
+            assert (left[layer, index].tolist(), right[layer, index].tolist()) == factors
+        assert vector[index].tolist() == oracle.vector_noise(es, 6, SEED, 7, 3, pair)
+
+
+@pytest.mark.parametrize("reuse", [1, 3])
+def test_noise_reuse_shares_noise_between_consecutive_steps(reuse: int):
+    """`noise_reuse` steps share their perturbation, then another comes."""
+    es, spec = EsConfig(noise_reuse=reuse), Spec((8, 8), Role.MATRIX)
+    drawn = [
+        tuple(
+            np.asarray(
+                perturb.tensor_noise(
+                    es, spec, 0, jnp.uint32(1), jnp.uint32(step), jnp.arange(2, dtype=jnp.int32)
+                )[0]
+            )
+            .reshape(-1)
+            .tolist()
+        )
+        for step in range(6)
+    ]
+    assert [drawn.index(entries) for entries in drawn] == [s // reuse * reuse for s in range(6)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_noise_is_balanced_and_uncorrelated(kind: str):
+    """Mean 0, standard deviation 16, and no correlation between pairs, lanes, tensors or steps.
+
+    2^16 entries of 64 pairs: every bound is about five standard errors of true noise.
+    """
+    size, pairs = 1024, list(range(64))
+    entries = draw(kind, pairs, size, 3, 1, 2).astype(np.float64) / 16
+    assert abs(entries.mean()) < 5 / 256
+    assert abs(entries.std() - 1) < 5 / 256 / np.sqrt(2)
+    if kind == "rademacher":
+        assert set(np.unique(entries)) == {-1.0, 1.0}
+    between_pairs = entries @ entries.T / size - np.eye(64)
+    assert np.abs(np.triu(between_pairs, 1)).max() < 5 / np.sqrt(size)
+    between_lanes = entries.T[:64] @ entries[:, :64] / 64
+    assert np.abs(np.triu(between_lanes, 1)).max() < 5.5 / np.sqrt(64)
+    for coordinates in ((4, 1, 2), (3, 2, 2), (3, 1, 3)):
+        other = draw(kind, pairs, size, *coordinates).astype(np.float64) / 16
+        assert abs((entries * other).mean()) < 5 / 256
+    assert abs((entries[:, 1:] * entries[:, :-1]).mean()) < 5 / 256

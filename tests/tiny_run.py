@@ -1,0 +1,48 @@
+"""A small run with given or random weights, and its export, for tests."""
+
+from pathlib import Path
+
+import numpy as np
+
+from int_lm import evolve, params
+from int_lm.config import Config, ModelConfig
+from int_lm.export import export_model
+from int_lm.run import Run
+from tokenization import ByteTokenizer
+from tokenization.interface import identity
+
+MODEL = ModelConfig(width=24, layers=3, ffn_multiple=3)
+
+
+def tiny_run(vocab_size: int = 256, model: ModelConfig = MODEL, extreme: bool = False) -> Run:
+    """A run whose weights are random in all of [-127, 127], or -127 and 127 only.
+
+    Norms and biases are random too, unlike those of `params.initialise`.
+    """
+    generator = np.random.default_rng(1)
+    config = Config(model=model)
+
+    def leaf(spec: params.Spec) -> np.ndarray:
+        if extreme:
+            return generator.choice(np.array([-127, 127], np.int8), spec.full_shape)
+        values = generator.normal(0, 24, spec.full_shape)
+        return np.clip(np.rint(values), -127, 127).astype(np.int8)
+
+    return Run(
+        config=config,
+        vocab_size=vocab_size,
+        step=7,
+        weights=params.map_leaves(leaf, evolve.specs_of(config, vocab_size)),
+        tokenizer={**identity(ByteTokenizer()), "vocab_size": vocab_size},
+    )
+
+
+def export_tiny_run(run: Run, directory: Path) -> Path:
+    """The export of `run` at `directory`/export."""
+    tokenizer = directory / "tokenizer"
+    ByteTokenizer().save(tokenizer)
+    if run.vocab_size != 256:
+        path = tokenizer / "tokenizer.json"
+        text = path.read_text()
+        path.write_text(text.replace('"vocab_size": 256', f'"vocab_size": {run.vocab_size}'))
+    return export_model(run, directory / "export", tokenizer_directory=tokenizer)
