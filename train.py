@@ -72,7 +72,7 @@ def prepare(settings: Config) -> "tuple[Text, dict[str, float]]":
         tokenizer=tokenizer,
         identity=tokenization.identity(tokenizer),
         streams=laid,
-        sha256=hashlib.sha256(laid.tokens).hexdigest(),
+        sha256=hashlib.sha256(laid.tokens.tobytes()).hexdigest(),
         heldout=encoded(tokenizer, parts.heldout),
         validation=encoded(tokenizer, validation),
     )

@@ -1,6 +1,6 @@
 """Learning curves: seconds of training against held-out bits per byte, beside the entropies.
 
-    python benchmarks/learning.py --text FILE ... --seconds 120 [--recipe NAME ...] [--seed N ...] [--json]
+    python benchmarks/learning.py --text FILE ... --seconds 120 [--seed N ...] [--json]
 
 The last tenth of every file is held out. The clock runs during training steps only: compilation
 and evaluation, over the whole held-out text, stand outside it.

@@ -14,7 +14,7 @@ from int_lm import tables
 
 @dataclasses.dataclass(frozen=True)
 class CodeLengths:
-    """Code lengths of documents, each with its end; every summary divides sums, never averages ratios.
+    """Code lengths of documents; every summary divides sums, it never averages ratios.
 
     Attributes:
       log2_likelihoods: int64 [documents], units of 2^-16 bit.

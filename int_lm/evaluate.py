@@ -1,8 +1,9 @@
 """Evaluation: the exact integer log-likelihood of documents under the bare model.
 
 A document of ids d1..dn is coded as d1..dn and the separator that ends it, read from a fresh
-state after a separator: inputs [0, d1..dn], targets [d1..dn, 0]. Documents are laid end to end in lanes that are read side by side; separators reset the state
-between them, so how they are laid out changes no bit.
+state after a separator: inputs [0, d1..dn], targets [d1..dn, 0]. Documents are laid end to end in
+lanes that are read side by side; separators reset the state between them, so how they are laid
+out changes no bit.
 
 Axes: B lanes, T tokens of a segment.
 """

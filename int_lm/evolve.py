@@ -104,7 +104,7 @@ def step(
     )
     metrics = Metrics(
         scores_P=scores_P,
-        changed=sum(jax.tree.leaves(changed), start=jnp.int32(0)),
+        changed=jax.tree.reduce(jnp.add, changed),
         saturated=params.saturated(weights),
     )
     return State(weights=weights, members=members), metrics

@@ -57,7 +57,7 @@ def _reciprocals() -> tuple[np.ndarray, np.ndarray]:
 
 
 def floor_divide(dividend: Array, divisor: Array) -> Array:
-    """floor(dividend / divisor) without a division: exact for |dividend| < 2^14, 1 <= divisor <= 127.
+    """floor(dividend / divisor) without a division: |dividend| < 2^14, 1 <= divisor <= 127.
 
     Args:
       dividend: int32, any shape.

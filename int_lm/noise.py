@@ -1,6 +1,6 @@
 """Noise: a pure function of (seed, step, tensor, pair, lane), counter-based and versioned.
 
-Threefry-2x32 with 20 rounds (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011),
+Threefry-2x32-20 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011),
 written out here so that neither a change of jax's generators nor vmap, sharding, chunking or the
 number of devices can change a bit: every word is computed from its own coordinates.
 
@@ -24,7 +24,7 @@ NOISE_VERSION = 1  # raise it whenever a bit of the noise changes; checkpoints c
 _PARITY = 0x1BD11BDA
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 
-Words = Array | np.ndarray
+Words = Array | np.ndarray | np.uint32
 
 
 def threefry2x32(key: tuple[Words, Words], counter: tuple[Words, Words]) -> tuple[Words, Words]:

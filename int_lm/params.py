@@ -6,6 +6,7 @@ Layers are stacked on a leading axis L. Paths are written `layers/forget_input`.
 
 import dataclasses
 import enum
+import functools
 import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -114,10 +115,8 @@ def initialise(specs: Tree, seed: int) -> Tree:
 
 def saturated(weights: Tree) -> Array:
     """Number of weights at +-127: int32 scalar."""
-    return sum(
-        (jnp.sum(jnp.abs(leaf) == INT8_MAX, dtype=jnp.int32) for _, leaf in flatten(weights)),
-        start=jnp.int32(0),
-    )
+    at_limit = [jnp.sum(jnp.abs(w) == INT8_MAX, dtype=jnp.int32) for _, w in flatten(weights)]
+    return functools.reduce(jnp.add, at_limit)
 
 
 def weights_hash(weights: Tree) -> str:

@@ -6,6 +6,7 @@ It sees token ids only; what they mean enters through `Text`, which `train.py` p
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -35,11 +36,13 @@ class Streams(Protocol):
 
 
 class Tokenizer(Protocol):
-    """The part of a tokenizer that samples need."""
+    """The part of a tokenizer that a run needs."""
 
     def encode(self, text: bytes) -> np.ndarray: ...
 
     def decode(self, ids: Any) -> bytes: ...
+
+    def save(self, directory: Path) -> None: ...
 
 
 @dataclasses.dataclass(frozen=True)
