@@ -4,7 +4,8 @@
 
 Every figure of a row is the median of runs that take turns, so that a machine whose speed drifts
 slows them all alike; compare ratios, not absolute times. `int8_peak_gops` is the best int8 dot
-measured in the same run.
+measured in the same run. `learn` is fitness, votes (with their noise) and update; the noise of the
+forward pass is counted in `perturbed` and given apart as well.
 """
 
 import argparse
@@ -88,6 +89,8 @@ def row_of(width: int, layers: int, members: int, segment: int, repeats: int) ->
     infer = jax.jit(functools.partial(population.read, model))
     noise = jax.jit(functools.partial(population.chunk_noise, es, specs))
     perturbed = jax.jit(functools.partial(population.scores, model, es, specs))
+    learn = jax.jit(functools.partial(evolve.learn, es, specs))
+    scores_P = perturbed(state.weights, state.members, tokens_ST, *numbers)[0]
     whole = jax.jit(functools.partial(evolve.step, settings, VOCAB_SIZE))
     compiled = whole.lower(state, tokens_ST, *numbers, z).compile()
     seconds = seconds_of(
@@ -95,6 +98,7 @@ def row_of(width: int, layers: int, members: int, segment: int, repeats: int) ->
             "inference": lambda: infer(bare, state.members, tokens_PT),
             "perturbed": lambda: perturbed(state.weights, state.members, tokens_ST, *numbers),
             "noise": lambda: noise(*numbers, np.int32(0)),
+            "learn": lambda: learn(state.weights, scores_P, *numbers, z),
             "step": lambda: compiled(state, tokens_ST, *numbers, z),
         },
         repeats,
@@ -118,7 +122,7 @@ def row_of(width: int, layers: int, members: int, segment: int, repeats: int) ->
         "step_tokens_per_s": tokens / seconds["step"],
         "perturbed_over_inference": seconds["inference"] / seconds["perturbed"],
         "noise_share_of_step": seconds["noise"] / seconds["step"],
-        "update_share_of_step": 1 - seconds["perturbed"] / seconds["step"],
+        "learn_share_of_step": seconds["learn"] / seconds["step"],
         "inference_gops": 2 * matrices * tokens / seconds["inference"] / 1e9,
         "step_temporary_bytes": memory.temp_size_in_bytes if memory else None,
     }

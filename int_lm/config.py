@@ -21,7 +21,7 @@ from int_lm.errors import UserError
 
 INT32_MAX = 2**31 - 1
 INT8_MAX = 127  # -128 never occurs: abs(-128) wraps
-GAUSSIAN_MAX = 67  # largest magnitude in tables.gaussian_quantiles (a test holds them together)
+GAUSSIAN_MAX = 69  # largest magnitude in tables.gaussian_quantiles (a test holds them together)
 RADEMACHER_MAX = 16
 FITNESS_MAX = {"sign": 1, "linear": 7}  # largest |fitness| of a pair
 LOG2_FRACTION_BITS = 16  # a log-likelihood is an integer in units of 2^-16 bit

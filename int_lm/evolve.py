@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 
 from int_lm import fitness, models, params, population, tables, update, votes
-from int_lm.config import Config
+from int_lm.config import Config, EsConfig
 from int_lm.params import Tree
 
 
@@ -62,6 +62,37 @@ def initial(config: Config, vocab_size: int) -> State:
     )
 
 
+def learn(
+    es: EsConfig, specs: Tree, weights: Tree, scores_P: Array, seed: Array, number: Array, z: Array
+) -> Tree:
+    """The weights after one update: fitness, votes over regenerated noise, threshold.
+
+    Args:
+      weights: int8 tree.
+      scores_P: int32, every member's score under the perturbations of step `number`.
+      seed, number: uint32 scalars. z: int32 scalar, the vote threshold (`tables`).
+    """
+    fitness_I = fitness.fitness(es, scores_P)
+
+    def chunk_votes(chunk: Array, fitness_I: Array) -> Tree:
+        noises = population.chunk_noise(es, specs, seed, number, chunk)
+        return params.map_leaves(
+            lambda _, noise: votes.eggroll(es, noise, fitness_I), specs, noises
+        )
+
+    ballots = population.sum_over_chunks(
+        chunk_votes, es, fitness_I.reshape(population.chunks(es), -1)
+    )
+    return params.map_leaves(
+        lambda spec, weight, ballot: update.threshold(
+            spec.role, es.rank, weight, ballot, fitness_I, z
+        ),
+        specs,
+        weights,
+        ballots,
+    )
+
+
 def step(
     config: Config,
     vocab_size: int,
@@ -78,27 +109,11 @@ def step(
       seed, number: uint32 scalars, the run's seed and the step's number.
       z: int32 scalar, the vote threshold of this step (`tables.vote_threshold`).
     """
-    es, specs = config.es, specs_of(config, vocab_size)
+    specs = specs_of(config, vocab_size)
     scores_P, members = population.scores(
-        config.model, es, specs, state.weights, state.members, tokens_ST, seed, number
+        config.model, config.es, specs, state.weights, state.members, tokens_ST, seed, number
     )
-    fitness_I = fitness.fitness(es, scores_P)
-
-    def chunk_votes(chunk: Array, fitness_I: Array) -> Tree:
-        noises = population.chunk_noise(es, specs, seed, number, chunk)
-        return params.map_leaves(
-            lambda _, noise: votes.eggroll(es, noise, fitness_I), specs, noises
-        )
-
-    ballots = population.over_chunks(chunk_votes, es, fitness_I.reshape(population.chunks(es), -1))
-    weights = params.map_leaves(
-        lambda spec, weight, ballot: update.threshold(
-            spec.role, es.rank, weight, jnp.sum(ballot, axis=0), fitness_I, z
-        ),
-        specs,
-        state.weights,
-        ballots,
-    )
+    weights = learn(config.es, specs, state.weights, scores_P, seed, number, z)
     changed = jax.tree.map(
         lambda new, old: jnp.sum(new != old, dtype=jnp.int32), weights, state.weights
     )

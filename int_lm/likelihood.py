@@ -8,7 +8,7 @@ an interpolated 1025-entry mantissa table. Error against real arithmetic, for ev
 
     exp2 table   the maximum's entry is exact and the others are off by at most 1/2; their sum is
                  off the most, relative to itself, when all V - 1 stand at the one distance whose
-                 entry is rounded the worst: 5.17 units at V = 65 536, 2.81 at V = 256
+                 entry is rounded the worst: 5.16 units at V = 65 536, 2.80 at V = 256
     log2         1/2 unit for the last rounding, 0.04 for the mantissa table and its interpolation
 
 A uniform model over 2^k tokens is exact: k bits.

@@ -12,6 +12,7 @@ the lowest bit first, 1 for +16; or two gaussian ones, the table's entries at it
 16 bits. The words that a pair's last lane has beyond its entries are dropped.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -21,29 +22,53 @@ from int_lm.config import RADEMACHER_MAX
 
 NOISE_VERSION = 1  # raise it whenever a bit of the noise changes; checkpoints carry it
 
-_PARITY = 0x1BD11BDA
-_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+_PARITY = np.uint32(0x1BD11BDA)
+_ROTATIONS = np.array([[13, 15, 26, 6], [17, 29, 16, 24]], np.uint32)
+_GROUPS = 5  # of four rounds each
 
-Words = Array | np.ndarray | np.uint32
+Words = Array | np.ndarray
+Block = tuple[Words, Words, Words, Words, Words]  # left and right word, and the key's three words
+
+
+def _start(key: tuple[Words, Words], counter: tuple[Words, Words]) -> Block:
+    """The block before the first round."""
+    words = (*key, key[0] ^ key[1] ^ _PARITY)
+    return counter[0] + words[0], counter[1] + words[1], *words
+
+
+def _group(block: Block, number: Words, rotations: Words) -> Block:
+    """The block after group `number` = 1..5: four rounds, and the key mixed in once."""
+    left, right, *words = block
+    for place in range(4):
+        left = left + right
+        right = (right << rotations[place]) | (right >> (np.uint32(32) - rotations[place]))
+        right = right ^ left
+    first, second, third = words[1], words[2], words[0]
+    return left + first, right + second + number, first, second, third
 
 
 def threefry2x32(key: tuple[Words, Words], counter: tuple[Words, Words]) -> tuple[Words, Words]:
     """Threefry-2x32-20: uint32 words (or NumPy's) of any broadcastable shapes, in and out."""
-    words = (*key, key[0] ^ key[1] ^ np.uint32(_PARITY))
-    left, right = counter[0] + words[0], counter[1] + words[1]
-    for group in range(5):
-        for rotation in _ROTATIONS[group % 2]:
-            left = left + right
-            right = (right << np.uint32(rotation)) | (right >> np.uint32(32 - rotation))
-            right = right ^ left
-        left = left + words[(group + 1) % 3]
-        right = right + words[(group + 2) % 3] + np.uint32(group + 1)
-    return left, right
+    block = _start(key, counter)
+    for number in range(_GROUPS):
+        block = _group(block, np.uint32(number + 1), _ROTATIONS[number % 2])
+    return block[:2]
 
 
 def tensor_key(seed: Words, step: Words, tensor: Words) -> tuple[Words, Words]:
-    """Key of one tensor at one step. All arguments are uint32, scalar or broadcastable."""
-    return threefry2x32((seed, np.uint32(NOISE_VERSION)), (step, tensor))
+    """Key of one tensor at one step. All arguments are uint32, scalar or broadcastable.
+
+    A loop, unlike `threefry2x32`: XLA does not fuse across it. Fused into the draw, the key is
+    evaluated anew for every use, and LLVM can take minutes over the result.
+    """
+    block = _start((seed, np.uint32(NOISE_VERSION)), (step, tensor))
+    shape = np.broadcast_shapes(*(np.shape(word) for word in block))
+
+    def group(number: Array, block: Block) -> Block:
+        return _group(block, number.astype(jnp.uint32) + 1, jnp.asarray(_ROTATIONS)[number % 2])
+
+    whole = tuple(jnp.broadcast_to(word, shape) for word in block)
+    return jax.lax.fori_loop(0, _GROUPS, group, whole)[:2]
 
 
 def _last_axis(row: Array, ndim: int) -> Array:

@@ -67,6 +67,23 @@ def over_chunks(function: Callable[[Array, Any], Any], es: EsConfig, arguments: 
     )
 
 
+def sum_over_chunks(function: Callable[[Array, Any], Any], es: EsConfig, arguments: Any) -> Any:
+    """The sum of `over_chunks`' results, without ever holding more than one of them."""
+    count = chunks(es)
+    numbers = jnp.arange(count, dtype=jnp.int32)
+    first = (numbers[0], jax.tree.map(lambda x: x[0], arguments))
+    if count == 1:
+        return function(*first)
+    zeros = jax.tree.map(
+        lambda result: jnp.zeros(result.shape, result.dtype), jax.eval_shape(function, *first)
+    )
+
+    def add(total: Any, both: tuple[Array, Any]) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, function(*both)), None
+
+    return jax.lax.scan(add, zeros, (numbers, arguments))[0]
+
+
 def scores(
     model: ModelConfig,
     es: EsConfig,
