@@ -152,7 +152,7 @@ class Trainer:
         }
         self.metrics.append(row | {"tokens": self.number * tokens_per_step})
         self.console.report(report)
-        if evaluate:
+        if evaluate and not self.finished():  # the end shows one beside the final figures
             self.sample()
         self._speed_since = (self.number, time.monotonic())
         return valid

@@ -2,7 +2,7 @@
 
 Written from the equations in the modules' docstrings and in no way from their code: nothing here is
 vectorised or uses jax, and tables are built by other means (error functions, float64) than the
-library's. Tensors are nested lists of ints: a matrix [M][N], A [M][R], B [N][R]; a parameter tree is
+library's. Tensors are nested lists of ints: a matrix [M][N], A [M][R], B [N][R]; a tree of them is
 a flat dict of paths, a stacked tensor a list of its layers.
 """
 
@@ -15,6 +15,18 @@ from int_lm.config import Config, EsConfig, ModelConfig
 
 Vector = list[int]
 Matrix = list[Vector]
+
+
+def plain(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested dict of arrays as a flat dict of nested lists."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= plain(value, f"{prefix}{key}/")
+        else:
+            flat[prefix + key] = value.tolist()
+    return flat
+
 
 # -- Fixed point -----------------------------------------------------------------------------------
 
@@ -103,7 +115,7 @@ def vector_noise(es: EsConfig, width: int, seed: int, step: int, tensor: int, pa
     return draw(es.noise, seed, step // es.noise_reuse, tensor, pair, width)
 
 
-# -- A member's tensors: (value, A, B, sign, shift), or (value, None, None, 0, 0) when bare -----------
+# -- A member's tensors: (value, A, B, sign, shift), or (value, None, None, 0, 0) when bare --------
 
 Member = tuple[Any, Any, Any, int, int]
 

@@ -1,5 +1,7 @@
 """Noise: the published generator, a pure function of its coordinates, and statistically noise."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,15 +27,16 @@ GOLDEN = {
 }
 
 
-def key_of(seed: int, step: int, tensor: int):
-    """`tensor_key` of Python ints."""
-    return noise.tensor_key(jnp.uint32(seed), jnp.uint32(step), jnp.uint32(tensor))
+@functools.partial(jax.jit, static_argnames=("kind", "size"))
+def draw_jitted(kind: str, seed, step, tensor, pairs, size: int):
+    """`noise.draw` at the key of (seed, step, tensor)."""
+    return noise.draw(kind, noise.tensor_key(seed, step, tensor), pairs, size)
 
 
 def draw(kind: str, pairs: list[int], size: int, *coordinates: int) -> np.ndarray:
     """Noise of some pairs, at (SEED, STEP, TENSOR) unless told."""
-    key = key_of(*(coordinates or (SEED, STEP, TENSOR)))
-    return np.asarray(noise.draw(kind, key, jnp.array(pairs, jnp.int32), size))
+    key = [jnp.uint32(word) for word in coordinates or (SEED, STEP, TENSOR)]
+    return np.asarray(draw_jitted(kind, *key, jnp.array(pairs, jnp.int32), size))
 
 
 @pytest.mark.parametrize("counter, key, result", KNOWN_ANSWERS)
@@ -77,19 +80,12 @@ def test_noise_depends_on_its_coordinates_only(kind: str):
     np.testing.assert_array_equal(draw(kind, [4], 50), all_pairs[4:5])
     np.testing.assert_array_equal(draw(kind, list(range(9)), 99)[:, :50], all_pairs)
 
-    def one(pair, tensor):
-        return noise.draw(kind, key_of_traced(tensor), pair[None], 50)[0]
-
-    def key_of_traced(tensor):
-        return noise.tensor_key(jnp.uint32(SEED), jnp.uint32(STEP), tensor)
-
-    pairs, tensors = (
-        jnp.arange(9, dtype=jnp.int32),
-        jnp.uint32(TENSOR) + jnp.arange(3, dtype=jnp.uint32),
-    )
-    mapped = jax.jit(jax.vmap(one, in_axes=(0, None)))(pairs, jnp.uint32(TENSOR))
+    seed, step, tensor = jnp.uint32(SEED), jnp.uint32(STEP), jnp.uint32(TENSOR)
+    pairs = jnp.arange(9, dtype=jnp.int32)
+    mapped = jax.vmap(lambda pair: draw_jitted(kind, seed, step, tensor, pair[None], 50)[0])(pairs)
     np.testing.assert_array_equal(mapped, all_pairs)
-    stacked = noise.draw(kind, key_of_traced(tensors), pairs, 50)
+    tensors = tensor + jnp.arange(3, dtype=jnp.uint32)
+    stacked = draw_jitted(kind, seed, step, tensors, pairs, 50)
     assert stacked.shape == (3, 9, 50)
     for layer in range(3):
         expected = draw(kind, list(range(9)), 50, SEED, STEP, TENSOR + layer)
@@ -100,24 +96,29 @@ def test_noise_depends_on_its_coordinates_only(kind: str):
 def test_noise_differs_between_all_coordinates(kind: str):
     """Other seeds, steps, tensors and pairs, and coordinates exchanged, give other noise."""
     drawn = [
-        tuple(draw(kind, [pair], 64, seed, step, tensor)[0].tolist())
+        tuple(entries.tolist())
         for seed in (0, 1, 2)
         for step in (0, 1, 2)
         for tensor in (0, 1, 2)
-        for pair in (0, 1, 2)
+        for entries in draw(kind, [0, 1, 2], 64, seed, step, tensor)
     ]
     assert len(set(drawn)) == 81
+
+
+@functools.partial(jax.jit, static_argnames=("es", "spec", "tensor"))
+def tensor_noise(es: EsConfig, spec: Spec, tensor: int, step, pairs):
+    """`perturb.tensor_noise` of SEED."""
+    return perturb.tensor_noise(es, spec, tensor, jnp.uint32(SEED), step, pairs)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("rank", [1, 3])
 def test_tensor_noise_equals_the_oracle(kind: str, rank: int):
     """Factors of a stacked matrix and of a vector, layer by layer, with `noise_reuse`."""
-    es = EsConfig(noise=kind, rank=rank, noise_reuse=2)
-    seed, step, pairs = jnp.uint32(SEED), jnp.uint32(7), jnp.array([6, 0, 9], jnp.int32)
-    matrix = Spec((5, 4), Role.MATRIX, layers=2)
-    left, right = perturb.tensor_noise(es, matrix, 10, seed, step, pairs)
-    vector, none = perturb.tensor_noise(es, Spec((6,), Role.VECTOR), 3, seed, step, pairs)
+    es, pairs = EsConfig(noise=kind, rank=rank, noise_reuse=2), jnp.array([6, 0, 9], jnp.int32)
+    matrix, flat = Spec((5, 4), Role.MATRIX, layers=2), Spec((6,), Role.VECTOR)
+    left, right = tensor_noise(es, matrix, 10, jnp.uint32(7), pairs)
+    vector, none = tensor_noise(es, flat, 3, jnp.uint32(7), pairs)
     assert left.shape == (2, 3, 5, rank) and right.shape == (2, 3, 4, rank) and none is None
     for index, pair in enumerate(pairs.tolist()):
         for layer in range(2):
@@ -129,20 +130,16 @@ def test_tensor_noise_equals_the_oracle(kind: str, rank: int):
 @pytest.mark.parametrize("reuse", [1, 3])
 def test_noise_reuse_shares_noise_between_consecutive_steps(reuse: int):
     """`noise_reuse` steps share their perturbation, then another comes."""
-    es, spec = EsConfig(noise_reuse=reuse), Spec((8, 8), Role.MATRIX)
-    drawn = [
-        tuple(
-            np.asarray(
-                perturb.tensor_noise(
-                    es, spec, 0, jnp.uint32(1), jnp.uint32(step), jnp.arange(2, dtype=jnp.int32)
-                )[0]
-            )
-            .reshape(-1)
-            .tolist()
-        )
-        for step in range(6)
-    ]
+    es, spec, pair = EsConfig(noise_reuse=reuse), Spec((64,), Role.VECTOR), jnp.zeros(1, jnp.int32)
+    drawn = [tensor_noise(es, spec, 0, jnp.uint32(s), pair)[0].tolist() for s in range(6)]
     assert [drawn.index(entries) for entries in drawn] == [s // reuse * reuse for s in range(6)]
+
+
+def test_the_key_is_computed_in_a_loop():
+    """XLA must not fuse the key into a draw: LLVM then takes minutes over draws of 50 entries."""
+    words = [jnp.uint32(word) for word in range(3)]
+    primitives = [eqn.primitive.name for eqn in jax.make_jaxpr(noise.tensor_key)(*words).eqns]
+    assert {"scan", "while"} & set(primitives)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,0 +1,279 @@
+"""The training step: equal to the oracle, in integers only, in little memory, compiled once."""
+
+import functools
+import logging
+import math
+
+import jax
+import jax.extend.core
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+
+from int_lm import config as configuration
+from int_lm import evolve, params, tables
+from int_lm.config import Config, EsConfig, ModelConfig, RunConfig
+
+VOCABULARY = 11
+GOLDEN_HASH = "GOLDEN"
+
+Leaf = jax.ShapeDtypeStruct | jax.extend.core.Var | jax.extend.core.Literal
+
+
+def tiny(seed: int = 3, width: int = 8, layers: int = 2, **es) -> Config:
+    """A small configuration; keyword arguments are fields of `es`."""
+    fields = {"population": 8, "segment_length": 4, "sigma_shift": 2, **es}
+    model = ModelConfig(width=width, layers=layers, ffn_multiple=2)
+    return configuration.validate(
+        Config(model=model, es=EsConfig(**fields), run=RunConfig(seed=seed))
+    )
+
+
+def tokens_of(config: Config, number: int, vocab_size: int = VOCABULARY) -> np.ndarray:
+    """Random tokens of a step, uint16 [S, T+1]."""
+    streams = config.es.population // config.es.members_per_stream
+    shape = streams, config.es.segment_length + 1
+    return np.random.default_rng(number).integers(0, vocab_size, shape).astype(np.uint16)
+
+
+def run(config: Config, steps: int, vocab_size: int = VOCABULARY) -> evolve.State:
+    """The state after some steps on random tokens."""
+    state, step = evolve.initial(config, vocab_size), evolve.compiled_step(config, vocab_size)
+    for number in range(steps):
+        state, _ = step(state, tokens_of(config, number, vocab_size), number)
+    return state
+
+
+def arguments_of(config: Config, vocab_size: int = VOCABULARY):
+    """What `evolve.step` takes after its configuration, as shapes."""
+    state = jax.eval_shape(functools.partial(evolve.initial, config, vocab_size))
+    es, word = config.es, jax.ShapeDtypeStruct((), jnp.uint32)
+    shape = es.population // es.members_per_stream, es.segment_length + 1
+    tokens = jax.ShapeDtypeStruct(shape, jnp.uint16)
+    return state, tokens, word, word, jax.ShapeDtypeStruct((), jnp.int32)
+
+
+def jaxpr_of(config: Config, vocab_size: int = VOCABULARY):
+    """The step's jaxpr."""
+    step = functools.partial(evolve.step, config, vocab_size)
+    return jax.make_jaxpr(step)(*arguments_of(config, vocab_size))
+
+
+def leaves(value) -> list[Leaf]:
+    """Every variable, literal and constant of a jaxpr, those of the jaxprs inside it included."""
+    if isinstance(value, jax.extend.core.ClosedJaxpr):
+        constants = [jax.ShapeDtypeStruct(np.shape(c), c.dtype) for c in value.consts]
+        return constants + leaves(value.jaxpr)
+    if isinstance(value, jax.extend.core.Jaxpr):
+        found = [*value.invars, *value.constvars, *value.outvars]
+        for equation in value.eqns:
+            found += [*equation.invars, *equation.outvars, *leaves(equation.params)]
+        return found
+    if isinstance(value, dict):
+        return [leaf for item in value.values() for leaf in leaves(item)]
+    if isinstance(value, tuple | list):
+        return [leaf for item in value for leaf in leaves(item)]
+    return []
+
+
+def shapes(jaxpr) -> list[tuple[tuple[int, ...], np.dtype]]:
+    """Shape and dtype of every array of a jaxpr."""
+    avals = [getattr(leaf, "aval", leaf) for leaf in leaves(jaxpr)]
+    return [(aval.shape, np.dtype(aval.dtype)) for aval in avals]
+
+
+def inexact(jaxpr) -> list[np.dtype]:
+    """The dtypes of a jaxpr that are neither integer nor boolean."""
+    return [dtype for _, dtype in shapes(jaxpr) if dtype.kind not in "iub"]
+
+
+# -- The step equals the oracle's ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "es",
+    [
+        {},
+        {"rank": 3, "noise": "gaussian", "alpha": 0.3},
+        {"fitness": "linear", "noise_reuse": 2, "alpha": 0.3, "chunk": 4},
+        {"rank": 3, "noise_reuse": 2, "fitness": "linear", "alpha": 2.0, "members_per_stream": 4},
+        {"noise": "gaussian", "fitness": "linear", "alpha_halflife": 1.0},
+        {"noise": "gaussian", "noise_reuse": 2, "alpha": 0.05, "chunk": 2},
+    ],
+    ids=lambda es: "-".join(f"{key}={value}" for key, value in es.items()) or "defaults",
+)
+def test_step_equals_the_oracle(es: dict):
+    """Weights, states, scores and counts of three steps, from weights that saturate here and there."""
+    config = tiny(**es)
+    state, step = evolve.initial(config, VOCABULARY), evolve.compiled_step(config, VOCABULARY)
+    weights = params.map_leaves(lambda leaf: leaf.at[..., ::5].set(127), state.weights)
+    state = evolve.State(weights=weights, members=state.members)
+    plain = oracle.plain(state.weights)
+    states = [state.members["cell"][:, p].tolist() for p in range(8)]
+    for number in (0, 1, 2):
+        tokens, before = tokens_of(config, number), flat(plain)
+        state, metrics = step(state, tokens, number)
+        plain, states, scores = oracle.step(
+            config, VOCABULARY, plain, states, tokens.tolist(), number
+        )
+        assert metrics.scores_P.tolist() == scores
+        assert oracle.plain(state.weights) == plain
+        assert [state.members["cell"][:, p].tolist() for p in range(8)] == states
+        after = flat(plain)
+        assert int(metrics.changed) == sum(a != b for a, b in zip(after, before, strict=True))
+        assert int(metrics.saturated) == sum(abs(weight) == 127 for weight in after)
+        assert metrics.changed > 0
+
+
+def flat(plain: dict) -> list[int]:
+    """All weights of the oracle's tree."""
+    return [int(weight) for leaf in plain.values() for weight in np.ravel(leaf)]
+
+
+def test_pairs_that_tie_move_no_weight():
+    """A last norm of 0 makes every model uniform: all pairs tie, and a step changes nothing."""
+    config = tiny(sigma_shift=6)  # vectors of +-16 then move by 0
+    state = evolve.initial(config, VOCABULARY)
+    weights = {**state.weights, "final_norm": jnp.zeros_like(state.weights["final_norm"])}
+    state = evolve.State(weights=weights, members=state.members)
+    following, metrics = evolve.compiled_step(config, VOCABULARY)(state, tokens_of(config, 0), 0)
+    assert len(set(metrics.scores_P.tolist())) == 1
+    assert params.weights_hash(following.weights) == params.weights_hash(weights)
+    assert int(metrics.changed) == 0
+    assert np.any(following.members["cell"])
+
+
+def test_a_tiny_model_learns_a_constant_text():
+    """From 8 bits to under 1 bit for a byte that never changes, in 40 steps."""
+    config = tiny(population=64, segment_length=4, sigma_shift=4, layers=1)
+    state, step = evolve.initial(config, 256), evolve.compiled_step(config, 256)
+    tokens, bits = np.full((32, 5), 97, np.uint8), []
+    for number in range(40):
+        state, metrics = step(state, tokens, number)
+        bits.append(tables.bits(int(np.sum(metrics.scores_P, dtype=np.int64))) / (64 * 4))
+    assert bits[0] > 6 and bits[-1] < 1, bits
+
+
+# -- Bits that never change -----------------------------------------------------------------------------
+
+
+def test_weights_after_five_steps_are_what_they_have_always_been():
+    """The golden hash of a tiny run: it must be the same on every machine and in every version."""
+    state = run(tiny(seed=7, noise_reuse=2, alpha=0.5), 5)
+    assert params.weights_hash(state.weights) == GOLDEN_HASH, (
+        "training no longer gives the bits it used to give. If you did not mean to change them, "
+        "you broke something: find it with the other tests. If you did, put the new hash here, "
+        "raise noise.NOISE_VERSION if the noise changed, and write it into CHANGELOG.md, "
+        "because runs and checkpoints made before cannot be continued bit for bit"
+    )
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another():
+    """Initial weights and trained ones are pure functions of the configuration."""
+    first, again, other = (run(tiny(seed=seed), 3) for seed in (3, 3, 4))
+    assert params.weights_hash(first.weights) == params.weights_hash(again.weights)
+    np.testing.assert_array_equal(first.members["cell"], again.members["cell"])
+    assert params.weights_hash(first.weights) != params.weights_hash(other.weights)
+    fresh = [evolve.initial(tiny(seed=seed), VOCABULARY).weights for seed in (3, 4)]
+    assert params.weights_hash(fresh[0]) != params.weights_hash(fresh[1])
+    assert all(np.abs(leaf).max() <= 127 for _, leaf in params.flatten(fresh[0]))
+
+
+def test_weights_hash_sees_every_weight_and_name():
+    """One weight, a path, a shape: each changes the hash."""
+    tree = {"a": np.zeros((2, 3), np.int8), "b": {"c": np.ones(4, np.int8)}}
+    variants = [
+        tree,
+        {**tree, "a": np.zeros((3, 2), np.int8)},
+        {**tree, "a": np.eye(2, 3, dtype=np.int8)},
+        {**tree, "a": np.zeros((2, 3), np.int16)},
+        {"a": tree["a"], "d": tree["b"]},
+    ]
+    hashes = [params.weights_hash(variant) for variant in variants]
+    assert len(set(hashes)) == len(hashes) and params.weights_hash(dict(tree)) == hashes[0]
+    assert params.weights_hash({"a": jnp.zeros((2, 3), jnp.int8), "b": tree["b"]}) == hashes[0]
+
+
+# -- The program ----------------------------------------------------------------------------------------
+
+
+def test_the_walk_over_a_jaxpr_finds_a_hidden_float():
+    """A float in a branch in a loop in a compiled function, as a literal, and as a constant."""
+
+    def root(n):
+        return jnp.sqrt(n.astype(jnp.float32)).astype(jnp.int32)
+
+    @jax.jit
+    def hidden(x):
+        def body(carry, n):
+            return carry + jax.lax.cond(n > 0, root, lambda n: n, n), n
+
+        return jax.lax.scan(body, x, jnp.arange(3, dtype=jnp.int32))
+
+    constant = np.array([0.5, 1.5])
+    x = jnp.int32(1)
+    assert not inexact(jax.make_jaxpr(lambda x: jax.jit(lambda y: y + 1)(x))(x))
+    assert inexact(jax.make_jaxpr(hidden)(x))
+    assert inexact(jax.make_jaxpr(lambda x: jax.lax.while_loop(lambda n: n < 3, root, x))(x))
+    assert inexact(jax.make_jaxpr(lambda x: jnp.where(x > jnp.float32(0.5), 1, 2))(x))
+    assert inexact(jax.make_jaxpr(lambda x: jnp.asarray(constant, jnp.float32)[x] > 1)(x))
+    assert inexact(jax.make_jaxpr(jax.vmap(lambda x: jax.checkpoint(root)(x)))(x[None]))
+
+
+@pytest.mark.parametrize("noise", ["rademacher", "gaussian"])
+@pytest.mark.parametrize("fitness", ["sign", "linear"])
+@pytest.mark.parametrize("rank", [1, 3])
+@pytest.mark.parametrize("chunk", [0, 4])
+def test_no_float_enters_the_step(noise: str, fitness: str, rank: int, chunk: int):
+    """The walk over the step's jaxpr finds integers and booleans only."""
+    config = tiny(noise=noise, fitness=fitness, rank=rank, chunk=chunk)
+    jaxpr = jaxpr_of(config)
+    assert len(leaves(jaxpr)) > 3 * len(jaxpr.jaxpr.eqns), "the walk did not enter the loops"
+    assert inexact(jaxpr) == []
+
+
+def test_no_float_enters_the_step_of_a_wide_vocabulary():
+    """Nor where the likelihood sums in two limbs."""
+    assert inexact(jaxpr_of(tiny(), vocab_size=300)) == []
+
+
+def test_the_step_compiles_once(caplog: pytest.LogCaptureFixture):
+    """Neither the step's number, nor its threshold, nor new tokens or weights compile it again."""
+    config = tiny(alpha=1.0, alpha_halflife=2.0)
+    state, step = evolve.initial(config, VOCABULARY), evolve.compiled_step(config, VOCABULARY)
+    host = jax.tree.map(np.asarray, state)  # as a checkpoint restores it
+
+    def compilations() -> int:
+        return sum("Compiling jit(jitted)" in record.getMessage() for record in caplog.records)
+
+    with caplog.at_level(logging.DEBUG), jax.log_compiles():
+        state, _ = step(state, tokens_of(config, 0), 0)
+        assert compilations() == 1
+        for number in (1, 2, 70000):
+            state, _ = step(state, tokens_of(config, number), number)
+        step(host, tokens_of(config, 9), 9)
+    assert compilations() == 1
+
+
+def test_the_perturbation_takes_memory_in_proportion_to_its_factors():
+    """Auxiliary memory is O(R (m + n)) a pair: no array of a matrix per pair, compiled or not.
+
+    Twice the width makes each member's matrices four times, but temporary memory about twice as
+    large, and rank 4 takes less than four times that of rank 1.
+    """
+    population = 64
+
+    def measured(width: int, rank: int) -> int:
+        config = tiny(population=population, width=width, rank=rank, layers=1, segment_length=2)
+        pairs, sizes = population // 2, [math.prod(shape) for shape, _ in shapes(jaxpr_of(config))]
+        assert max(sizes) < pairs * width * width
+        step = jax.jit(functools.partial(evolve.step, config, VOCABULARY))
+        analysis = step.lower(*arguments_of(config)).compile().memory_analysis()
+        assert 0 < analysis.temp_size_in_bytes < population * width * width / 4
+        return analysis.temp_size_in_bytes
+
+    narrow, wide, higher = measured(256, 1), measured(512, 1), measured(512, 4)
+    print(narrow, wide, higher)
+    assert 1.5 * narrow < wide < 2.5 * narrow
+    assert wide < higher < 4 * wide

@@ -1,0 +1,172 @@
+"""Perturbation: every member's linear, embedding and vector equals the oracle's, bit for bit."""
+
+import fractions
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+
+from int_lm import config, perturb
+from int_lm.config import INT8_MAX, INT32_MAX, EsConfig
+from int_lm.params import Role, Spec
+from int_lm.perturb import Weight
+
+PAIRS = 3
+KINDS = ["rademacher", "gaussian"]
+linear = jax.jit(perturb.linear)
+embed = jax.jit(perturb.embed)
+
+
+@functools.partial(jax.jit, static_argnames=("es", "spec"))
+def member_weight(es: EsConfig, spec: Spec, value, noises) -> Weight:
+    """`perturb.perturbed`, compiled."""
+    return perturb.perturbed(es, spec, value, noises)
+
+
+def factors_of(es: EsConfig, shape: tuple[int, int]):
+    """A and B of some pairs: drawn, and for the last pair the largest entries there are."""
+    noises = [oracle.matrix_noise(es, shape, 9, 4, 2, pair) for pair in range(PAIRS)]
+    most = config.noise_max(es)
+    noises[-1] = tuple([[most] * es.rank] * size for size in shape)
+    left, right = zip(*noises, strict=True)
+    return noises, (jnp.array(left, jnp.int8), jnp.array(right, jnp.int8))
+
+
+def activations(size: int) -> np.ndarray:
+    """Inputs of every member: random ones, zeros, all 127, all -127."""
+    x = np.random.default_rng(size).integers(-127, 128, (2 * PAIRS, size))
+    x[1], x[2], x[4], x[5] = 0, -127, 127, -127
+    return x
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("rank", [1, 2, 3, 4])
+@pytest.mark.parametrize("sigma_shift", [0, 4, 12])
+def test_linear_equals_the_oracle(kind: str, rank: int, sigma_shift: int):
+    """Member by member, at all +-127 and zeros, from sums that saturate to perturbations of 0."""
+    es = EsConfig(noise=kind, rank=rank, sigma_shift=sigma_shift)
+    value = np.random.default_rng(rank).integers(-127, 128, (5, 12))
+    value[0], value[1] = 127, -127
+    noises, arrays = factors_of(es, (5, 12))
+    x = activations(12)
+    value_MN = jnp.asarray(value.astype(np.int8))
+    weight = member_weight(es, Spec((5, 12), Role.MATRIX), value_MN, arrays)
+    y = linear(weight, jnp.asarray(x.astype(np.int8)))
+    assert y.dtype == jnp.int8
+    for p in range(2 * PAIRS):
+        member = oracle.perturbed_matrix(es, value.tolist(), noises[p // 2], 1 - 2 * (p % 2))
+        assert y[p].tolist() == oracle.linear(member, x[p].tolist())
+    bare = linear(Weight(value_MN), jnp.asarray(x.astype(np.int8)))
+    assert bare[3].tolist() == oracle.linear(oracle.bare(value.tolist()), x[3].tolist())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("rank", [1, 3])
+@pytest.mark.parametrize("sigma_shift", [0, 4])
+def test_embed_equals_the_oracle(kind: str, rank: int, sigma_shift: int):
+    """Both members of a pair may read different tokens; rows at +-127 saturate."""
+    es = EsConfig(noise=kind, rank=rank, sigma_shift=sigma_shift)
+    value = np.random.default_rng(rank).integers(-127, 128, (7, 6))
+    value[0], value[1] = 127, -127
+    noises, arrays = factors_of(es, (7, 6))
+    tokens = [0, 1, 6, 3, 0, 0]
+    value_VN = jnp.asarray(value.astype(np.int8))
+    weight = member_weight(es, Spec((7, 6), Role.EMBEDDING), value_VN, arrays)
+    row = embed(weight, jnp.array(tokens, jnp.int32))
+    assert row.dtype == jnp.int8
+    for p, token in enumerate(tokens):
+        member = oracle.perturbed_matrix(es, value.tolist(), noises[p // 2], 1 - 2 * (p % 2))
+        assert row[p].tolist() == oracle.embed(member, token)
+    bare = embed(Weight(value_VN), jnp.array(tokens, jnp.int32))
+    assert bare.tolist() == [value[token].tolist() for token in tokens]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("sigma_shift", [0, 3, 4, 5])
+@pytest.mark.parametrize("layers", [0, 2])
+def test_vector_equals_the_oracle(kind: str, sigma_shift: int, layers: int):
+    """v + n sigma for one member and v - n sigma for the other, with saturation, in every layer."""
+    es, spec = EsConfig(noise=kind, sigma_shift=sigma_shift), Spec((6,), Role.VECTOR, layers=layers)
+    value = np.random.default_rng(1).integers(-127, 128, (max(1, layers), 6))
+    value[0, 0], value[0, 1] = 127, -127
+    noises = [
+        [oracle.vector_noise(es, 6, 9, 4, layer, pair) for pair in range(PAIRS)]
+        for layer in range(max(1, layers))
+    ]
+    value_N, noise_IN = jnp.asarray(value.astype(np.int8)), jnp.array(noises, jnp.int8)
+    if not layers:
+        value_N, noise_IN = value_N[0], noise_IN[0]
+    weight = member_weight(es, spec, value_N, (noise_IN, None))
+    members = weight.value.reshape(max(1, layers), 2 * PAIRS, 6)
+    assert members.dtype == jnp.int8 and weight.left is None
+    for layer in range(max(1, layers)):
+        for p in range(2 * PAIRS):
+            expected = oracle.perturbed_vector(
+                es, value[layer].tolist(), noises[layer][p // 2], 1 - 2 * (p % 2)
+            )
+            assert members[layer, p].tolist() == expected
+
+
+@pytest.mark.parametrize("rank, root", [(1, 1), (4, 2), (16, 4)])
+def test_linear_is_the_perturbed_matrix_of_the_paper(rank: int, root: int):
+    """In rationals, y = floor((x (W +- sigma A B^T / sqrt R)^T, floored) / 2^shift): q4 units.
+
+    A, B and W hold value x 16, so A B^T / 16 has the units of W.
+    """
+    es = EsConfig(rank=rank, sigma_shift=2)
+    value = np.random.default_rng(5).integers(-20, 21, (4, 16))
+    noises, arrays = factors_of(es, (4, 16))
+    x = np.random.default_rng(6).integers(-30, 31, (2 * PAIRS, 16))
+    weight = member_weight(
+        es, Spec((4, 16), Role.MATRIX), jnp.asarray(value.astype(np.int8)), arrays
+    )
+    y = linear(weight, jnp.asarray(x.astype(np.int8)))
+    for p in range(2 * PAIRS):
+        left, right = (np.array(factor) for factor in noises[p // 2])
+        product = (left @ right.T) * (1 - 2 * (p % 2))
+        for m in range(4):
+            exact = fractions.Fraction(int(x[p] @ product[m]), 16 * 4 * root)
+            total = int(x[p] @ value[m]) + exact
+            assert int(y[p, m]) == max(-127, min(127, (total // 1) // 2**6))
+
+
+def test_members_of_a_pair_stand_on_both_sides_of_the_bare_weight():
+    """The two members' outputs enclose, and within a rounding centre on, the unperturbed one."""
+    es = EsConfig(sigma_shift=0)
+    value = jnp.asarray(np.random.default_rng(2).integers(-9, 10, (8, 16)).astype(np.int8))
+    _, arrays = factors_of(es, (8, 16))
+    x = np.repeat(np.random.default_rng(3).integers(-9, 10, (PAIRS, 16)), 2, axis=0)
+    x_PN = jnp.asarray(x.astype(np.int8))
+    members = linear(member_weight(es, Spec((8, 16), Role.MATRIX), value, arrays), x_PN)
+    centre = np.asarray(linear(Weight(value), x_PN))[::2].astype(np.int32)
+    plus, minus = (np.asarray(members)[side::2].astype(np.int32) for side in (0, 1))
+    assert np.any(plus != minus)
+    assert np.abs(plus + minus - 2 * centre).max() <= 2
+    assert np.all((plus - centre) * (minus - centre) <= 1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("rank", [1, 3])
+def test_the_largest_perturbation_that_config_allows_is_exact(kind: str, rank: int):
+    """N R 127 max|A| max|B| < 2^31, the bound of `config.validate`, with all factors at their most."""
+    es = EsConfig(noise=kind, rank=rank, sigma_shift=0)
+    most = config.noise_max(es)
+    inputs = min(
+        INT32_MAX // (INT8_MAX * rank * most * most), INT32_MAX // (2 * INT8_MAX * INT8_MAX)
+    )
+    left = jnp.full((1, 1, rank), most, jnp.int8)
+    right = jnp.full((1, inputs, rank), most, jnp.int8)
+    value = jnp.full((1, inputs), INT8_MAX, jnp.int8)
+    weight = member_weight(es, Spec((1, inputs), Role.MATRIX), value, (left, right))
+    x = jnp.full((2, inputs), INT8_MAX, jnp.int8)
+    delta = inputs * rank * INT8_MAX * most * most >> weight.shift
+    bare = inputs * INT8_MAX * INT8_MAX
+    assert bare + delta <= INT32_MAX
+    score = jnp.einsum("pn,nr->pr", x, right[0], preferred_element_type=jnp.int32)
+    assert score[0, 0] == inputs * INT8_MAX * most
+    assert linear(weight, x)[:, 0].tolist() == [
+        oracle.saturate(total >> config.shift_for(inputs)) for total in (bare + delta, bare - delta)
+    ]

@@ -1,0 +1,153 @@
+"""The population: every member equals the one that the oracle runs alone, whatever is beside it."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+
+from int_lm import params, perturb, population
+from int_lm.config import Config, EsConfig, ModelConfig, RunConfig
+from int_lm.models import egg
+from int_lm.params import Role, Tree
+
+VOCABULARY, SEED, STEP = 11, 5, 3
+MODEL = ModelConfig(width=8, layers=2, ffn_multiple=2)
+ES = EsConfig(population=12, segment_length=4, sigma_shift=2)
+SPECS = egg.specs(MODEL, VOCABULARY)
+
+
+@functools.partial(jax.jit, static_argnames="es")
+def scores(es: EsConfig, weights: Tree, state: Tree, tokens_ST):
+    """`population.scores` at (SEED, STEP)."""
+    coordinates = jnp.uint32(SEED), jnp.uint32(STEP)
+    return population.scores(MODEL, es, SPECS, weights, state, tokens_ST, *coordinates)
+
+
+@functools.partial(jax.jit, static_argnames="es")
+def noises_of(es: EsConfig) -> Tree:
+    """The perturbations of all pairs."""
+    coordinates = jnp.uint32(SEED), jnp.uint32(STEP), jnp.int32(0)
+    return population.chunk_noise(es, SPECS, *coordinates)
+
+
+@functools.partial(jax.jit, static_argnames=("es", "role"))
+def read_perturbed(es: EsConfig, role: Role, weights: Tree, noises: Tree, tokens_PT):
+    """Log-likelihoods [T, P] where only the tensors of one role are perturbed."""
+
+    def leaf(spec, value, noise):
+        kept = noise if spec.role is role else jax.tree.map(jnp.zeros_like, noise)
+        return perturb.perturbed(es, spec, value, kept)
+
+    members = params.map_leaves(leaf, SPECS, weights, noises)
+    state = egg.initial_state(MODEL, len(tokens_PT))
+    return population.read(MODEL, members, state, tokens_PT)[1]
+
+
+def pair_of(noises: Tree, pair: int) -> Tree:
+    """One pair's perturbations."""
+
+    def leaf(spec, noise):
+        first = 1 if spec.layers else 0
+        return jax.tree.map(
+            lambda array: jax.lax.slice_in_dim(array, pair, pair + 1, axis=first), noise
+        )
+
+    return params.map_leaves(leaf, SPECS, noises)
+
+
+def inputs_of(es: EsConfig) -> tuple[Tree, Tree, jax.Array]:
+    """Random weights and member states, and a segment for every stream."""
+    random = np.random.default_rng(0)
+    weights = params.map_leaves(
+        lambda spec: jnp.asarray(random.integers(-40, 41, spec.full_shape).astype(np.int8)), SPECS
+    )
+    state = random.integers(-127, 128, (MODEL.layers, es.population, MODEL.width)).astype(np.int8)
+    streams = es.population // es.members_per_stream
+    tokens = random.integers(0, VOCABULARY, (streams, es.segment_length + 1)).astype(np.uint16)
+    return weights, {"cell": jnp.asarray(state)}, jnp.asarray(tokens)
+
+
+@pytest.mark.parametrize("role", list(Role))
+@pytest.mark.parametrize("rank", [1, 3])
+def test_population_equals_single_members_for_every_role(role: Role, rank: int):
+    """Perturbed in the tensors of one role: as the oracle's member, and as the pair on its own."""
+    es = dataclasses.replace(ES, population=6, rank=rank)
+    weights, _, _ = inputs_of(es)
+    segment = np.random.default_rng(rank).integers(1, VOCABULARY, es.segment_length + 1)
+    tokens = jnp.asarray(np.repeat(segment[None], es.population, axis=0).astype(np.int32))
+    noises = noises_of(es)
+    together = np.asarray(read_perturbed(es, role, weights, noises, tokens))
+    for pair in range(3):
+        alone = read_perturbed(es, role, weights, pair_of(noises, pair), tokens[:2])
+        np.testing.assert_array_equal(alone, together[:, 2 * pair : 2 * pair + 2])
+    config, plain = Config(model=MODEL, es=es), oracle.plain(weights)
+    for p in range(es.population):
+        member = oracle.member_weights(config, VOCABULARY, plain, SEED, STEP, p)
+        for path, spec in params.flatten(SPECS):
+            if spec.role is not role:
+                bare = (lambda value: value) if spec.role is Role.VECTOR else oracle.bare
+                value = plain[path]
+                member[path] = [bare(layer) for layer in value] if spec.layers else bare(value)
+        state = [[0] * MODEL.width] * MODEL.layers
+        assert together[:, p].tolist() == oracle.read(member, state, segment.tolist())[1]
+    assert len(set(map(tuple, together.T.tolist()))) > 3, "the perturbation changed no member"
+
+
+@pytest.mark.parametrize("kind", ["rademacher", "gaussian"])
+@pytest.mark.parametrize("members_per_stream", [2, 6])
+def test_scores_equal_the_oracle(kind: str, members_per_stream: int):
+    """Scores and states of members that start in the middle of a stream and share it."""
+    es = dataclasses.replace(ES, noise=kind, members_per_stream=members_per_stream)
+    weights, state, tokens = inputs_of(es)
+    scores_P, following = scores(es, weights, state, tokens)
+    assert scores_P.dtype == jnp.int32 and following["cell"].dtype == jnp.int8
+    config, plain = Config(model=MODEL, es=es, run=RunConfig(seed=SEED)), oracle.plain(weights)
+    for p in range(es.population):
+        member = oracle.member_weights(config, VOCABULARY, plain, SEED, STEP, p)
+        stream = tokens[p // members_per_stream].tolist()
+        end, log_likelihoods = oracle.read(member, state["cell"][:, p].tolist(), stream)
+        assert int(scores_P[p]) == sum(log_likelihoods)
+        assert following["cell"][:, p].tolist() == end
+
+
+@pytest.mark.parametrize("chunk", [2, 4, 6, 12])
+def test_chunks_of_every_size_give_the_same_bits(chunk: int):
+    """Chunking bounds memory and changes neither scores nor states."""
+    weights, state, tokens = inputs_of(ES)
+    whole = scores(ES, weights, state, tokens)
+    chunked = scores(dataclasses.replace(ES, chunk=chunk), weights, state, tokens)
+    jax.tree.map(np.testing.assert_array_equal, chunked, whole)
+
+
+def test_a_stream_reaches_its_own_members_only():
+    """Other tokens in one stream change the scores of its members and of no others."""
+    es = dataclasses.replace(ES, members_per_stream=4)
+    weights, state, tokens = inputs_of(es)
+    plain, plain_state = scores(es, weights, state, tokens)
+    other = tokens.at[1].set((tokens[1] + jnp.uint16(3)) % jnp.uint16(VOCABULARY))
+    changed, changed_state = scores(es, weights, state, other)
+    elsewhere = np.array([p for p in range(12) if p // 4 != 1])
+    np.testing.assert_array_equal(changed[elsewhere], plain[elsewhere])
+    np.testing.assert_array_equal(
+        changed_state["cell"][:, elsewhere], plain_state["cell"][:, elsewhere]
+    )
+    assert np.all(np.asarray(changed[4:8]) != np.asarray(plain[4:8]))
+
+
+def test_a_members_state_reaches_no_other_member():
+    """Another state of one member changes its own score only, and not across a separator."""
+    weights, state, tokens = inputs_of(ES)
+    tokens = tokens.at[:, 0].set(1)
+    plain, _ = scores(ES, weights, state, tokens)
+    other = {"cell": state["cell"].at[:, 3].set(-state["cell"][:, 3])}
+    changed, _ = scores(ES, weights, other, tokens)
+    assert np.flatnonzero(np.asarray(changed) != np.asarray(plain)).tolist() == [3]
+    separated = tokens.at[:, 0].set(0)
+    fresh, fresh_state = scores(ES, weights, state, separated)
+    still, still_state = scores(ES, weights, other, separated)
+    np.testing.assert_array_equal(still, fresh)
+    np.testing.assert_array_equal(still_state["cell"], fresh_state["cell"])
