@@ -5,8 +5,9 @@ import dataclasses
 import itertools
 import json
 import shutil
+import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,6 +18,19 @@ from int_lm import checkpoint, digest
 from int_lm.errors import UserError
 
 _UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a step that Orbax has not finished
+
+
+def _without_abandoned_writes(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """`hook`, deaf to the writes of a failed save that find Orbax's event loop closed.
+
+    They would print a traceback each beside the one sentence that reports the failure.
+    """
+
+    def filtered(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            hook(unraisable)
+
+    return filtered
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,6 +208,7 @@ class Checkpointer:
             raise self._failed(self._saving_step, error) from error
 
     def _failed(self, step: int, error: Exception) -> UserError:
+        sys.unraisablehook = _without_abandoned_writes(sys.unraisablehook)
         self._forget()
         return UserError(
             f"checkpoint {step} could not be written to {self._directory}: "

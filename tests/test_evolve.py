@@ -16,7 +16,7 @@ from int_lm import evolve, params, tables
 from int_lm.config import Config, EsConfig, ModelConfig, RunConfig
 
 VOCABULARY = 11
-GOLDEN_HASH = "GOLDEN"
+GOLDEN_HASH = "05e0b106256b4c2e"
 
 Leaf = jax.ShapeDtypeStruct | jax.extend.core.Var | jax.extend.core.Literal
 
@@ -62,12 +62,12 @@ def jaxpr_of(config: Config, vocab_size: int = VOCABULARY):
 
 def leaves(value) -> list[Leaf]:
     """Every variable, literal and constant of a jaxpr, those of the jaxprs inside it included."""
-    if isinstance(value, jax.extend.core.ClosedJaxpr):
-        constants = [jax.ShapeDtypeStruct(np.shape(c), c.dtype) for c in value.consts]
-        return constants + leaves(value.jaxpr)
-    if isinstance(value, jax.extend.core.Jaxpr):
-        found = [*value.invars, *value.constvars, *value.outvars]
-        for equation in value.eqns:
+    if isinstance(value, jax.extend.core.ClosedJaxpr | jax.extend.core.Jaxpr):
+        constants = getattr(value, "consts", ())
+        found = [jax.ShapeDtypeStruct(np.shape(constant), constant.dtype) for constant in constants]
+        jaxpr = getattr(value, "jaxpr", value)
+        found += [*jaxpr.invars, *jaxpr.constvars, *jaxpr.outvars]
+        for equation in jaxpr.eqns:
             found += [*equation.invars, *equation.outvars, *leaves(equation.params)]
         return found
     if isinstance(value, dict):
@@ -88,7 +88,7 @@ def inexact(jaxpr) -> list[np.dtype]:
     return [dtype for _, dtype in shapes(jaxpr) if dtype.kind not in "iub"]
 
 
-# -- The step equals the oracle's ---------------------------------------------------------------------
+# -- The step equals the oracle's ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -104,10 +104,13 @@ def inexact(jaxpr) -> list[np.dtype]:
     ids=lambda es: "-".join(f"{key}={value}" for key, value in es.items()) or "defaults",
 )
 def test_step_equals_the_oracle(es: dict):
-    """Weights, states, scores and counts of three steps, from weights that saturate here and there."""
+    """Weights, states, scores and counts of three steps, some weights standing at 127."""
     config = tiny(**es)
     state, step = evolve.initial(config, VOCABULARY), evolve.compiled_step(config, VOCABULARY)
-    weights = params.map_leaves(lambda leaf: leaf.at[..., ::5].set(127), state.weights)
+    random = np.random.default_rng(0)
+    weights = params.map_leaves(
+        lambda leaf: jnp.where(random.random(leaf.shape) < 0.03, jnp.int8(127), leaf), state.weights
+    )
     state = evolve.State(weights=weights, members=state.members)
     plain = oracle.plain(state.weights)
     states = [state.members["cell"][:, p].tolist() for p in range(8)]
@@ -145,17 +148,17 @@ def test_pairs_that_tie_move_no_weight():
 
 
 def test_a_tiny_model_learns_a_constant_text():
-    """From 8 bits to under 1 bit for a byte that never changes, in 40 steps."""
+    """From over 8 bits to under 2 for a byte that never changes, in 80 steps."""
     config = tiny(population=64, segment_length=4, sigma_shift=4, layers=1)
     state, step = evolve.initial(config, 256), evolve.compiled_step(config, 256)
     tokens, bits = np.full((32, 5), 97, np.uint8), []
-    for number in range(40):
+    for number in range(80):
         state, metrics = step(state, tokens, number)
-        bits.append(tables.bits(int(np.sum(metrics.scores_P, dtype=np.int64))) / (64 * 4))
-    assert bits[0] > 6 and bits[-1] < 1, bits
+        bits.append(tables.bits(sum(metrics.scores_P.tolist())) / (64 * 4))
+    assert bits[0] > 8 and bits[-1] < 2, bits[::10]
 
 
-# -- Bits that never change -----------------------------------------------------------------------------
+# -- Bits that never change ------------------------------------------------------------------------
 
 
 def test_weights_after_five_steps_are_what_they_have_always_been():
@@ -171,7 +174,7 @@ def test_weights_after_five_steps_are_what_they_have_always_been():
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another():
     """Initial weights and trained ones are pure functions of the configuration."""
-    first, again, other = (run(tiny(seed=seed), 3) for seed in (3, 3, 4))
+    first, again, other = (run(tiny(seed=seed, layers=1), 3) for seed in (3, 3, 4))
     assert params.weights_hash(first.weights) == params.weights_hash(again.weights)
     np.testing.assert_array_equal(first.members["cell"], again.members["cell"])
     assert params.weights_hash(first.weights) != params.weights_hash(other.weights)
@@ -195,7 +198,7 @@ def test_weights_hash_sees_every_weight_and_name():
     assert params.weights_hash({"a": jnp.zeros((2, 3), jnp.int8), "b": tree["b"]}) == hashes[0]
 
 
-# -- The program ----------------------------------------------------------------------------------------
+# -- The program -----------------------------------------------------------------------------------
 
 
 def test_the_walk_over_a_jaxpr_finds_a_hidden_float():
@@ -211,13 +214,13 @@ def test_the_walk_over_a_jaxpr_finds_a_hidden_float():
 
         return jax.lax.scan(body, x, jnp.arange(3, dtype=jnp.int32))
 
-    constant = np.array([0.5, 1.5])
+    constant = np.array([0.5, 1.5], np.float32)
     x = jnp.int32(1)
     assert not inexact(jax.make_jaxpr(lambda x: jax.jit(lambda y: y + 1)(x))(x))
     assert inexact(jax.make_jaxpr(hidden)(x))
     assert inexact(jax.make_jaxpr(lambda x: jax.lax.while_loop(lambda n: n < 3, root, x))(x))
-    assert inexact(jax.make_jaxpr(lambda x: jnp.where(x > jnp.float32(0.5), 1, 2))(x))
-    assert inexact(jax.make_jaxpr(lambda x: jnp.asarray(constant, jnp.float32)[x] > 1)(x))
+    assert inexact(jax.make_jaxpr(lambda x: jnp.where(jnp.float32(0.5) > 0, x, 2))(x))
+    assert inexact(jax.make_jaxpr(lambda x: jnp.asarray(constant)[x] > 1)(x))
     assert inexact(jax.make_jaxpr(jax.vmap(lambda x: jax.checkpoint(root)(x)))(x[None]))
 
 
@@ -259,21 +262,22 @@ def test_the_step_compiles_once(caplog: pytest.LogCaptureFixture):
 def test_the_perturbation_takes_memory_in_proportion_to_its_factors():
     """Auxiliary memory is O(R (m + n)) a pair: no array of a matrix per pair, compiled or not.
 
-    Twice the width makes each member's matrices four times, but temporary memory about twice as
-    large, and rank 4 takes less than four times that of rank 1.
+    Twice the width makes a member's matrices four times as large, but temporary memory only a
+    little more than twice (the votes, one int32 a weight, are the rest); it stays far below one
+    matrix per member, and rank 4 takes less than four times as much as rank 1.
     """
-    population = 64
+    population = 512
 
     def measured(width: int, rank: int) -> int:
         config = tiny(population=population, width=width, rank=rank, layers=1, segment_length=2)
-        pairs, sizes = population // 2, [math.prod(shape) for shape, _ in shapes(jaxpr_of(config))]
-        assert max(sizes) < pairs * width * width
+        arrays = [math.prod(shape) for shape, _ in shapes(jaxpr_of(config))]
+        assert max(arrays) < population // 2 * width * width / 4
         step = jax.jit(functools.partial(evolve.step, config, VOCABULARY))
-        analysis = step.lower(*arguments_of(config)).compile().memory_analysis()
-        assert 0 < analysis.temp_size_in_bytes < population * width * width / 4
-        return analysis.temp_size_in_bytes
+        memory = step.lower(*arguments_of(config)).compile().memory_analysis()
+        members = population * params.count(evolve.specs_of(config, VOCABULARY))
+        assert 0 < memory.temp_size_in_bytes < members / 4
+        return memory.temp_size_in_bytes
 
-    narrow, wide, higher = measured(256, 1), measured(512, 1), measured(512, 4)
-    print(narrow, wide, higher)
+    narrow, wide, higher = measured(64, 1), measured(128, 1), measured(128, 4)
     assert 1.5 * narrow < wide < 2.5 * narrow
     assert wide < higher < 4 * wide
