@@ -26,7 +26,7 @@ _PARITY = np.uint32(0x1BD11BDA)
 _ROTATIONS = np.array([[13, 15, 26, 6], [17, 29, 16, 24]], np.uint32)
 _GROUPS = 5  # of four rounds each
 
-Words = Array | np.ndarray
+Words = Array | np.ndarray | np.uint32
 Block = tuple[Words, Words, Words, Words, Words]  # left and right word, and the key's three words
 
 
