@@ -36,7 +36,7 @@ def _start(key: tuple[Words, Words], counter: tuple[Words, Words]) -> Block:
     return counter[0] + words[0], counter[1] + words[1], *words
 
 
-def _group(block: Block, number: Words, rotations: Words) -> Block:
+def _group(block: Block, number: Words, rotations: Array | np.ndarray) -> Block:
     """The block after group `number` = 1..5: four rounds, and the key mixed in once."""
     left, right, *words = block
     for place in range(4):

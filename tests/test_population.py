@@ -16,7 +16,7 @@ from int_lm.params import Role, Tree
 
 VOCABULARY, SEED, STEP = 11, 5, 3
 MODEL = ModelConfig(width=8, layers=2, ffn_multiple=2)
-ES = EsConfig(population=12, segment_length=4, sigma_shift=2)
+ES = EsConfig(population=8, segment_length=4, sigma_shift=2)
 SPECS = egg.specs(MODEL, VOCABULARY)
 
 
@@ -34,13 +34,13 @@ def noises_of(es: EsConfig) -> Tree:
     return population.chunk_noise(es, SPECS, *coordinates)
 
 
-@functools.partial(jax.jit, static_argnames=("es", "role"))
-def read_perturbed(es: EsConfig, role: Role, weights: Tree, noises: Tree, tokens_PT):
-    """Log-likelihoods [T, P] where only the tensors of one role are perturbed."""
+@functools.partial(jax.jit, static_argnames="es")
+def read_perturbed(es: EsConfig, kept: dict[str, int], weights: Tree, noises: Tree, tokens_PT):
+    """Log-likelihoods [T, P] where the noise of every tensor is multiplied by its role's entry."""
 
     def leaf(spec, value, noise):
-        kept = noise if spec.role is role else jax.tree.map(jnp.zeros_like, noise)
-        return perturb.perturbed(es, spec, value, kept)
+        scale = jnp.asarray(kept[spec.role.name]).astype(jnp.int8)
+        return perturb.perturbed(es, spec, value, jax.tree.map(lambda n: n * scale, noise))
 
     members = params.map_leaves(leaf, SPECS, weights, noises)
     state = egg.initial_state(MODEL, len(tokens_PT))
@@ -80,9 +80,10 @@ def test_population_equals_single_members_for_every_role(role: Role, rank: int):
     segment = np.random.default_rng(rank).integers(1, VOCABULARY, es.segment_length + 1)
     tokens = jnp.asarray(np.repeat(segment[None], es.population, axis=0).astype(np.int32))
     noises = noises_of(es)
-    together = np.asarray(read_perturbed(es, role, weights, noises, tokens))
+    kept = {other.name: int(other is role) for other in Role}
+    together = np.asarray(read_perturbed(es, kept, weights, noises, tokens))
     for pair in range(3):
-        alone = read_perturbed(es, role, weights, pair_of(noises, pair), tokens[:2])
+        alone = read_perturbed(es, kept, weights, pair_of(noises, pair), tokens[:2])
         np.testing.assert_array_equal(alone, together[:, 2 * pair : 2 * pair + 2])
     config, plain = Config(model=MODEL, es=es), oracle.plain(weights)
     for p in range(es.population):
@@ -97,8 +98,7 @@ def test_population_equals_single_members_for_every_role(role: Role, rank: int):
     assert len(set(map(tuple, together.T.tolist()))) > 3, "the perturbation changed no member"
 
 
-@pytest.mark.parametrize("kind", ["rademacher", "gaussian"])
-@pytest.mark.parametrize("members_per_stream", [2, 6])
+@pytest.mark.parametrize("kind, members_per_stream", [("rademacher", 2), ("gaussian", 4)])
 def test_scores_equal_the_oracle(kind: str, members_per_stream: int):
     """Scores and states of members that start in the middle of a stream and share it."""
     es = dataclasses.replace(ES, noise=kind, members_per_stream=members_per_stream)
@@ -114,7 +114,7 @@ def test_scores_equal_the_oracle(kind: str, members_per_stream: int):
         assert following["cell"][:, p].tolist() == end
 
 
-@pytest.mark.parametrize("chunk", [2, 4, 6, 12])
+@pytest.mark.parametrize("chunk", [2, 4, 8])
 def test_chunks_of_every_size_give_the_same_bits(chunk: int):
     """Chunking bounds memory and changes neither scores nor states."""
     weights, state, tokens = inputs_of(ES)
@@ -130,7 +130,7 @@ def test_a_stream_reaches_its_own_members_only():
     plain, plain_state = scores(es, weights, state, tokens)
     other = tokens.at[1].set((tokens[1] + jnp.uint16(3)) % jnp.uint16(VOCABULARY))
     changed, changed_state = scores(es, weights, state, other)
-    elsewhere = np.array([p for p in range(12) if p // 4 != 1])
+    elsewhere = np.array([p for p in range(8) if p // 4 != 1])
     np.testing.assert_array_equal(changed[elsewhere], plain[elsewhere])
     np.testing.assert_array_equal(
         changed_state["cell"][:, elsewhere], plain_state["cell"][:, elsewhere]
