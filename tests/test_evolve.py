@@ -99,8 +99,8 @@ def inexact(jaxpr) -> list[np.dtype]:
     [
         {},
         {"rank": 3, "noise": "gaussian", "fitness": "linear", "alpha": 0.3, "chunk": 4},
-        {"rank": 3, "noise_reuse": 2, "fitness": "linear", "alpha": 2.0, "members_per_stream": 4},
-        {"noise": "gaussian", "noise_reuse": 2, "alpha": 0.05, "chunk": 2, "alpha_halflife": 1.0},
+        {"rank": 3, "fitness": "linear", "alpha": 2.0, "alpha_halflife": 1.0, "noise_reuse": 2},
+        {"noise": "gaussian", "noise_reuse": 2, "alpha": 0.05, "chunk": 2},
     ],
     ids=lambda es: "-".join(f"{key}={value}" for key, value in es.items()) or "defaults",
 )
