@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from int_lm import config, errors
+from int_lm import command_line, config, errors
 
 if TYPE_CHECKING:  # imported where needed, so that --help and a wrong flag answer at once
     import numpy as np
@@ -44,7 +44,7 @@ class Subject:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = config.OneLineParser(
+    parser = command_line.OneLineParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     model = parser.add_mutually_exclusive_group(required=True)

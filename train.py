@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from int_lm import config, errors
+from int_lm import command_line, config, errors
 from int_lm.config import Config
 
 if TYPE_CHECKING:  # imported where needed, so that --help and a wrong flag answer at once
@@ -28,13 +28,13 @@ VALIDATION_PIECE_BYTES = 2048  # validation while training reads pieces spread o
 
 def parse(argv: Sequence[str] | None) -> Config:
     """The validated configuration that the command line describes."""
-    parser = config.OneLineParser(
+    parser = command_line.OneLineParser(
         usage="%(prog)s [--config FILE] [--section.field VALUE ...]",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    config.add_config_arguments(parser)
-    return config.validate(config.from_arguments(parser.parse_strict(argv)))
+    command_line.add_config_arguments(parser)
+    return config.validate(command_line.from_arguments(parser.parse_strict(argv)))
 
 
 def encoded(tokenizer: "Tokenizer", documents: "Sequence[Document]") -> "Documents":

@@ -5,7 +5,6 @@ before anything is compiled or written, every configuration whose integer sums c
 Nothing here imports jax, so that `--help` and a wrong flag answer at once.
 """
 
-import argparse
 import contextlib
 import dataclasses
 import difflib
@@ -18,102 +17,57 @@ from typing import Any, Literal
 import yaml
 
 from int_lm.errors import UserError
-
-INT32_MAX = 2**31 - 1
-INT8_MAX = 127  # -128 never occurs: abs(-128) wraps
-GAUSSIAN_MAX = 69  # largest magnitude in tables.gaussian_quantiles (a test holds them together)
-RADEMACHER_MAX = 16
-FITNESS_MAX = {"sign": 1, "linear": 7}  # largest |fitness| of a pair
-LOG2_FRACTION_BITS = 16  # a log-likelihood is an integer in units of 2^-16 bit
-WORST_BITS_PER_TOKEN = 32  # (max logit - min logit) / 16 + log2 V <= 15.9 + 16
-
-
-def described(default: Any, text: str, *, least: int = 0) -> Any:
-    """A dataclass field with its documentation, which `--help` prints, and its least number."""
-    return dataclasses.field(default=default, metadata={"help": text, "least": least})
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelConfig:
-    """The network: sizes and architecture."""
-
-    architecture: Literal["egg"] = described("egg", "equations to use (see int_lm/models)")
-    width: int = described(64, "D, channels of the residual stream and of the state", least=1)
-    layers: int = described(2, "L, residual blocks", least=1)
-    ffn_multiple: int = described(4, "F / D, feed-forward width as a multiple of D", least=1)
-
-
-@dataclasses.dataclass(frozen=True)
-class EsConfig:
-    """Evolution strategy: population, perturbation, fitness, votes and update."""
-
-    population: int = described(2048, "P, members per step; 2i and 2i+1 are a pair", least=2)
-    segment_length: int = described(50, "T, tokens each member reads per step", least=1)
-    members_per_stream: int = described(2, "members that read one stream (even)", least=2)
-    rank: int = described(1, "R, rank of a matrix perturbation A B^T", least=1)
-    sigma_shift: int = described(4, "perturbation scale sigma = 2^-sigma_shift (1.0 = 16 in q4)")
-    noise: Literal["rademacher", "gaussian"] = described(
-        "rademacher", "distribution of A and B: +-16, or int8 with standard deviation 16"
-    )
-    noise_reuse: int = described(1, "consecutive steps that share perturbations", least=1)
-    votes: Literal["eggroll"] = described("eggroll", "estimator: sum of fitness x perturbation")
-    readout: Literal["perturbed"] = described("perturbed", "how the readout learns")
-    fitness: Literal["sign", "linear"] = described(
-        "sign", "of a pair's score difference: its sign, or clipped linear in 15 levels"
-    )
-    update: Literal["threshold"] = described(
-        "threshold", "weights whose |vote| passes a threshold move by one unit (1/16)"
-    )
-    alpha: float = described(
-        1.0,
-        "expected share of weights that pass the threshold if votes were pure noise: constant "
-        "below 1, from 1 up decaying as min(1, alpha / (1 + step / alpha_halflife))",
-    )
-    alpha_halflife: float = described(67.0, "steps after which a decaying alpha has halved")
-    chunk: int = described(0, "members evaluated at once, to bound memory (0: all; same bits)")
-
-
-@dataclasses.dataclass(frozen=True)
-class DataConfig:
-    """Text: where it comes from and what is held out."""
-
-    source: Literal["stdlib", "text"] = described(
-        "stdlib", "stdlib: the Python standard library's own sources; text: the files of data.path"
-    )
-    path: tuple[str, ...] = described((), "text files or directories; implies --data.source text")
-    tokenizer: Literal["bytes"] = described("bytes", "bytes: one token per byte, 0 between texts")
-    holdout: float = described(0.1, "share of the documents held out, chosen by their hash")
-    document_bytes: int = described(
-        16384, "longer text files are cut into documents of this size at line ends (0: never)"
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class RunConfig:
-    """The run: directory, length, intervals and seed."""
-
-    dir: str = described("runs/default", "run directory; a checkpoint found in it is resumed")
-    steps: int = described(1000, "stop after this many steps")
-    seconds: float = described(0.0, "stop after this many seconds of training (0: no limit)")
-    seed: int = described(0, "seed of initial weights, perturbations and samples")
-    log_every: int = described(10, "steps between lines of the log", least=1)
-    eval_every: int = described(100, "steps between evaluations on held-out text (0: only at end)")
-    eval_bytes: int = described(131072, "held-out bytes used while training (0: all)")
-    checkpoint_every: int = described(100, "steps between checkpoints (0: only at the end)")
-    keep: int = described(2, "newest checkpoints kept, beside the best one", least=1)
-    sample_prompt: str = described("", "prompt of the sample shown at every evaluation")
-    sample_tokens: int = described(160, "tokens of that sample (0: no sample)")
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """Everything a run depends on."""
-
-    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
-    es: EsConfig = dataclasses.field(default_factory=EsConfig)
-    data: DataConfig = dataclasses.field(default_factory=DataConfig)
-    run: RunConfig = dataclasses.field(default_factory=RunConfig)
-
+from int_lm.schema import (
+    DIRECT_BITS as DIRECT_BITS,
+)
+from int_lm.schema import (
+    DIRECT_LENGTH_MAX as DIRECT_LENGTH_MAX,
+)
+from int_lm.schema import (
+    FITNESS_MAX as FITNESS_MAX,
+)
+from int_lm.schema import (
+    GAUSSIAN_MAX as GAUSSIAN_MAX,
+)
+from int_lm.schema import (
+    INT8_MAX as INT8_MAX,
+)
+from int_lm.schema import (
+    INT32_MAX as INT32_MAX,
+)
+from int_lm.schema import (
+    LEARNING_RATE_MAX as LEARNING_RATE_MAX,
+)
+from int_lm.schema import (
+    LOG2_FRACTION_BITS as LOG2_FRACTION_BITS,
+)
+from int_lm.schema import (
+    RADEMACHER_MAX as RADEMACHER_MAX,
+)
+from int_lm.schema import (
+    SPARE_BITS_MAX as SPARE_BITS_MAX,
+)
+from int_lm.schema import (
+    VOTE_CLIP_MAX as VOTE_CLIP_MAX,
+)
+from int_lm.schema import (
+    WORST_BITS_PER_TOKEN as WORST_BITS_PER_TOKEN,
+)
+from int_lm.schema import (
+    Config as Config,
+)
+from int_lm.schema import (
+    DataConfig as DataConfig,
+)
+from int_lm.schema import (
+    EsConfig as EsConfig,
+)
+from int_lm.schema import (
+    ModelConfig as ModelConfig,
+)
+from int_lm.schema import (
+    RunConfig as RunConfig,
+)
 
 SECTIONS: dict[str, type] = {field.name: field.type for field in dataclasses.fields(Config)}  # type: ignore[misc]
 
@@ -223,65 +177,6 @@ def load(path: str | Path) -> Config:
     return from_dict({} if tree is None else tree, str(path))
 
 
-class OneLineParser(argparse.ArgumentParser):
-    """An `ArgumentParser` whose errors are `UserError`s: one sentence, nearest flag named.
-
-    Flags cannot be abbreviated: a script that did so would break when a new flag arrives.
-    """
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, allow_abbrev=False, **options)
-
-    def error(self, message: str) -> typing.NoReturn:
-        raise UserError(f"{message} (see --help)")
-
-    def parse_strict(self, argv: Sequence[str] | None) -> argparse.Namespace:
-        """Parse `argv`; an unknown flag raises `UserError` with the nearest known one."""
-        known, unknown = self.parse_known_args(argv)
-        if unknown:
-            flags = list(self._option_string_actions)
-            name = unknown[0].split("=")[0]
-            raise UserError(f"unknown argument {name}{nearest(name, flags, ' (see --help)')}")
-        return known
-
-
-def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add `--config` and one `--section.field` flag for every field of `Config`."""
-    parser.add_argument("--config", metavar="FILE", help="YAML file; flags override its values")
-    for section, cls in SECTIONS.items():
-        group = parser.add_argument_group(section, cls.__doc__)
-        hints = typing.get_type_hints(cls)
-        for field in dataclasses.fields(cls):
-            hint = hints[field.name]
-            options: dict[str, Any] = {"type": hint}
-            if typing.get_origin(hint) is Literal:
-                options = {"choices": typing.get_args(hint)}
-            elif typing.get_origin(hint) is tuple:
-                options = {"type": typing.get_args(hint)[0], "nargs": "+"}
-            shown = "" if field.default in ((), "") else f" (default: {field.default})"
-            group.add_argument(
-                f"--{section}.{field.name}",
-                default=argparse.SUPPRESS,
-                metavar=field.name.upper() if "choices" not in options else None,
-                help=field.metadata["help"].replace("%", "%%") + shown,
-                **options,
-            )
-
-
-def from_arguments(arguments: argparse.Namespace) -> Config:
-    """The configuration that `--config` and the flags describe, not yet validated."""
-    base = to_dict(load(arguments.config) if arguments.config else Config())
-    flags = {name: value for name, value in vars(arguments).items() if "." in name}
-    if "data.path" in flags:
-        flags = {"data.source": "text", **flags}
-    elif flags.get("data.source") == "stdlib":
-        flags["data.path"] = ()  # a path of the file would contradict the flag
-    for name, value in flags.items():
-        section, key = name.split(".")
-        base[section][key] = value
-    return from_dict(base, "the command line")
-
-
 def shift_for(n_in: int) -> int:
     """Right shift of a linear with `n_in` inputs: 4 (weights are q4) + round(log2(n_in) / 2)."""
     return 4 + round(math.log2(n_in) / 2)
@@ -290,6 +185,19 @@ def shift_for(n_in: int) -> int:
 def noise_max(es: EsConfig) -> int:
     """Largest magnitude an entry of A or B can have."""
     return RADEMACHER_MAX if es.noise == "rademacher" else GAUSSIAN_MAX
+
+
+def spare_bits(es: EsConfig) -> int:
+    """Bits by which the operands of votes gathered token by token are narrower than int8.
+
+    The least for which P / 2 pairs x T tokens x 127 x (127 >> bits) stays below 2^31, at most 4:
+    `validate` refuses what needs more.
+    """
+    terms = es.population // 2 * es.segment_length * INT8_MAX
+    bits = 0
+    while bits < SPARE_BITS_MAX and terms * (INT8_MAX >> bits) > INT32_MAX:
+        bits += 1
+    return bits
 
 
 def validate(config: Config) -> Config:
@@ -314,8 +222,34 @@ def validate(config: Config) -> Config:
         f"es.chunk {es.chunk} must divide es.population {es.population} and be a multiple of "
         f"{readers}",
     )
-    _require(es.alpha > 0, f"es.alpha is {es.alpha}, must be above 0")
-    _require(es.alpha_halflife > 0, f"es.alpha_halflife is {es.alpha_halflife}, must be above 0")
+    for name in ("alpha", "alpha_halflife", "learning_rate", "learning_rate_halflife"):
+        _require(getattr(es, name) > 0, f"es.{name} is {getattr(es, name)}, must be above 0")
+    for name, most in (("learning_rate", LEARNING_RATE_MAX), ("vote_clip", VOTE_CLIP_MAX)):
+        value = getattr(es, name)
+        _require(value <= most, f"es.{name} is {value}, must be at most {most}")
+    lengths = set(model.direct)
+    _require(
+        len(lengths) == len(model.direct) and lengths <= set(range(1, DIRECT_LENGTH_MAX + 1)),
+        f"model.direct is {list(model.direct)}, must be different lengths from 1 to "
+        f"{DIRECT_LENGTH_MAX}",
+    )
+    _require(
+        model.direct_bits in DIRECT_BITS,
+        f"model.direct_bits is {model.direct_bits}, must lie between {DIRECT_BITS[0]} and "
+        f"{DIRECT_BITS[-1]}",
+    )
+    _require(
+        0 < es.direct_rate <= INT8_MAX,
+        f"es.direct_rate is {es.direct_rate}, must be above 0 and at most {INT8_MAX}",
+    )
+    _require(
+        not model.direct or es.readout == "exact",
+        "model.direct needs the readout's exact errors; add --es.readout exact",
+    )
+    _require(
+        es.votes != "unit" or es.readout == "exact",
+        "es.votes unit needs the readout's exact errors; add --es.readout exact",
+    )
     _require(es.sigma_shift <= 12, f"es.sigma_shift is {es.sigma_shift}, must be at most 12")
     _require(0 < data.holdout < 1, f"data.holdout is {data.holdout}, must lie between 0 and 1")
     _require(
@@ -334,11 +268,19 @@ def validate(config: Config) -> Config:
     entry = es.rank * amplitude * amplitude  # the largest entry of A B^T
     votes = es.population // 2 * entry * FITNESS_MAX[es.fitness]
     score = es.segment_length * WORST_BITS_PER_TOKEN * 2**LOG2_FRACTION_BITS
+    traced = es.population // 2 * es.rank * amplitude * INT8_MAX
+    terms = es.population // 2 * es.segment_length
+    gathered = es.votes != "eggroll" or es.readout == "exact"
+    token_by_token = terms * INT8_MAX * (INT8_MAX >> spare_bits(es)) if gathered else 0
+    credit = model.width * INT8_MAX * 2**12 if es.votes == "unit" else 0
     at_rank = f"at rank {es.rank} ({es.noise}"
     for what, bound in (
         (f"a dot over {widest} inputs", widest * INT8_MAX * INT8_MAX * 2),
         (f"the perturbation of {widest} inputs {at_rank})", widest * INT8_MAX * entry),
         (f"the votes of {es.population} members {at_rank}, {es.fitness})", votes),
+        (f"the traces of {es.population} members {at_rank})", traced * (es.votes == "trace")),
+        (f"the votes of {es.population} members over {es.segment_length} tokens", token_by_token),
+        (f"the credit of width {model.width}", credit),
         (f"the score of {es.segment_length} tokens", score),
     ):
         problem = f"{what} can reach {bound}, above the int32 limit {INT32_MAX}; make it smaller"

@@ -1,4 +1,4 @@
-"""Configuration: what is read, what is refused, and in which words."""
+"""Configuration and command line: what is read, what is refused, and in which words."""
 
 import dataclasses
 import subprocess
@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from int_lm import config
+from int_lm import command_line, config
 from int_lm.config import Config, DataConfig, EsConfig, ModelConfig, RunConfig
 from int_lm.errors import UserError
 
@@ -21,16 +21,16 @@ FLAGS = [
 ]
 
 
-def parser() -> config.OneLineParser:
+def parser() -> command_line.OneLineParser:
     """A parser with the flags of a configuration, and nothing else."""
-    made = config.OneLineParser(prog="program")
-    config.add_config_arguments(made)
+    made = command_line.OneLineParser(prog="program")
+    command_line.add_config_arguments(made)
     return made
 
 
 def parse(*argv: str) -> Config:
     """The configuration that a command line describes, not validated."""
-    return config.from_arguments(parser().parse_strict(argv))
+    return command_line.from_arguments(parser().parse_strict(argv))
 
 
 def write(folder: Path, text: str) -> str:
@@ -167,6 +167,13 @@ def test_path_in_a_file_implies_text(tmp_path: Path, text: str, expected: DataCo
         (["--run.sample_prompt", ""], Config(run=RunConfig(sample_prompt=""))),
         (["--data.path", "a"], Config(data=DataConfig(source="text", path=("a",)))),
         (["--data.path", "a", "b"], Config(data=DataConfig(source="text", path=("a", "b")))),
+        (
+            ["--es.votes", "unit", "--es.readout", "exact", "--es.update", "carry"],
+            Config(es=EsConfig(votes="unit", readout="exact", update="carry")),
+        ),
+        (["--es.schedule", "cosine"], Config(es=EsConfig(schedule="cosine"))),
+        (["--model.direct", "1", "3"], Config(model=ModelConfig(direct=(1, 3)))),
+        (["--model.architecture", "rwkv"], Config(model=ModelConfig(architecture="rwkv"))),
         (["--data.path", "7"], Config(data=DataConfig(source="text", path=("7",)))),
     ],
 )
@@ -197,7 +204,6 @@ def test_flags_override_the_file(tmp_path: Path) -> None:
         (["--run.steps", "true"], "argument --run.steps: invalid int value: 'true' (see --help)"),
         (["--run.steps", "1.5"], "argument --run.steps: invalid int value: '1.5'"),
         (["--run.steps"], "argument --run.steps: expected one argument"),
-        (["--data.path"], "argument --data.path: expected at least one argument"),
         (["--es.noise", "uniform"], "argument --es.noise: invalid choice: 'uniform'"),
         (["--run.seconds", "nan"], "run.seconds in the command line is nan, expected a finite"),
     ],
@@ -205,6 +211,14 @@ def test_flags_override_the_file(tmp_path: Path) -> None:
 def test_bad_flag_is_refused(argv: list[str], expected: str) -> None:
     """A wrong flag or value is one sentence, with the nearest flag; none may be abbreviated."""
     refused(expected, parse, *argv)
+
+
+def test_a_list_may_be_emptied(tmp_path: Path) -> None:
+    """A flag without values empties what the file lists; no text file is then one too few."""
+    file = write(tmp_path, "model: {direct: [1, 2]}\nes: {readout: exact}\n")
+    assert parse("--config", file).model.direct == (1, 2)
+    assert parse("--config", file, "--model.direct").model.direct == ()
+    refused("source is text but no file is named", config.validate, parse("--data.path"))
 
 
 def test_help_documents_every_field() -> None:
@@ -268,6 +282,26 @@ def test_yaml_reads_back_equal(written: Config) -> None:
         ({"es__alpha": 0.0}, "es.alpha is 0.0, must be above 0"),
         ({"es__alpha": -1.0}, "es.alpha is -1.0, must be >= 0"),
         ({"es__alpha_halflife": 0.0}, "es.alpha_halflife is 0.0, must be above 0"),
+        ({"es__learning_rate": 0.0}, "es.learning_rate is 0.0, must be above 0"),
+        ({"es__learning_rate": 4.01}, "es.learning_rate is 4.01, must be at most 4.0"),
+        ({"es__learning_rate_halflife": 0.0}, "es.learning_rate_halflife is 0.0, must be above 0"),
+        ({"es__vote_clip": -0.5}, "es.vote_clip is -0.5, must be >= 0"),
+        ({"es__vote_clip": 8.5}, "es.vote_clip is 8.5, must be at most 8.0"),
+        (
+            {"es__votes": "unit"},
+            "es.votes unit needs the readout's exact errors; add --es.readout exact",
+        ),
+        (
+            {"model__direct": [1]},
+            "model.direct needs the readout's exact errors; add --es.readout exact",
+        ),
+        ({"model__direct": [0]}, "model.direct is [0], must be different lengths from 1 to 16"),
+        ({"model__direct": [3, 17]}, "model.direct is [3, 17], must be different lengths"),
+        ({"model__direct": [2, 2]}, "model.direct is [2, 2], must be different lengths"),
+        ({"model__direct_bits": 7}, "model.direct_bits is 7, must lie between 8 and 24"),
+        ({"model__direct_bits": 25}, "model.direct_bits is 25, must lie between 8 and 24"),
+        ({"es__direct_rate": 0.0}, "es.direct_rate is 0.0, must be above 0 and at most 127"),
+        ({"es__direct_rate": 127.5}, "es.direct_rate is 127.5, must be above 0 and at most 127"),
         ({"data__holdout": 0.0}, "data.holdout is 0.0, must lie between 0 and 1"),
         ({"data__holdout": 1.0}, "data.holdout is 1.0, must lie between 0 and 1"),
         ({"data__document_bytes": -1}, "data.document_bytes is -1, must be >= 0"),
@@ -290,6 +324,10 @@ def test_yaml_reads_back_equal(written: Config) -> None:
 def test_impossible_size_is_refused(changes: dict[str, object], expected: str) -> None:
     """A size that cannot be is one sentence with the field and its value."""
     refused(expected, config.validate, with_fields(**changes))
+
+
+UNIT = {"es__votes": "unit", "es__readout": "exact"}
+THREE_GAUSSIANS = {"es__noise": "gaussian", "es__rank": 3, "es__segment_length": 1}
 
 
 @pytest.mark.parametrize(
@@ -318,6 +356,36 @@ def test_impossible_size_is_refused(changes: dict[str, object], expected: str) -
             "the votes of 2396746 members at rank 1 (rademacher, linear)",
         ),
         ({"es__segment_length": 1023}, {"es__segment_length": 1024}, "the score of 1024 tokens"),
+        (
+            {"es__population": 2113664, "es__segment_length": 1, "es__votes": "trace"},
+            {"es__population": 2113666, "es__segment_length": 1, "es__votes": "trace"},
+            "the traces of 2113666 members at rank 1 (rademacher) can reach 2147484656",
+        ),
+        (
+            {"es__population": 163374, "es__votes": "trace", **THREE_GAUSSIANS},
+            {"es__population": 163376, "es__votes": "trace", **THREE_GAUSSIANS},
+            "the traces of 163376 members at rank 3 (gaussian)",
+        ),
+        (
+            {"es__population": 4831234, "es__segment_length": 1, "es__readout": "exact"},
+            {"es__population": 4831236, "es__segment_length": 1, "es__readout": "exact"},
+            "the votes of 4831236 members over 1 tokens can reach 2147484402",
+        ),
+        (
+            {"es__population": 96624, **UNIT},
+            {"es__population": 96626, **UNIT},
+            "the votes of 96626 members over 50 tokens can reach",
+        ),
+        (
+            {"es__population": 96624, "es__votes": "trace"},
+            {"es__population": 96626, "es__votes": "trace"},
+            "the votes of 96626 members over 50 tokens can reach",
+        ),
+        (
+            {"model__width": 4128, **UNIT},
+            {"model__width": 4129, **UNIT},
+            "the credit of width 4129 can reach 2147872768",
+        ),
     ],
 )
 def test_sums_that_could_overflow_are_refused(
@@ -330,6 +398,32 @@ def test_sums_that_could_overflow_are_refused(
     assert message.endswith("above the int32 limit 2147483647; make it smaller")
 
 
+@pytest.mark.parametrize("changes", [{"es__population": 2**24 - 2}, {"model__width": 5000}])
+def test_bounds_of_other_votes_bind_nobody_else(changes: dict[str, object]) -> None:
+    """What is too large for votes token by token, or for credit, is accepted for plain votes."""
+    config.validate(with_fields(**changes))
+    refused("can reach", config.validate, with_fields(**changes, **UNIT))
+
+
+@pytest.mark.parametrize(
+    ("bits", "most_terms"), [(0, 133144), (1, 268401), (2, 545461), (3, 1127288), (4, 2415617)]
+)
+def test_spare_bits_are_the_fewest_that_fit(bits: int, most_terms: int) -> None:
+    """Up to `most_terms` pairs x tokens the sum of products of 127 and 127 >> bits fits int32."""
+    assert most_terms * 127 * (127 >> bits) <= config.INT32_MAX
+    assert (most_terms + 1) * 127 * (127 >> bits) > config.INT32_MAX
+    assert config.spare_bits(EsConfig(population=2 * most_terms, segment_length=1)) == bits
+    following = EsConfig(population=2 * most_terms + 2, segment_length=1)
+    assert config.spare_bits(following) == min(bits + 1, config.SPARE_BITS_MAX)
+
+
+def test_spare_bits_count_pairs_times_tokens() -> None:
+    """Members of a pair vote once; every token of a segment counts."""
+    assert config.spare_bits(EsConfig(population=5324, segment_length=50)) == 0
+    assert config.spare_bits(EsConfig(population=5326, segment_length=50)) == 1
+    assert config.spare_bits(EsConfig()) == 0, "the default recipe loses nothing"
+
+
 def test_what_may_change_at_a_resumption() -> None:
     """Length, intervals, place and chunking may change; all that decides the weights may not."""
     assert set(FLAGS) >= config.RESUMABLE_CHANGES >= {"run.dir", "run.steps", "es.chunk"}
@@ -339,7 +433,7 @@ def test_what_may_change_at_a_resumption() -> None:
 
 
 def test_configuration_is_read_without_jax(run_command: RunCommand) -> None:
-    """Importing the module imports neither jax nor numpy, so that --help answers at once."""
-    code = "import sys, int_lm.config; print({'jax', 'jaxlib', 'numpy'} & set(sys.modules))"
+    """Importing the modules imports neither jax nor numpy, so that --help answers at once."""
+    code = "import sys, int_lm.command_line; print({'jax', 'jaxlib', 'numpy'} & set(sys.modules))"
     finished = run_command("-c", code)
     assert (finished.returncode, finished.stdout) == (0, "set()\n"), finished.stderr

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from int_lm import export
-from int_lm.config import OneLineParser
+from int_lm.command_line import OneLineParser
 from int_lm.errors import UserError, reported
 
 PROGRAM = "int_lm.export"

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from int_lm import runlog, runtime, sample
-from int_lm.config import OneLineParser
+from int_lm.command_line import OneLineParser
 from int_lm.errors import UserError, reported
 
 PROGRAM = "int_lm.sample"

@@ -1,0 +1,69 @@
+"""Command lines: `--config FILE` and one `--section.field VALUE` for every field of `Config`."""
+
+import argparse
+import dataclasses
+import typing
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from int_lm.config import SECTIONS, Config, from_dict, load, nearest, to_dict
+from int_lm.errors import UserError
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An `ArgumentParser` whose errors are `UserError`s: one sentence, nearest flag named.
+
+    Flags cannot be abbreviated: a script that did so would break when a new flag arrives.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, **options)
+
+    def error(self, message: str) -> typing.NoReturn:
+        raise UserError(f"{message} (see --help)")
+
+    def parse_strict(self, argv: Sequence[str] | None) -> argparse.Namespace:
+        """Parse `argv`; an unknown flag raises `UserError` with the nearest known one."""
+        known, unknown = self.parse_known_args(argv)
+        if unknown:
+            flags = list(self._option_string_actions)
+            name = unknown[0].split("=")[0]
+            raise UserError(f"unknown argument {name}{nearest(name, flags, ' (see --help)')}")
+        return known
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add `--config` and one `--section.field` flag for every field of `Config`."""
+    parser.add_argument("--config", metavar="FILE", help="YAML file; flags override its values")
+    for section, cls in SECTIONS.items():
+        group = parser.add_argument_group(section, cls.__doc__)
+        hints = typing.get_type_hints(cls)
+        for field in dataclasses.fields(cls):
+            hint = hints[field.name]
+            options: dict[str, Any] = {"type": hint}
+            if typing.get_origin(hint) is Literal:
+                options = {"choices": typing.get_args(hint)}
+            elif typing.get_origin(hint) is tuple:
+                options = {"type": typing.get_args(hint)[0], "nargs": "*"}
+            shown = "" if field.default in ((), "") else f" (default: {field.default})"
+            group.add_argument(
+                f"--{section}.{field.name}",
+                default=argparse.SUPPRESS,
+                metavar=field.name.upper() if "choices" not in options else None,
+                help=field.metadata["help"].replace("%", "%%") + shown,
+                **options,
+            )
+
+
+def from_arguments(arguments: argparse.Namespace) -> Config:
+    """The configuration that `--config` and the flags describe, not yet validated."""
+    base = to_dict(load(arguments.config) if arguments.config else Config())
+    flags = {name: value for name, value in vars(arguments).items() if "." in name}
+    if "data.path" in flags:
+        flags = {"data.source": "text", **flags}
+    elif flags.get("data.source") == "stdlib":
+        flags["data.path"] = ()  # a path of the file would contradict the flag
+    for name, value in flags.items():
+        section, key = name.split(".")
+        base[section][key] = value
+    return from_dict(base, "the command line")

@@ -1,0 +1,139 @@
+"""The fields of a configuration, documented where they are declared, and the integers' limits.
+
+Frozen dataclasses; `config` reads and validates them, and is where they are imported from.
+"""
+
+import dataclasses
+from typing import Any, Literal
+
+INT32_MAX = 2**31 - 1
+INT8_MAX = 127  # -128 never occurs: abs(-128) wraps
+GAUSSIAN_MAX = 69  # largest magnitude in tables.gaussian_quantiles (a test holds them together)
+RADEMACHER_MAX = 16
+FITNESS_MAX = {"sign": 1, "linear": 7}  # largest |fitness| of a pair
+LOG2_FRACTION_BITS = 16  # a log-likelihood is an integer in units of 2^-16 bit
+LEARNING_RATE_MAX = 4.0
+DIRECT_LENGTH_MAX = 16
+DIRECT_BITS = range(8, 25)
+VOTE_CLIP_MAX = 8.0
+SPARE_BITS_MAX = 4  # an operand of votes keeps three bits and a sign
+WORST_BITS_PER_TOKEN = 32  # (max logit - min logit) / 16 + log2 V <= 15.9 + 16
+
+
+def described(default: Any, text: str, *, least: int = 0) -> Any:
+    """A dataclass field with its documentation, which `--help` prints, and its least number."""
+    return dataclasses.field(default=default, metadata={"help": text, "least": least})
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The network: sizes and architecture."""
+
+    architecture: Literal["egg", "rwkv"] = described("egg", "equations to use (see int_lm/models)")
+    width: int = described(64, "D, channels of the residual stream and of the state", least=1)
+    layers: int = described(2, "L, residual blocks", least=1)
+    ffn_multiple: int = described(4, "F / D, feed-forward width as a multiple of D", least=1)
+    direct: tuple[int, ...] = described(
+        (), "context lengths of direct connections: tables from the last k tokens to the logits"
+    )
+    direct_bits: int = described(16, "rows of each such table: 2^direct_bits (V bytes each)")
+
+
+@dataclasses.dataclass(frozen=True)
+class EsConfig:
+    """Evolution strategy: population, perturbation, fitness, votes and update."""
+
+    population: int = described(2048, "P, members per step; 2i and 2i+1 are a pair", least=2)
+    segment_length: int = described(50, "T, tokens each member reads per step", least=1)
+    members_per_stream: int = described(2, "members that read one stream (even)", least=2)
+    rank: int = described(1, "R, rank of a matrix perturbation A B^T", least=1)
+    sigma_shift: int = described(4, "perturbation scale sigma = 2^-sigma_shift (1.0 = 16 in q4)")
+    noise: Literal["rademacher", "gaussian"] = described(
+        "rademacher", "distribution of A and B: +-16, or int8 with standard deviation 16"
+    )
+    noise_reuse: int = described(1, "consecutive steps that share perturbations", least=1)
+    votes: Literal["eggroll", "trace", "unit"] = described(
+        "eggroll",
+        "what a pair's perturbation is multiplied with: its fitness over the segment (any fitness "
+        "will do), its log-likelihood difference token by token, or what each unit contributed "
+        "to that (needs readout exact)",
+    )
+    readout: Literal["perturbed", "exact"] = described(
+        "perturbed", "how the readout learns: as votes says, or from its exact gradient"
+    )
+    fitness: Literal["sign", "linear"] = described(
+        "sign", "of a pair's score difference: its sign, or clipped linear in 15 levels"
+    )
+    update: Literal["threshold", "carry", "stochastic"] = described(
+        "threshold",
+        "threshold: weights whose |vote| passes a threshold move by one unit (1/16); carry: votes "
+        "move weights by learning_rate, and what is less than a unit is kept for later steps; "
+        "stochastic: the same, rounded up or down at random instead of kept",
+    )
+    alpha: float = described(
+        1.0,
+        "update threshold: share of weights, at most 1, that would move if votes were pure noise",
+    )
+    alpha_halflife: float = described(67.0, "steps after which schedule inverse has halved alpha")
+    learning_rate: float = described(
+        0.5, "updates carry and stochastic: units (1/16) that a weight moves by in a step, at most"
+    )
+    learning_rate_halflife: float = described(
+        200.0, "steps after which schedule inverse has halved learning_rate"
+    )
+    vote_clip: float = described(
+        0.0,
+        "updates carry and stochastic: votes of this many mean magnitudes or more move a weight "
+        "by learning_rate, smaller ones in proportion (0: all move by it, only signs count)",
+    )
+    direct_rate: float = described(
+        40.0, "units (1/16 bit) that direct connections move by at a context's first reading"
+    )
+    schedule: Literal["constant", "linear", "cosine", "inverse", "inverse_sqrt"] = described(
+        "inverse",
+        "decay of alpha and learning_rate: none, to 0 at run.steps (linear, cosine), or with "
+        "h = step / halflife as 1 / (1 + h) or 1 / sqrt(1 + h)",
+    )
+    chunk: int = described(0, "members evaluated at once, to bound memory (0: all; same bits)")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Text: where it comes from and what is held out."""
+
+    source: Literal["stdlib", "text"] = described(
+        "stdlib", "stdlib: the Python standard library's own sources; text: the files of data.path"
+    )
+    path: tuple[str, ...] = described((), "text files or directories; implies --data.source text")
+    tokenizer: Literal["bytes"] = described("bytes", "bytes: one token per byte, 0 between texts")
+    holdout: float = described(0.1, "share of the documents held out, chosen by their hash")
+    document_bytes: int = described(
+        16384, "longer text files are cut into documents of this size at line ends (0: never)"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """The run: directory, length, intervals and seed."""
+
+    dir: str = described("runs/default", "run directory; a checkpoint found in it is resumed")
+    steps: int = described(1000, "stop after this many steps")
+    seconds: float = described(0.0, "stop after this many seconds of training (0: no limit)")
+    seed: int = described(0, "seed of initial weights, perturbations and samples")
+    log_every: int = described(10, "steps between lines of the log", least=1)
+    eval_every: int = described(100, "steps between evaluations on held-out text (0: only at end)")
+    eval_bytes: int = described(131072, "held-out bytes used while training (0: all)")
+    checkpoint_every: int = described(100, "steps between checkpoints (0: only at the end)")
+    keep: int = described(2, "newest checkpoints kept, beside the best one", least=1)
+    sample_prompt: str = described("", "prompt of the sample shown at every evaluation")
+    sample_tokens: int = described(160, "tokens of that sample (0: no sample)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Everything a run depends on."""
+
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    es: EsConfig = dataclasses.field(default_factory=EsConfig)
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    run: RunConfig = dataclasses.field(default_factory=RunConfig)
