@@ -34,6 +34,24 @@ def shift_floor(x: Array, bits: int) -> Array:
     return x >> bits
 
 
+def dither(row: Array, column: Array, position: Array, bits: int) -> Array:
+    """Numbers in [0, 2^bits) that spread evenly along every axis: int32, of broadcast shape.
+
+    Weyl sequences: the top bits of multiples of odd constants modulo 2^32, golden ratio first
+    (Knuth, "The Art of Computer Programming", vol. 3, 6.4). A pure function of the coordinates.
+
+    Args:
+      row, column, position: broadcastable integer coordinates.
+      bits: 1 to 31.
+    """
+    word = (
+        row.astype(jnp.uint32) * np.uint32(0x9E3779B1)
+        + column.astype(jnp.uint32) * np.uint32(0x85EBCA77)
+        + position.astype(jnp.uint32) * np.uint32(0xC2B2AE3D)
+    )
+    return (word >> np.uint32(32 - bits)).astype(jnp.int32)
+
+
 def dot(x_N: Array, weight_MN: Array) -> Array:
     """x W^T with int32 accumulation: int8 [..., N] and int8 [M, N] give int32 [..., M].
 

@@ -108,3 +108,12 @@ def draw(kind: str, key: tuple[Words, Words], pairs: Array, size: int) -> Array:
     halves = jnp.stack([words & jnp.uint32(0xFFFF), words >> jnp.uint32(16)], axis=-1)
     index = halves.reshape(*words.shape[:-1], -1)[..., :size].astype(jnp.int32)
     return jnp.asarray(tables.gaussian_quantiles())[index]
+
+
+def rounding(key: tuple[Words, Words], size: int, bits: int) -> Array:
+    """`size` random numbers in [0, 2^bits), int32 [..., size]: to round with, bits at most 31.
+
+    They use a pair number that no pair has, and so are independent of every perturbation.
+    """
+    words = _words(key, jnp.array([2**32 - 1], jnp.uint32), size)[..., 0, :]
+    return (words >> jnp.uint32(32 - bits)).astype(jnp.int32)

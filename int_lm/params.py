@@ -25,7 +25,9 @@ class Role(enum.Enum):
     """What a tensor is to the network, hence how it is perturbed and voted on."""
 
     MATRIX = "matrix"  # [..., M, N]: y = x W^T, perturbed by A B^T
+    PROJECTION = "projection"  # [..., D, N]: a matrix whose outputs the residual stream adds up
     READOUT = "readout"  # [V, N]: the matrix whose outputs are the logits
+    DIRECT = "direct"  # [rows, V]: rows are picked by context and added to the logits
     EMBEDDING = "embedding"  # [V, N]: one row is looked up, perturbed by A[row] B^T
     VECTOR = "vector"  # [..., N]: norm weights and biases, perturbed entry by entry
 
@@ -39,12 +41,15 @@ class Spec:
       role: see `Role`.
       init: constant initial value, or None for gaussian noise of `tables.initial_scale`.
       layers: number of stacked copies, 0 for a tensor that stands outside the layers.
+      through: path of the PROJECTION that a MATRIX's effect passes on its way to the residual
+        stream, None where it is added to the stream itself.
     """
 
     shape: tuple[int, ...]
     role: Role
     init: int | None = None
     layers: int = 0
+    through: str | None = None
 
     @property
     def full_shape(self) -> tuple[int, ...]:
@@ -117,6 +122,11 @@ def saturated(weights: Tree) -> Array:
     """Number of weights at +-127: int32 scalar."""
     at_limit = [jnp.sum(jnp.abs(w) == INT8_MAX, dtype=jnp.int32) for _, w in flatten(weights)]
     return functools.reduce(jnp.add, at_limit)
+
+
+def without_direct(tree: Tree) -> Tree:
+    """The tree of the network alone, without the tables of its direct connections."""
+    return {key: value for key, value in tree.items() if key != "direct"}
 
 
 def weights_hash(weights: Tree) -> str:

@@ -76,8 +76,12 @@ def tensor_noise(es: EsConfig, spec: Spec, tensor: int, seed: Array, step: Array
     )
 
 
-def perturbed(es: EsConfig, spec: Spec, value: Array, noises: tuple[Array, Array | None]) -> Weight:
-    """The `Weight` that the members of `noises`' pairs use: see `tensor_noise`."""
+def perturbed(
+    es: EsConfig, spec: Spec, value: Array, noises: tuple[Array, Array | None] | None
+) -> Weight:
+    """The `Weight` that the members of `noises`' pairs use (see `tensor_noise`); bare for None."""
+    if noises is None:
+        return Weight(value)
     left, right = noises
     if right is None:  # v +- n sigma, rounded half up, once per segment
         step = fixed.shift_down(left.astype(jnp.int32), es.sigma_shift)
@@ -112,6 +116,17 @@ def linear(weight: Weight, x_PN: Array) -> Array:
     y = saturate((x W^T + ((+-(x B) A^T) >> shift)) >> (4 + round(log2(N) / 2))), floor rounding.
     The int32 sums are exact within the bounds that `config.validate` checks.
     """
+    return fixed.saturate(_scaled(weight, x_PN))
+
+
+def readout(weight: Weight, x_PN: Array) -> Array:
+    """`linear` for logits, kept to 16 bits: int8 [P, N] -> int16 in [-32767, 32767] [P, V]."""
+    most = (1 << 15) - 1
+    return jnp.clip(_scaled(weight, x_PN), -most, most).astype(jnp.int16)
+
+
+def _scaled(weight: Weight, x_PN: Array) -> Array:
+    """`linear` before it is narrowed: int32."""
     acc_PM = fixed.dot(x_PN, weight.value)
     if weight.left is not None and weight.right is not None:
         score_I2R = jnp.einsum(
@@ -119,7 +134,7 @@ def linear(weight: Weight, x_PN: Array) -> Array:
         )
         delta_I2M = fixed.shift_floor(_low_rank(weight.left, _signs(3) * score_I2R), weight.shift)
         acc_PM = acc_PM + delta_I2M.reshape(acc_PM.shape)
-    return fixed.saturate(fixed.shift_floor(acc_PM, shift_for(x_PN.shape[-1])))
+    return fixed.shift_floor(acc_PM, shift_for(x_PN.shape[-1]))
 
 
 def embed(weight: Weight, tokens_P: Array) -> Array:

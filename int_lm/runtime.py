@@ -30,14 +30,17 @@ FORMAT_VERSION = 1
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 METADATA_KEY = "int_lm"  # of the safetensors header; its value is JSON
 EXP2_TABLE, LOG2_TABLE = "tables/exp2", "tables/log2_mantissa"
+FLOOR = 254  # no token is less likely than 2^-(254 / 16) times the likeliest
 SEPARATOR = 0  # the token between documents; reading it resets the state
+LOGIT_MAX = 2**15 - 1
+_WORD = np.uint64(2**32 - 1)
 LANES = 256  # documents read side by side
 WEIGHT_BITS = 40  # fractional bits of a sampling weight: 65 536 of them sum to at most 2^56
 SAMPLING_KEY = 0x53414D50  # keeps these random words apart from those of training
 
 Ids = Sequence[int] | np.ndarray
 Tensors = dict[str, np.ndarray]
-Reader = Callable[[int], np.ndarray]  # reads a token, returns the int8 logits [V] of the next one
+Reader = Callable[[int], np.ndarray]  # reads a token, returns the logits [V] of the next one
 
 
 class ExportError(ValueError):
@@ -64,13 +67,17 @@ def saturate(x: np.ndarray) -> np.ndarray:
     return np.minimum(np.maximum(x, -127), 127)
 
 
+def scaled_dot(weight_MN: np.ndarray, x_PN: np.ndarray) -> np.ndarray:
+    """x W^T >> (4 + round(log2(N) / 2)), floor rounding: int32 [P, N] -> [P, M]."""
+    return integer_dot(x_PN, weight_MN) >> (4 + round(math.log2(x_PN.shape[-1]) / 2))
+
+
 def linear(weight_MN: np.ndarray, x_PN: np.ndarray) -> np.ndarray:
-    """saturate(x W^T >> (4 + round(log2(N) / 2))), floor rounding: int32 [P, N] -> [P, M]."""
-    shift = 4 + round(math.log2(x_PN.shape[-1]) / 2)
-    return saturate(integer_dot(x_PN, weight_MN) >> shift)
+    """saturate(x W^T >> (4 + round(log2(N) / 2))): int32 [P, N] -> [P, M]."""
+    return saturate(scaled_dot(weight_MN, x_PN))
 
 
-def norm(weight_D: np.ndarray, x_PD: np.ndarray) -> np.ndarray:
+def norm(weight_D: np.ndarray | int, x_PD: np.ndarray) -> np.ndarray:
     """L1 norm: saturate(floor(x w / max(1, mean|x|))), int32 q4 -> int32 q4."""
     mean_P1 = np.abs(x_PD).sum(axis=-1, keepdims=True, dtype=np.int32) // x_PD.shape[-1]
     return saturate(x_PD * weight_D // np.maximum(mean_P1, 1))
@@ -102,7 +109,7 @@ class Egg:
 
     @staticmethod
     def step(weights: Tensors, state: Tensors, tokens_P: np.ndarray) -> tuple[Tensors, np.ndarray]:
-        """Read one token of each document: (next state, int8 logits q4 [P, V]).
+        """Read one token of each document: (next state, logits q4, int32 [P, V]).
 
         x  = embedding[token]; state s = 0 where the token is a separator; then in every layer
         h  = norm(x)
@@ -129,10 +136,65 @@ class Egg:
             hidden_PF = linear(w["ffn_in"], norm(w["ffn_norm"], x))
             x = saturate(x + linear(w["ffn_out"], hidden_PF))
         logits_PV = linear(weights["head"], norm(weights["final_norm"], x))
-        return {"cell": cells_LPD}, logits_PV.astype(np.int8)
+        return {"cell": cells_LPD}, logits_PV
 
 
-ARCHITECTURES = {"egg": Egg}
+class Rwkv:
+    """RWKV's time and channel mixing, made nonlinear, as int_lm/models/rwkv.py has it."""
+
+    @staticmethod
+    def shapes(model: dict[str, Any], V: int) -> dict[str, list[int]]:
+        """{path: shape} of the int8 weights; `model` is that section of the configuration."""
+        L, D, F = model["layers"], model["width"], model["width"] * model["ffn_multiple"]
+        return {
+            "embedding": [V, D],
+            "layers/time_mixing": [L, 3 * D, 2 * D],
+            "layers/channel_key": [L, F, D],
+            "layers/channel_value": [L, D, F],
+            "head": [V, D],
+        }
+
+    @staticmethod
+    def initial_state(model: dict[str, Any], batch: int) -> Tensors:
+        """Int32 zeros [L, P, D]: the cell's state, q7, and the norms of the token before, q4."""
+        names = ("cell", "time_shift", "channel_shift")
+        shape = model["layers"], batch, model["width"]
+        return {name: np.zeros(shape, np.int32) for name in names}
+
+    @staticmethod
+    def step(weights: Tensors, state: Tensors, tokens_P: np.ndarray) -> tuple[Tensors, np.ndarray]:
+        """Read one token of each document: (next state, logits q4, int32 [P, V]).
+
+        x  = embedding[token]; the state is 0 where the token is a separator; then in every layer,
+        h' the norm of the token before, mu_d = floor(127 d / (D - 1)), every norm of gain 16
+        h  = norm(x);  h = h + ((mu (h' - h)) >> 7)
+        f, c, r = saturate(W [h, s])
+        s' = s + (((f + 127) (c - s)) >> 8)
+        x  = saturate(x + (((r + 127) s') >> 8))
+        h  = norm(x);  h = h + ((mu (h' - h)) >> 7)
+        x  = saturate(x + Wv saturate(max(Wk h, 0)^2 >> 6));   and at last, logits = head norm(x)
+        """
+        past = (tokens_P != SEPARATOR)[:, None]
+        state = {name: np.where(past, leaf, 0) for name, leaf in state.items()}
+        x = weights["embedding"][tokens_P].astype(np.int32)
+        mu = 127 * np.arange(x.shape[-1], dtype=np.int32) // max(1, x.shape[-1] - 1)
+        for layer, s in enumerate(state["cell"]):
+            h, before = norm(16, x), state["time_shift"][layer].copy()
+            state["time_shift"][layer] = h
+            both = np.concatenate([h + ((mu * (before - h)) >> 7), s], axis=-1)
+            f, c, r = np.split(linear(weights["layers/time_mixing"][layer], both), 3, axis=-1)
+            state["cell"][layer] = s + (((f + 127) * (c - s)) >> 8)
+            x = saturate(x + (((r + 127) * state["cell"][layer]) >> 8))
+            h, before = norm(16, x), state["channel_shift"][layer].copy()
+            state["channel_shift"][layer] = h
+            k = linear(weights["layers/channel_key"][layer], h + ((mu * (before - h)) >> 7))
+            k = saturate(np.maximum(k, 0) ** 2 >> 6)
+            x = saturate(x + linear(weights["layers/channel_value"][layer], k))
+        logits_PV = scaled_dot(weights["head"], norm(16, x))
+        return state, np.minimum(np.maximum(logits_PV, -LOGIT_MAX), LOGIT_MAX)
+
+
+ARCHITECTURES: dict[str, type[Egg] | type[Rwkv]] = {"egg": Egg, "rwkv": Rwkv}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,10 +202,45 @@ class Model:
     """A loaded export."""
 
     config: dict[str, Any]  # the contents of config.json
-    architecture: type[Egg]
+    architecture: type[Egg] | type[Rwkv]
     weights: Tensors  # int8, by path
     exp2_table: np.ndarray  # int32: round(2^k 2^(-d/16)) for d = 0..254; the first entry is 2^k
     log2_table: np.ndarray  # int32: round(2^22 log2(1 + i / 2^10)) for i = 0..2^10
+
+    @property
+    def direct(self) -> list[int]:
+        """Context lengths of the direct connections."""
+        return self.config["model"].get("direct", [])
+
+    def initial_state(self, batch: int) -> Tensors:
+        """The state at a document's start: every leaf has P as its second axis."""
+        state = self.architecture.initial_state(self.config["model"], batch)
+        if self.direct:
+            state["context"] = np.full((max(self.direct), batch), SEPARATOR, np.int64)
+        return state
+
+    def step(self, state: Tensors, tokens_P: np.ndarray) -> tuple[Tensors, np.ndarray]:
+        """Read one token of each document: (next state, logits q4, int32 [P, V])."""
+        recurrent = {name: leaf for name, leaf in state.items() if name != "context"}
+        recurrent, logits_PV = self.architecture.step(self.weights, recurrent, tokens_P)
+        if not self.direct:
+            return recurrent, logits_PV
+        context_KP = np.concatenate([tokens_P[None], state["context"][:-1]])
+        context_KP = np.where(tokens_P != SEPARATOR, context_KP, SEPARATOR)
+        for length in self.direct:
+            rows_P = context_rows(context_KP[:length], self.config["model"]["direct_bits"])
+            logits_PV = logits_PV + self.weights[f"direct/context_{length}"][rows_P]
+        logits_PV = np.minimum(np.maximum(logits_PV, -LOGIT_MAX), LOGIT_MAX)
+        return recurrent | {"context": context_KP}, logits_PV
+
+
+def context_rows(context_KP: np.ndarray, bits: int) -> np.ndarray:
+    """Rows of a direct connection's table, int64 [P]: a hash of the last K tokens, newest first."""
+    word = np.full(context_KP.shape[1:], len(context_KP), np.uint64)
+    for token_P in context_KP.astype(np.uint64):
+        word = ((word ^ token_P) * np.uint64(0x9E3779B1)) & _WORD
+        word = word ^ (word >> np.uint64(15))
+    return (((word * np.uint64(0x85EBCA77)) & _WORD) >> np.uint64(32 - bits)).astype(np.int64)
 
 
 def load(directory: str | Path) -> Model:
@@ -173,6 +270,11 @@ def expected_tensors(config: dict[str, Any]) -> dict[str, tuple[str, list[int]]]
     _require(name in ARCHITECTURES, f"its architecture is {name!r}, this runtime knows {known}")
     _require(kind == "bytes", f"its tokenizer is of the kind {kind!r}, this runtime knows bytes")
     shapes = ARCHITECTURES[name].shapes(config["model"], config["vocab_size"])
+    for length in config["model"].get("direct", []):
+        shapes[f"direct/context_{length}"] = [
+            1 << config["model"]["direct_bits"],
+            config["vocab_size"],
+        ]
     sound = all(type(size) is int and size > 0 for shape in shapes.values() for size in shape)
     _require(sound, f"{CONFIG_FILE} has a size that is no positive integer")
     weights = {name: ("I8", shape) for name, shape in shapes.items()}
@@ -217,7 +319,7 @@ def _read_tensors(file: BinaryIO, config: dict[str, Any], config_sha256: str) ->
 
 
 def log2_likelihood(model: Model, logits_PV: np.ndarray, targets_P: np.ndarray) -> np.ndarray:
-    """log2 p(target), int64 [P] in units of 2^-16 bit, from int8 logits in units of 1/16 bit.
+    """log2 p(target), int64 [P] in units of 2^-16 bit, from logits in units of 1/16 bit.
 
     log2 p(target) = (logit[target] - max) / 16 - log2 sum_v 2^((logit[v] - max) / 16)
 
@@ -225,7 +327,7 @@ def log2_likelihood(model: Model, logits_PV: np.ndarray, targets_P: np.ndarray) 
     31 bits from there on, by a table of 2^10 intervals, interpolated with the next 12 bits.
     """
     logits = logits_PV.astype(np.int64)
-    distance_PV = logits.max(axis=-1, keepdims=True) - logits
+    distance_PV = np.minimum(logits.max(axis=-1, keepdims=True) - logits, FLOOR)
     total = model.exp2_table[distance_PV].sum(axis=-1, dtype=np.int64)  # below 2^45
     e = np.searchsorted(np.int64(1) << np.arange(62), total, side="right") - 1
     mantissa = np.where(e > 30, total >> np.maximum(e - 30, 0), total << np.maximum(30 - e, 0))
@@ -255,12 +357,12 @@ def log2_likelihoods(
         tokens_TP = np.full((lengths_P[0] + 1, len(lanes)), SEPARATOR, np.int64)
         for lane, index in enumerate(lanes):
             tokens_TP[1 : lengths_P[lane], lane] = ids[index]
-        state = model.architecture.initial_state(model.config["model"], len(lanes))
+        state = model.initial_state(len(lanes))
         for t in range(lengths_P[0]):
             active = int((lengths_P > t).sum())  # lanes not at their end: the first ones
             state = {name: leaf[:, :active] for name, leaf in state.items()}
             inputs_P, targets_P = tokens_TP[t : t + 2, :active]
-            state, logits_PV = model.architecture.step(model.weights, state, inputs_P)
+            state, logits_PV = model.step(state, inputs_P)
             totals[lanes[:active]] += log2_likelihood(model, logits_PV, targets_P)
             progress(active)
     return totals
@@ -308,8 +410,8 @@ class Sampler:
                 raise ValueError(f"{name} is {getattr(self, name)}, must be {expected}")
 
     def choose(self, logits_V: np.ndarray, number: int) -> int:
-        """The token that draw `number` picks given int8 logits in units of 1/16 bit."""
-        distance_V = int(logits_V.max()) - logits_V.astype(np.int64)
+        """The token that draw `number` picks given logits in units of 1/16 bit."""
+        distance_V = np.minimum(int(logits_V.max()) - logits_V.astype(np.int64), FLOOR)
         if self.temperature == 0:
             return int(distance_V.argmin())
         order = distance_V.argsort(kind="stable")[: self.top_k or None]
@@ -323,11 +425,11 @@ class Sampler:
 
 def reader(model: Model) -> Reader:
     """A reader of one document, from a fresh state."""
-    state = model.architecture.initial_state(model.config["model"], 1)
+    state = model.initial_state(1)
 
     def read(token: int) -> np.ndarray:
         nonlocal state
-        state, logits_PV = model.architecture.step(model.weights, state, np.array([token]))
+        state, logits_PV = model.step(state, np.array([token]))
         return logits_PV[0]
 
     return read

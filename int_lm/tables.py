@@ -12,11 +12,14 @@ from decimal import Decimal
 
 import numpy as np
 
-from int_lm.config import LOG2_FRACTION_BITS, EsConfig
+from int_lm.config import LOG2_FRACTION_BITS, Config
 
 LOGIT_UNITS_PER_BIT = 16  # logits are in units of 1/16 bit
 LOG2_INDEX_BITS = 10  # the mantissa table has 2^10 + 1 entries, interpolated between
 LOG2_TABLE_BITS = 22  # fractional bits of its entries
+EXP2_INDEX_BITS = 10  # the table of 2^-x, 0 <= x < 1, has 2^10 entries
+LEARNING_RATE_BITS = 12  # fractional bits of a learning rate
+ROOT_INDEX_BITS = 12  # the table of 1 / sqrt(i) has 2^12 entries
 THRESHOLD_FRACTION_BITS = 10  # z-thresholds are in units of 2^-10 standard deviations
 LEAST_SHARE = 2.0**-48  # a z-threshold stays below 8 standard deviations: below 2^13 units
 
@@ -62,25 +65,59 @@ def gaussian_quantiles() -> np.ndarray:
     return np.concatenate([-half[::-1], half])
 
 
-def alpha_at(es: EsConfig, step: int) -> float:
-    """Expected share of weights that move at `step` if votes were pure noise.
+@functools.cache
+def exp2_fraction() -> np.ndarray:
+    """round(2^15 * 2^(-(i + 1/2) / 2^10)) for i = 0..2^10 - 1: int32, 2^14 < entry < 2^15."""
+    entries = [
+        _rounded(_CONTEXT.power(2, 15 - (i + Decimal(0.5)) / (1 << EXP2_INDEX_BITS)))
+        for i in range(1 << EXP2_INDEX_BITS)
+    ]
+    return np.array(entries, np.int32)
 
-    Constant below 1; from 1 up it decays as min(1, alpha / (1 + step / alpha_halflife)), the
-    paper's 1 / (0.015 step + 1) for alpha 1 and a half-life of 67 steps.
-    """
-    if es.alpha < 1:
-        return es.alpha
-    return min(1.0, es.alpha / (1.0 + step / es.alpha_halflife))
+
+@functools.cache
+def reciprocal_root() -> np.ndarray:
+    """round(2^15 / sqrt(i)) for i = 1..2^12 - 1, and 0 for i = 0: int32."""
+    entries = [
+        _rounded(_CONTEXT.divide(1 << 15, _CONTEXT.sqrt(Decimal(i))))
+        for i in range(1, 1 << ROOT_INDEX_BITS)
+    ]
+    return np.array([0, *entries], np.int32)
 
 
-def vote_threshold(es: EsConfig, step: int) -> int:
+def decay(schedule: str, step: int, halflife: float, steps: int) -> float:
+    """What a scheduled value has decayed to at `step`, as a factor from 1 down (see `EsConfig`)."""
+    if schedule == "constant":
+        return 1.0
+    if schedule == "inverse":
+        return 1.0 / (1.0 + step / halflife)
+    if schedule == "inverse_sqrt":
+        return 1.0 / math.sqrt(1.0 + step / halflife)
+    done = min(1.0, step / max(1, steps))
+    return 1.0 - done if schedule == "linear" else (1.0 + math.cos(math.pi * done)) / 2.0
+
+
+def alpha_at(config: Config, step: int) -> float:
+    """Share of weights, at most 1, that move at `step` if votes are pure noise."""
+    es = config.es
+    return min(1.0, es.alpha * decay(es.schedule, step, es.alpha_halflife, config.run.steps))
+
+
+def vote_threshold(config: Config, step: int) -> int:
     """z-threshold of `step` in units of 2^-10 standard deviations of a vote.
 
     z = -inverse_normal_cdf(alpha / 2): a share alpha of pure-noise votes has |z| above it. An
     alpha below `LEAST_SHARE` counts as that, so that 0 <= z < 2^13 units.
     """
-    z = -statistics.NormalDist().inv_cdf(max(alpha_at(es, step), LEAST_SHARE) / 2.0)
+    z = -statistics.NormalDist().inv_cdf(max(alpha_at(config, step), LEAST_SHARE) / 2.0)
     return round(z * (1 << THRESHOLD_FRACTION_BITS))
+
+
+def learning_rate(config: Config, step: int) -> int:
+    """Learning rate of `step` in units of 2^-12 of a weight's unit: 0 to 2^14."""
+    es = config.es
+    factor = decay(es.schedule, step, es.learning_rate_halflife, config.run.steps)
+    return round(es.learning_rate * factor * (1 << LEARNING_RATE_BITS))
 
 
 def initial_scale(n_in: int) -> float:

@@ -8,14 +8,13 @@ import numpy as np
 import oracle
 import pytest
 
-from int_lm import params, perturb, population
+from int_lm import layers, params, perturb, population
 from int_lm.config import ModelConfig
 from int_lm.models import egg
 from int_lm.perturb import Weight
 
 WIDTH, VOCABULARY = 8, 11
 MODEL = ModelConfig(width=WIDTH, layers=2)
-VECTORS = ["cell_norm", "forget_bias", "candidate_bias", "ffn_norm"]
 step = jax.jit(egg.step)
 read = functools.partial(jax.jit(population.read, static_argnums=0), MODEL)
 
@@ -37,10 +36,10 @@ def weights_of(seed: int, most: int = 127) -> params.Tree:
 def bare_member(weights: params.Tree) -> dict:
     """Weights as the oracle's unperturbed member."""
     member = oracle.plain(weights)
-    for path, (kind, _, layers) in oracle.tensors(MODEL, VOCABULARY).items():
+    for path, (kind, _, stacked) in oracle.tensors(MODEL, VOCABULARY).items():
         if kind == "matrix":
             value = member[path]
-            member[path] = [oracle.bare(v) for v in value] if layers else oracle.bare(value)
+            member[path] = [oracle.bare(v) for v in value] if stacked else oracle.bare(value)
     return member
 
 
@@ -58,18 +57,20 @@ def test_specs_are_the_tensors_of_the_equations():
     assert numbers == owned
 
 
-def test_norm_equals_the_oracle():
-    """Mean magnitudes from 0 to 127 and weights at +-127: products saturate, no mean is 0."""
-    random = np.random.default_rng(0)
-    x = np.stack(
-        [np.full(WIDTH, level) for level in (0, 1, -1, 127, -127)]
-        + [np.eye(WIDTH, dtype=np.int64)[0] * level for level in (1, 7, 127, -127)]
-        + [random.integers(-most, most + 1, WIDTH) for most in (1, 3, 20, 127) for _ in range(9)]
-    )
-    for weight in (np.full(WIDTH, 127), np.full(WIDTH, -127), np.arange(WIDTH) * 30 - 127):
-        y = egg.norm(Weight(jnp.asarray(weight.astype(np.int8))), jnp.asarray(x.astype(np.int8)))
-        assert y.dtype == jnp.int8
-        assert y.tolist() == [oracle.norm(weight.tolist(), row) for row in x.tolist()]
+def uses_of(layer: dict, x: list[int], state: list[int]) -> dict[str, list]:
+    """What every matrix of a block is applied to and, but for the projection, what it acts on."""
+    h, following = oracle.norm(layer["cell_norm"], x), oracle.block(layer, x, state)[1]
+    middle = [oracle.saturate(n + s) for n, s in zip(x, following, strict=True)]
+    h_ffn = oracle.norm(layer["ffn_norm"], middle)
+    hidden = oracle.linear(layer["ffn_in"], h_ffn)
+    return {
+        "forget_input": [h, following],
+        "forget_state": [state, following],
+        "candidate_input": [h, following],
+        "candidate_state": [oracle.gates(layer, h, state)[1], following],
+        "ffn_in": [h_ffn, hidden],
+        "ffn_out": [hidden],
+    }
 
 
 @pytest.mark.parametrize("most", [2, 20, 127])
@@ -83,14 +84,19 @@ def test_cell_and_block_equal_the_oracle(most: int):
     for row, (level, state_level) in enumerate([(127, 127), (127, -127), (-127, 127), (0, 0)]):
         x[row], state[row] = level, state_level
     member = {name: Weight(leaf) for name, leaf in layer.items()}
-    following = jax.jit(egg.cell)(member, jnp.asarray(x), jnp.asarray(state))
-    outputs, block_state = jax.jit(egg.block)(member, jnp.asarray(x), jnp.asarray(state))
+    following, _ = jax.jit(egg.cell)(member, jnp.asarray(x), jnp.asarray(state))
+    outputs, block_state, uses = jax.jit(egg.block)(member, jnp.asarray(x), jnp.asarray(state))
     assert {a.dtype for a in (following, outputs, block_state)} == {jnp.dtype(jnp.int8)}
     for row in range(len(x)):
         inputs = x[row].tolist(), state[row].tolist()
         assert following[row].tolist() == oracle.cell(bare, *inputs)
         expected = oracle.block(bare, *inputs)
         assert (outputs[row].tolist(), block_state[row].tolist()) == expected
+        used = {
+            path: [leaf[row].tolist() for leaf in jax.tree.leaves(use)]
+            for path, use in uses.items()
+        }
+        assert used == uses_of(bare, *inputs)
 
 
 @pytest.mark.parametrize("seed, most", [(0, 8), (1, 40), (2, 127)])
@@ -100,9 +106,16 @@ def test_step_equals_the_oracle(seed: int, most: int):
     members, bare = perturb.unperturbed(weights), bare_member(weights)
     state = {"cell": jnp.asarray(extreme(np.random.default_rng(seed), (2, 3, WIDTH)))}
     plain = [state["cell"][:, p].tolist() for p in range(3)]
+    kinds = oracle.tensors(MODEL, VOCABULARY).items()
+    matrices = {path for path, (kind, _, _) in kinds if kind == "matrix"}
     for tokens in ([5, 0, 10], [1, 2, 3], [0, 0, 4]):
-        state, logits = step(members, state, jnp.array(tokens, jnp.int32))
+        state, logits, activity = step(members, state, jnp.array(tokens, jnp.int32))
         assert logits.dtype == jnp.int8 and logits.shape == (3, VOCABULARY)
+        assert activity.gain.tolist() == [weights["final_norm"].tolist()] * 3
+        head = layers.norm(activity.gain, activity.residual)
+        np.testing.assert_array_equal(activity.uses["head"].inputs, head)
+        assert activity.uses["embedding"].inputs.tolist() == tokens
+        assert set(dict(params.flatten(activity.uses))) == matrices
         for p, token in enumerate(tokens):
             plain[p], expected = oracle.model_step(bare, plain[p], token)
             assert logits[p].tolist() == expected

@@ -162,3 +162,55 @@ def test_noise_is_balanced_and_uncorrelated(kind: str):
         other = draw(kind, pairs, size, *coordinates).astype(np.float64) / 16
         assert abs((entries * other).mean()) < 5 / 256
     assert abs((entries[:, 1:] * entries[:, :-1]).mean()) < 5 / 256
+
+
+# -- Rounding --------------------------------------------------------------------------------------
+
+GOLDEN_ROUNDING = [913, 424, 3538, 1937, 1114, 783]
+rounding_jitted = jax.jit(
+    lambda seed, step, tensor, size, bits: noise.rounding(
+        noise.tensor_key(seed, step, tensor), size, bits
+    ),
+    static_argnums=(3, 4),
+)
+
+
+def rounding(size: int, bits: int, *coordinates: int) -> np.ndarray:
+    """`noise.rounding`, at (SEED, STEP, TENSOR) unless told."""
+    key = [jnp.uint32(word) for word in coordinates or (SEED, STEP, TENSOR)]
+    return np.asarray(rounding_jitted(*key, size, bits))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 64, 65])
+@pytest.mark.parametrize("bits", [1, 12, 31])
+def test_rounding_equals_the_oracle(size: int, bits: int):
+    """Top bits of the words of the pair 2^32 - 1, in [0, 2^bits)."""
+    numbers = rounding(size, bits)
+    assert numbers.dtype == np.int32 and numbers.shape == (size,)
+    assert numbers.min() >= 0 and numbers.max() < 2**bits
+    assert numbers.tolist() == oracle.rounding(SEED, STEP, TENSOR, size, bits)
+
+
+def test_rounding_is_what_it_has_always_been():
+    """Golden numbers, for runs with update stochastic."""
+    assert rounding(6, 12, 5, 7, 11).tolist() == GOLDEN_ROUNDING
+
+
+def test_rounding_is_independent_of_every_perturbation():
+    """Its words are those of no pair, not even of the last there can be, nor of another tensor."""
+    words = set(rounding(4096, 31).tolist())
+    assert len(words) == 4096
+    key = noise.tensor_key(*(jnp.uint32(word) for word in (SEED, STEP, TENSOR)))
+    pairs = jnp.array([0, 1, 2, 2**23, 2**30, 2**31 - 1], jnp.int32)
+    of_pairs = np.asarray(noise._words(key, pairs, 4096)) >> 1
+    assert not words & set(of_pairs.reshape(-1).tolist())
+    for other in ((SEED - 1, STEP, TENSOR), (SEED, STEP + 1, TENSOR), (SEED, STEP, TENSOR + 1)):
+        assert not words & set(rounding(4096, 31, *other).tolist())
+
+
+def test_rounding_is_uniform():
+    """Mean and share of every sixteenth of the range: bounds of five standard errors."""
+    numbers = rounding(2**16, 12).astype(np.float64)
+    assert abs(numbers.mean() / 4096 - (0.5 - 0.5 / 4096)) < 5 * 12**-0.5 / 256
+    shares = np.bincount((numbers / 256).astype(np.int64), minlength=16)
+    assert np.abs(shares / 4096 - 1).max() < 5 / 64

@@ -18,6 +18,7 @@ PAIRS = 3
 KINDS = ["rademacher", "gaussian"]
 linear = jax.jit(perturb.linear)
 embed = jax.jit(perturb.embed)
+readout = jax.jit(perturb.readout)
 
 
 @functools.partial(jax.jit, static_argnames=("es", "spec"))
@@ -61,6 +62,34 @@ def test_linear_equals_the_oracle(kind: str, rank: int, sigma_shift: int):
         assert y[p].tolist() == oracle.linear(member, x[p].tolist())
     bare = linear(Weight(value_MN), jnp.asarray(x.astype(np.int8)))
     assert bare[3].tolist() == oracle.linear(oracle.bare(value.tolist()), x[3].tolist())
+
+
+@pytest.mark.parametrize("inputs, sigma_shift", [(12, 2), (12, 12), (1100, 2)])
+def test_readout_is_a_linear_of_16_bits(inputs: int, sigma_shift: int):
+    """Member by member; at all +-127 and 1100 inputs it saturates at +-32767."""
+    es = EsConfig(rank=2, sigma_shift=sigma_shift)
+    value = np.random.default_rng(inputs).integers(-127, 128, (4, inputs))
+    value[0], value[1] = 127, -127
+    noises, arrays = factors_of(es, (4, inputs))
+    x = activations(inputs)
+    value_VN = jnp.asarray(value.astype(np.int8))
+    weight = member_weight(es, Spec((4, inputs), Role.READOUT), value_VN, arrays)
+    y = readout(weight, jnp.asarray(x.astype(np.int8)))
+    assert y.dtype == jnp.int16
+    for p in range(2 * PAIRS):
+        member = oracle.perturbed_matrix(es, value.tolist(), noises[p // 2], 1 - 2 * (p % 2))
+        assert y[p].tolist() == oracle.readout(member, x[p].tolist())
+    assert (int(jnp.max(jnp.abs(y))) == 32767) == (inputs > 1000)
+    np.testing.assert_array_equal(
+        jnp.clip(y, -127, 127), linear(weight, jnp.asarray(x.astype(np.int8)))
+    )
+
+
+def test_without_noise_a_tensor_is_bare():
+    """`perturbed` of None, as for tensors with exact gradients: no factors, no shift."""
+    value = jnp.ones((5, 4), jnp.int8)
+    weight = perturb.perturbed(EsConfig(), Spec((5, 4), Role.READOUT), value, None)
+    assert weight == Weight(value) and weight.left is None and weight.shift == 0
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,6 +1,7 @@
 """The NumPy runtime: bit for bit what JAX computes, on its own, and only from a sound export."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -64,25 +65,32 @@ def test_integer_dot_is_exact_at_its_bound() -> None:
 @pytest.mark.parametrize("extreme", [False, True])
 @pytest.mark.parametrize(
     "shape",
-    [MODEL, ModelConfig(width=1, layers=1, ffn_multiple=1), ModelConfig(width=64, layers=2)],
+    [
+        MODEL,
+        ModelConfig(width=1, layers=1, ffn_multiple=1),
+        ModelConfig(width=64, layers=2),
+        dataclasses.replace(MODEL, direct=(1, 3), direct_bits=9),
+        dataclasses.replace(MODEL, architecture="rwkv"),
+        ModelConfig(architecture="rwkv", width=1, layers=1, ffn_multiple=1),
+        ModelConfig(architecture="rwkv", width=64, layers=2, direct=(5, 1, 2), direct_bits=8),
+    ],
 )
 def test_logits_and_states_equal_jax(shape: ModelConfig, extreme: bool, tmp_path: Path) -> None:
-    """Every int8 logit and state of 40 tokens equals JAX's, where separators reset the state."""
+    """Every logit and state of 40 tokens equals JAX's, where separators reset the state."""
     run = tiny_run(model=shape, extreme=extreme)
     model = runtime.load(export_tiny_run(run, tmp_path))
-    architecture = models.get(shape.architecture)
     bare = jax.tree.map(jnp.asarray, perturb.unperturbed(run.weights))
-    step = jax.jit(architecture.step)
+    step = jax.jit(functools.partial(models.step, shape))
     tokens = np.random.default_rng(0).integers(0, 256, (40, 6))
     tokens[np.random.default_rng(1).random((40, 6)) < 0.1] = 0
-    expected_state = architecture.initial_state(shape, 6)
-    state = model.architecture.initial_state(model.config["model"], 6)
+    expected_state, state = models.initial_state(shape, 6), model.initial_state(6)
     for row in tokens:
-        expected_state, expected = step(bare, expected_state, jnp.asarray(row, jnp.int32))
-        state, logits = model.architecture.step(model.weights, state, row)
-        assert logits.dtype == np.int8
+        expected_state, expected, _ = step(bare, expected_state, jnp.asarray(row, jnp.int32))
+        state, logits = model.step(state, row)
         np.testing.assert_array_equal(logits, expected)
-        np.testing.assert_array_equal(state["cell"], expected_state["cell"])
+        assert state.keys() == expected_state.keys()
+        for name, leaf in state.items():
+            np.testing.assert_array_equal(leaf, expected_state[name])
 
 
 @pytest.mark.parametrize("vocab_size", [1, 2, 256, 257, 5000])
@@ -103,13 +111,21 @@ def test_log2_likelihood_equals_jax(vocab_size: int) -> None:
     np.testing.assert_array_equal(runtime.log2_likelihood(model, logits, targets), expected)
 
 
-@pytest.mark.parametrize("vocab_size", [256, 700])
+@pytest.mark.parametrize(
+    ("vocab_size", "shape"),
+    [
+        (256, MODEL),
+        (700, MODEL),
+        (256, dataclasses.replace(MODEL, architecture="rwkv", direct=(2, 4), direct_bits=10)),
+        (700, dataclasses.replace(MODEL, architecture="rwkv")),
+    ],
+)
 def test_documents_score_as_in_jax(
-    vocab_size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    vocab_size: int, shape: ModelConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Documents of all lengths, empty ones too, in more batches than one, score as in JAX."""
     monkeypatch.setattr(runtime, "LANES", 4)
-    run = tiny_run(vocab_size)
+    run = tiny_run(vocab_size, shape)
     model = runtime.load(export_tiny_run(run, tmp_path))
     generator = np.random.default_rng(3)
     lengths = [0, 1, 90, 3, 17, 17, 2, 60, 0, 5]

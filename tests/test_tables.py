@@ -9,9 +9,15 @@ import oracle
 import pytest
 
 from int_lm import tables
-from int_lm.config import GAUSSIAN_MAX, EsConfig
+from int_lm.config import GAUSSIAN_MAX, LEARNING_RATE_MAX, Config, EsConfig, RunConfig
 
+SCHEDULES = ["constant", "linear", "cosine", "inverse", "inverse_sqrt"]
 CLEARANCE = 1e-7  # no table entry is nearer than this to where rounding would change it
+
+
+def of(steps: int = 1000, **es) -> Config:
+    """A configuration with fields of `es`."""
+    return Config(es=EsConfig(**es), run=RunConfig(steps=steps))
 
 
 def distance_to_half(values: list[float]) -> float:
@@ -59,36 +65,114 @@ def test_no_gaussian_entry_depends_on_the_last_bits_of_a_float():
     assert distance_to_half(scaled) > CLEARANCE
 
 
-def test_alpha_is_constant_below_one_and_decays_from_one_up():
-    """The paper's 1 / (0.015 step + 1) for alpha 1; capped at 1 above; constant below."""
-    assert [tables.alpha_at(EsConfig(alpha=0.25), step) for step in (0, 10, 10**6)] == [0.25] * 3
-    decaying = EsConfig(alpha=1.0, alpha_halflife=1 / 0.015)
-    for step in (0, 1, 67, 1000):
-        assert tables.alpha_at(decaying, step) == pytest.approx(1 / (0.015 * step + 1))
-    held = EsConfig(alpha=4.0, alpha_halflife=10.0)
+def test_exp2_fraction_table_is_rounded_powers_of_two():
+    """2^15 2^-x at the middles of 1024 cells of [0, 1): falling, between 2^14 and 2^15."""
+    table = tables.exp2_fraction()
+    assert table.dtype == np.int32
+    assert table.tolist() == oracle.exp2_fraction_table()
+    assert table.max() < 2**15 and table.min() > 2**14 and np.all(np.diff(table) < 0)
+    assert distance_to_half([2.0 ** (15 - (i + 0.5) / 1024) for i in range(1024)]) > CLEARANCE
+
+
+# -- Schedules -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "schedule, at_half, at_end, beyond",
+    [
+        ("constant", 1, 1, 1),
+        ("linear", 0.5, 0, 0),
+        ("cosine", 0.5, 0, 0),
+        ("inverse", 1 / (1 + 5), 1 / (1 + 10), 1 / (1 + 30)),
+        ("inverse_sqrt", (1 + 5) ** -0.5, (1 + 10) ** -0.5, (1 + 30) ** -0.5),
+    ],
+)
+def test_schedules_know_their_landmarks(
+    schedule: str, at_half: float, at_end: float, beyond: float
+):
+    """Whole at step 0, then as stated; linear and cosine end at run.steps and stay there."""
+    config = of(
+        steps=400,
+        schedule=schedule,
+        alpha=1.0,
+        alpha_halflife=40.0,
+        learning_rate=2.0,
+        learning_rate_halflife=40.0,
+    )
+    for step, expected in ((0, 1), (200, at_half), (400, at_end), (1200, beyond)):
+        assert tables.alpha_at(config, step) == pytest.approx(expected, abs=1e-12)
+        assert tables.learning_rate(config, step) == round(2 * 4096 * expected)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("steps", [0, 1, 7, 1000])
+def test_schedules_equal_the_oracle_and_never_rise(schedule: str, steps: int):
+    """At the start, on the way, at the end and beyond, also of a run of no or one step."""
+    config = of(steps, schedule=schedule, alpha=0.9, learning_rate=0.7, learning_rate_halflife=31.7)
+    times = sorted({0, 1, 3, steps // 3, steps // 2, max(0, steps - 1), steps, steps + 1, 10**7})
+    rates = [tables.learning_rate(config, step) for step in times]
+    assert rates == [oracle.learning_rate(config, step) for step in times]
+    assert rates == sorted(rates, reverse=True) and rates[0] == round(0.7 * 4096)
+    limits = [tables.vote_threshold(config, step) for step in times]
+    assert limits == sorted(limits) and 0 <= limits[-1] < 2**13
+    decayed = [step for step in times if tables.alpha_at(config, step) > 1e-12]
+    assert limits[: len(decayed)] == [oracle.vote_threshold(config, step) for step in decayed]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_learning_rates_have_14_bits(schedule: str):
+    """Integers from 0 to 2^14, which the largest learning rate reaches at step 0."""
+    config = of(schedule=schedule, learning_rate=LEARNING_RATE_MAX, learning_rate_halflife=1e-300)
+    rates = [tables.learning_rate(config, step) for step in (0, 1, 500, 1000, 10**9)]
+    assert rates[0] == 2**14 and all(isinstance(rate, int) and rate >= 0 for rate in rates)
+    assert all(rate <= 2**14 for rate in rates)
+    assert tables.learning_rate(of(learning_rate=1e-9), 0) == 0
+
+
+def test_alpha_decays_whatever_its_size():
+    """The paper's 1 / (0.015 step + 1) for alpha 1; capped at 1 above; in proportion below."""
+    for alpha in (1.0, 0.25):
+        decaying = of(alpha=alpha, alpha_halflife=1 / 0.015)
+        for step in (0, 1, 67, 1000):
+            expected = alpha / (0.015 * step + 1)
+            assert tables.alpha_at(decaying, step) == pytest.approx(expected)
+    held = of(alpha=4.0, alpha_halflife=10.0)
     assert [tables.alpha_at(held, step) for step in (0, 30, 70)] == pytest.approx([1.0, 1.0, 0.5])
+    constant = of(alpha=0.25, schedule="constant")
+    assert [tables.alpha_at(constant, step) for step in (0, 10, 10**6)] == [0.25] * 3
 
 
 @pytest.mark.parametrize("alpha", [1e-6, 0.01, 0.3173, 0.5, 0.99, 1.0, 2.5])
-@pytest.mark.parametrize("step", [0, 5, 1000])
-def test_vote_threshold_leaves_a_share_alpha_of_noise_above_it(alpha: float, step: int):
+@pytest.mark.parametrize("schedule", ["constant", "inverse", "linear"])
+@pytest.mark.parametrize("step", [0, 5, 900])
+def test_vote_threshold_leaves_a_share_alpha_of_noise_above_it(
+    alpha: float, schedule: str, step: int
+):
     """z equals the root of erfc(z / sqrt 2) = alpha that bisection finds."""
-    es = EsConfig(alpha=alpha)
-    assert tables.vote_threshold(es, step) == oracle.vote_threshold(es, step)
+    config = of(alpha=alpha, schedule=schedule)
+    assert tables.vote_threshold(config, step) == oracle.vote_threshold(config, step)
 
 
 def test_vote_threshold_knows_its_landmarks():
     """Everything passes at alpha 1; one standard deviation leaves 31.73 % above it."""
-    assert tables.vote_threshold(EsConfig(alpha=1.0), 0) == 0
-    assert tables.vote_threshold(EsConfig(alpha=0.3173), 0) == 1024
+    assert tables.vote_threshold(of(alpha=1.0), 0) == 0
+    assert tables.vote_threshold(of(alpha=0.3173), 0) == 1024
 
 
 @pytest.mark.parametrize(
-    "es", [EsConfig(alpha=1e-300), EsConfig(alpha=5e-17), EsConfig(alpha_halflife=1e-320)]
+    "es, step",
+    [
+        ({"alpha": 1e-300}, 9),
+        ({"alpha": 5e-17}, 9),
+        ({"alpha_halflife": 1e-320}, 9),
+        ({"schedule": "linear"}, 1000),
+        ({"schedule": "cosine"}, 2000),
+    ],
 )
-def test_vote_threshold_stays_small_for_any_alpha_a_user_can_ask_for(es: EsConfig):
+def test_vote_threshold_stays_small_for_any_alpha_a_user_can_ask_for(es: dict, step: int):
     """A vanishing alpha neither fails nor leaves the 13 bits that `update` relies on."""
-    assert tables.vote_threshold(EsConfig(alpha=1e-13), 9) < tables.vote_threshold(es, 9) < 2**13
+    small = tables.vote_threshold(of(alpha=1e-13, schedule="constant"), 9)
+    assert small < tables.vote_threshold(of(**es), step) < 2**13
 
 
 @pytest.mark.parametrize("n_in", [1, 2, 3, 8, 48, 64, 96, 256])

@@ -17,14 +17,13 @@ Token 0 separates documents: it resets the state to zero before it is read.
 Axes: P members (or any batch), L layers, D width, F feed-forward width, V vocabulary.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from int_lm import fixed, perturb
+from int_lm import fixed, layers, perturb
 from int_lm.config import ModelConfig
+from int_lm.layers import Activity, Use
 from int_lm.params import Role, Spec, Tree
 
 SEPARATOR = 0
@@ -35,8 +34,8 @@ def specs(model: ModelConfig, vocab_size: int) -> Tree:
     D, L, V = model.width, model.layers, vocab_size
     F = D * model.ffn_multiple
 
-    def matrix(outputs: int, inputs: int) -> Spec:
-        return Spec((outputs, inputs), Role.MATRIX, layers=L)
+    def matrix(outputs: int, inputs: int, through: str | None = None) -> Spec:
+        return Spec((outputs, inputs), Role.MATRIX, layers=L, through=through)
 
     def vector(init: int, layers: int = L) -> Spec:
         return Spec((D,), Role.VECTOR, init=init, layers=layers)
@@ -52,8 +51,8 @@ def specs(model: ModelConfig, vocab_size: int) -> Tree:
             "candidate_state": matrix(D, D),
             "candidate_bias": vector(0),
             "ffn_norm": vector(16),
-            "ffn_in": matrix(F, D),
-            "ffn_out": matrix(D, F),
+            "ffn_in": matrix(F, D, through="layers/ffn_out"),
+            "ffn_out": Spec((D, F), Role.PROJECTION, layers=L),
         },
         "final_norm": vector(16, layers=0),
         "head": Spec((V, D), Role.READOUT),
@@ -65,56 +64,67 @@ def initial_state(model: ModelConfig, batch: int) -> Tree:
     return {"cell": jnp.zeros((model.layers, batch, model.width), jnp.int8)}
 
 
-def norm(weight: perturb.Weight, x_PD: Array) -> Array:
-    """L1 norm: saturate(floor(x w / max(1, mean|x|))), int8 q4 -> int8 q4."""
-    x = x_PD.astype(jnp.int32)
-    mean_P1 = jnp.sum(jnp.abs(x), axis=-1, keepdims=True) // x.shape[-1]
-    scaled = x * perturb.vector(weight, x_PD)
-    return fixed.saturate(fixed.floor_divide(scaled, jnp.maximum(mean_P1, 1)))
+def _norm(weight: perturb.Weight, x_PD: Array) -> Array:
+    return layers.norm(perturb.vector(weight, x_PD), x_PD)
 
 
-def _plus(*terms: Array) -> Array:
-    """saturate(sum) of int8 or int32 arrays of one shape."""
-    return fixed.saturate(functools.reduce(jnp.add, [term.astype(jnp.int32) for term in terms]))
+def cell(layer: Tree, h_PD: Array, state_PD: Array) -> tuple[Array, Tree]:
+    """The recurrent cell: (int8 q4 input, int8 q7 state) -> int8 q7 next state, also the output.
 
-
-def cell(layer: Tree, h_PD: Array, state_PD: Array) -> Array:
-    """The recurrent cell: (int8 q4 input, int8 q7 state) -> int8 q7 next state, also the output."""
-    forget = _plus(
+    Beside it the `Use` of every matrix: all four act on the output alone.
+    """
+    forget = layers.plus(
         perturb.linear(layer["forget_input"], h_PD),
         perturb.linear(layer["forget_state"], state_PD),
         perturb.vector(layer["forget_bias"], h_PD),
     )
     gate, state = forget.astype(jnp.int32) + fixed.INT8_MAX, state_PD.astype(jnp.int32)
     gated_PD = fixed.saturate(fixed.shift_floor(gate * state, 8))
-    candidate = _plus(
+    candidate = layers.plus(
         perturb.linear(layer["candidate_input"], h_PD),
         perturb.linear(layer["candidate_state"], gated_PD),
         perturb.vector(layer["candidate_bias"], h_PD),
     )
-    return fixed.saturate(
+    following_PD = fixed.saturate(
         state + fixed.shift_floor(gate * (candidate.astype(jnp.int32) - state), 8)
     )
+    return following_PD, {
+        "forget_input": Use(h_PD, following_PD),
+        "forget_state": Use(state_PD, following_PD),
+        "candidate_input": Use(h_PD, following_PD),
+        "candidate_state": Use(gated_PD, following_PD),
+    }
 
 
-def block(layer: Tree, x_PD: Array, state_PD: Array) -> tuple[Array, Array]:
-    """One residual block: (x, state) -> (x, next state)."""
-    state_PD = cell(layer, norm(layer["cell_norm"], x_PD), state_PD)
-    x_PD = _plus(x_PD, state_PD)
-    hidden_PF = perturb.linear(layer["ffn_in"], norm(layer["ffn_norm"], x_PD))
-    return _plus(x_PD, perturb.linear(layer["ffn_out"], hidden_PF)), state_PD
+def block(layer: Tree, x_PD: Array, state_PD: Array) -> tuple[Array, Array, Tree]:
+    """One residual block: (x, state) -> (x, next state, uses)."""
+    state_PD, uses = cell(layer, _norm(layer["cell_norm"], x_PD), state_PD)
+    x_PD = layers.plus(x_PD, state_PD)
+    h_PD = _norm(layer["ffn_norm"], x_PD)
+    hidden_PF = perturb.linear(layer["ffn_in"], h_PD)
+    uses |= {"ffn_in": Use(h_PD, hidden_PF), "ffn_out": Use(hidden_PF)}
+    return layers.plus(x_PD, perturb.linear(layer["ffn_out"], hidden_PF)), state_PD, uses
 
 
-def step(weights: Tree, state: Tree, tokens_P: Array) -> tuple[Tree, Array]:
-    """Read one token: (weights, state, int32 tokens [P]) -> (next state, int8 logits q4 [P, V])."""
+def step(weights: Tree, state: Tree, tokens_P: Array) -> tuple[Tree, Array, Activity]:
+    """Read one token: (weights, state, int32 tokens [P]) -> (next state, int8 logits q4 [P, V],
+    what its reading left behind).
+    """
     keep_P1 = (tokens_P != SEPARATOR)[:, None]
     cells_LPD = jnp.where(keep_P1, state["cell"], jnp.int8(0))
     x_PD = perturb.embed(weights["embedding"], tokens_P)
 
-    def layer_step(x_PD, layer_and_state):
+    def layer_step(x_PD: Array, layer_and_state: tuple[Tree, Array]):
         layer, state_PD = layer_and_state
-        return block(layer, x_PD, state_PD)
+        x_PD, state_PD, uses = block(layer, x_PD, state_PD)
+        return x_PD, (state_PD, uses)
 
-    x_PD, cells_LPD = jax.lax.scan(layer_step, x_PD, (weights["layers"], cells_LPD))
-    logits_PV = perturb.linear(weights["head"], norm(weights["final_norm"], x_PD))
-    return {"cell": cells_LPD}, logits_PV
+    x_PD, (cells_LPD, uses) = jax.lax.scan(layer_step, x_PD, (weights["layers"], cells_LPD))
+    z_PD = _norm(weights["final_norm"], x_PD)
+    logits_PV = perturb.linear(weights["head"], z_PD)
+    activity = Activity(
+        uses={"embedding": Use(tokens_P), "layers": uses, "head": Use(z_PD)},
+        residual=x_PD,
+        gain=perturb.vector(weights["final_norm"], x_PD),
+    )
+    return {"cell": cells_LPD}, logits_PV, activity
