@@ -2,6 +2,8 @@
 
     log2 p(target) = (logit[target] - max) / 16 - log2 sum_v 2^((logit[v] - max) / 16)
 
+where a logit more than 254 units below the largest counts as 254 below it: the whole range of int8
+logits, and a floor under the probabilities of wider ones.
 The sum adds entries of a 255-entry table; its logarithm takes the position of the leading one and
 an interpolated 1025-entry mantissa table. Error against real arithmetic, for every vocabulary up to
 65 536: below `ERROR_BOUND` = 6 units of 2^-16 bit, in two parts.
@@ -27,6 +29,7 @@ NARROW_VOCABULARY = 256  # up to here one int32 holds the sum
 NARROW_BITS = 22  # 256 * 2^22 = 2^30
 WIDE_BITS = 28  # above, terms are split in two limbs of 14 bits: 65 536 * 2^14 = 2^30
 LIMB_BITS = WIDE_BITS // 2
+FLOOR = 254  # no token is less likely than 2^-(254 / 16) times the likeliest
 ERROR_BOUND = 6 * 2.0**-LOG2_FRACTION_BITS
 
 
@@ -41,6 +44,12 @@ def _log2_normalised(mantissa: Array) -> Array:
     return fixed.shift_down(log2, tables.LOG2_TABLE_BITS - LOG2_FRACTION_BITS)
 
 
+def _terms(distance_PV: Array) -> Array:
+    """round(2^bits 2^(-distance/16)) with the bits that the vocabulary allows: int32 [P, V]."""
+    narrow = distance_PV.shape[-1] <= NARROW_VOCABULARY
+    return jnp.asarray(tables.exp2(NARROW_BITS if narrow else WIDE_BITS))[distance_PV]
+
+
 def log2_sum_exp2(distance_PV: Array) -> Array:
     """log2 of sum over v of 2^(-distance/16), in units of 2^-16 bit.
 
@@ -50,13 +59,13 @@ def log2_sum_exp2(distance_PV: Array) -> Array:
     Returns:
       int32 [P], between 0 and 16 * 2^16.
     """
+    term = _terms(distance_PV)
     if distance_PV.shape[-1] <= NARROW_VOCABULARY:
-        total = jnp.sum(jnp.asarray(tables.exp2(NARROW_BITS))[distance_PV], axis=-1)
+        total = jnp.sum(term, axis=-1)
         exponent = 31 - jax.lax.clz(total)
         mantissa = total << (30 - exponent)
         exponent = exponent - NARROW_BITS
     else:
-        term = jnp.asarray(tables.exp2(WIDE_BITS))[distance_PV]
         high = jnp.sum(term >> LIMB_BITS, axis=-1)
         low = jnp.sum(term & ((1 << LIMB_BITS) - 1), axis=-1)
         high, low = high + (low >> LIMB_BITS), low & ((1 << LIMB_BITS) - 1)
@@ -68,15 +77,58 @@ def log2_sum_exp2(distance_PV: Array) -> Array:
     return (exponent << LOG2_FRACTION_BITS) + _log2_normalised(mantissa)
 
 
+def _distances(logits_PV: Array) -> Array:
+    """Max logit minus logit, at most `FLOOR`: int32 [P, V]."""
+    logits = logits_PV.astype(jnp.int32)
+    return jnp.minimum(jnp.max(logits, axis=-1, keepdims=True) - logits, FLOOR)
+
+
 def log2_likelihood(logits_PV: Array, targets_P: Array) -> Array:
     """log2 p(target), int32 [P] in units of 2^-16 bit, at most 0.
 
     Args:
-      logits_PV: int8 in units of 1/16 bit.
+      logits_PV: int8 or int16 in units of 1/16 bit.
       targets_P: int32 ids below V.
     """
-    logits = logits_PV.astype(jnp.int32)
-    distance_PV = jnp.max(logits, axis=-1, keepdims=True) - logits
+    distance_PV = _distances(logits_PV)
     target_P = jnp.take_along_axis(distance_PV, targets_P[:, None], axis=-1)[:, 0]
     unit_shift = LOG2_FRACTION_BITS - 4  # from 1/16 bit
     return -(target_P << unit_shift) - log2_sum_exp2(distance_PV)
+
+
+def errors(logits_PV: Array, targets_P: Array, scale: int, dither_PV: Array) -> Array:
+    """The gradient of log p(target) by the logits, onehot(target) - p, rounded by a dither.
+
+    p times `scale` is known to 16 fractional bits and rounded down after a number that runs evenly
+    through [0, 1) has been added: an error too small for a unit is one unit now and then, and its
+    sum over members and tokens is right. Rounded to the nearest, every p below 1 / (2 scale) would
+    be 0, rare tokens would keep their probability, and training would stall. A token whose logit is
+    as low as it can be has no error, except as the target.
+
+    Args:
+      logits_PV: int8 or int16 in units of 1/16 bit.
+      targets_P: int32 ids below V.
+      scale: units that make 1, at most 127.
+      dither_PV: int32 in [0, 2^16), of `fixed.dither`.
+
+    Returns:
+      int8 [P, V] in [-scale, scale]. Before rounding p is off by at most 2^-17 of the likeliest
+      token's, and by 2^-10 of itself (2^-9 where `scale` is below 15).
+    """
+    distance_PV = _distances(logits_PV)
+    log2_sum_P1 = log2_sum_exp2(distance_PV)[:, None]
+    narrow = distance_PV.shape[-1] <= NARROW_VOCABULARY
+    term_PV = fixed.shift_down(_terms(distance_PV), (NARROW_BITS if narrow else WIDE_BITS) - 16)
+    index_P1 = (log2_sum_P1 >> (LOG2_FRACTION_BITS - tables.EXP2_INDEX_BITS)) & (
+        (1 << tables.EXP2_INDEX_BITS) - 1
+    )
+    factor_P1 = (scale * jnp.asarray(tables.exp2_fraction())[index_P1]) >> 7  # below 2^15
+    product_PV = term_PV.astype(jnp.uint32) * factor_P1.astype(jnp.uint32)  # below 2^31
+    shift_P1 = (8 + (log2_sum_P1 >> LOG2_FRACTION_BITS)).astype(jnp.uint32)
+    scaled_PV = (product_PV >> shift_P1).astype(jnp.int32)
+    p_PV = jnp.minimum((scaled_PV + dither_PV) >> 16, scale)
+    # where a logit is at its lowest, going down has no effect, and weights pushed on would run away
+    lowest = -int(jnp.iinfo(logits_PV.dtype).max)
+    p_PV = jnp.where((distance_PV == FLOOR) | (logits_PV == lowest), 0, p_PV)
+    hit_PV = jnp.arange(logits_PV.shape[-1], dtype=jnp.int32)[None] == targets_P[:, None]
+    return fixed.saturate(jnp.where(hit_PV, scale, 0) - p_PV)

@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from int_lm import likelihood, models, params, perturb
-from int_lm.config import EsConfig, ModelConfig
-from int_lm.params import Tree
+from int_lm import likelihood, models, params, perturb, votes
+from int_lm.config import Config, EsConfig, ModelConfig
+from int_lm.params import Spec, Tree
+from int_lm.votes import Ballots, Readings
 
 
 def read(model: ModelConfig, weights: Tree, state: Tree, tokens_PT: Array) -> tuple[Tree, Array]:
@@ -29,15 +30,49 @@ def read(model: ModelConfig, weights: Tree, state: Tree, tokens_PT: Array) -> tu
     Returns:
       The state after token T-1, and log2-likelihoods int32 [T, P] in units of 2^-16 bit.
     """
-    architecture = models.get(model.architecture)
 
     def step(state: Tree, pair: tuple[Array, Array]) -> tuple[Tree, Array]:
         token_P, target_P = pair
-        state, logits_PV = architecture.step(weights, state, token_P)
+        state, logits_PV, _ = models.step(model, weights, state, token_P)
         return state, likelihood.log2_likelihood(logits_PV, target_P)
 
     tokens_TP = tokens_PT.astype(jnp.int32).T
     return jax.lax.scan(step, state, (tokens_TP[:-1], tokens_TP[1:]))
+
+
+def read_and_vote(
+    config: Config,
+    specs: Tree,
+    members: Tree,
+    state: Tree,
+    tokens_PT: Array,
+    number: Array,
+    pairs_I: Array,
+) -> tuple[Tree, Array, Ballots, Readings | None]:
+    """`read`, and the votes that are gathered token by token (`votes.of_segment`).
+
+    Args:
+      members: tree of `perturb.Weight`s.
+      number: the step's, uint32 scalar. pairs_I: numbers of the members' pairs, int32.
+
+    Returns:
+      The state, scores int32 [P], and votes by path, none for tensors of the plain estimator, and
+      what direct connections learn from.
+    """
+    es = config.es
+
+    def step(carry: tuple[Tree, Array], token: tuple[Array, Array]):
+        state, score_P = carry
+        token_P, target_P = token
+        state, logits_PV, activity = models.step(config.model, members, state, token_P)
+        log_likelihood_P = likelihood.log2_likelihood(logits_PV, target_P)
+        kept = votes.record(es, specs, activity, logits_PV, target_P, log_likelihood_P)
+        return (state, score_P + log_likelihood_P), kept
+
+    tokens_TP = tokens_PT.astype(jnp.int32).T
+    start = state, jnp.zeros(len(tokens_PT), jnp.int32)
+    (state, score_P), records = jax.lax.scan(step, start, (tokens_TP[:-1], tokens_TP[1:]))
+    return state, score_P, *votes.of_segment(es, specs, members, records, pairs_I, number)
 
 
 def chunks(es: EsConfig) -> int:
@@ -45,86 +80,123 @@ def chunks(es: EsConfig) -> int:
     return es.population // es.chunk if es.chunk else 1
 
 
-def chunk_noise(es: EsConfig, specs: Tree, seed: Array, step: Array, chunk: Array) -> Tree:
-    """The perturbations of one chunk's pairs: (A, B) or (n, None) at every leaf."""
+def chunk_pairs(es: EsConfig, chunk: Array) -> Array:
+    """Numbers of the pairs of one chunk: int32 [I]."""
     size = es.population // chunks(es) // 2
-    pairs_I = chunk * size + jnp.arange(size, dtype=jnp.int32)
-    return params.map_leaves(
-        lambda spec, tensor: perturb.tensor_noise(es, spec, tensor, seed, step, pairs_I),
-        specs,
-        params.tensor_ids(specs),
-    )
+    return chunk * size + jnp.arange(size, dtype=jnp.int32)
 
 
-def over_chunks(function: Callable[[Array, Any], Any], es: EsConfig, arguments: Any) -> Any:
-    """`function(chunk, arguments[chunk])` for every chunk, one after another, results stacked."""
-    count = chunks(es)
-    if count == 1:
-        results = function(jnp.int32(0), jax.tree.map(lambda x: x[0], arguments))
-        return jax.tree.map(lambda x: x[None], results)
-    return jax.lax.map(
-        lambda both: function(both[0], both[1]), (jnp.arange(count, dtype=jnp.int32), arguments)
-    )
+def chunk_noise(es: EsConfig, specs: Tree, seed: Array, step: Array, chunk: Array) -> Tree:
+    """The perturbations of one chunk's pairs: (A, B) or (n, None), or None where there is none."""
+    pairs_I = chunk_pairs(es, chunk)
+
+    def noise_of(spec: Spec, tensor: int) -> tuple[Array, Array | None] | None:
+        if votes.estimator(es, spec.role) == votes.EXACT:
+            return None
+        return perturb.tensor_noise(es, spec, tensor, seed, step, pairs_I)
+
+    return params.map_leaves(noise_of, specs, params.tensor_ids(specs))
 
 
-def sum_over_chunks(function: Callable[[Array, Any], Any], es: EsConfig, arguments: Any) -> Any:
-    """The sum of `over_chunks`' results, without ever holding more than one of them."""
+def over_chunks(
+    function: Callable[[Array, Any], tuple[Any, Any]], es: EsConfig, arguments: Any
+) -> tuple[Any, Any]:
+    """`function(chunk, arguments[chunk])` for every chunk, one after another.
+
+    It returns two trees: the first ones are stacked, the second ones summed, without ever holding
+    more than one of them beside the sum.
+    """
     count = chunks(es)
     numbers = jnp.arange(count, dtype=jnp.int32)
     first = (numbers[0], jax.tree.map(lambda x: x[0], arguments))
     if count == 1:
-        return function(*first)
+        stacked, summed = function(*first)
+        return jax.tree.map(lambda x: x[None], stacked), summed
     zeros = jax.tree.map(
-        lambda result: jnp.zeros(result.shape, result.dtype), jax.eval_shape(function, *first)
+        lambda result: jnp.zeros(result.shape, result.dtype), jax.eval_shape(function, *first)[1]
     )
 
-    def add(total: Any, both: tuple[Array, Any]) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, function(*both)), None
+    def add(total: Any, both: tuple[Array, Any]) -> tuple[Any, Any]:
+        stacked, summed = function(*both)
+        return jax.tree.map(jnp.add, total, summed), stacked
 
-    return jax.lax.scan(add, zeros, (numbers, arguments))[0]
+    total, stacked = jax.lax.scan(add, zeros, (numbers, arguments))
+    return stacked, total
 
 
-def scores(
-    model: ModelConfig,
-    es: EsConfig,
+def chunk_scores(
+    config: Config,
     specs: Tree,
     weights: Tree,
     state: Tree,
     tokens_ST: Array,
     seed: Array,
-    step: Array,
-) -> tuple[Array, Tree]:
-    """Every member's summed log2-likelihood over its segment.
+    number: Array,
+    chunk: Array,
+) -> tuple[Tree, Array, Ballots, Readings | None]:
+    """`read_and_vote` of one chunk: the arguments are those of `scores`, the chunk's part only."""
+    es = config.es
+    noises = chunk_noise(es, specs, seed, number, chunk)
+    members = params.map_leaves(
+        lambda spec, value, noise: perturb.perturbed(es, spec, value, noise),
+        specs,
+        weights,
+        noises,
+    )
+    tokens_PT = jnp.repeat(tokens_ST, es.members_per_stream, axis=0)
+    pairs_I = chunk_pairs(es, chunk)
+    return read_and_vote(config, specs, members, state, tokens_PT, number, pairs_I)
 
-    Args:
-      weights: int8 tree. state: members' states, leaves [L, P, ...].
-      tokens_ST: [S, T+1] with S = P / members_per_stream.
-      seed, step: uint32 scalars.
 
-    Returns:
-      int32 [P] in units of 2^-16 bit, and the members' states after the segment.
-    """
-    count = chunks(es)
+def split_members(es: EsConfig, state: Tree) -> Tree:
+    """Leaves [L, P, ...] as [chunks, L, P / chunks, ...]."""
 
-    def one_chunk(chunk: Array, arguments: tuple[Tree, Array]) -> tuple[Array, Tree]:
-        state, tokens_ST = arguments
-        noises = chunk_noise(es, specs, seed, step, chunk)
-        members = params.map_leaves(
-            lambda spec, value, noise: perturb.perturbed(es, spec, value, noise),
-            specs,
-            weights,
-            noises,
-        )
-        tokens_PT = jnp.repeat(tokens_ST, es.members_per_stream, axis=0)
-        state, log_likelihoods_TP = read(model, members, state, tokens_PT)
-        return jnp.sum(log_likelihoods_TP, axis=0), state
+    def split(leaf: Array) -> Array:
+        return jnp.moveaxis(leaf.reshape(leaf.shape[0], chunks(es), -1, *leaf.shape[2:]), 1, 0)
 
-    def split(leaf: Array) -> Array:  # [L, P, ...] -> [chunks, L, P / chunks, ...]
-        return jnp.moveaxis(leaf.reshape(leaf.shape[0], count, -1, *leaf.shape[2:]), 1, 0)
+    return jax.tree.map(split, state)
+
+
+def _join_members(state: Tree) -> Tree:
+    """The inverse of `split_members`."""
 
     def join(leaf: Array) -> Array:
         return jnp.moveaxis(leaf, 0, 1).reshape(leaf.shape[1], -1, *leaf.shape[3:])
 
-    tokens = tokens_ST.reshape(count, -1, tokens_ST.shape[1])
-    scores_CP, state = over_chunks(one_chunk, es, (jax.tree.map(split, state), tokens))
-    return scores_CP.reshape(-1), jax.tree.map(join, state)
+    return jax.tree.map(join, state)
+
+
+def scores(
+    config: Config,
+    specs: Tree,
+    weights: Tree,
+    state: Tree,
+    tokens_ST: Array,
+    seed: Array,
+    number: Array,
+) -> tuple[Array, Tree, Ballots, Readings | None]:
+    """Every member's summed log2-likelihood over its segment, and what votes come of its reading.
+
+    Args:
+      weights: int8 tree. state: members' states, leaves [L, P, ...].
+      tokens_ST: [S, T+1] with S = P / members_per_stream.
+      seed, number: uint32 scalars, the run's seed and the step's number.
+
+    Returns:
+      int32 [P] in units of 2^-16 bit, the members' states after the segment, votes by path, and the
+      readings of direct connections (see `read_and_vote`).
+    """
+    es = config.es
+
+    def one_chunk(chunk: Array, arguments: tuple[Tree, Array]):
+        state, score_P, ballots, readings = chunk_scores(
+            config, specs, weights, *arguments, seed, number, chunk
+        )
+        return (score_P, state, readings), ballots
+
+    tokens = tokens_ST.reshape(chunks(es), -1, tokens_ST.shape[1])
+    (scores_CP, state, readings), ballots = over_chunks(
+        one_chunk, es, (split_members(es, state), tokens)
+    )
+    readings = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), readings)
+    return scores_CP.reshape(-1), _join_members(state), ballots, readings

@@ -7,8 +7,10 @@ a flat dict of paths, a stacked tensor a list of its layers.
 """
 
 import bisect
+import fractions
 import functools
 import math
+from collections.abc import Iterator
 from typing import Any
 
 from int_lm.config import Config, EsConfig, ModelConfig
@@ -49,6 +51,12 @@ def shift_down(x: int, bits: int) -> int:
 def rounded_log2_root(n: int) -> int:
     """round(log2(n) / 2)."""
     return round(math.log2(n) / 2)
+
+
+def dither(row: int, column: int, position: int, bits: int) -> int:
+    """The top bits of a sum of multiples of three odd constants modulo 2^32."""
+    word = row * 0x9E3779B1 + column * 0x85EBCA77 + position * 0xC2B2AE3D
+    return word % 2**32 // 2 ** (32 - bits)
 
 
 # -- Noise -----------------------------------------------------------------------------------------
@@ -93,6 +101,15 @@ def draw(kind: str, seed: int, step: int, tensor: int, pair: int, size: int) -> 
                 entries += [gaussian_quantiles()[word & 0xFFFF], gaussian_quantiles()[word >> 16]]
         lane += 1
     return entries[:size]
+
+
+def rounding(seed: int, step: int, tensor: int, size: int, bits: int) -> Vector:
+    """Random numbers in [0, 2^bits): top bits of the words of a pair that does not exist."""
+    key = threefry2x32((seed, NOISE_VERSION), (step, tensor))
+    words: Vector = []
+    for lane in range((size + 1) // 2):
+        words += threefry2x32(key, (2**32 - 1, lane))
+    return [word // 2 ** (32 - bits) for word in words[:size]]
 
 
 def rows(entries: Vector, width: int) -> Matrix:
@@ -142,6 +159,16 @@ def perturbed_vector(es: EsConfig, value: Vector, noise: Vector, sign: int) -> V
 
 def linear(weight: Member, x: Vector) -> Vector:
     """saturate((x W^T + ((+-(x B) A^T) >> shift)) >> (4 + round(log2(N) / 2)))."""
+    return [saturate(y) for y in scaled(weight, x)]
+
+
+def readout(weight: Member, x: Vector) -> Vector:
+    """`linear` in 16 bits."""
+    return [max(-32767, min(32767, y)) for y in scaled(weight, x)]
+
+
+def scaled(weight: Member, x: Vector) -> Vector:
+    """`linear` before it is narrowed."""
     value, left, right, sign, shift = weight
     y = []
     for m in range(len(value)):
@@ -156,7 +183,7 @@ def linear(weight: Member, x: Vector) -> Vector:
                     score += x[n] * right[n][r]
                 delta += score * left[m][r]
             total += shift_floor(sign * delta, shift)
-        y.append(saturate(shift_floor(total, 4 + rounded_log2_root(len(x)))))
+        y.append(shift_floor(total, 4 + rounded_log2_root(len(x))))
     return y
 
 
@@ -175,20 +202,59 @@ def embed(weight: Member, token: int) -> Vector:
     return row
 
 
-# -- egg -------------------------------------------------------------------------------------------
+# -- Norm ------------------------------------------------------------------------------------------
+
+
+def mean_magnitude(x: Vector) -> int:
+    """max(1, floor(mean|x|))."""
+    return max(1, sum(abs(entry) for entry in x) // len(x))
 
 
 def norm(weight: Vector, x: Vector) -> Vector:
     """saturate(floor(x w / max(1, mean|x|))), the mean rounded down."""
-    mean = max(1, sum(abs(entry) for entry in x) // len(x))
+    mean = mean_magnitude(x)
     return [saturate(entry * w // mean) for entry, w in zip(x, weight, strict=True)]
+
+
+def clipped_dividend(x: int) -> int:
+    """Into the range that divisions take."""
+    return max(1 - 2**14, min(2**14 - 1, x))
+
+
+def rounded_quotient(dividend: int, divisor: int) -> int:
+    """dividend / divisor rounded half up, the dividend clipped."""
+    return clipped_dividend(dividend + divisor // 2) // divisor
+
+
+def norm_credit(gain: Vector, x: Vector, credit: Vector) -> Vector:
+    """4 (c_k - sign(x_k) (sum_n x_n c_n / D) / m) / m with c = g credit / 16, in integers.
+
+    The sum is over c / 4, rounded half up, and what is divided fits 14 bits and a sign.
+    """
+    mean = mean_magnitude(x)
+    c = [clipped_dividend(shift_down(g * d, 4)) for g, d in zip(gain, credit, strict=True)]
+    along = sum(entry * shift_down(entry_c, 2) for entry, entry_c in zip(x, c, strict=True))
+    radial = 4 * rounded_quotient(along // len(x), mean)
+    signs = [(entry > 0) - (entry < 0) for entry in x]
+    return [
+        rounded_quotient(4 * (entry_c - sign * radial), mean)
+        for entry_c, sign in zip(c, signs, strict=True)
+    ]
+
+
+# -- egg -------------------------------------------------------------------------------------------
+
+
+def gates(layer: dict[str, Any], h: Vector, state: Vector) -> tuple[Vector, Vector]:
+    """f, and the gated state g."""
+    forget_h, forget_s = linear(layer["forget_input"], h), linear(layer["forget_state"], state)
+    f = [saturate(forget_h[d] + forget_s[d] + layer["forget_bias"][d]) for d in range(len(h))]
+    return f, [shift_floor((f[d] + 127) * state[d], 8) for d in range(len(h))]
 
 
 def cell(layer: dict[str, Any], h: Vector, state: Vector) -> Vector:
     """The recurrent cell: the next state."""
-    forget_h, forget_s = linear(layer["forget_input"], h), linear(layer["forget_state"], state)
-    f = [saturate(forget_h[d] + forget_s[d] + layer["forget_bias"][d]) for d in range(len(h))]
-    g = [shift_floor((f[d] + 127) * state[d], 8) for d in range(len(h))]
+    f, g = gates(layer, h, state)
     candidate_h, candidate_g = (
         linear(layer["candidate_input"], h),
         linear(layer["candidate_state"], g),
@@ -248,18 +314,61 @@ def log2_table() -> list[int]:
     return [round(2**22 * math.log2(1 + i / 1024)) for i in range(1025)]
 
 
-def log2_likelihood(logits: Vector, target: int) -> int:
-    """log2 p(target) in units of 2^-16 bit: exp2 terms of 22 bits (28 above 256 tokens), summed;
-    the position of the leading one; 10 bits of index and 12 to interpolate with."""
+def distances(logits: Vector) -> Vector:
+    """Largest logit minus logit, at most 254."""
     largest = max(logits)
-    bits = 22 if len(logits) <= 256 else 28
-    total = sum(exp2_table(bits)[largest - logit] for logit in logits)
+    return [min(254, largest - logit) for logit in logits]
+
+
+def term_bits(vocab_size: int) -> int:
+    """Bits of the exp2 terms."""
+    return 22 if vocab_size <= 256 else 28
+
+
+def log2_sum_exp2(distance: Vector) -> int:
+    """log2 of the sum of 2^(-distance/16) in units of 2^-16: exp2 terms of 22 bits (28 above 256
+    tokens), summed; the position of the leading one; 10 bits of index and 12 to interpolate."""
+    bits = term_bits(len(distance))
+    total = sum(exp2_table(bits)[d] for d in distance)
     exponent = total.bit_length() - 1
     mantissa = total << 30 >> exponent  # in [2^30, 2^31)
     index, rest = mantissa - 2**30 >> 20, mantissa >> 8 & 0xFFF
     low, high = log2_table()[index], log2_table()[index + 1]
     fraction = shift_down(low + ((high - low) * rest >> 12), 6)
-    return -(largest - logits[target]) * 2**12 - ((exponent - bits) * 2**16 + fraction)
+    return (exponent - bits) * 2**16 + fraction
+
+
+def log2_likelihood(logits: Vector, target: int) -> int:
+    """log2 p(target) in units of 2^-16 bit."""
+    distance = distances(logits)
+    return -distance[target] * 2**12 - log2_sum_exp2(distance)
+
+
+@functools.cache
+def exp2_fraction_table() -> list[int]:
+    """round(2^15 2^(-(i + 1/2) / 1024)), i = 0..1023."""
+    return [round(2.0 ** (15 - (i + 0.5) / 1024)) for i in range(1024)]
+
+
+def scaled_probabilities(logits: Vector, scale: int) -> Vector:
+    """p scale in units of 2^-16, of the terms in 16 bits and a factor of 8 fractional ones."""
+    distance = distances(logits)
+    log2_sum = log2_sum_exp2(distance)
+    factor = scale * exp2_fraction_table()[log2_sum % 2**16 // 2**6] // 2**7
+    bits = term_bits(len(logits))
+    terms = [shift_down(exp2_table(bits)[d], bits - 16) for d in distance]
+    return [term * factor // 2 ** (8 + log2_sum // 2**16) for term in terms]
+
+
+def errors(logits: Vector, target: int, scale: int, dithers: Vector, lowest: int = -127) -> Vector:
+    """onehot(target) - p in units of 1 / scale, p rounded by a dither; 0 for p at the floor."""
+    largest, result = max(logits), []
+    for v, p in enumerate(scaled_probabilities(logits, scale)):
+        units = min((p + dithers[v]) // 2**16, scale)
+        if logits[v] == lowest or largest - logits[v] >= 254:
+            units = 0
+        result.append((scale if v == target else 0) - units)
+    return result
 
 
 # -- The population --------------------------------------------------------------------------------
@@ -381,11 +490,88 @@ def moved(weight: int, vote: int, limit: int) -> int:
     return saturate(weight + ((vote > 0) - (vote < 0) if abs(vote) > limit else 0))
 
 
-def vote_threshold(es: EsConfig, step: int) -> int:
+def entries(nested: Any) -> Vector:
+    """All numbers of nested lists."""
+    return [n for item in nested for n in entries(item)] if isinstance(nested, list) else [nested]
+
+
+def like(nested: Any, flat: Iterator[int]) -> Any:
+    """Numbers in the shape of nested lists."""
+    return [like(item, flat) for item in nested] if isinstance(nested, list) else next(flat)
+
+
+def mean_of_means(nested: Any) -> int:
+    """Mean magnitude, axis by axis from the last, rounded down each time."""
+    if not isinstance(nested, list):
+        return abs(nested)
+    return sum(mean_of_means(item) for item in nested) // len(nested)
+
+
+def longest_axis(nested: Any) -> int:
+    """The largest number of items on any axis."""
+    return max(len(nested), longest_axis(nested[0])) if isinstance(nested, list) else 1
+
+
+def coarse(votes: Any, bits: int) -> Any:
+    """Votes shifted down together, towards 0, to `bits` bits or so few that an axis's sum fits."""
+    flat = entries(votes)
+    bits = min(bits, 30 - math.ceil(math.log2(longest_axis(votes))))
+    shift = max(0, max(abs(n) for n in flat).bit_length() - bits)
+    return like(votes, iter([(abs(n) >> shift) * (1 if n > 0 else -1) for n in flat]))
+
+
+def magnitude_limit(votes: Any, z: int) -> tuple[Any, int]:
+    """Coarse votes of 17 bits, and z sqrt(pi / 2) times their mean magnitude: 1283 / 1024 of it."""
+    rough = coarse(votes, 17)
+    return rough, z * (mean_of_means(rough) * 1283 // 1024) // 1024
+
+
+def strength(votes: Any, vote_clip: float) -> Vector:
+    """128 times each vote's sign, or its share of vote_clip mean magnitudes: of all votes, flat."""
+    signs = [(n > 0) - (n < 0) for n in entries(votes)]
+    if vote_clip == 0:
+        return [128 * sign for sign in signs]
+    rough = coarse(votes, 18)
+    most = max(1, mean_of_means(rough) * round(64 * vote_clip) // 64)
+    shares = [min(abs(n), most) * (2**24 // most) // 2**17 for n in entries(rough)]
+    return [sign * share for sign, share in zip(signs, shares, strict=True)]
+
+
+def carried(weight: int, remainder: int, strength: int, rate: int) -> tuple[int, int]:
+    """A weight and what remains after a move of strength / 128 of the rate, in 1 / 4096."""
+    total = remainder + shift_down(strength * rate, 7)
+    whole = shift_down(total, 12)
+    return saturate(weight + whole), total - 4096 * whole
+
+
+def randomly_moved(weight: int, strength: int, rate: int, random: int) -> int:
+    """A weight after the same move, rounded up where the fraction and `random` / 4096 pass 1."""
+    return saturate(weight + (shift_down(strength * rate, 7) + random) // 4096)
+
+
+def decayed(config: Config, step: int, halflife: float) -> fractions.Fraction | float:
+    """What is left of a scheduled value: 1 at first."""
+    halflives = fractions.Fraction(step) / fractions.Fraction(halflife)
+    done = min(fractions.Fraction(1), fractions.Fraction(step, max(1, config.run.steps)))
+    return {
+        "constant": 1,
+        "linear": 1 - done,
+        "cosine": math.sin(math.pi / 2 * (1 - done)) ** 2,
+        "inverse": 1 / (1 + halflives),
+        "inverse_sqrt": float(1 + halflives) ** -0.5,
+    }[config.es.schedule]
+
+
+def learning_rate(config: Config, step: int) -> int:
+    """In units of 2^-12."""
+    return round(
+        config.es.learning_rate * 4096 * decayed(config, step, config.es.learning_rate_halflife)
+    )
+
+
+def vote_threshold(config: Config, step: int) -> int:
     """z with erfc(z / sqrt 2) = alpha, found by bisection, in units of 2^-10."""
-    alpha = es.alpha
-    if alpha >= 1:
-        alpha = min(1.0, alpha / (1 + step / es.alpha_halflife))
+    alpha = min(1.0, config.es.alpha * float(decayed(config, step, config.es.alpha_halflife)))
     low, high = 0.0, 8.0
     for _ in range(60):
         middle = (low + high) / 2
@@ -393,15 +579,38 @@ def vote_threshold(es: EsConfig, step: int) -> int:
     return round(low * 1024)
 
 
+def plain_votes(
+    config: Config, vocab_size: int, fitnesses: Vector, number: int
+) -> dict[str, tuple[str, int, Any]]:
+    """(kind, number, plain votes) of every tensor; those of a stacked one are a list of layers."""
+    es, seed, found = config.es, config.run.seed, {}
+    pairs = range(es.population // 2)
+    for path, layer, tensor, kind, shape in numbered(config.model, vocab_size):
+        if kind == "vector":
+            noises = [vector_noise(es, shape[0], seed, number, tensor, i) for i in pairs]
+            ballot: Any = vector_votes(noises, fitnesses)
+        else:
+            size = shape[0], shape[1]
+            ballot = matrix_votes(
+                [matrix_noise(es, size, seed, number, tensor, i) for i in pairs], fitnesses
+            )
+        first = found.setdefault(path, (kind, tensor, ballot if layer < 0 else []))
+        if layer >= 0:
+            first[2].append(ballot)
+    return found
+
+
 def step(
     config: Config,
     vocab_size: int,
     weights: dict[str, Any],
+    remainders: dict[str, Any],
     states: list[Matrix],
     tokens: list[Vector],
     number: int,
-) -> tuple[dict[str, Any], list[Matrix], Vector]:
-    """One training step: (weights, states [P][L][D], tokens [S][T+1]) -> the same, and scores."""
+) -> tuple[dict[str, Any], dict[str, Any], list[Matrix], Vector]:
+    """One training step with plain votes: (weights, remainders, states [P][L][D], tokens [S][T+1])
+    -> the same, and scores. Remainders are those of update carry."""
     es, seed = config.es, config.run.seed
     scores, following = [], []
     for p in range(es.population):
@@ -410,25 +619,22 @@ def step(
         scores.append(sum(log_likelihoods))
         following.append(state)
     fitnesses = fitness(es, scores)
-    z = vote_threshold(es, number)
+    z, rate = vote_threshold(config, number), learning_rate(config, number)
     updated: dict[str, Any] = {}
-    for path, layer, tensor, kind, shape in numbered(config.model, vocab_size):
-        value, limit = at(weights, path, layer), vote_limit(kind, es, fitnesses, z)
-        pairs = range(es.population // 2)
-        if kind == "vector":
-            noises = [vector_noise(es, shape[0], seed, number, tensor, i) for i in pairs]
-            ballot = vector_votes(noises, fitnesses)
-            leaf: Any = [moved(w, v, limit) for w, v in zip(value, ballot, strict=True)]
+    kept: dict[str, Any] = {}
+    for path, (kind, tensor, ballot) in plain_votes(config, vocab_size, fitnesses, number).items():
+        old, votes = entries(weights[path]), entries(ballot)
+        if es.update == "threshold":
+            limit = vote_limit(kind, es, fitnesses, z)
+            new = [moved(w, v, limit) for w, v in zip(old, votes, strict=True)]
+        elif es.update == "carry":
+            rest = entries(remainders[path]), strength(ballot, es.vote_clip)
+            both = [carried(*three, rate) for three in zip(old, *rest, strict=True)]
+            new = [weight for weight, _ in both]
+            kept[path] = like(ballot, iter([remainder for _, remainder in both]))
         else:
-            factors = [
-                matrix_noise(es, (shape[0], shape[1]), seed, number, tensor, i) for i in pairs
-            ]
-            leaf = [
-                [moved(w, v, limit) for w, v in zip(row, votes, strict=True)]
-                for row, votes in zip(value, matrix_votes(factors, fitnesses), strict=True)
-            ]
-        if layer < 0:
-            updated[path] = leaf
-        else:
-            updated.setdefault(path, []).append(leaf)
-    return updated, following, scores
+            random = rounding(seed, number, tensor, len(old), 12)
+            rest = strength(ballot, es.vote_clip), random
+            new = [randomly_moved(w, s, rate, r) for w, s, r in zip(old, *rest, strict=True)]
+        updated[path] = like(ballot, iter(new))
+    return updated, kept, following, scores

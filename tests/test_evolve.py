@@ -1,5 +1,6 @@
 """The training step: equal to the oracle, in integers only, in little memory, compiled once."""
 
+import dataclasses
 import functools
 import logging
 import math
@@ -24,12 +25,38 @@ Leaf = jax.ShapeDtypeStruct | jax.extend.core.Var | jax.extend.core.Literal
 step_of = functools.cache(evolve.compiled_step)  # tests of one configuration share it
 
 
-def tiny(seed: int = 3, width: int = 8, layers: int = 2, **es) -> Config:
+# (votes, readout) that config accepts
+ESTIMATORS = [
+    ("eggroll", "perturbed"),
+    ("eggroll", "exact"),
+    ("trace", "perturbed"),
+    ("trace", "exact"),
+    ("unit", "exact"),
+]
+UPDATES = ["threshold", "carry", "stochastic"]
+ARCHITECTURES = ["egg", "rwkv"]
+
+
+def tiny(
+    seed: int = 3,
+    width: int = 8,
+    layers: int = 2,
+    architecture: str = "egg",
+    direct: tuple[int, ...] = (),
+    **es,
+) -> Config:
     """A small configuration; keyword arguments are fields of `es`."""
     fields = {"population": 8, "segment_length": 4, "sigma_shift": 2, **es}
-    model = ModelConfig(width=width, layers=layers, ffn_multiple=2)
+    model = ModelConfig(
+        architecture=architecture,  # type: ignore[arg-type]
+        width=width,
+        layers=layers,
+        ffn_multiple=2,
+        direct=direct,
+        direct_bits=8,
+    )
     return configuration.validate(
-        Config(model=model, es=EsConfig(**fields), run=RunConfig(seed=seed))
+        Config(model=model, es=EsConfig(**fields), run=RunConfig(seed=seed, steps=100))
     )
 
 
@@ -54,7 +81,8 @@ def arguments_of(config: Config, vocab_size: int = VOCABULARY):
     es, word = config.es, jax.ShapeDtypeStruct((), jnp.uint32)
     shape = es.population // es.members_per_stream, es.segment_length + 1
     tokens = jax.ShapeDtypeStruct(shape, jnp.uint16)
-    return state, tokens, word, word, jax.ShapeDtypeStruct((), jnp.int32)
+    number = jax.ShapeDtypeStruct((), jnp.int32)
+    return state, tokens, word, word, evolve.Pace(z=number, rate=number)  # type: ignore[arg-type]
 
 
 def jaxpr_of(config: Config, vocab_size: int = VOCABULARY):
@@ -101,28 +129,34 @@ def inexact(jaxpr) -> list[np.dtype]:
         {"rank": 3, "noise": "gaussian", "fitness": "linear", "alpha": 0.3, "chunk": 4},
         {"rank": 3, "fitness": "linear", "alpha": 2.0, "alpha_halflife": 1.0, "noise_reuse": 2},
         {"noise": "gaussian", "noise_reuse": 2, "alpha": 0.05, "chunk": 2},
+        {"schedule": "cosine", "alpha": 0.8},
+        {"update": "carry", "learning_rate": 1.3, "learning_rate_halflife": 2.0},
+        {"update": "carry", "learning_rate": 1.5, "vote_clip": 1.5, "fitness": "linear", "rank": 2},
+        {"update": "stochastic", "schedule": "linear"},
+        {"update": "stochastic", "vote_clip": 2.0, "learning_rate": 4.0, "chunk": 4},
     ],
     ids=lambda es: "-".join(f"{key}={value}" for key, value in es.items()) or "defaults",
 )
 def test_step_equals_the_oracle(es: dict):
-    """Weights, states, scores and counts of three steps, some weights standing at 127."""
+    """Weights, remainders, states, scores and counts of three steps, some weights at 127."""
     config = tiny(**es)
     state, step = evolve.initial(config, VOCABULARY), step_of(config, VOCABULARY)
     random = np.random.default_rng(0)
     weights = params.map_leaves(
         lambda leaf: jnp.where(random.random(leaf.shape) < 0.03, jnp.int8(127), leaf), state.weights
     )
-    state = evolve.State(weights=weights, members=state.members)
-    plain = oracle.plain(state.weights)
+    state = dataclasses.replace(state, weights=weights)
+    plain, rest = oracle.plain(state.weights), oracle.plain(state.remainders)
     states = [state.members["cell"][:, p].tolist() for p in range(8)]
     for number in (0, 1, 2):
         tokens, before = tokens_of(config, number), flat(plain)
         state, metrics = step(state, tokens, number)
-        plain, states, scores = oracle.step(
-            config, VOCABULARY, plain, states, tokens.tolist(), number
+        plain, rest, states, scores = oracle.step(
+            config, VOCABULARY, plain, rest, states, tokens.tolist(), number
         )
         assert metrics.scores_P.tolist() == scores
         assert oracle.plain(state.weights) == plain
+        assert oracle.plain(state.remainders) == rest
         assert [state.members["cell"][:, p].tolist() for p in range(8)] == states
         after = flat(plain)
         assert int(metrics.changed) == sum(a != b for a, b in zip(after, before, strict=True))
@@ -140,7 +174,7 @@ def test_pairs_that_tie_move_no_weight():
     config = tiny(sigma_shift=6)  # vectors of +-16 then move by 0
     state = evolve.initial(config, VOCABULARY)
     weights = {**state.weights, "final_norm": jnp.zeros_like(state.weights["final_norm"])}
-    state = evolve.State(weights=weights, members=state.members)
+    state = dataclasses.replace(state, weights=weights)
     following, metrics = evolve.compiled_step(config, VOCABULARY)(state, tokens_of(config, 0), 0)
     assert len(set(metrics.scores_P.tolist())) == 1
     assert params.weights_hash(following.weights) == params.weights_hash(weights)
@@ -236,14 +270,108 @@ def test_no_float_enters_the_step(noise: str, fitness: str, rank: int, chunk: in
     assert inexact(jaxpr) == []
 
 
-def test_no_float_enters_the_step_of_a_wide_vocabulary():
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("voting, readout", ESTIMATORS)
+@pytest.mark.parametrize("update", UPDATES)
+def test_no_float_enters_the_step_of_any_recipe(
+    architecture: str, voting: str, readout: str, update: str
+):
+    """Every architecture, estimator, readout and update that config accepts."""
+    config = tiny(
+        architecture=architecture,
+        votes=voting,
+        readout=readout,
+        update=update,
+        vote_clip=1.5,
+        segment_length=3,
+        chunk=4,
+        direct=(1, 2) if readout == "exact" else (),
+    )
+    assert inexact(jaxpr_of(config)) == []
+
+
+@pytest.mark.parametrize("voting, readout", [("eggroll", "perturbed"), ("unit", "exact")])
+def test_no_float_enters_the_step_of_a_wide_vocabulary(voting: str, readout: str):
     """Nor where the likelihood sums in two limbs."""
-    assert inexact(jaxpr_of(tiny(), vocab_size=300)) == []
+    config = tiny(votes=voting, readout=readout)
+    assert inexact(jaxpr_of(config, vocab_size=300)) == []
 
 
-def test_the_step_compiles_once(caplog: pytest.LogCaptureFixture):
-    """Neither the step's number, nor its threshold, nor new tokens or weights compile it again."""
-    config = tiny(alpha=1.0, alpha_halflife=2.0)
+@functools.cache
+def two_steps(architecture: str, voting: str, readout: str, chunk: int):
+    """State and metrics after two steps from random weights, and those weights.
+
+    With update carry and a vote_clip, so that the remainders show every vote's size; with direct
+    connections in one case.
+    """
+    config = tiny(
+        architecture=architecture,
+        votes=voting,
+        readout=readout,
+        update="carry",
+        vote_clip=3.0,
+        learning_rate=2.0,
+        segment_length=3,
+        chunk=chunk,
+        direct=(2,) if (voting, readout) == ("trace", "exact") else (),
+    )
+    state, step = evolve.initial(config, VOCABULARY), evolve.compiled_step(config, VOCABULARY)
+    random = np.random.default_rng(1)
+    weights = params.map_leaves(
+        lambda leaf: jnp.asarray(random.integers(-30, 31, leaf.shape).astype(np.int8)),
+        state.weights,
+    )
+    before = jax.tree.map(np.asarray, weights)
+    state = dataclasses.replace(state, weights=weights)
+    for number in (0, 1):
+        state, metrics = step(state, tokens_of(config, number), number)
+    return state, metrics, before
+
+
+# every estimator is quick with one architecture or both; chunks of 2 are the hardest case
+QUICK = {("egg", *ESTIMATORS[0]), ("egg", *ESTIMATORS[2]), ("egg", *ESTIMATORS[4])}
+QUICK |= {("rwkv", *ESTIMATORS[1]), ("rwkv", *ESTIMATORS[3]), ("rwkv", *ESTIMATORS[4])}
+
+
+@pytest.mark.parametrize(
+    "architecture, voting, readout, chunk",
+    [
+        pytest.param(*case, chunk, marks=() if case in QUICK and chunk == 2 else pytest.mark.slow)
+        for case in [(name, *estimator) for name in ARCHITECTURES for estimator in ESTIMATORS]
+        for chunk in (2, 4, 8)
+    ],
+)
+def test_chunks_change_no_bit(architecture: str, voting: str, readout: str, chunk: int):
+    """Weights, remainders, states, scores and direct tables: whole, and in chunks of any size.
+
+    Every tensor learns, and nothing becomes -128.
+    """
+    whole = two_steps(architecture, voting, readout, 0)
+    chunked = two_steps(architecture, voting, readout, chunk)
+    jax.tree.map(np.testing.assert_array_equal, chunked, whole)
+    state, _, before = whole
+    moved = jax.tree.map(
+        lambda new, old: bool(np.any(np.asarray(new) != old)), state.weights, before
+    )
+    assert all(jax.tree.leaves(moved)), moved
+    narrow = [leaf for leaf in jax.tree.leaves(state) if leaf.dtype == jnp.int8]
+    assert min(int(leaf.min()) for leaf in narrow) >= -127
+    distinct = {path: len(np.unique(rest)) for path, rest in state.remainders.items()}
+    assert min(distinct.values()) > 4, distinct
+
+
+@pytest.mark.parametrize(
+    "es",
+    [
+        {"alpha_halflife": 2.0},
+        {"votes": "unit", "readout": "exact", "update": "carry", "schedule": "linear"},
+        {"votes": "trace", "update": "stochastic", "schedule": "cosine"},
+    ],
+    ids=lambda es: es.get("update", "threshold"),
+)
+def test_the_step_compiles_once(caplog: pytest.LogCaptureFixture, es: dict):
+    """Neither the step's number, nor its pace, nor new tokens or weights compile it again."""
+    config = tiny(**es)
     state, step = evolve.initial(config, VOCABULARY), evolve.compiled_step(config, VOCABULARY)
     host = jax.tree.map(np.asarray, state)  # as a checkpoint restores it
 
@@ -260,9 +388,10 @@ def test_the_step_compiles_once(caplog: pytest.LogCaptureFixture):
 
 
 @pytest.mark.parametrize("rank", [1, 3])
-def test_no_array_holds_a_matrix_per_pair(rank: int):
+@pytest.mark.parametrize("voting, readout", ESTIMATORS)
+def test_no_array_holds_a_matrix_per_pair(rank: int, voting: str, readout: str):
     """The largest array of the step has far fewer than I m n entries, at every rank."""
-    config = tiny(population=256, width=64, rank=rank)
+    config = tiny(population=256, width=64, rank=rank, votes=voting, readout=readout)
     arrays = [math.prod(shape) for shape, _ in shapes(jaxpr_of(config))]
     assert max(arrays) < 128 * 64 * 64 / 2
 

@@ -6,12 +6,13 @@ import numpy as np
 import oracle
 import pytest
 
-from int_lm import likelihood, tables
+from int_lm import fixed, likelihood, tables
 from int_lm.config import LOG2_FRACTION_BITS, WORST_BITS_PER_TOKEN
 
 UNIT = 2.0**-LOG2_FRACTION_BITS
 VOCABULARIES = [2, 3, 17, 255, 256, 257, 300, 1000, 4096, 32000, 65536]
 log2_likelihood = jax.jit(likelihood.log2_likelihood)
+errors = jax.jit(likelihood.errors, static_argnums=2)
 
 
 def worst_distance(vocab_size: int) -> tuple[int, float]:
@@ -115,3 +116,181 @@ def test_likelihood_ignores_a_common_shift_and_the_order_of_tokens():
     places = np.argsort(order)[targets].astype(np.int32)
     reordered = log2_likelihood(jnp.asarray(logits[:, order]), jnp.asarray(places))
     assert plain.tolist() == shifted.tolist() == reordered.tolist()
+
+
+# -- Wider logits ----------------------------------------------------------------------------------
+
+
+def wide_rows(vocab_size: int) -> np.ndarray:
+    """Logits of 16 bits, some within the floor of the largest, some far below: int16 [rows, V]."""
+    random = np.random.default_rng(vocab_size)
+    rows = [random.integers(-most, most + 1, vocab_size) for most in (150, 500, 2**15 - 1)]
+    rows += [np.full(vocab_size, level) for level in (-(2**15) + 1, 0, 2**15 - 1)]
+    for distance in (253, 254, 255, 2**16 - 2):
+        rows.append(np.where(np.arange(vocab_size) == vocab_size // 2, 2**15 - 1, 0))
+        rows[-1] = np.where(rows[-1] == 0, 2**15 - 1 - distance, rows[-1])
+    return np.stack(rows).astype(np.int16)
+
+
+@pytest.mark.parametrize("vocab_size", [2, 17, 256, 257, 1000])
+def test_a_logit_far_below_the_largest_counts_as_254_below_it(vocab_size: int):
+    """Logits of 16 bits: equal to the oracle, and to the likelihood of the int8 logits they are."""
+    logits = wide_rows(vocab_size)
+    narrow = np.maximum(logits.astype(np.int32) - logits.max(axis=1, keepdims=True), -254) + 127
+    for targets_P in (logits.argmax(axis=1), logits.argmin(axis=1)):
+        targets = jnp.asarray(targets_P.astype(np.int32))
+        result = log2_likelihood(jnp.asarray(logits), targets)
+        same = log2_likelihood(jnp.asarray(narrow.astype(np.int8)), targets)
+        np.testing.assert_array_equal(result, same)
+        assert result.tolist() == [
+            oracle.log2_likelihood(row, target)
+            for row, target in zip(logits.tolist(), targets_P.tolist(), strict=True)
+        ]
+
+
+# -- Errors ----------------------------------------------------------------------------------------
+
+SCALES = [127, 63, 31, 15, 7]  # 127 >> config.spare_bits
+
+
+def dithers_of(shape: tuple[int, ...]) -> jax.Array:
+    """Dithers as `votes` makes them, int32 [P, V]; of the first two rows the least and the most."""
+    rows, columns = (jnp.arange(size, dtype=jnp.int32) for size in shape)
+    dither = fixed.dither(rows[:, None], columns[None], jnp.uint32(3), 16)
+    return dither.at[0].set(0).at[1].set(2**16 - 1)
+
+
+@pytest.mark.parametrize("vocab_size, scale", [(2, 127), (17, 15), (256, 127), (257, 63), (300, 7)])
+def test_errors_equal_the_oracle(vocab_size: int, scale: int):
+    """Random and adversarial logits in 8 and 16 bits, the best and the worst token as target."""
+    for logits in (rows_of(vocab_size), wide_rows(vocab_size)):
+        dither_PV = dithers_of(logits.shape)
+        lowest = -int(np.iinfo(logits.dtype).max)
+        for targets_P in (logits.argmax(axis=1), logits.argmin(axis=1)):
+            targets = jnp.asarray(targets_P.astype(np.int32))
+            result = errors(jnp.asarray(logits), targets, scale, dither_PV)
+            assert result.dtype == jnp.int8 and int(jnp.max(jnp.abs(result))) <= scale
+            for row in range(len(logits)):
+                expected = oracle.errors(
+                    logits[row].tolist(),
+                    int(targets_P[row]),
+                    scale,
+                    dither_PV[row].tolist(),
+                    lowest,
+                )
+                assert result[row].tolist() == expected
+
+
+@pytest.mark.parametrize("scale", [127])
+def test_errors_of_the_largest_vocabulary_equal_the_oracle(scale: int):
+    """65 536 tokens: uniform, nearly certain, and random logits."""
+    logits = rows_of(65536)[[0, 4, 8, 10]]
+    targets, dither_PV = np.array([65535, 0, 7, 32768], np.int32), dithers_of(logits.shape)
+    result = errors(jnp.asarray(logits), jnp.asarray(targets), scale, dither_PV)
+    for row in range(len(logits)):
+        plain, dither = logits[row].tolist(), dither_PV[row].tolist()
+        assert result[row].tolist() == oracle.errors(plain, int(targets[row]), scale, dither)
+
+
+def mean_probabilities(logits: np.ndarray, scale: int) -> np.ndarray:
+    """The p that `errors` subtracts, averaged over all 2^16 dithers, in units of 1 / scale.
+
+    A dither only ever raises the rounded p, by one unit at one place in [0, 2^16), which bisection
+    finds for every token at once.
+    """
+    targets = jnp.zeros(len(logits), jnp.int32)
+    hit = scale * (np.arange(logits.shape[1]) == 0)
+
+    def rounded(dither: np.ndarray) -> np.ndarray:
+        dither_PV = jnp.asarray(dither.astype(np.int32))
+        error = errors(jnp.asarray(logits), targets, scale, dither_PV)
+        return hit - np.asarray(error).astype(np.int64)
+
+    least = rounded(np.zeros(logits.shape))
+    low, high = np.zeros(logits.shape, np.int64), np.full(logits.shape, 2**16)
+    for _ in range(16):  # p stays `least` below `low`, and exceeds it from `high` on
+        middle = (low + high) // 2
+        raised = rounded(middle) > least
+        low, high = np.where(raised, low, middle), np.where(raised, middle, high)
+    raised = rounded(np.minimum(high, 2**16 - 1)) > least
+    return least + np.where(raised, 2**16 - high, 0) / 2**16
+
+
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    """softmax in float64, in base 2^(1/16)."""
+    terms = np.exp2((logits.astype(np.float64) - logits.max(axis=1, keepdims=True)) / 16)
+    return terms / terms.sum(axis=1, keepdims=True)
+
+
+def test_the_mean_over_dithers_is_what_bisection_finds():
+    """Over all 2^16 dithers of a few tokens, one after another."""
+    logits = rows_of(17)[:2, :5]
+    found = mean_probabilities(logits, 127)
+    total = np.zeros(logits.shape)
+    for dither in range(0, 2**16, 2**12):
+        block = dither + np.arange(2**12, dtype=np.int32)
+        everywhere = jnp.asarray(np.repeat(block, 2)[:, None] + np.zeros((1, 5), np.int32))
+        many = jnp.asarray(np.tile(logits, (2**12, 1)))
+        error = errors(many, jnp.zeros(len(many), jnp.int32), 127, everywhere)
+        error = np.asarray(error).reshape(2**12, 2, 5).astype(np.int64)
+        total += (127 * (np.arange(5) == 0) - error).sum(axis=0)
+    np.testing.assert_array_equal(found, total / 2**16)
+
+
+@pytest.mark.parametrize("vocab_size", [2, 256, 257, 5000, 65536])
+@pytest.mark.parametrize("scale", [127, 15])
+def test_errors_are_the_gradient_within_their_bound(vocab_size: int, scale: int):
+    """Averaged over dithers, p is off by 2^-17 of the likeliest's, 2^-10 of itself, 2^-16 units.
+
+    Uniform logits among them: at 65 536 tokens every p is far below one unit.
+    """
+    logits = rows_of(vocab_size)[[0, 4, 6, 8, 9, 11, 16, 17] if vocab_size < 65536 else [0, 6, 8]]
+    p, most = probabilities(logits), 2.0**-16
+    floored = (logits == -127) | (logits.max(axis=1, keepdims=True) - logits.astype(np.int32) > 253)
+    mean = mean_probabilities(logits, scale)
+    bound = scale * (p.max(axis=1, keepdims=True) / 2**17 + p / 2**10) + most
+    off = np.abs(mean - scale * p)
+    assert np.all(mean[floored] == 0)
+    assert np.all((off <= bound) | floored), (off / bound)[~floored].max()
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_the_bound_of_an_error_holds_for_every_scale(scale: int):
+    """The oracle's p, one token against V - 1 equal ones: 2^-10 of itself, 2^-9 at scale 7."""
+    worst = 0.0
+    for vocab_size in (2, 3, 5, 7, 13, 17, 29, 41, 77, 133, 256, 300):
+        for distance in (0, 1, 2, 3, 5, 8, 21, 34, 60):
+            logits = [127] + [127 - distance] * (vocab_size - 1)
+            scaled = oracle.scaled_probabilities(logits, scale)
+            p = probabilities(np.array([logits]))[0]
+            for v in (0, 1):
+                bound = scale * (p[0] / 2**17 + p[v] / (2**10 if scale > 7 else 2**9)) + 2.0**-16
+                worst = max(worst, abs(scaled[v] / 2**16 - scale * p[v]) / bound)
+    assert 0.3 < worst < 1
+
+
+def test_errors_of_many_positions_sum_to_the_gradient():
+    """Over 2^10 positions with the dithers that `votes` uses, uniform logits at 65 536 tokens."""
+    count = 1 << 10
+    logits = jnp.zeros((64, 65536), jnp.int8)
+    columns = jnp.arange(65536, dtype=jnp.int32)[None]
+    total = np.zeros(65536, np.int64)
+    for start in range(0, count, 64):
+        places = start + jnp.arange(64, dtype=jnp.int32)[:, None]
+        dither_PV = fixed.dither(places // 64, columns, places % 64, 16)
+        total += np.asarray(
+            jnp.sum(errors(logits, jnp.zeros(64, jnp.int32), 127, dither_PV), 0, jnp.int32)
+        )
+    expected = np.where(np.arange(65536) == 0, 127 * count, 0) - 127 * count / 65536
+    assert np.abs(total - expected).max() < 4, "rounded to the nearest, all but one would be 0"
+
+
+def test_a_token_whose_logit_is_as_low_as_it_can_be_is_pushed_no_further():
+    """Neither at the lowest logit of the dtype nor at the floor, except up, as the target."""
+    dither_PV, none = jnp.full((1, 4), 2**16 - 1, jnp.int32), jnp.array([0], jnp.int32)
+    uniform = errors(jnp.full((1, 4), -127, jnp.int8), none, 127, dither_PV)
+    assert uniform.tolist() == [[127, 0, 0, 0]]
+    narrow = errors(jnp.array([[-127, -126, 127, 126]], jnp.int8), none, 127, dither_PV)
+    assert narrow[0, 0] == 127 and narrow[0, 1] == -1 and narrow[0, 2] < -60
+    wide = errors(jnp.array([[0, 0, 254, 1]], jnp.int16), none, 127, dither_PV)
+    assert wide.tolist() == [[127, 0, -127, -1]]

@@ -22,9 +22,9 @@ SPECS = egg.specs(MODEL, VOCABULARY)
 
 @functools.partial(jax.jit, static_argnames="es")
 def scores(es: EsConfig, weights: Tree, state: Tree, tokens_ST):
-    """`population.scores` at (SEED, STEP)."""
-    coordinates = jnp.uint32(SEED), jnp.uint32(STEP)
-    return population.scores(MODEL, es, SPECS, weights, state, tokens_ST, *coordinates)
+    """`population.scores` at (SEED, STEP): scores and states."""
+    config, coordinates = Config(model=MODEL, es=es), (jnp.uint32(SEED), jnp.uint32(STEP))
+    return population.scores(config, SPECS, weights, state, tokens_ST, *coordinates)[:2]
 
 
 @functools.partial(jax.jit, static_argnames="es")
@@ -71,7 +71,7 @@ def inputs_of(es: EsConfig) -> tuple[Tree, Tree, jax.Array]:
     return weights, {"cell": jnp.asarray(state)}, jnp.asarray(tokens)
 
 
-@pytest.mark.parametrize("role", list(Role))
+@pytest.mark.parametrize("role", sorted({spec.role for _, spec in params.flatten(SPECS)}, key=str))
 @pytest.mark.parametrize("rank", [1, 3])
 def test_population_equals_single_members_for_every_role(role: Role, rank: int):
     """Perturbed in the tensors of one role: as the oracle's member, and as the pair on its own."""
@@ -121,6 +121,25 @@ def test_chunks_of_every_size_give_the_same_bits(chunk: int):
     whole = scores(ES, weights, state, tokens)
     chunked = scores(dataclasses.replace(ES, chunk=chunk), weights, state, tokens)
     jax.tree.map(np.testing.assert_array_equal, chunked, whole)
+
+
+@pytest.mark.parametrize("chunk", [0, 2, 4, 8])
+def test_over_chunks_stacks_one_result_and_sums_the_other(chunk: int):
+    """Every chunk gets its number and its arguments, in order."""
+    es = dataclasses.replace(ES, chunk=chunk)
+    count = population.chunks(es)
+    assert count == (8 // chunk if chunk else 1)
+    arguments = jnp.arange(8, dtype=jnp.int32).reshape(count, -1) ** 2
+    stacked, summed = population.over_chunks(
+        lambda number, part: ({"part": part, "number": number}, jnp.sum(part) + 100 * number),
+        es,
+        arguments,
+    )
+    np.testing.assert_array_equal(stacked["part"], arguments)
+    assert stacked["number"].tolist() == list(range(count))
+    assert int(summed) == sum(n * n for n in range(8)) + 100 * sum(range(count))
+    pairs = [population.chunk_pairs(es, jnp.int32(number)).tolist() for number in range(count)]
+    assert [pair for part in pairs for pair in part] == [0, 1, 2, 3]
 
 
 def test_a_stream_reaches_its_own_members_only():

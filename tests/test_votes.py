@@ -9,7 +9,14 @@ import oracle
 import pytest
 
 from int_lm import config, fitness, noise, tables, update, votes
-from int_lm.config import FITNESS_MAX, INT32_MAX, LOG2_FRACTION_BITS, WORST_BITS_PER_TOKEN, EsConfig
+from int_lm.config import (
+    FITNESS_MAX,
+    INT32_MAX,
+    LOG2_FRACTION_BITS,
+    WORST_BITS_PER_TOKEN,
+    Config,
+    EsConfig,
+)
 from int_lm.params import Role
 
 KINDS = ["rademacher", "gaussian"]
@@ -143,9 +150,28 @@ def test_a_tied_pair_votes_for_nothing():
     ballot = eggroll(es, (left, right), tied)
     assert not np.any(ballot)
     weight = draw("gaussian", 3, 6, 6)
-    for role in (Role.MATRIX, Role.EMBEDDING, Role.READOUT, Role.VECTOR):
+    for role in (Role.MATRIX, Role.PROJECTION, Role.EMBEDDING, Role.READOUT, Role.VECTOR):
         moved = threshold(role, 2, weight, ballot, tied, jnp.int32(0))
         np.testing.assert_array_equal(moved, weight)
+
+
+@pytest.mark.parametrize(
+    "voting, readout, expected",
+    [
+        ("eggroll", "perturbed", ("eggroll",) * 4),
+        ("eggroll", "exact", ("eggroll", "eggroll", "exact", "eggroll")),
+        ("trace", "perturbed", ("trace",) * 4),
+        ("trace", "exact", ("trace", "trace", "exact", "trace")),
+        ("unit", "exact", ("unit", "exact", "exact", "exact")),
+    ],
+)
+def test_every_role_has_its_estimator(voting: str, readout: str, expected: tuple[str, ...]):
+    """As `votes` and `readout` say; vectors always take the plain one, direct tables none."""
+    es = EsConfig(votes=voting, readout=readout)  # type: ignore[arg-type]
+    roles = (Role.MATRIX, Role.PROJECTION, Role.READOUT, Role.EMBEDDING)
+    assert tuple(votes.estimator(es, role) for role in roles) == expected
+    assert votes.estimator(es, Role.VECTOR) == "eggroll"
+    assert votes.estimator(es, Role.DIRECT) == votes.EXACT
 
 
 # -- Update ----------------------------------------------------------------------------------------
@@ -195,7 +221,7 @@ def test_a_share_alpha_of_pure_noise_votes_moves_its_weight(kind: str, rank: int
     es = EsConfig(noise=kind, rank=rank, fitness=levels, alpha=0.2)
     scores = np.random.default_rng(7).integers(-(2**20), 0, 1024).astype(np.int32)
     fitness_I = fitness_of(es, jnp.asarray(scores))
-    z = jnp.int32(tables.vote_threshold(es, 0))
+    z = jnp.int32(tables.vote_threshold(Config(es=es), 0))
     left, right = factors(es, 512, 64, 64)
     moved = threshold(
         Role.MATRIX,
@@ -241,7 +267,7 @@ def test_a_planted_direction_is_followed(kind: str, rank: int, levels: str):
     scores = np.stack([along, -along], axis=1).reshape(-1) - 2**20
     fitness_I = fitness_of(es, jnp.asarray(scores.astype(np.int32)))
     ballot = eggroll(es, (left, right), fitness_I)
-    z = jnp.int32(tables.vote_threshold(es, 0))
+    z = jnp.int32(tables.vote_threshold(Config(es=es), 0))
     moved = np.asarray(
         threshold(Role.MATRIX, rank, jnp.zeros((8, 8), jnp.int8), ballot, fitness_I, z)
     )

@@ -1,0 +1,146 @@
+"""Direct connections: int8 tables from the last k tokens straight to the logits.
+
+The maximum-entropy features of RNNLM (Mikolov et al., "Strategies for training large scale neural
+network language models", ASRU 2011). For every context length k in `model.direct` there is a table
+of 2^direct_bits rows of V logits, q4; the row that a hash of the last k tokens picks is added to
+the recurrent network's logits. Different contexts may share a row. Tokens before a document's start
+count as separators.
+
+The logits are linear in a row, so its gradient is the sum of the errors onehot(target) - p of the
+tokens that were read with it: no perturbation, and only rows that were read change. With e the mean
+error over its h readings in a step, and n the number of steps that have read it,
+
+    row += direct_rate e / sqrt(n)                    rounded up or down by a dither
+
+so that a context seen once learns at once, and a frequent one settles.
+
+Axes: P members, I pairs, K context lengths, J = T I readings of a segment, V vocabulary.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from int_lm import fixed, tables
+from int_lm.config import INT8_MAX, EsConfig, ModelConfig, spare_bits
+from int_lm.params import Role, Spec, Tree
+
+SEPARATOR = 0
+LOGIT_MAX = 2**15 - 1
+COUNT_MAX = 2**31 - 1
+_STEP_BITS = 8  # fractional bits of a row's step
+_MEAN_BITS = 8  # more of them, of the step divided by the readings of a row
+_MOVE_BITS = _STEP_BITS + _MEAN_BITS + 7  # 2^7 units of an error make 1
+
+
+def _name(length: int) -> str:
+    return f"context_{length}"
+
+
+def specs(model: ModelConfig, vocab_size: int) -> Tree:
+    """{"context_k": [2^direct_bits, V]} for every context length k."""
+    shape = 1 << model.direct_bits, vocab_size
+    return {_name(length): Spec(shape, Role.DIRECT, init=0) for length in model.direct}
+
+
+def initial_context(model: ModelConfig, batch: int) -> Array:
+    """The tokens before a document's start, the last one first: int32 [max k, P]."""
+    return jnp.full((max(model.direct), batch), SEPARATOR, jnp.int32)
+
+
+def following(context_KP: Array, tokens_P: Array) -> Array:
+    """The context after one more token; a separator forgets all before it."""
+    longer = jnp.concatenate([tokens_P[None], context_KP[:-1]])
+    return jnp.where((tokens_P != SEPARATOR)[None], longer, SEPARATOR)
+
+
+def rows(model: ModelConfig, context_KP: Array) -> dict[str, Array]:
+    """Which row each table adds: {"context_k": int32 [P]}.
+
+    A multiplicative hash of the last k tokens, seeded with k, in 32 bits; its top bits are used.
+    """
+    picked = {}
+    for length in model.direct:
+        word = jnp.full(context_KP.shape[1:], length, jnp.uint32)
+        for token_P in context_KP[:length]:
+            word = (word ^ token_P.astype(jnp.uint32)) * np.uint32(0x9E3779B1)
+            word = word ^ (word >> np.uint32(15))
+        word = word * np.uint32(0x85EBCA77)
+        picked[_name(length)] = (word >> np.uint32(32 - model.direct_bits)).astype(jnp.int32)
+    return picked
+
+
+def added(weights: Tree, picked: dict[str, Array], logits_PV: Array) -> Array:
+    """Logits + the picked rows, clipped to 16 bits: int16 q4 [P, V]. `weights`: int8 tables."""
+    total_PV = logits_PV.astype(jnp.int32)
+    for name, rows_P in picked.items():
+        total_PV = total_PV + weights[name][rows_P].astype(jnp.int32)
+    return jnp.clip(total_PV, -LOGIT_MAX, LOGIT_MAX).astype(jnp.int16)
+
+
+def initial_counts(model: ModelConfig) -> dict[str, Array]:
+    """Steps that have read each row: {"context_k": int32 zeros [2^direct_bits]}."""
+    return {_name(length): jnp.zeros(1 << model.direct_bits, jnp.int32) for length in model.direct}
+
+
+def _row_step(es: EsConfig, counts_J: Array) -> Array:
+    """direct_rate / sqrt(n), in units of 2^-8 of 1/16 bit: int32, for counts from 1 up.
+
+    Counts are brought below 2^12 by an even shift, whose root is half of it.
+    """
+    width_J = 32 - jax.lax.clz(counts_J)
+    halves_J = (jnp.maximum(width_J - tables.ROOT_INDEX_BITS, 0) + 1) >> 1
+    root_J = jnp.asarray(tables.reciprocal_root())[counts_J >> (2 * halves_J)]
+    rate = round(es.direct_rate * (1 << _STEP_BITS))  # below 2^15
+    return fixed.shift_down(rate * root_J, 15) >> halves_J
+
+
+def update(
+    es: EsConfig,
+    table: Array,
+    counts: Array,
+    rows_J: Array,
+    errors_JV: Array,
+    number: Array,
+) -> tuple[Array, Array]:
+    """A table and its counts after one step.
+
+    Rows are sorted so that the readings of one row lie together; the work and the memory follow the
+    readings, not the table.
+
+    Args:
+      table: int8 [rows, V]. counts: int32 [rows].
+      rows_J: int32, the row of every reading. errors_JV: int8, of `votes`; 127 >> spare
+        bits make 1, which the step makes up for.
+      number: the step's, uint32 scalar.
+    """
+    readings, size = len(rows_J), len(table)
+    order_J = jnp.argsort(rows_J)
+    sorted_J = rows_J[order_J]
+    begins_J = jnp.concatenate([jnp.ones(1, bool), sorted_J[1:] != sorted_J[:-1]])
+    slot_J = jnp.cumsum(begins_J.astype(jnp.int32)) - 1
+    zeros_J = jnp.zeros(readings, jnp.int32)
+    error_JV = jnp.zeros(errors_JV.shape, jnp.int32)
+    error_JV = error_JV.at[slot_J].add(
+        errors_JV[order_J].astype(jnp.int32), indices_are_sorted=True
+    )
+    hits_J = zeros_J.at[slot_J].add(1, indices_are_sorted=True)
+    # slots beyond the last row stay empty: they name rows past the table, and are dropped
+    row_J = (size + jnp.arange(readings, dtype=jnp.int32)).at[slot_J].set(sorted_J)
+    count_J = counts.at[row_J].get(mode="fill", fill_value=0)
+    count_J = count_J + (count_J < COUNT_MAX).astype(jnp.int32)
+    step_J = _row_step(es, count_J)
+    factor_J = (step_J << _MEAN_BITS) // jnp.maximum(hits_J, 1)  # error x factor < 2^30
+    dither_JV = fixed.dither(
+        row_J[:, None],
+        jnp.arange(table.shape[1], dtype=jnp.int32)[None],
+        number,
+        _MOVE_BITS,
+    )
+    error_JV = error_JV << spare_bits(es)
+    move_JV = (error_JV * factor_J[:, None] + dither_JV) >> _MOVE_BITS
+    old_JV = table.at[row_J].get(mode="fill", fill_value=0).astype(jnp.int32)
+    moved_JV = jnp.clip(old_JV + move_JV, -INT8_MAX, INT8_MAX).astype(jnp.int8)
+    table = table.at[row_J].set(moved_JV, mode="drop", unique_indices=True)
+    return table, counts.at[row_J].set(count_J, mode="drop", unique_indices=True)

@@ -1,0 +1,274 @@
+"""Direct connections: rows, sums and updates equal a reference in Python integers."""
+
+import dataclasses
+import functools
+import math
+import random
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+
+from int_lm import config as configuration
+from int_lm import direct, evaluate, evolve, likelihood, models, perturb, tables
+from int_lm.config import Config, EsConfig, ModelConfig
+from int_lm.errors import UserError
+
+VOCABULARY = 11
+update = jax.jit(direct.update, static_argnums=0)
+
+
+def row_of(tokens: list[int], length: int, bits: int) -> int:
+    """The hash of the last `length` tokens, the newest first."""
+    word = length
+    for token in tokens[:length]:
+        word = (word ^ token) * 0x9E3779B1 % 2**32
+        word ^= word >> 15
+    return (word * 0x85EBCA77 % 2**32) >> (32 - bits)
+
+
+def row_step(rate: float, count: int) -> int:
+    """rate / sqrt(count) in units of 2^-8, with the root of at most 12 bits of the count."""
+    halves = (max(count.bit_length() - 12, 0) + 1) // 2
+    index = count >> (2 * halves)
+    root = math.floor(2**15 / math.sqrt(index) + 0.5)
+    return oracle.shift_down(round(rate * 256) * root, 15) >> halves
+
+
+def updated(
+    es: EsConfig, table: list, counts: list, rows: list, errors: list, number: int
+) -> tuple[list, list]:
+    """The table and counts after a step, one row after another."""
+    table, counts = [list(row) for row in table], list(counts)
+    spare = configuration.spare_bits(es)
+    for row in set(rows):
+        hits = [error for place, error in zip(rows, errors, strict=True) if place == row]
+        counts[row] = min(counts[row] + 1, 2**31 - 1)
+        factor = row_step(es.direct_rate, counts[row]) * 2**8 // len(hits)
+        for v in range(len(table[row])):
+            error = sum(hit[v] for hit in hits) << spare
+            dither = oracle.dither(row, v, number, 23)
+            table[row][v] = oracle.saturate(table[row][v] + ((error * factor + dither) >> 23))
+    return table, counts
+
+
+def test_rows_are_the_hash_of_the_last_tokens():
+    """Every length, the least and the largest tables, ids up to 65 535; separators forget."""
+    text = [5, 0, 65535, 7, 7, 1, 0, 0, 300, 2, 9, 9, 9]
+    for bits in (8, 17, 24):
+        model = ModelConfig(direct=(1, 2, 5), direct_bits=bits)
+        context = direct.initial_context(model, 1)
+        before: list[int] = []
+        for token in text:
+            before = [] if token == 0 else [token, *before]
+            context = direct.following(context, jnp.array([token], jnp.int32))
+            rows = direct.rows(model, context)
+            for length in (1, 2, 5):
+                padded = (before + [0] * 5)[:length]
+                assert int(rows[f"context_{length}"][0]) == row_of(padded, length, bits)
+
+
+def test_sums_are_clipped_to_16_bits():
+    """Rows of all tables are added to the logits, and nothing wraps."""
+    logits = jnp.array([[32767, -32767, 5], [32700, -32700, 0]], jnp.int16)
+    weights = {"context_1": jnp.array([[127, -127, 1], [-127, 127, 2]], jnp.int8)}
+    rows = {"context_1": jnp.array([0, 1], jnp.int32)}
+    total = direct.added(weights, rows, logits)
+    assert total.dtype == jnp.int16
+    assert total.tolist() == [[32767, -32767, 6], [32573, -32573, 2]]
+    low = direct.added(weights, {"context_1": jnp.array([0, 0], jnp.int32)}, logits)
+    assert low.tolist() == [[32767, -32767, 6], [32767, -32767, 1]]
+
+
+@pytest.mark.parametrize("rate", [0.01, 40.0, 127.0])
+@pytest.mark.parametrize("population", [16, 2**20])
+def test_update_equals_the_reference(rate: float, population: int):
+    """Rows read once, often and never, the first and the last; errors and weights at +-127."""
+    es = EsConfig(direct_rate=rate, population=population, segment_length=4)
+    draw = random.Random(3)
+    size, readings, V = 256, 40, 5
+    table = [[draw.choice([-127, -3, 0, 90, 127]) for _ in range(V)] for _ in range(size)]
+    counts = [draw.choice([0, 1, 4094, 4095, 4096, 2**20, 2**31 - 1]) for _ in range(size)]
+    rows = [draw.choice([0, 255, 7, draw.randrange(size)]) for _ in range(readings)]
+    most = 127 >> configuration.spare_bits(es)
+    errors = [[draw.choice([-most, -1, 0, 1, most]) for _ in range(V)] for _ in range(readings)]
+    new, seen = update(
+        es,
+        jnp.array(table, jnp.int8),
+        jnp.array(counts, jnp.int32),
+        jnp.array(rows, jnp.int32),
+        jnp.array(errors, jnp.int8),
+        jnp.uint32(9),
+    )
+    expected = updated(es, table, counts, rows, errors, 9)
+    assert (new.tolist(), seen.tolist()) == expected
+    order = draw.sample(range(readings), readings)
+    again, _ = update(
+        es,
+        jnp.array(table, jnp.int8),
+        jnp.array(counts, jnp.int32),
+        jnp.array([rows[i] for i in order], jnp.int32),
+        jnp.array([errors[i] for i in order], jnp.int8),
+        jnp.uint32(9),
+    )
+    assert again.tolist() == new.tolist(), "the order of readings does not matter"
+
+
+def test_small_errors_count_on_average():
+    """An error far below a unit moves a row by its share of a unit, over many steps."""
+    es = EsConfig(direct_rate=1.0)
+    table, moved = jnp.zeros((256, 1), jnp.int8), 0
+    for number in range(1024):
+        new, _ = update(
+            es,
+            table,
+            jnp.zeros(256, jnp.int32),
+            jnp.array([5], jnp.int32),
+            jnp.array([[9]], jnp.int8),
+            jnp.uint32(number),
+        )
+        moved += int(new[5, 0])
+    assert abs(moved / 1024 - 9 / 128) < 0.01
+
+
+def test_reciprocal_roots_are_rounded():
+    """round(2^15 / sqrt(i)), 0 for 0."""
+    table = tables.reciprocal_root()
+    assert table[0] == 0 and table[1] == 2**15 and table[4] == 2**14
+    expected = [math.floor(2**15 / math.sqrt(i) + 0.5) for i in range(1, 4096)]
+    assert table[1:].tolist() == expected
+
+
+def tiny(architecture: str, **es) -> Config:
+    """A small configuration with direct connections."""
+    fields = {"population": 8, "segment_length": 4, "sigma_shift": 2, **es}
+    model = ModelConfig(
+        architecture, width=8, layers=2, ffn_multiple=2, direct=(1, 2), direct_bits=8
+    )
+    recipe = EsConfig(votes="unit", readout="exact", update="carry", **fields)
+    return configuration.validate(Config(model=model, es=recipe))
+
+
+@pytest.mark.parametrize("architecture", ["egg", "rwkv"])
+def test_a_step_gives_tables_what_their_readings_say(architecture: str):
+    """Errors and rows of a whole step, taken from the members' own logits, then the reference."""
+    config = tiny(architecture)
+    state, step = evolve.initial(config, VOCABULARY), evolve.compiled_step(config, VOCABULARY)
+    for number in range(3):
+        tokens = np.random.default_rng(number).integers(0, VOCABULARY, (4, 5)).astype(np.uint8)
+        old = jax.tree.map(np.asarray, (state.weights["direct"], state.counts, state.members))
+        state, _ = step(jax.tree.map(jnp.copy, state), tokens, number)
+        for length in (1, 2):
+            rows = []
+            context = jnp.asarray(old[2]["context"])[:, 0::2]
+            for t in range(4):
+                context = direct.following(context, jnp.asarray(tokens[:, t], jnp.int32))
+                rows += direct.rows(config.model, context)[f"context_{length}"].tolist()
+            counts = list(old[1][f"context_{length}"])
+            for row in set(rows):
+                counts[row] += 1
+            assert state.counts[f"context_{length}"].tolist() == counts
+            new = np.asarray(state.weights["direct"][f"context_{length}"])
+            untouched = np.setdiff1d(np.arange(256), rows)
+            before = old[0][f"context_{length}"]
+            np.testing.assert_array_equal(new[untouched], before[untouched])
+            assert np.any(new[rows] != before[rows])
+
+
+def test_the_first_step_is_the_errors_of_uniform_guesses():
+    """From zero tables and a zero head, every row moves towards its targets by the reference."""
+    config = tiny("rwkv")
+    state, step = evolve.initial(config, VOCABULARY), evolve.compiled_step(config, VOCABULARY)
+    tokens = np.random.default_rng(0).integers(1, VOCABULARY, (4, 5)).astype(np.uint8)
+    following, _ = step(state, tokens, 0)
+    rows, errors = [], []
+    for t in range(4):
+        for i in range(4):
+            rows.append(row_of([int(tokens[i, t])], 1, 8))
+            dither = [oracle.dither(i, v, t, 16) for v in range(VOCABULARY)]
+            errors.append(
+                likelihood.errors(
+                    jnp.zeros((1, VOCABULARY), jnp.int16),
+                    jnp.array([int(tokens[i, t + 1])], jnp.int32),
+                    127,
+                    jnp.array([dither], jnp.int32),
+                )[0].tolist()
+            )
+    zeros = [[0] * VOCABULARY for _ in range(256)]
+    expected, _ = updated(config.es, zeros, [0] * 256, rows, errors, 0)
+    assert following.weights["direct"]["context_1"].tolist() == expected
+
+
+def test_evaluation_reads_the_tables():
+    """Documents score as token by token; other tables give other scores."""
+    config = tiny("rwkv")
+    generator = np.random.default_rng(5)
+    state = evolve.initial(config, VOCABULARY)
+    weights = state.weights | {
+        "direct": {
+            name: jnp.asarray(generator.integers(-127, 128, table.shape).astype(np.int8))
+            for name, table in state.weights["direct"].items()
+        }
+    }
+    documents = [generator.integers(1, VOCABULARY, n).astype(np.uint8) for n in (5, 0, 9)]
+    scores = evaluate.log2_likelihoods(config.model, weights, documents)
+    step = jax.jit(functools.partial(models.step, config.model))
+    bare = jax.tree.map(jnp.asarray, perturb.unperturbed(weights))
+    for document, score in zip(documents, scores, strict=True):
+        read, total = models.initial_state(config.model, 1), 0
+        for token, target in zip([0, *document], [*document, 0], strict=True):
+            read, logits, _ = step(bare, read, jnp.array([token], jnp.int32))
+            total += int(likelihood.log2_likelihood(logits, jnp.array([target], jnp.int32))[0])
+        assert total == score
+    zero = evaluate.log2_likelihoods(config.model, state.weights, documents)
+    assert zero.tolist() != scores.tolist()
+
+
+def test_tables_are_changed_in_place():
+    """The state that went into a step has lost its tables: they are not held twice."""
+    config = tiny("rwkv")
+    state, step = evolve.initial(config, VOCABULARY), evolve.compiled_step(config, VOCABULARY)
+    step(state, np.ones((4, 5), np.uint8), 0)
+    assert state.weights["direct"]["context_1"].is_deleted()
+    assert not state.weights["head"].is_deleted()
+
+
+def test_a_repeating_text_is_learnt_at_once():
+    """Under 0.7 bits a token after 12 steps, where chance is 3.5."""
+    config = tiny("rwkv")
+    state, step = evolve.initial(config, VOCABULARY), evolve.compiled_step(config, VOCABULARY)
+    text = np.tile(np.array([1, 2, 3, 1, 4], np.uint8), 40)
+    for number in range(12):
+        starts = np.arange(4) * 7 + number * 4
+        tokens = np.stack([text[start : start + 5] for start in starts])
+        state, metrics = step(state, tokens, number)
+    bits = -sum(metrics.scores_P.tolist()) / 65536 / (8 * 4)
+    assert bits < 0.7, bits
+
+
+@pytest.mark.parametrize(
+    ("model", "es", "expected"),
+    [
+        ({"direct": (1, 1)}, {}, "must be different lengths from 1 to 16"),
+        ({"direct": (0,)}, {}, "model.direct is [0]"),
+        ({"direct": (17,)}, {}, "model.direct is [17]"),
+        ({"direct_bits": 7}, {}, "model.direct_bits is 7, must lie between 8 and 24"),
+        ({"direct_bits": 25}, {}, "model.direct_bits is 25"),
+        ({}, {"direct_rate": 0.0}, "es.direct_rate is 0.0"),
+        ({}, {"direct_rate": 128.0}, "es.direct_rate is 128.0"),
+        ({"direct": (1,)}, {"readout": "perturbed"}, "add --es.readout exact"),
+    ],
+)
+def test_impossible_tables_are_refused(model: dict, es: dict, expected: str):
+    """One sentence with the field and its bounds."""
+    base = Config(es=EsConfig(readout="exact"))
+    config = dataclasses.replace(
+        base,
+        model=dataclasses.replace(base.model, **model),
+        es=dataclasses.replace(base.es, **es),
+    )
+    with pytest.raises(UserError) as caught:
+        configuration.validate(config)
+    assert expected in str(caught.value)
