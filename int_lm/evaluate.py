@@ -82,7 +82,7 @@ def log2_likelihoods(
     lanes = _lanes_for(len(documents))
     tokens, owners = _lay_out(documents, lanes)
     totals = np.zeros(len(documents) + 1, np.int64)  # the last entry takes the padding
-    state = models.get(model.architecture).initial_state(model, lanes)
+    state = models.initial_state(model, lanes)
     bare = jax.tree.map(jnp.asarray, perturb.unperturbed(weights))
     for start in range(0, owners.shape[1], SEGMENT_LENGTH):
         # lanes that have ended are left behind: they are the last ones

@@ -5,13 +5,13 @@ It sees token ids only; what they mean enters through `Text`, which `train.py` p
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from int_lm import evaluate, evolve, params, run, runlog, sample, tables
+from int_lm import diagnose, evaluate, evolve, params, run, runlog, sample, tables
 from int_lm.checkpointer import Checkpointer
 from int_lm.code_length import CodeLengths
 from int_lm.config import Config
@@ -94,6 +94,7 @@ class Trainer:
     def __post_init__(self) -> None:
         self._started = time.monotonic()
         self._speed_since = (self.number, self._started)
+        self._count: Callable[..., diagnose.Counts] | None = None
 
     @property
     def seconds(self) -> float:
@@ -135,7 +136,7 @@ class Trainer:
         speed = (self.number - since) * tokens_per_step / (now - then)
         read_bytes = self.text.streams.text_bytes(self.number - 1) * es.members_per_stream
         weights = self.state.weights
-        count = sum(leaf.size for _, leaf in params.flatten(weights))
+        count = sum(leaf.size for _, leaf in params.flatten(params.without_direct(weights)))
         valid = self.evaluate(self.text.validation).bits_per_byte if evaluate else None
         report = runlog.Report(
             step=self.number,
@@ -150,12 +151,21 @@ class Trainer:
         row = {
             name: value for name, value in dataclasses.asdict(report).items() if value is not None
         }
-        self.metrics.append(row | {"tokens": self.number * tokens_per_step})
+        row["tokens"] = self.number * tokens_per_step
+        if evaluate and diagnose.possible(self.settings):
+            row |= diagnose.summary(self._diagnose())
+        self.metrics.append(row)
         self.console.report(report)
         if evaluate and not self.finished():  # the end shows one beside the final figures
             self.sample()
         self._speed_since = (self.number, time.monotonic())
         return valid
+
+    def _diagnose(self) -> diagnose.Counts:
+        """Counts at the state reached, with the tokens and perturbations of the next step."""
+        if self._count is None:
+            self._count = diagnose.compiled(self.settings, self.text.identity["vocab_size"])
+        return self._count(self.state, self.text.streams.at(self.number), self.number)
 
     def evaluate(self, documents: Documents) -> CodeLengths:
         """Code lengths of documents under the unperturbed weights."""

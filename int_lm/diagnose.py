@@ -1,0 +1,149 @@
+"""Diagnostics of a run: do two halves of the population agree, and what do activations look like?
+
+Everything is counted in integers; `summary` makes shares and bits of the counts.
+
+Axes: P members, L layers; 255 values from -127 to 127.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from int_lm import evolve, fitness, models, params, perturb, population, votes
+from int_lm.config import INT8_MAX, Config
+from int_lm.evolve import State
+from int_lm.params import Role, Tree
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """What is counted.
+
+    Attributes:
+      agreeing: by path, weights on which the votes of both halves have one sign: int32.
+      voting: by path, weights on which both halves' votes are not 0: int32.
+      histograms: by path, how often each value stands among the inputs of a layer's matrices:
+        int32 [L, 255].
+    """
+
+    agreeing: dict[str, Array]
+    voting: dict[str, Array]
+    histograms: dict[str, Array]
+
+
+def _halves(config: Config) -> Config:
+    """The configuration whose chunks are the two halves of the population."""
+    half = dataclasses.replace(config.es, chunk=config.es.population // 2)
+    return dataclasses.replace(config, es=half)
+
+
+def possible(config: Config) -> bool:
+    """A population can be halved if a half still holds whole streams."""
+    return config.es.population // 2 % config.es.members_per_stream == 0
+
+
+def _signs(
+    config: Config,
+    specs: Tree,
+    weights: Tree,
+    state: Tree,
+    tokens_ST: Array,
+    seed: Array,
+    number: Array,
+    chunk: Array,
+) -> dict[str, Array]:
+    """Signs of the votes of one half on its own, by path: int8."""
+    es = config.es
+    _, score_P, ballots, _ = population.chunk_scores(
+        config, specs, weights, state, tokens_ST, seed, number, chunk
+    )
+    fitness_I = fitness.fitness(es, score_P)
+    noises = dict(params.flatten(population.chunk_noise(es, specs, seed, number, chunk)))
+    for path, spec in params.flatten(specs):
+        if votes.estimator(es, spec.role) == "eggroll":
+            ballots[path] = votes.eggroll(es, noises[path], fitness_I)
+    return {path: jnp.sign(ballot).astype(jnp.int8) for path, ballot in ballots.items()}
+
+
+def histograms(config: Config, specs: Tree, state: State, tokens_P: Array) -> dict[str, Array]:
+    """Values of the inputs of every layer's matrices: the bare model reads one more token."""
+    _, _, activity = models.step(
+        config.model, perturb.unperturbed(state.weights), state.members, tokens_P
+    )
+    kinds, counted = dict(params.flatten(specs)), {}
+    for path, use in params.flatten(activity.uses):
+        if kinds[path].role not in (Role.MATRIX, Role.PROJECTION):
+            continue
+        values = use.inputs.astype(jnp.int32).reshape(len(use.inputs), -1) + INT8_MAX
+        counted[path] = jax.vmap(lambda row: jnp.bincount(row, length=2 * INT8_MAX + 1))(values)
+    return counted
+
+
+def compiled(config: Config, vocab_size: int) -> Callable[[State, np.ndarray, int], Counts]:
+    """`(state, tokens_ST, number) -> Counts`; costs as much as a step, and changes nothing."""
+    half = _halves(config)
+    specs = evolve.specs_of(config, vocab_size)
+    signs_of = jax.jit(functools.partial(_signs, half, specs))
+
+    @jax.jit
+    def count(first: dict[str, Array], second: dict[str, Array], state: State, tokens_ST: Array):
+        product = {path: first[path] * second[path] for path in first}
+        total = functools.partial(jnp.sum, dtype=jnp.int32)
+        tokens_P = jnp.repeat(
+            tokens_ST[:, 0].astype(jnp.int32), config.es.members_per_stream, axis=0
+        )
+        return Counts(
+            agreeing={path: total(signs > 0) for path, signs in product.items()},
+            voting={path: total(signs != 0) for path, signs in product.items()},
+            histograms=histograms(config, specs, state, tokens_P),
+        )
+
+    def run(state: State, tokens_ST: np.ndarray, number: int) -> Counts:
+        parts = population.split_members(half.es, state.members)
+        seed, halves = np.uint32(config.run.seed), tokens_ST.reshape(2, -1, tokens_ST.shape[1])
+        signs = [
+            signs_of(
+                state.weights,
+                jax.tree.map(lambda leaf, chunk=chunk: leaf[chunk], parts),
+                halves[chunk],
+                seed,
+                np.uint32(number),
+                np.int32(chunk),
+            )
+            for chunk in (0, 1)
+        ]
+        return count(*signs, state, tokens_ST)
+
+    return run
+
+
+def summary(counts: Counts) -> dict[str, Any]:
+    """What `metrics.jsonl` carries.
+
+    vote_agreement: by path, share of the weights both halves vote on whose signs agree (0.5 is
+    noise, 1 certainty); null where they vote on none. activation_saturation, activation_entropy: by
+    path, a list over layers: share of values at +-127, and bits per value (at most 7.99).
+    """
+    agreement = {
+        path: int(agreeing) / int(counts.voting[path]) if int(counts.voting[path]) else None
+        for path, agreeing in counts.agreeing.items()
+    }
+    saturation, entropy = {}, {}
+    for path, histogram in counts.histograms.items():
+        rows = np.asarray(histogram, np.float64)
+        shares = rows / rows.sum(axis=1, keepdims=True)
+        saturation[path] = (shares[:, 0] + shares[:, -1]).tolist()
+        entropy[path] = [-sum(p * math.log2(p) for p in row if p > 0) for row in shares.tolist()]
+    return {
+        "vote_agreement": agreement,
+        "activation_saturation": saturation,
+        "activation_entropy": entropy,
+    }
