@@ -66,7 +66,10 @@ def curve(
     sizes = [len(document.text) for document in heldout]
     state = evolve.initial(settings, tokenizer.vocab_size)
     step = evolve.compiled_step(settings, tokenizer.vocab_size)
-    jax.block_until_ready(step(state, laid.at(0), 0))  # compiles; its result is not used
+    copied = jax.tree.map(
+        jax.numpy.copy, state
+    )  # tables of direct connections are changed in place
+    jax.block_until_ready(step(copied, laid.at(0), 0))  # compiles; its result is not used
 
     due = [at for at in EVALUATE_AT if at < seconds]
     due += [at for at in range(180, int(seconds), 60)] + [seconds]
