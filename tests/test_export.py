@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 from tiny_run import export_tiny_run, tiny_run
 
 import int_lm.run
-from int_lm import digest, export, params, runtime
+from int_lm import config, digest, export, params, runtime
 from int_lm.errors import UserError
 from int_lm.export import __main__ as command
 from int_lm.run import Run
@@ -71,7 +71,7 @@ def test_the_weights_come_back(run: Run, tmp_path: Path) -> None:
         np.testing.assert_array_equal(model.weights[name], weight)
     assert model.config["weights_hash"] == params.weights_hash(run.weights)
     assert (model.config["step"], model.config["vocab_size"]) == (7, 256)
-    assert model.config["model"] == dataclasses.asdict(run.config.model)
+    assert model.config["model"] == config.to_dict(run.config)["model"]
     assert model.config["tokenizer"] == run.tokenizer
 
 

@@ -19,13 +19,15 @@ from int_lm import config
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("int_lm", "data", "tokenization")
 LINES_AT_MOST = 350
+LINES_BY_EXCEPTION = {"runtime": 450}  # one file by contract: a copy of it goes into every export
 
 # A module of int_lm imports only what stands left of it.
 ORDER = re.findall(
     r"\w+",
-    "errors < config < digest < interrupt < runlog < fixed < tables < code_length < params < "
-    "noise < perturb < models < likelihood < population < fitness < votes < update < evolve < "
-    "runtime < evaluate < sample < checkpoint < checkpointer < run < trainer < export",
+    "errors < schema < config < command_line < digest < interrupt < runlog < fixed < tables < "
+    "code_length < params < noise < perturb < layers < direct < models < likelihood < credit < "
+    "votes < population < fitness < update < evolve < diagnose < runtime < evaluate < sample < "
+    "checkpoint < checkpointer < run < trainer < export",
 )
 ONLY_IMPORT = {
     "__init__": set(),
@@ -37,9 +39,13 @@ ONLY_IMPORT = {
 NUMPY_ONLY = {"runtime"}
 
 FLOAT_ZONES = set(
-    re.findall(r"\w+", "config tables code_length runlog evaluate sample trainer export")
+    re.findall(r"\w+", "schema config tables code_length runlog evaluate sample trainer export")
 )
-FLOAT_FUNCTIONS = {"params": {"initialise"}, "runtime": {"integer_dot"}}
+FLOAT_FUNCTIONS = {
+    "params": {"initialise"},
+    "diagnose": {"summary"},
+    "runtime": {"integer_dot"},
+}
 FLOAT_DTYPE = re.compile(r"b?float\d*|double|half|single|floating|inexact|complex\w*")
 FLOAT_MATHS = re.compile(
     r"exp|exp2|expm1|log|log2|log10|log1p|logsumexp|logistic|sqrt|rsqrt|cbrt|power|reciprocal|"
@@ -111,7 +117,7 @@ def argument_problems(source: str, module: str) -> list[str]:
     """Uses of argparse and sys.argv anywhere but in the entry point of a module.
 
     An entry module ends in `if __name__ == "__main__"` and reads its arguments in `main`;
-    `config` defines the parser.
+    `command_line` defines the parser.
     """
     tree = ast.parse(source)
     guards = [
@@ -128,9 +134,9 @@ def argument_problems(source: str, module: str) -> list[str]:
         in_entry_point = bool(guards) and ("main" in functions or id(node) in guarded)
         if text == "sys.argv" and not in_entry_point:
             problems.append(f"line {node.lineno}: sys.argv outside an entry point")
-        elif module != "config" and is_import and not guards:
+        elif module != "command_line" and is_import and not guards:
             problems.append(f"line {node.lineno}: argparse outside an entry module")
-        elif module != "config" and text == "argparse" and not in_entry_point:
+        elif module != "command_line" and text == "argparse" and not in_entry_point:
             problems.append(f"line {node.lineno}: argparse outside main")
     return problems
 
@@ -191,8 +197,8 @@ def float_problems(source: str, module: str) -> list[str]:
 
 def length_problems(source: str, module: str) -> list[str]:
     """A file that cannot be read in one sitting."""
-    lines = len(source.splitlines())
-    return [f"line {lines}: more than {LINES_AT_MOST} lines"] if lines > LINES_AT_MOST else []
+    lines, most = len(source.splitlines()), LINES_BY_EXCEPTION.get(module, LINES_AT_MOST)
+    return [f"line {lines}: more than {most} lines"] if lines > most else []
 
 
 def path_problems(source: str, module: str) -> list[str]:
@@ -255,6 +261,9 @@ def test_shipped_configurations_are_valid() -> None:
 
 BAD = [
     (order_problems, "params", "from int_lm.votes import eggroll"),
+    (order_problems, "config", "from int_lm.command_line import OneLineParser"),
+    (order_problems, "votes", "from int_lm import population"),
+    (order_problems, "layers", "from int_lm.models import egg"),
     (order_problems, "params", "from int_lm import evolve"),
     (order_problems, "params", "def f():\n    import int_lm.evolve"),
     (order_problems, "noise", "from . import tables"),
@@ -271,7 +280,8 @@ BAD = [
     (outside_problems, "evaluate", "def main():\n    import tokenization.byte"),
     (argument_problems, "sample", "import argparse"),
     (argument_problems, "sample", "import sys\ndef main():\n    return sys.argv"),
-    (argument_problems, "config", "import sys\narguments = sys.argv[1:]"),
+    (argument_problems, "command_line", "import sys\narguments = sys.argv[1:]"),
+    (argument_problems, "config", "import argparse\nx = argparse.Namespace()"),
     (argument_problems, "tables", "from argparse import Namespace"),
     (
         argument_problems,
@@ -297,7 +307,9 @@ BAD = [
     (float_problems, "perturb", "import math\ny = h_PD / math.log2(n)"),
     (float_problems, "runtime", "def log2(x):\n    return x.astype(np.float64)"),
     (float_problems, "params", "scale = np.float64(2)"),
+    (float_problems, "diagnose", "def histograms(x):\n    return x.mean()"),
     (length_problems, "votes", "x = 1\n" * (LINES_AT_MOST + 1)),
+    (length_problems, "runtime", "x = 1\n" * (LINES_BY_EXCEPTION["runtime"] + 1)),
     (path_problems, "README", "cd " + "/home" + "/ada/int_lm && make train"),
     (path_problems, "README", "(" + "/root" + "/.cache)"),
 ]
@@ -305,6 +317,8 @@ GOOD = [
     (order_problems, "votes", "import jax\nfrom int_lm import fixed, models\nimport int_lm.config"),
     (order_problems, "models/__init__", "from int_lm.models import egg"),
     (order_problems, "models/egg", "from int_lm.perturb import linear"),
+    (order_problems, "models/rwkv", "from int_lm import layers"),
+    (order_problems, "population", "from int_lm import votes"),
     (order_problems, "export/__main__", "from int_lm.export import card"),
     (order_problems, "sample", "def main():\n    from int_lm import checkpoint"),
     (order_problems, "runtime", "import json\nimport numpy as np\nfrom pathlib import Path"),
@@ -315,7 +329,7 @@ GOOD = [
         "import sys, argparse\ndef main():\n    argparse.Namespace()\n"
         "if __name__ == '__main__':\n    main(sys.argv[1:])",
     ),
-    (argument_problems, "config", "import argparse\nx = argparse.Namespace()"),
+    (argument_problems, "command_line", "import argparse\nx = argparse.Namespace()"),
     (print_problems, "sample", "def main():\n    print(1)"),
     (print_problems, "runlog", "print(1)"),
     (float_problems, "tables", "y = np.sqrt(np.float64(2)) / 3"),
@@ -324,6 +338,7 @@ GOOD = [
     (float_problems, "perturb", "import math\ny = round(math.log2(x_PN.shape[-1]) / 2)"),
     (float_problems, "runtime", "def integer_dot(x, w):\n    return x.astype(np.float64) @ w"),
     (length_problems, "votes", "x = 1\n" * LINES_AT_MOST),
+    (length_problems, "runtime", "x = 1\n" * LINES_BY_EXCEPTION["runtime"]),
     (path_problems, "README", "see https://example.org" + "/home" + "/page, runs/a and /tmp/out"),
 ]
 

@@ -27,7 +27,7 @@ def _compiled_step(model: ModelConfig) -> Callable[..., Any]:
 
     from int_lm import models
 
-    return jax.jit(models.get(model.architecture).step)
+    return jax.jit(functools.partial(models.step, model))
 
 
 def reader(model: ModelConfig, weights: "Tree") -> runtime.Reader:
@@ -43,11 +43,11 @@ def reader(model: ModelConfig, weights: "Tree") -> runtime.Reader:
 
     step = _compiled_step(model)
     bare = jax.tree.map(jnp.asarray, perturb.unperturbed(weights))
-    state = models.get(model.architecture).initial_state(model, 1)
+    state = models.initial_state(model, 1)
 
     def read(token: int) -> np.ndarray:
         nonlocal state
-        state, logits_PV = step(bare, state, jnp.asarray([token], jnp.int32))
+        state, logits_PV, _ = step(bare, state, jnp.asarray([token], jnp.int32))
         return np.asarray(logits_PV)[0]
 
     return read
