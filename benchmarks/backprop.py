@@ -1,0 +1,154 @@
+"""The twin: the very same int8 `rwkv` model, trained by back-propagation in floating point.
+
+Straight-through gradients (Bengio, Léonard and Courville, arXiv 1308.3432) and Adam: the forward
+pass is the integer model's, number for number, for float32 holds them exactly; the backward pass
+takes every floor and every rounding for the identity, and every clip for what it is. Latent weights
+are float32 in units of 1/16, what is read and evaluated is their rounding to int8. Gradients go
+back through a segment and no further; the state is carried over, as it is in evolution.
+
+It is the yardstick of `benchmarks/learning.py`: what a gradient through layers and time makes of
+the same weights in the same time.
+
+Axes: S streams, T tokens of a segment, D width, F feed-forward width, V vocabulary.
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from int_lm import evolve, models, params
+from int_lm.config import INT8_MAX, Config, shift_for
+from int_lm.models import rwkv
+from int_lm.params import Tree
+
+LOGIT_MAX = 2**15 - 1
+
+
+@jax.custom_jvp
+def _floor(x: Array) -> Array:
+    """floor(x), with the gradient of x."""
+    return jnp.floor(x)
+
+
+@jax.custom_jvp
+def _round(x: Array) -> Array:
+    """x rounded to the nearest integer, with the gradient of x."""
+    return jnp.round(x)
+
+
+_floor.defjvp(lambda primals, tangents: (jnp.floor(*primals), *tangents))
+_round.defjvp(lambda primals, tangents: (jnp.round(*primals), *tangents))
+
+
+def _saturate(x: Array, most: int = INT8_MAX) -> Array:
+    return jnp.clip(x, -most, most)
+
+
+def rounded(latent: Array) -> Array:
+    """What a latent weight is read as: an integer in [-127, 127], with the gradient of a clip."""
+    return _round(_saturate(latent))
+
+
+def _linear(weight_MN: Array, x_SN: Array) -> Array:
+    return _floor(x_SN @ weight_MN.T / 2.0 ** shift_for(x_SN.shape[-1]))
+
+
+def _norm(x_SD: Array) -> Array:
+    # XLA may divide by way of the reciprocal: half a unit more keeps exact quotients whole, and
+    # reaches no next one
+    mean_S1 = jnp.maximum(_floor(jnp.mean(jnp.abs(x_SD), axis=-1, keepdims=True)), 1)
+    return _saturate(_floor((rwkv.GAIN * x_SD + 0.5) / mean_S1))
+
+
+def _token_shift(h_SD: Array, before_SD: Array) -> Array:
+    mu_1D = jnp.asarray(rwkv.shift_weights(h_SD.shape[-1]), jnp.float32)[None]
+    return _saturate(h_SD + _floor(mu_1D * (before_SD - h_SD) / 128))
+
+
+def _block(layer: Tree, x_SD: Array, state: Tree) -> tuple[Array, Tree]:
+    h_SD, cell = _norm(x_SD), state["cell"]
+    both = jnp.concatenate([_token_shift(h_SD, state["time_shift"]), cell], axis=-1)
+    forget, candidate, receptance = jnp.split(
+        _saturate(_linear(layer["time_mixing"], both)), 3, axis=-1
+    )
+    cell = cell + _floor((forget + INT8_MAX) * (candidate - cell) / 256)
+    output = _saturate(_floor((receptance + INT8_MAX) * cell / 256))
+    x_SD = _saturate(x_SD + output)
+    key_SD = _norm(x_SD)
+    key = _saturate(_linear(layer["channel_key"], _token_shift(key_SD, state["channel_shift"])))
+    key = _saturate(_floor(jnp.square(jnp.maximum(key, 0)) / 2.0**rwkv.SQUARE_SHIFT))
+    x_SD = _saturate(x_SD + _saturate(_linear(layer["channel_value"], key)))
+    return x_SD, {"cell": _saturate(cell), "time_shift": h_SD, "channel_shift": key_SD}
+
+
+def step(weights: Tree, state: Tree, tokens_S: Array) -> tuple[Tree, Array]:
+    """`rwkv.step` in float32: (rounded weights, state, int32 [S]) -> (state, logits q4 [S, V])."""
+    keep_S1 = (tokens_S != rwkv.SEPARATOR)[:, None]
+    state = jax.tree.map(lambda leaf: jnp.where(keep_S1, leaf, 0.0), state)
+    x_SD, following = weights["embedding"][tokens_S], []
+    for layer in range(len(state["cell"])):
+        at = jax.tree.map(lambda leaf, layer=layer: leaf[layer], (weights["layers"], state))
+        x_SD, after = _block(at[0], x_SD, at[1])
+        following.append(after)
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *following)
+    return stacked, _saturate(_linear(weights["head"], _norm(x_SD)), LOGIT_MAX)
+
+
+def loss(latent: Tree, state: Tree, tokens_ST: Array) -> tuple[Array, Tree]:
+    """Mean bits per token of one segment [S, T+1], and the state after it."""
+    weights = jax.tree.map(rounded, latent)
+
+    def read(state: Tree, pair: tuple[Array, Array]) -> tuple[Tree, Array]:
+        state, logits_SV = step(weights, state, pair[0])
+        nats_SV = jax.nn.log_softmax(logits_SV * (math.log(2) / 16))
+        return state, jnp.take_along_axis(nats_SV, pair[1][:, None], axis=-1)
+
+    tokens_TS = tokens_ST.astype(jnp.int32).T
+    state, nats = jax.lax.scan(read, state, (tokens_TS[:-1], tokens_TS[1:]))
+    return -jnp.mean(nats) / math.log(2), state
+
+
+class Twin:
+    """Weights, Adam's moments and the streams' states of one training run."""
+
+    def __init__(self, settings: Config, vocab_size: int, streams: int, learning_rate: float):
+        """`learning_rate` in units of 1/16; it decays as 1 / sqrt(1 + step / 500)."""
+        import optax
+
+        initial = evolve.initial(settings, vocab_size).weights
+        self.latent = params.map_leaves(lambda leaf: leaf.astype(jnp.float32), initial)
+        state = models.initial_state(settings.model, streams)
+        self.state = params.map_leaves(lambda leaf: leaf.astype(jnp.float32), state)
+        optimizer = optax.chain(
+            optax.clip_by_global_norm(1.0),
+            optax.adam(lambda count: learning_rate / jnp.sqrt(1 + count / 500), b2=0.99),
+        )
+        self.moments = optimizer.init(self.latent)
+
+        @jax.jit
+        def update(latent: Tree, moments: Any, state: Tree, tokens_ST: Array):
+            (bits, state), gradient = jax.value_and_grad(loss, has_aux=True)(
+                latent, state, tokens_ST
+            )
+            change, moments = optimizer.update(gradient, moments, latent)
+            return optax.apply_updates(latent, change), moments, state, bits
+
+        self._update = update
+
+    def step(self, tokens_ST: np.ndarray, *, keep: bool = True) -> None:
+        """One step, finished when this returns; with `keep` false it is only compiled."""
+        latent, moments, state, bits = self._update(
+            self.latent, self.moments, self.state, jnp.asarray(tokens_ST)
+        )
+        bits.block_until_ready()
+        if keep:
+            self.latent, self.moments, self.state = latent, moments, state
+
+    @property
+    def weights(self) -> Tree:
+        """The int8 model."""
+        return params.map_leaves(lambda leaf: rounded(leaf).astype(jnp.int8), self.latent)
