@@ -1,0 +1,224 @@
+"""`rwkv`: a whole token equals a reference in Python integers, bare and perturbed; members and
+documents stand apart."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+
+from int_lm import models, params, perturb, population
+from int_lm.config import EsConfig, ModelConfig
+from int_lm.models import rwkv
+
+WIDTH, VOCABULARY, MEMBERS = 8, 11, 4
+MODEL = ModelConfig(architecture="rwkv", width=WIDTH, layers=2, ffn_multiple=2)
+SPECS = rwkv.specs(MODEL, VOCABULARY)
+STATE = ("cell", "time_shift", "channel_shift")
+step = jax.jit(rwkv.step)
+read = functools.partial(jax.jit(population.read, static_argnums=0), MODEL)
+
+
+# -- Reference -------------------------------------------------------------------------------------
+
+
+def normed(x: list[int]) -> list[int]:
+    return oracle.norm([16] * len(x), x)
+
+
+def shifted(h: list[int], before: list[int]) -> list[int]:
+    """h + ((mu (h' - h)) >> 7), mu from 0 to 127 over the channels."""
+    result = []
+    for d in range(len(h)):
+        mu = 127 * d // max(1, len(h) - 1)
+        result.append(oracle.saturate(h[d] + (mu * (before[d] - h[d])) // 128))
+    return result
+
+
+def block(layer: dict, x: list[int], state: dict) -> tuple[list[int], dict, dict]:
+    """(x, state) -> (x, next state, inputs and effects by name)."""
+    h = normed(x)
+    both = shifted(h, state["time_shift"]) + state["cell"]
+    rows = oracle.linear(layer["time_mixing"], both)
+    cell, output = [], []
+    for d in range(WIDTH):
+        forget, candidate, receptance = (rows[part * WIDTH + d] for part in range(3))
+        s = state["cell"][d] + ((forget + 127) * (candidate - state["cell"][d])) // 256
+        cell.append(oracle.saturate(s))
+        output.append(oracle.saturate(((receptance + 127) * s) // 256))
+    x = [oracle.saturate(a + b) for a, b in zip(x, output, strict=True)]
+    g = normed(x)
+    mixed = shifted(g, state["channel_shift"])
+    key = [
+        oracle.saturate(max(k, 0) ** 2 // 64) for k in oracle.linear(layer["channel_key"], mixed)
+    ]
+    added = oracle.linear(layer["channel_value"], key)
+    uses = {
+        "time_mixing": [both, output],
+        "channel_key": [mixed, key],
+        "channel_value": [key],
+    }
+    x = [oracle.saturate(a + b) for a, b in zip(x, added, strict=True)]
+    return x, {"cell": cell, "time_shift": h, "channel_shift": g}, uses
+
+
+def reference_step(
+    member: dict[str, Any], state: list[dict], token: int
+) -> tuple[list[dict], list[int], dict[str, list], list[int]]:
+    """The state of every layer, logits, uses by path with a layer axis in front, and the stream."""
+    if token == 0:
+        state = [{name: [0] * WIDTH for name in STATE} for _ in state]
+    x, following = oracle.embed(member["embedding"], token), []
+    uses: dict[str, list] = {}
+    for number, before in enumerate(state):
+        layer = {name: member[f"layers/{name}"][number] for name in SPECS["layers"]}
+        x, after, used = block(layer, x, before)
+        following.append(after)
+        for name, parts in used.items():
+            uses.setdefault(f"layers/{name}", []).append(parts)
+    z = normed(x)
+    uses |= {"embedding": [token], "head": [z]}
+    return following, oracle.readout(member["head"], z), uses, x
+
+
+def members_of(tree: params.Tree, p: int) -> dict[str, Any]:
+    """Member p of a tree of `perturb.Weight`s, as the oracle's."""
+    found: dict[str, Any] = {}
+    for path, spec in params.flatten(SPECS):
+        weight, pair, sign = dict(params.flatten(tree))[path], p // 2, 1 - 2 * (p % 2)
+        for layer in range(spec.layers) if spec.layers else [...]:
+            value = weight.value[layer].tolist()
+            if weight.left is None:
+                leaf = oracle.bare(value)
+            else:
+                factors = weight.left[layer][pair].tolist(), weight.right[layer][pair].tolist()
+                leaf = value, *factors, sign, weight.shift
+            if spec.layers:
+                found.setdefault(path, []).append(leaf)
+            else:
+                found[path] = leaf
+    return found
+
+
+# -- Equality --------------------------------------------------------------------------------------
+
+
+def weights_of(seed: int, most: int) -> params.Tree:
+    """Random weights up to `most`."""
+    random = np.random.default_rng(seed)
+    return params.map_leaves(
+        lambda spec: jnp.asarray(random.integers(-most, most + 1, spec.full_shape).astype(np.int8)),
+        SPECS,
+    )
+
+
+def perturbed(es: EsConfig, weights: params.Tree) -> params.Tree:
+    """Every tensor as MEMBERS members see it."""
+    pairs = jnp.arange(MEMBERS // 2, dtype=jnp.int32)
+    return params.map_leaves(
+        lambda spec, value, number: perturb.perturbed(
+            es,
+            spec,
+            value,
+            perturb.tensor_noise(es, spec, number, jnp.uint32(1), jnp.uint32(2), pairs),
+        ),
+        SPECS,
+        weights,
+        params.tensor_ids(SPECS),
+    )
+
+
+@pytest.mark.parametrize("most", [8, 40, 127])
+@pytest.mark.parametrize(
+    "es",
+    [None, EsConfig(sigma_shift=0), EsConfig(sigma_shift=2, rank=3, noise="gaussian")],
+    ids=["bare", "rademacher", "gaussian"],
+)
+def test_step_equals_the_reference(most: int, es: EsConfig | None):
+    """States, logits and what votes are made of, member by member, from states at their ends."""
+    random = np.random.default_rng(most)
+    weights = weights_of(most, most)
+    tree = perturbed(es, weights) if es else perturb.unperturbed(weights)
+    members = [members_of(tree, p) for p in range(MEMBERS)]
+    state = {
+        name: jnp.asarray(random.choice([-127, 0, 5, 127], (2, MEMBERS, WIDTH)).astype(np.int8))
+        for name in STATE
+    }
+    plain = [
+        [{name: state[name][layer, p].tolist() for name in STATE} for layer in range(2)]
+        for p in range(MEMBERS)
+    ]
+    for tokens in ([5, 5, 10, 1], [1, 2, 0, 3], [0, 0, 4, 4], [9, 8, 7, 6]):
+        state, logits, activity = step(tree, state, jnp.array(tokens, jnp.int32))
+        assert logits.dtype == jnp.int16 and logits.shape == (MEMBERS, VOCABULARY)
+        assert activity.gain.tolist() == [[16] * WIDTH] * MEMBERS
+        flat = dict(params.flatten(activity.uses))
+        for p, token in enumerate(tokens):
+            plain[p], expected, uses, stream = reference_step(members[p], plain[p], token)
+            assert logits[p].tolist() == expected
+            assert activity.residual[p].tolist() == stream
+            for layer in range(2):
+                for name in STATE:
+                    assert state[name][layer, p].tolist() == plain[p][layer][name]
+            assert set(flat) == set(uses)
+            for path, parts in uses.items():
+                leaves = jax.tree.leaves(flat[path])
+                if path.startswith("layers/"):
+                    got = [[leaf[layer, p].tolist() for leaf in leaves] for layer in range(2)]
+                else:
+                    got = [leaf[p].tolist() for leaf in leaves]
+                assert got == parts, path
+
+
+# -- Documents and members -------------------------------------------------------------------------
+
+
+def log_likelihoods(weights: params.Tree, tokens_PT: np.ndarray, state=None) -> np.ndarray:
+    """[T, P] of the bare model, from a document's start unless told."""
+    state = state or models.initial_state(MODEL, len(tokens_PT))
+    return np.asarray(read(perturb.unperturbed(weights), state, jnp.asarray(tokens_PT))[1])
+
+
+def test_no_token_changes_what_came_before_it():
+    """A later token changes its own likelihood and later ones, never an earlier one."""
+    weights = weights_of(3, 30)
+    tokens = np.random.default_rng(3).integers(1, VOCABULARY, (1, 13))
+    plain, changed_after = log_likelihoods(weights, tokens), False
+    for place in range(1, 13):
+        other = tokens.copy()
+        other[0, place] = tokens[0, place] % (VOCABULARY - 1) + 1
+        changed = log_likelihoods(weights, other)
+        np.testing.assert_array_equal(changed[: place - 1], plain[: place - 1])
+        changed_after |= bool(np.any(changed[place:] != plain[place:]))
+    assert changed_after
+
+
+def test_a_separator_forgets_everything_before_it():
+    """After token 0 the likelihoods are those of a fresh start, whatever the state was."""
+    weights, random = weights_of(4, 30), np.random.default_rng(4)
+    document = random.integers(1, VOCABULARY, 9)
+    fresh = log_likelihoods(weights, np.concatenate([[0], document])[None])
+    pasts = [random.integers(1, VOCABULARY, 6) for _ in range(5)]
+    joined = np.stack([np.concatenate([past, [0], document]) for past in pasts])
+    np.testing.assert_array_equal(log_likelihoods(weights, joined)[6:], np.repeat(fresh, 5, axis=1))
+    unseparated = np.stack([np.concatenate([past, document]) for past in pasts])
+    assert len(set(map(tuple, log_likelihoods(weights, unseparated)[6:].T.tolist()))) > 1
+    state = {name: jnp.full((2, 1, WIDTH), 127, jnp.int8) for name in STATE}
+    again = log_likelihoods(weights, np.concatenate([[0], document])[None], state)
+    np.testing.assert_array_equal(again, fresh)
+
+
+def test_members_and_segments_stand_apart():
+    """A row gets the likelihoods it gets alone; two segments equal one with the state passed on."""
+    weights = weights_of(5, 30)
+    tokens = np.random.default_rng(5).integers(0, VOCABULARY, (4, 11))
+    together = log_likelihoods(weights, tokens)
+    for p in range(4):
+        np.testing.assert_array_equal(together[:, p : p + 1], log_likelihoods(weights, tokens[[p]]))
+    bare, start = perturb.unperturbed(weights), models.initial_state(MODEL, 4)
+    middle, first = read(bare, start, jnp.asarray(tokens[:, :6]))
+    _, second = read(bare, middle, jnp.asarray(tokens[:, 5:]))
+    np.testing.assert_array_equal(together, np.concatenate([first, second]))
