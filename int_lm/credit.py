@@ -19,7 +19,7 @@ from jax import Array
 from int_lm import fixed, layers, likelihood
 from int_lm.config import INT8_MAX
 
-LEVEL = 10  # log2 of the credit of a channel, times mean|x|, where the error is a large one
+LEVEL = 9  # log2 of the credit of a channel, times mean|x|, where the error is a large one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +82,7 @@ def of_stream(
 ) -> Array:
     """Derivative of log p(target) by the residual stream at its end: int8 [T, I, D].
 
-    In units that keep a large error's credit near 2^10 / mean|x|, however large the head's weights:
+    In units that keep a large error's credit near 2^LEVEL / mean|x|, however large the head's weights:
     one power of two for all tokens of a step.
     """
     flat = functools.partial(jnp.reshape, shape=(-1, head_VD.shape[-1]))

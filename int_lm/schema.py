@@ -89,10 +89,12 @@ class EsConfig:
     direct_rate: float = described(
         40.0, "units (1/16 bit) that direct connections move by at a context's first reading"
     )
-    schedule: Literal["constant", "linear", "cosine", "inverse", "inverse_sqrt"] = described(
+    schedule: Literal[
+        "constant", "linear", "cosine", "inverse", "inverse_sqrt", "inverse_sqrt_to_zero"
+    ] = described(
         "inverse",
-        "decay of alpha and learning_rate: none, to 0 at run.steps (linear, cosine), or with "
-        "h = step / halflife as 1 / (1 + h) or 1 / sqrt(1 + h)",
+        "decay of alpha and learning_rate: none, to 0 at run.steps (linear, cosine), with "
+        "h = step / halflife as 1 / (1 + h) or 1 / sqrt(1 + h), or that times linear",
     )
     chunk: int = described(0, "members evaluated at once, to bound memory (0: all; same bits)")
 

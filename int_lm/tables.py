@@ -94,6 +94,8 @@ def decay(schedule: str, step: int, halflife: float, steps: int) -> float:
     if schedule == "inverse_sqrt":
         return 1.0 / math.sqrt(1.0 + step / halflife)
     done = min(1.0, step / max(1, steps))
+    if schedule == "inverse_sqrt_to_zero":
+        return (1.0 - done) / math.sqrt(1.0 + step / halflife)
     return 1.0 - done if schedule == "linear" else (1.0 + math.cos(math.pi * done)) / 2.0
 
 

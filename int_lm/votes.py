@@ -43,7 +43,7 @@ from int_lm.perturb import Weight
 EXACT = "exact"
 DIFFERENCE_SHIFT = 10  # log-likelihood differences in units of 2^-6 bit
 TRACE_SHIFT = 5  # of the product of a difference and a perturbation score
-UNIT_SHIFT = 9  # of the product of a credit, an effect and a perturbation
+UNIT_SHIFT = 10  # of the product of a credit, an effect and a perturbation
 
 _PIECES = 4  # of the sum over a segment's tokens and pairs
 

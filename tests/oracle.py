@@ -559,6 +559,7 @@ def decayed(config: Config, step: int, halflife: float) -> fractions.Fraction | 
         "cosine": math.sin(math.pi / 2 * (1 - done)) ** 2,
         "inverse": 1 / (1 + halflives),
         "inverse_sqrt": float(1 + halflives) ** -0.5,
+        "inverse_sqrt_to_zero": float(1 - done) * float(1 + halflives) ** -0.5,
     }[config.es.schedule]
 
 

@@ -9,6 +9,7 @@ import oracle
 import pytest
 
 from benchmarks import backprop
+from int_lm import credit as crediting
 from int_lm import evolve, params, perturb, population, votes
 from int_lm.config import Config, EsConfig, ModelConfig, RunConfig, spare_bits, validate
 from int_lm.models import rwkv
@@ -80,7 +81,7 @@ def errors_of(logits: np.ndarray, targets: np.ndarray, spare: int) -> np.ndarray
 
 
 def stream_credit(records: dict, head: np.ndarray, errors: np.ndarray, spare: int) -> np.ndarray:
-    bits = 7 - spare + level(head) - 10
+    bits = 7 - spare + level(head) - crediting.LEVEL
     credit = np.clip(shifted(errors @ head, bits), 1 - 2**13, 2**13 - 1)
     taken = [
         oracle.norm_credit(gain.tolist(), x.tolist(), row.tolist())
@@ -107,7 +108,7 @@ def unit(left, right, x, effect, credit, spare: int) -> np.ndarray:
     B, groups = score(right, x), left.shape[1] // effect.shape[-1]
     total = np.zeros((LENGTH, PAIRS, left.shape[1]), np.int64)
     for r in range(left.shape[-1]):
-        scaled = operand(credit * effect * B[..., r : r + 1], 9, spare)
+        scaled = operand(credit * effect * B[..., r : r + 1], votes.UNIT_SHIFT, spare)
         total += np.tile(scaled, groups) * left[None, ..., r]
     total = shifted(total, 4 + root_bits(left.shape[-1]))
     most = 127 // 2**spare

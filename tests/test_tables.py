@@ -11,7 +11,7 @@ import pytest
 from int_lm import tables
 from int_lm.config import GAUSSIAN_MAX, LEARNING_RATE_MAX, Config, EsConfig, RunConfig
 
-SCHEDULES = ["constant", "linear", "cosine", "inverse", "inverse_sqrt"]
+SCHEDULES = ["constant", "linear", "cosine", "inverse", "inverse_sqrt", "inverse_sqrt_to_zero"]
 CLEARANCE = 1e-7  # no table entry is nearer than this to where rounding would change it
 
 
@@ -85,6 +85,7 @@ def test_exp2_fraction_table_is_rounded_powers_of_two():
         ("cosine", 0.5, 0, 0),
         ("inverse", 1 / (1 + 5), 1 / (1 + 10), 1 / (1 + 30)),
         ("inverse_sqrt", (1 + 5) ** -0.5, (1 + 10) ** -0.5, (1 + 30) ** -0.5),
+        ("inverse_sqrt_to_zero", 0.5 * (1 + 5) ** -0.5, 0, 0),
     ],
 )
 def test_schedules_know_their_landmarks(
