@@ -91,7 +91,7 @@ def test_exp2_fraction_table_is_rounded_powers_of_two():
 def test_schedules_know_their_landmarks(
     schedule: str, at_half: float, at_end: float, beyond: float
 ):
-    """Whole at step 0, then as stated; linear and cosine end at run.steps and stay there."""
+    """Whole at step 0, then as stated; some end at run.steps and stay there."""
     config = of(
         steps=400,
         schedule=schedule,
