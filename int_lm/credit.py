@@ -82,8 +82,8 @@ def of_stream(
 ) -> Array:
     """Derivative of log p(target) by the residual stream at its end: int8 [T, I, D].
 
-    In units that keep a large error's credit near 2^LEVEL / mean|x|, however large the head's weights:
-    one power of two for all tokens of a step.
+    In units that keep a large error's credit near 2^LEVEL / mean|x|, however large the head's
+    weights: one power of two for all tokens of a step.
     """
     flat = functools.partial(jnp.reshape, shape=(-1, head_VD.shape[-1]))
     credit_JD = jax.lax.dot_general(
