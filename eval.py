@@ -18,6 +18,7 @@ from int_lm import command_line, config, errors
 if TYPE_CHECKING:  # imported where needed, so that --help and a wrong flag answer at once
     import numpy as np
 
+    from data.sources import Document
     from int_lm.config import DataConfig
     from tokenization import Tokenizer
 
@@ -56,6 +57,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         nargs="+",
         metavar="FILE",
         help="text files or directories (default: the documents that the run held out)",
+    )
+    parser.add_argument(
+        "--word_perplexity", action="store_true", help="also perplexity per word (split at spaces)"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_strict(argv)
@@ -106,32 +110,55 @@ def open_export(root: Path) -> Subject:
     )
 
 
-def measure(subject: Subject, text: Sequence[str] | None) -> dict[str, Any]:
-    """Evaluate on `text`, or on what the subject held out: the object that `--json` prints."""
-    import numpy as np
-
-    from data import baselines, sources, split
-    from int_lm import runlog
-    from int_lm.code_length import CodeLengths
+def documents_of(subject: Subject, text: Sequence[str] | None) -> "dict[str, list[Document]]":
+    """The documents to evaluate on, by source: `text`, or what the subject held out."""
+    from data import corpus, sources
 
     if text:
-        data = dataclasses.replace(subject.data, source="text", path=tuple(text))
-        documents = sources.read_documents(data, notice=_say)
-    else:
-        documents = sources.read_documents(subject.data, notice=_say)
-        documents = split.split(documents, subject.data.holdout).heldout
-    ids = [subject.tokenizer.encode(document.text) for document in documents]
+        data = dataclasses.replace(subject.data, source="text", path=tuple(text), mixture=())
+        return {"text": sources.read_documents(data, notice=_say)}
+    opened = corpus.open_corpus(subject.data, subject.tokenizer, say=_say)
+    return opened.heldout(subject.data.heldout_bytes)
+
+
+def measure(subject: Subject, text: Sequence[str] | None, words: bool = False) -> dict[str, Any]:
+    """Evaluate on `text`, or on what the subject held out: the object that `--json` prints.
+
+    Args:
+      words: give perplexity per word, too; None where it is above 2^1000.
+    """
+    import numpy as np
+
+    from data import baselines
+    from int_lm import code_length, runlog
+    from int_lm.code_length import CodeLengths
+
+    by_source = documents_of(subject, text)
+    flat = [(name, document) for name in by_source for document in by_source[name]]
+    texts = [document.text for _, document in flat]
+    ids = subject.tokenizer.encode_all(texts)
     tokens = np.array([len(document) + 1 for document in ids], np.int64)
     with runlog.progress("evaluating", int(tokens.sum())) as update:
         lengths = CodeLengths(
             log2_likelihoods=subject.log2_likelihoods(ids, update),
-            text_bytes=np.array([len(document.text) for document in documents], np.int64),
+            text_bytes=np.array([len(text) for text in texts], np.int64),
             tokens=tokens,
         )
-    figures = lengths.summary() | {"baselines": baselines.baselines(documents)}
+    sources = {
+        name: lengths.of([i for i, (source, _) in enumerate(flat) if source == name]).summary()
+        for name in by_source
+    }
+    yardsticks = baselines.baselines([document for _, document in flat])
+    figures = lengths.summary() | {"baselines": yardsticks, "sources": sources}
     if not text:
         subject.keep(figures)
-    return {"model": subject.name, "step": subject.step, **figures}
+    measured = {"model": subject.name, "step": subject.step, **figures}
+    if words:
+        count = sum(len(text.split()) for text in texts)
+        bits = lengths.bits / max(1, count)
+        measured["words"] = count
+        measured["word_perplexity"] = code_length.perplexity(bits) if bits < 1000 else None
+    return measured
 
 
 def show(figures: dict[str, Any]) -> None:
@@ -146,6 +173,12 @@ def show(figures: dict[str, Any]) -> None:
     print(f"  bits per byte             {figures['bits_per_byte']:.4f}{spread}")
     print(f"  token perplexity          {figures['token_perplexity']:.4f}")
     print(f"  byte perplexity           {figures['byte_perplexity']:.4f}")
+    if figures.get("word_perplexity"):
+        print(f"  word perplexity           {figures['word_perplexity']:.4g}")
+    if len(figures["sources"]) > 1:
+        for name, of_source in figures["sources"].items():
+            size = f"{of_source['documents']:,} documents, {of_source['bytes']:,} bytes"
+            print(f"  {name:<24}  {of_source['bits_per_byte']:.4f}   {size}")
     print("bits per byte of the same bytes by")
     for name, value in figures["baselines"].items():
         print(f"  {name:<24}  {value:.4f}")
@@ -162,7 +195,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         subject = open_run(Path(arguments.run), arguments.step)
     else:
         subject = open_export(Path(arguments.export))
-    figures = measure(subject, arguments.text)
+    figures = measure(subject, arguments.text, arguments.word_perplexity)
     if arguments.json:
         print(json.dumps(figures))
     else:

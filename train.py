@@ -8,7 +8,6 @@ at the next step; a second one stops at once.
 """
 
 import argparse
-import hashlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,9 @@ from int_lm import command_line, config, errors
 from int_lm.config import Config
 
 if TYPE_CHECKING:  # imported where needed, so that --help and a wrong flag answer at once
+    from data.corpus import Corpus
     from data.sources import Document
+    from int_lm.checkpoint import Restored
     from int_lm.run import Paths
     from int_lm.trainer import Documents, Text, Trainer
     from tokenization import Tokenizer
@@ -37,65 +38,84 @@ def parse(argv: Sequence[str] | None) -> Config:
     return config.validate(command_line.from_arguments(parser.parse_strict(argv)))
 
 
-def encoded(tokenizer: "Tokenizer", documents: "Sequence[Document]") -> "Documents":
-    """Documents as the trainer and the evaluation see them."""
+def encoded(tokenizer: "Tokenizer", documents: "dict[str, list[Document]]") -> "Documents":
+    """Documents of every source as the trainer and the evaluation see them."""
     from int_lm.trainer import Documents
 
+    flat = [(name, document.text) for name in documents for document in documents[name]]
     return Documents(
-        ids=[tokenizer.encode(document.text) for document in documents],
-        text_bytes=[len(document.text) for document in documents],
+        ids=tokenizer.encode_all([text for _, text in flat]),
+        text_bytes=[len(text) for _, text in flat],
+        sources=[name for name, _ in flat],
     )
 
 
-def prepare(settings: Config) -> "tuple[Text, dict[str, float]]":
-    """Read, split and lay out the text; returns it with the yardsticks of its held-out part."""
+def open_text(settings: Config) -> "Corpus":
+    """The text of a run, prepared; says how much there is."""
     import tokenization
-    from data import baselines, sources, split, streams
+    from data import corpus
 
-    documents = sources.read_documents(settings.data, notice=print)
-    parts = split.split(documents, settings.data.holdout)
     tokenizer = tokenization.load(settings.data.tokenizer)
-    laid = streams.build(
-        parts.train,
-        tokenizer,
-        streams=settings.es.population // settings.es.members_per_stream,
-        segment_length=settings.es.segment_length,
-    )
-    for name, side in (("train on", parts.train), ("hold out", parts.heldout)):
-        size = sum(len(document.text) for document in side)
-        print(f"text to {name}: {len(side):,} documents, {size:,} bytes")
-    validation = split.spread(parts.heldout, settings.run.eval_bytes, VALIDATION_PIECE_BYTES)
+    opened = corpus.open_corpus(settings.data, tokenizer, say=print)
+    totals = [source.manifest["totals"] for source in opened.sources]
+    for name, key in (("train on", ""), ("hold out", "heldout_")):
+        count, size = (sum(x[key + what] for x in totals) for what in ("documents", "bytes"))
+        print(f"text to {name}: {count:,} documents, {size:,} bytes")
+    return opened
 
+
+def lay_out(
+    opened: "Corpus", settings: Config, resumed: "Restored | None"
+) -> "tuple[Text, dict[str, float]]":
+    """What the trainer reads, from where it stopped, and the yardsticks of the held-out part."""
+    import tokenization
+    from data import baselines, corpus, split
     from int_lm.trainer import Text
 
+    weights = [source.weight for source in opened.sources]
+    names = [source.name for source in opened.sources]
+    phases = resumed.host["mixture"] if resumed else [(0, weights)]
+    if resumed:
+        per_round = opened.streams(settings, phases).steps_per_round
+        phases = corpus.phases_after(phases, weights, -(-resumed.step // per_round), names)
+
+    heldout = opened.heldout(settings.data.heldout_bytes)
+    share = settings.run.eval_bytes // len(heldout)
+    validation = {
+        name: list(split.spread(heldout[name], share, VALIDATION_PIECE_BYTES)) for name in heldout
+    }
     text = Text(
-        tokenizer=tokenizer,
-        identity=tokenization.identity(tokenizer),
-        streams=laid,
-        sha256=hashlib.sha256(laid.tokens.tobytes()).hexdigest(),
-        heldout=encoded(tokenizer, parts.heldout),
-        validation=encoded(tokenizer, validation),
+        tokenizer=opened.tokenizer,
+        identity=tokenization.identity(opened.tokenizer),
+        streams=opened.streams(settings, phases),
+        sha256=opened.sha256(),
+        mixture=phases,
+        heldout=encoded(opened.tokenizer, heldout),
+        validation=encoded(opened.tokenizer, validation),
     )
-    return text, baselines.baselines(parts.heldout)
+    return text, baselines.baselines([document for name in heldout for document in heldout[name]])
 
 
 def train(settings: Config) -> None:
     """Run, or resume, what `settings` describe."""
-    text, yardsticks = prepare(settings)
+    opened = open_text(settings)
 
+    import tokenization
     from int_lm import checkpoint, evolve, interrupt, params, run, runlog
     from int_lm.checkpointer import Checkpointer
     from int_lm.trainer import Trainer
 
     paths = run.Paths(Path(settings.run.dir))
-    state = evolve.initial(settings, text.identity["vocab_size"])
+    state = evolve.initial(settings, opened.tokenizer.vocab_size)
     if checkpoint.steps(paths.checkpoints):
         host = checkpoint.read_host(paths.checkpoints)
-        run.check_resumable(host, settings, text.identity, text.sha256)
+        identity = tokenization.identity(opened.tokenizer)
+        run.check_resumable(host, settings, identity, opened.sha256())
     resumed = checkpoint.restore(paths.checkpoints, state, say=_say)
     if resumed:
         state = resumed.state
     first = resumed.step if resumed else 0
+    text, yardsticks = lay_out(opened, settings, resumed)
 
     with (
         interrupt.StopFlag() as stop,
@@ -137,13 +157,21 @@ def finish(trainer: "Trainer", paths: "Paths", yardsticks: dict[str, float]) -> 
     from int_lm import run
 
     lengths = trainer.evaluate(trainer.text.heldout)
-    figures = lengths.summary() | {"baselines": yardsticks}
+    by_source = trainer.text.heldout.by_source()
+    sources = {name: lengths.of(by_source[name]).summary() for name in by_source}
+    figures = lengths.summary() | {"baselines": yardsticks, "sources": sources}
     run.write_evaluation(paths, trainer.number, trainer.state.weights, figures)
     note = trainer.console.note
     trainer.console.table(
         f"bits per byte of all {figures['bytes']:,} held-out bytes after {trainer.number} steps:",
         {"this model": lengths.bits_per_byte, **yardsticks},
     )
+    if len(sources) > 1:
+        shares = trainer.text.streams.shares(trainer.number)
+        trainer.console.table(
+            "bits per byte by source (and its share of what was read):",
+            {f"{name} ({shares[name]:.1%})": sources[name]["bits_per_byte"] for name in sources},
+        )
     trainer.sample()
     note(f"run directory: {paths.root}")
     note(

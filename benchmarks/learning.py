@@ -56,14 +56,14 @@ HELD_OUT = 0.1
 
 def read(paths: list[str]) -> tuple[list[Any], list[Any]]:
     """Training documents and held-out ones: the last tenth of every file."""
-    from data import sources
+    from data import sources, text
 
     train, heldout = [], []
     for path in paths:
         [whole] = sources.read_documents(DataConfig(source="text", path=(path,), document_bytes=0))
         boundary = len(whole.text) - round(len(whole.text) * HELD_OUT)
         for part, side in ((whole.text[:boundary], train), (whole.text[boundary:], heldout)):
-            side += sources.cut(dataclasses.replace(whole, text=part), DOCUMENT_BYTES)
+            side += text.cut(dataclasses.replace(whole, text=part), DOCUMENT_BYTES)
     return train, heldout
 
 
@@ -81,6 +81,7 @@ def evolution(settings: Config, train: list[Any]) -> tuple[Callable[[int], None]
         tokenizer,
         streams=es.population // es.members_per_stream,
         segment_length=es.segment_length,
+        seed=settings.run.seed,
     )
     state = evolve.initial(settings, tokenizer.vocab_size)
     step = evolve.compiled_step(settings, tokenizer.vocab_size)

@@ -4,7 +4,8 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from data.sources import Document, cut
+from data.sources import Document
+from data.text import cut
 from int_lm.errors import UserError
 
 HASH_BITS = 64
@@ -47,6 +48,11 @@ def split(documents: Sequence[Document], holdout: float) -> Split:
         train=tuple(document for document, value in pairs if value >= limit),
         heldout=tuple(document for document, value in pairs if value < limit),
     )
+
+
+def is_heldout(text: bytes, holdout: float) -> bool:
+    """Whether a text is on the held-out side: what `split` does where both sides have some."""
+    return _hash(text) < int(holdout * 2**HASH_BITS)
 
 
 def spread(

@@ -1,82 +1,268 @@
 """Token streams for training: what each stream reads at each step, as a pure function.
 
-S streams, T tokens per segment, N tokens in the text.
+S streams, T tokens per segment. Text lies in windows of whole documents (see `shards`); a stream
+reads a window, or an equal part of one where there are fewer windows than streams, to its end,
+T tokens per step, and all streams then move to others: a round. The state of the members that read
+a stream is carried from segment to segment, so that documents are met whole.
 
-Streams are persistent: a stream reads on at each step where it stopped at the step before, and
-the state of the members that read it is carried over. So a member meets long documents whole,
-although it reads only T tokens per step, and what it must learn to remember is not bounded by T.
-The state is forgotten at a separator only.
+Every window of a source is read once per epoch, in an order that is a keyed permutation of the
+seed and the epoch. There is no iterator: any step can be asked for, in any order, at the same
+cost, and no number of devices or processes enters. Several sources share the streams in proportion
+to their weights, exactly over every `BLOCK` windows.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from data import shards
+from data.order import Permutation, key
+from data.shards import Shard
 from data.sources import Document
 from int_lm.errors import UserError
 from tokenization.interface import Tokenizer
 
+BLOCK = 1024  # windows over which the shares of a mixture are exact
 
-@dataclass(frozen=True, eq=False)
-class Streams:
-    """S streams over one circular sequence: separator, document, separator, document, ...
 
-    Stream s starts at token s * N // S, reads T tokens per step and goes round without end; the
-    join is a separator like any other. There is no other state, so any step can be asked for, in
-    any order, at the same cost. Made by `build`.
+@dataclass(frozen=True)
+class Place:
+    """Where a token is from: a source, the number of the document in it, and the token's offset."""
+
+    source: str
+    document: int
+    offset: int
+
+
+class Part:
+    """The windows of one source, divided into units of at most `span` tokens."""
+
+    def __init__(self, name: str, pieces: Sequence[Shard], span: int, seed: int) -> None:
+        self.name, self._pieces, self._seed = name, pieces, seed
+        counts = [len(shard.windows) - 1 for shard in pieces]
+        self._first_window = np.cumsum([0, *counts])
+        lengths = [np.diff(shard.windows) for shard in pieces]
+        units = -(-np.concatenate([np.zeros(0, np.int64), *lengths]) // span)
+        self._first_unit = np.concatenate([np.zeros(1, np.int64), np.cumsum(units)])
+        self.units = int(self._first_unit[-1])
+
+    def unit(self, number: int) -> tuple[Shard, int, int]:
+        """(shard, begin, end) of the `number`-th unit read, counted over all epochs."""
+        epoch, index = divmod(number, self.units)
+        unit = Permutation(self.units, key(self._seed, self.name, epoch))[index]
+        window = int(np.searchsorted(self._first_unit, unit, side="right")) - 1
+        piece = int(np.searchsorted(self._first_window, window, side="right")) - 1
+        shard = self._pieces[piece]
+        local = window - int(self._first_window[piece])
+        begin, end = (int(x) for x in shard.windows[local : local + 2])
+        part, parts = (
+            unit - int(self._first_unit[window]),
+            int(self._first_unit[window + 1] - self._first_unit[window]),
+        )
+        size = end - begin
+        return shard, begin + part * size // parts, begin + (part + 1) * size // parts
+
+
+class Mixture:
+    """Which source every slot reads, from the weights and the times at which they changed.
+
+    Attributes:
+      phases: (first round, weight of each source), the first from round 0 on.
     """
 
-    tokenizer: Tokenizer
-    tokens: np.ndarray  # [N], read-only, in the tokenizer's dtype
-    windows: np.ndarray  # [N, T + 1], a view: the T + 1 tokens from each position on
-    starts: np.ndarray  # [S] int64, the position of each stream at step 0
+    def __init__(
+        self,
+        phases: Sequence[tuple[int, Sequence[float]]],
+        streams: int,
+        seed: int,
+    ) -> None:
+        self.phases = [(first, tuple(weights)) for first, weights in phases]
+        self._streams, self._seed = streams, seed
+        sources = len(self.phases[0][1])
+        self._bases = [np.zeros(sources, np.int64)]  # windows of each source before every phase
+        for (first, _), (then, _) in zip(self.phases, self.phases[1:], strict=False):
+            slots = (then - first) * streams
+            self._bases.append(self._bases[-1] + self._read(len(self._bases) - 1, slots))
+
+    def _bounds(self, phase: int) -> np.ndarray:
+        """Cumulated places of the sources in a block: largest remainders, at least one each."""
+        weights = np.array(self.phases[phase][1])
+        exact = weights / weights.sum() * BLOCK
+        counts = np.maximum(np.floor(exact).astype(np.int64), 1)
+        order = sorted(range(len(counts)), key=lambda i: (counts[i] - exact[i], i))
+        for index in range(abs(BLOCK - int(counts.sum()))):
+            step = 1 if counts.sum() < BLOCK else -1
+            counts[order[index % len(order)] if step > 0 else int(counts.argmax())] += step
+        return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+
+    @functools.lru_cache(maxsize=4)  # noqa: B019 - a mixture lives as long as the run
+    def _block(self, phase: int, block: int) -> np.ndarray:
+        """The source of every slot of a block, int64 [BLOCK]."""
+        order = Permutation(BLOCK, key(self._seed, "mixture", phase, block))
+        places = np.array([order[index] for index in range(BLOCK)])
+        return np.searchsorted(self._bounds(phase), places, side="right") - 1
+
+    def _read(self, phase: int, slots: int) -> np.ndarray:
+        """Windows of each source among the first `slots` of a phase, int64."""
+        sources = len(self.phases[0][1])
+        if sources == 1:
+            return np.array([slots], np.int64)
+        whole, rest = divmod(slots, BLOCK)
+        partial = np.bincount(self._block(phase, whole)[:rest], minlength=sources)
+        return whole * np.diff(self._bounds(phase)) + partial
+
+    def _at(self, round_number: int) -> tuple[int, int]:
+        """(phase, slots of it before a round)."""
+        phase = sum(first <= round_number for first, _ in self.phases) - 1
+        return phase, (round_number - self.phases[phase][0]) * self._streams
+
+    def before(self, round_number: int) -> np.ndarray:
+        """Windows of each source read before a round, int64."""
+        phase, slots = self._at(round_number)
+        return self._bases[phase] + self._read(phase, slots)
+
+    def round(self, round_number: int) -> list[tuple[int, int]]:
+        """(source, number of the window in its order) of each stream."""
+        counts = self.before(round_number)
+        phase, slots = self._at(round_number)
+        picked = []
+        for slot in range(slots, slots + self._streams):
+            source = 0
+            if len(counts) > 1:
+                source = int(self._block(phase, slot // BLOCK)[slot % BLOCK])
+            picked.append((source, int(counts[source])))
+            counts[source] += 1
+        return picked
+
+
+class Streams:
+    """S streams over the windows of one or more sources. Made by `over` or `build`."""
+
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        mixture: Mixture,
+        *,
+        tokenizer: Tokenizer,
+        length: int,
+        span: int,
+    ) -> None:
+        self._parts, self._tokenizer, self._length = parts, tokenizer, length
+        self.mixture = mixture
+        self.steps_per_round = -(-span // length)
+        # a round's places are found once and read at many steps
+        self._round = functools.lru_cache(maxsize=2)(self._find_round)
+
+    def _find_round(self, number: int) -> list[tuple[Part, Shard, int, int]]:
+        found = []
+        for source, window in self.mixture.round(number):
+            part = self._parts[source]
+            found.append((part, *part.unit(window)))
+        return found
 
     def at(self, step: int) -> np.ndarray:
         """Tokens [S, T + 1] of `step` >= 0, in the tokenizer's dtype.
 
-        Columns 0 to T - 1 are the inputs and columns 1 to T their targets: the last column is
-        the first one of the next step.
+        Columns 0 to T - 1 are the inputs and columns 1 to T their targets: the last column is the
+        first one of the next step, but for a stream that moves, which begins with a separator. A
+        stream at the end of its window reads separators.
         """
-        count, segment_length = self.windows.shape[0], self.windows.shape[1] - 1
-        positions_S = (self.starts + step * segment_length % count) % count
-        return self.windows[positions_S]
+        number, segment = divmod(step, self.steps_per_round)
+        separator, length = self._tokenizer.separator, self._length
+        places = self._round(number)
+        tokens_ST = np.full((len(places), length + 1), separator, self._tokenizer.dtype)
+        for stream, (_, shard, begin, end) in enumerate(places):
+            column = 0 if segment else 1  # the first input of a window is a separator
+            first = begin + segment * length - 1 + column
+            read = shard.tokens[first : min(first + length + 1 - column, end)]
+            tokens_ST[stream, column : column + len(read)] = read
+        return tokens_ST
 
     def text_bytes(self, step: int) -> int:
         """Bytes of raw text among the S x T targets of `step`; separators count none."""
-        return self.tokenizer.count_bytes(self.at(step)[:, 1:])
+        return self._tokenizer.count_bytes(self.at(step)[:, 1:])
+
+    def locate(self, step: int) -> list[list[Place | None]]:
+        """Where each target [S][T] of a step is from; None in the padding."""
+        number, segment = divmod(step, self.steps_per_round)
+        found: list[list[Place | None]] = []
+        for part, shard, begin, end in self._round(number):
+            row: list[Place | None] = []
+            for position in range(
+                begin + segment * self._length, begin + (segment + 1) * self._length
+            ):
+                if position >= end:
+                    row.append(None)
+                    continue
+                piece = int(np.searchsorted(shard.places[:, 0], position, side="right")) - 1
+                start, document, offset = (int(x) for x in shard.places[piece])
+                row.append(Place(part.name, document, offset + position - start))
+            found.append(row)
+        return found
+
+    def shares(self, step: int) -> dict[str, float]:
+        """The share that each source has had in the windows begun before `step`."""
+        counts = self.mixture.before(-(-step // self.steps_per_round))
+        total = max(1, int(counts.sum()))
+        names = [part.name for part in self._parts]
+        return {name: int(count) / total for name, count in zip(names, counts, strict=True)}
+
+
+def over(
+    sources: Sequence[tuple[str, Sequence[Shard]]],
+    tokenizer: Tokenizer,
+    *,
+    streams: int,
+    segment_length: int,
+    seed: int,
+    phases: Sequence[tuple[int, Sequence[float]]] = ((0, (1.0,)),),
+) -> Streams:
+    """Lay streams over the shards of one or more sources.
+
+    Args:
+      sources: (name, shards) of each.
+      streams: S >= 1, es.population / es.members_per_stream.
+      segment_length: T >= 1, tokens read per step.
+      seed: of the order.
+      phases: weights of the sources, and the round from which they hold.
+
+    Raises:
+      UserError: fewer tokens than the streams read in one step, so that all would read the same.
+    """
+    weights = phases[0][1]  # later ones must not change the length of a round
+    shares = [weight / sum(weights) for weight in weights]
+    widest, target = 0, shards.WINDOW
+    for (name, pieces), share in zip(sources, shares, strict=True):
+        count = sum(len(shard.tokens) for shard in pieces)
+        readers = max(1, round(streams * share))
+        needed = readers * segment_length
+        if count < needed:
+            raise UserError(
+                f"the training text of {name} has {count} tokens, but {readers} streams of "
+                f"{segment_length} tokens read {needed} per step; give more text, or lower "
+                "es.population or es.segment_length"
+            )
+        target = min(target, count // readers)
+        widest = max(widest, *(int(np.diff(shard.windows).max(initial=1)) for shard in pieces))
+    span = -(-widest // -(-widest // target))  # windows in equal parts that are no longer than that
+    parts = [Part(name, pieces, span, seed) for name, pieces in sources]
+    mixture = Mixture(phases, streams, seed)
+    return Streams(parts, mixture, tokenizer=tokenizer, length=segment_length, span=span)
 
 
 def build(
-    documents: Sequence[Document], tokenizer: Tokenizer, *, streams: int, segment_length: int
+    documents: Sequence[Document],
+    tokenizer: Tokenizer,
+    *,
+    streams: int,
+    segment_length: int,
+    seed: int = 0,
 ) -> Streams:
-    """Encode `documents` in their order and lay `streams` streams over them.
-
-    Args:
-      documents: the training documents.
-      tokenizer: its separator is put before each document.
-      streams: S >= 1, es.population / es.members_per_stream.
-      segment_length: T >= 1, tokens read per step.
-
-    Raises:
-      UserError: fewer than S x T tokens, so that streams would read the same tokens in one step.
-    """
-    separator = np.array([tokenizer.separator], dtype=tokenizer.encode(b"").dtype)
-    parts = [part for text in documents for part in (separator, tokenizer.encode(text.text))]
-    count = sum(map(len, parts))
-    needed = streams * segment_length
-    if count < needed:
-        raise UserError(
-            f"the training text has {count} tokens, but {streams} streams of {segment_length} "
-            f"tokens read {needed} per step; give more text, or lower es.population or "
-            "es.segment_length"
-        )
-    wrapped = np.concatenate([*parts, np.empty(segment_length, separator.dtype)])
-    wrapped[count:] = wrapped[:segment_length]  # a window that starts near the end goes round
-    wrapped.flags.writeable = False
-    return Streams(
-        tokenizer=tokenizer,
-        tokens=wrapped[:count],
-        windows=np.lib.stride_tricks.sliding_window_view(wrapped, segment_length + 1),
-        starts=np.arange(streams, dtype=np.int64) * count // streams,
+    """Streams over documents in memory; arguments and errors as of `over`."""
+    ids = tokenizer.encode_all([document.text for document in documents])
+    shard = shards.lay_out(ids, [], first=0, tokenizer=tokenizer)
+    return over(
+        [("text", [shard])], tokenizer, streams=streams, segment_length=segment_length, seed=seed
     )

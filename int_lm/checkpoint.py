@@ -111,12 +111,14 @@ def restore(
 def check_config(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
     """Refuse to resume under another configuration (nested dicts as of `config.to_dict`).
 
-    Fields in `config.RESUMABLE_CHANGES` may differ.
+    Fields in `config.RESUMABLE_CHANGES` and the weights of a mixture may differ.
 
     Raises:
       UserError: names every other field that differs, with both values.
     """
-    _refuse_differences(_by_name(saved), _by_name(current), "go back to the old value")
+    _refuse_differences(
+        _by_name(_weightless(saved)), _by_name(_weightless(current)), "go back to the old value"
+    )
 
 
 def check_tokenizer(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
@@ -130,6 +132,14 @@ def check_tokenizer(saved: Mapping[str, Any], current: Mapping[str, Any]) -> Non
         _by_name({"tokenizer": current}),
         "use the tokenizer of the run",
     )
+
+
+def _weightless(sections: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration without the weights of the sources of its mixture."""
+    data = dict(sections.get("data", {}))
+    if data.get("mixture"):
+        data["mixture"] = [{**source, "weight": None} for source in data["mixture"]]
+    return {**sections, "data": data} if data else dict(sections)
 
 
 def _by_name(sections: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,8 @@ Bits are summed in whole units of 2^-16 bit and divided, once, by the bytes of t
 
 import dataclasses
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Self
 
 import numpy as np
 
@@ -47,6 +48,16 @@ class CodeLengths:
         variance = count / (count - 1) * float(np.square(residuals).sum())
         half = 1.96 * math.sqrt(variance) / int(self.text_bytes.sum())
         return self.bits_per_byte - half, self.bits_per_byte + half
+
+    def of(self, indices: Sequence[int]) -> Self:
+        """The code lengths of some of the documents."""
+        chosen = np.array(indices, np.int64)
+        return dataclasses.replace(
+            self,
+            log2_likelihoods=self.log2_likelihoods[chosen],
+            text_bytes=self.text_bytes[chosen],
+            tokens=self.tokens[chosen],
+        )
 
     def summary(self) -> dict[str, Any]:
         """The figures that `eval.py --json` prints, except baselines."""

@@ -6,6 +6,8 @@ import typing
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import yaml
+
 from int_lm.config import SECTIONS, Config, from_dict, load, nearest, to_dict
 from int_lm.errors import UserError
 
@@ -44,7 +46,9 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
             if typing.get_origin(hint) is Literal:
                 options = {"choices": typing.get_args(hint)}
             elif typing.get_origin(hint) is tuple:
-                options = {"type": typing.get_args(hint)[0], "nargs": "*"}
+                item = typing.get_args(hint)[0]
+                options = {"type": _mapping if dataclasses.is_dataclass(item) else item}
+                options["nargs"] = "*"
             shown = "" if field.default in ((), "") else f" (default: {field.default})"
             group.add_argument(
                 f"--{section}.{field.name}",
@@ -55,12 +59,22 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
             )
 
 
+def _mapping(text: str) -> Any:
+    """A mapping on the command line, as YAML: '{name: a, path: [b.txt]}'."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a mapping") from error
+
+
 def from_arguments(arguments: argparse.Namespace) -> Config:
     """The configuration that `--config` and the flags describe, not yet validated."""
     base = to_dict(load(arguments.config) if arguments.config else Config())
     flags = {name: value for name, value in vars(arguments).items() if "." in name}
     if "data.path" in flags:
-        flags = {"data.source": "text", **flags}
+        # files take the place of the library, of a dataset and of a mixture, but stay of their kind
+        kept = base["data"]["source"] in ("json", "parquet")
+        flags = {**({} if kept else {"data.source": "text"}), "data.mixture": (), **flags}
     elif flags.get("data.source") == "stdlib":
         flags["data.path"] = ()  # a path of the file would contradict the flag
     for name, value in flags.items():

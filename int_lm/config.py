@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import difflib
 import math
+import re
 import typing
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,26 +64,43 @@ from int_lm.schema import (
     EsConfig as EsConfig,
 )
 from int_lm.schema import (
+    MixtureConfig as MixtureConfig,
+)
+from int_lm.schema import (
     ModelConfig as ModelConfig,
 )
 from int_lm.schema import (
     RunConfig as RunConfig,
 )
+from int_lm.schema import (
+    SourceConfig as SourceConfig,
+)
 
 SECTIONS: dict[str, type] = {field.name: field.type for field in dataclasses.fields(Config)}  # type: ignore[misc]
 
 # What may change between a run and its resumption without changing the meaning of its weights.
-RESUMABLE_CHANGES = frozenset({"es.chunk"}) | {
+RESUMABLE_CHANGES = frozenset({"es.chunk", "data.shards", "data.heldout_bytes"}) | {
     f"run.{field.name}" for field in dataclasses.fields(RunConfig) if field.name != "seed"
 }
 
 
 def to_dict(config: Config) -> dict[str, dict[str, Any]]:
     """The configuration as plain values, ready for YAML and JSON."""
-    return {
-        section: {key: list(x) if isinstance(x, tuple) else x for key, x in fields.items()}
-        for section, fields in dataclasses.asdict(config).items()
-    }
+    return _plain(dataclasses.asdict(config))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def sources_of(data: DataConfig) -> tuple[MixtureConfig, ...]:
+    """The sources that `data` names: those of its mixture, or its own as the only one."""
+    if data.mixture:
+        return data.mixture
+    own = {field.name: getattr(data, field.name) for field in dataclasses.fields(SourceConfig)}
+    return (MixtureConfig(name=data.source, weight=1.0, **own),)
 
 
 def to_yaml(config: Config) -> str:
@@ -110,8 +128,12 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
         expected = ", ".join(choices) + nearest(str(value), choices, otherwise="")
         _require(value in choices, f"{where} is {value!r}, expected one of {expected}")
         return value
+    if dataclasses.is_dataclass(hint):
+        _require(isinstance(value, dict), f"{where} is {value!r}, expected mappings")
+        return _section(typing.cast(type, hint), value, where.split(" in ")[0], where)
     if typing.get_origin(hint) is tuple:
-        items = [value] if isinstance(value, str | int) else value
+        mappings = dataclasses.is_dataclass(typing.get_args(hint)[0])
+        items = [value] if isinstance(value, dict if mappings else str | int) else value
         _require(isinstance(items, list | tuple), f"{where} is {value!r}, expected a list")
         return tuple(_checked(item, typing.get_args(hint)[0], where) for item in items)
     if hint is float and isinstance(value, int | str) and not isinstance(value, bool):
@@ -122,6 +144,19 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{where} is {value}, expected a finite number")
     return value
+
+
+def _section(cls: type, values: dict[Any, Any], name: str, where: str) -> Any:
+    """A dataclass of plain values."""
+    hints = typing.get_type_hints(cls)
+    if issubclass(cls, SourceConfig) and values.get("path"):
+        values = {"source": "text", **values}
+    checked = {}
+    for key, value in values.items():
+        suggestion = nearest(str(key), list(hints))
+        _require(key in hints, f"unknown key {name}.{key} in {where}{suggestion}")
+        checked[key] = _checked(value, hints[key], f"{name}.{key} in {where}")
+    return cls(**checked)
 
 
 def from_dict(tree: Any, where: str = "configuration") -> Config:
@@ -140,19 +175,11 @@ def from_dict(tree: Any, where: str = "configuration") -> Config:
     for section, values in tree.items():
         suggestion = nearest(str(section), list(SECTIONS))
         _require(section in SECTIONS, f"unknown section {section!r} in {where}{suggestion}")
-        hints = typing.get_type_hints(SECTIONS[section])
         if values is None:  # a section with no field under it
             values = {}
         if not isinstance(values, dict):
             raise UserError(f"section {section} in {where} must be a mapping of fields to values")
-        if section == "data" and values.get("path"):
-            values = {"source": "text", **values}
-        checked = {}
-        for key, value in values.items():
-            suggestion = nearest(str(key), list(hints))
-            _require(key in hints, f"unknown key {section}.{key} in {where}{suggestion}")
-            checked[key] = _checked(value, hints[key], f"{section}.{key} in {where}")
-        sections[section] = SECTIONS[section](**checked)
+        sections[section] = _section(SECTIONS[section], values, section, where)
     return Config(**sections)
 
 
@@ -198,6 +225,41 @@ def spare_bits(es: EsConfig) -> int:
     while bits < SPARE_BITS_MAX and terms * (INT8_MAX >> bits) > INT32_MAX:
         bits += 1
     return bits
+
+
+def _validate_sources(data: DataConfig) -> None:
+    """Refuse sources that name nothing, or two things."""
+    own = any(getattr(data, key) != getattr(DataConfig(), key) for key in ("source", "path"))
+    _require(
+        not (data.mixture and own),
+        "data.mixture and data.source or data.path name text; drop one of the two",
+    )
+    names = [source.name for source in data.mixture]
+    _require(
+        all(re.fullmatch(r"[\w.-]+", name) for name in names) and len(set(names)) == len(names),
+        f"data.mixture has the names {names}; give every source another one, of letters and digits",
+    )
+    for source in sources_of(data):
+        if source.source == "stdlib":
+            _require(
+                len(source.path) == 0,
+                "data.source is stdlib but data.path names files; drop one of the two",
+            )
+            continue
+        what = "file" if source.source != "hub" else "dataset"
+        _require(
+            len(source.path) > 0,
+            f"data.source is {source.source} but no {what} is named; add --data.path",
+        )
+        _require("" not in source.path, "data.path names an empty path; write . for this directory")
+        _require(
+            source.source != "hub" or len(source.path) == 1,
+            f"data.source hub reads one dataset, data.path names {len(source.path)}; "
+            "use data.mixture for several",
+        )
+        _require(source.weight > 0, f"weight {source.weight} in data.mixture must be above 0")
+    _require(data.tokenizer != "", "data.tokenizer is empty; use bytes, a directory or a file")
+    _require(data.shards != "", "data.shards is empty; name a directory such as shards")
 
 
 def validate(config: Config) -> Config:
@@ -252,15 +314,7 @@ def validate(config: Config) -> Config:
     )
     _require(es.sigma_shift <= 12, f"es.sigma_shift is {es.sigma_shift}, must be at most 12")
     _require(0 < data.holdout < 1, f"data.holdout is {data.holdout}, must lie between 0 and 1")
-    _require(
-        data.source != "text" or len(data.path) > 0,
-        "data.source is text but no file is named; add --data.path FILE",
-    )
-    _require(
-        data.source != "stdlib" or len(data.path) == 0,
-        "data.source is stdlib but data.path names files; drop one of the two",
-    )
-    _require("" not in data.path, "data.path names an empty path; write . for this directory")
+    _validate_sources(data)
     _require(run.dir != "", "run.dir is empty; name a directory such as runs/first")
     _require(run.seed < 2**31, f"run.seed is {run.seed}, must lie between 0 and 2^31 - 1")
 

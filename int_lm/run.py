@@ -9,7 +9,7 @@ evaluation.json  the last full evaluation, with the hash of the weights it measu
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,13 +63,22 @@ class Run:
 
 
 def host_data(
-    settings: Config, tokenizer: Mapping[str, Any], text_sha256: str, seconds: float
+    settings: Config,
+    tokenizer: Mapping[str, Any],
+    text_sha256: str,
+    mixture: Sequence[Any],
+    seconds: float,
 ) -> dict[str, Any]:
-    """What a checkpoint keeps beside the arrays: all that a resumed run must agree with."""
+    """What a checkpoint keeps beside the arrays: all that a resumed run must agree with.
+
+    The position in the text is the number of the step, with `mixture`, the rounds at which the
+    weights of the sources changed.
+    """
     return {
         "config": config.to_dict(settings),
         "tokenizer": dict(tokenizer),
         "text_sha256": text_sha256,
+        "mixture": mixture,
         "noise_version": NOISE_VERSION,
         "seconds": seconds,
     }

@@ -270,7 +270,7 @@ def shown(text: bytes) -> str:
 
 
 @contextlib.contextmanager
-def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """A progress bar with an ETA on stderr, if that is a terminal; yields its `update(count)`."""
     with tqdm(
         total=total,

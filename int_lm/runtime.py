@@ -265,10 +265,9 @@ def load(directory: str | Path) -> Model:
 
 def expected_tensors(config: dict[str, Any]) -> dict[str, tuple[str, list[int]]]:
     """{name: (safetensors dtype, shape)} of all that the weights file of `config` must hold."""
-    name, kind = config["model"]["architecture"], config["tokenizer"]["kind"]
+    name = config["model"]["architecture"]
     known = ", ".join(ARCHITECTURES)
     _require(name in ARCHITECTURES, f"its architecture is {name!r}, this runtime knows {known}")
-    _require(kind == "bytes", f"its tokenizer is of the kind {kind!r}, this runtime knows bytes")
     shapes = ARCHITECTURES[name].shapes(config["model"], config["vocab_size"])
     for length in config["model"].get("direct", []):
         shapes[f"direct/context_{length}"] = [

@@ -100,18 +100,54 @@ class EsConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class DataConfig:
-    """Text: where it comes from and what is held out."""
+class SourceConfig:
+    """A source of text."""
 
-    source: Literal["stdlib", "text"] = described(
-        "stdlib", "stdlib: the Python standard library's own sources; text: the files of data.path"
+    source: Literal["stdlib", "text", "json", "parquet", "hub"] = described(
+        "stdlib",
+        "stdlib: the Python standard library's own sources; text, json (lines, .gz and .zst too), "
+        "parquet: the files of data.path; hub: the dataset of the Hugging Face hub it names",
     )
-    path: tuple[str, ...] = described((), "text files or directories; implies --data.source text")
-    tokenizer: Literal["bytes"] = described("bytes", "bytes: one token per byte, 0 between texts")
+    path: tuple[str, ...] = described(
+        (), "files, directories or (json, parquet) patterns; implies source text where none is set"
+    )
+    field: str = described("text", "json, parquet, hub: the field that holds the text")
+    subset: str = described("", "hub: name of the dataset's configuration, if it has several")
+    split: str = described("train", "hub: split to read")
+    revision: str = described("", "hub: commit to read; without it prepare asks for the newest")
+
+
+@dataclasses.dataclass(frozen=True)
+class MixtureConfig(SourceConfig):
+    """One source of several, with its share."""
+
+    name: str = described("", "of the source in reports")
+    weight: float = described(1.0, "share of the tokens read, in proportion to the other weights")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig(SourceConfig):
+    """Text: where it comes from, how it is cut into tokens, and what is held out."""
+
+    mixture: tuple[MixtureConfig, ...] = described(
+        (),
+        "several sources in place of one, each a mapping {name, weight, source, path, ...}; "
+        "weights may change when a run is resumed",
+    )
+    tokenizer: str = described(
+        "bytes",
+        "bytes: one token per byte, 0 between texts; or a directory that tokenization.train wrote, "
+        "or a SentencePiece .model file",
+    )
     holdout: float = described(0.1, "share of the documents held out, chosen by their hash")
+    heldout_bytes: int = described(
+        1 << 24, "held-out text evaluated at the end: at most this many bytes of a source (0: all)"
+    )
     document_bytes: int = described(
         16384, "longer text files are cut into documents of this size at line ends (0: never)"
     )
+    shards: str = described("shards", "directory of the token shards that training reads")
+    shard_bytes: int = described(1 << 26, "text of a shard, in bytes", least=1)
 
 
 @dataclasses.dataclass(frozen=True)

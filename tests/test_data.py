@@ -1,5 +1,6 @@
 """Documents, the held-out split and the token streams."""
 
+import io
 import os
 import random
 import subprocess
@@ -7,18 +8,16 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-import data.sources
-from data import streams
-from data.sources import Document, cut, find_non_text, read_documents
+import data.text
+from data.sources import Document, read_documents
 from data.split import split
+from data.text import cut, find_non_text
 from int_lm.config import DataConfig
 from int_lm.errors import UserError
-from tokenization import ByteTokenizer
 
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1)
 DOCUMENTS = st.lists(TEXT.map(lambda text: Document("d", text.encode())), min_size=1, max_size=8)
@@ -76,7 +75,7 @@ def test_order_does_not_depend_on_the_file_system(
             children.sort(reverse=True)
             yield directory, children, sorted(files, reverse=True)
 
-    monkeypatch.setattr(data.sources.os, "walk", backwards)
+    monkeypatch.setattr(data.text.os, "walk", backwards)
     assert read_documents(from_text(tmp_path)) == expected
     assert len(expected) == 5
 
@@ -137,10 +136,10 @@ def test_unreadable_files_are_refused(
     path = tmp_path / "secret.txt"
     path.write_text("text")
 
-    def deny(self: Path) -> bytes:
-        raise PermissionError(13, "Permission denied", str(self))
+    def deny(file: str, mode: str) -> None:
+        raise PermissionError(13, "Permission denied", file)
 
-    monkeypatch.setattr(Path, "read_bytes", deny)
+    monkeypatch.setattr(data.text, "open", deny, raising=False)
     message = refusal(from_text(tmp_path if inside else path))
     assert f"cannot read {path}: Permission denied" in message
 
@@ -190,12 +189,12 @@ def test_standard_library_is_the_default_text(
     for name, text in (kept | left_out).items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(text)
-    monkeypatch.setattr(data.sources.sysconfig, "get_path", lambda _: str(tmp_path))
+    monkeypatch.setattr(data.text.sysconfig, "get_path", lambda _: str(tmp_path))
     documents = read_documents(DataConfig())
     assert [(document.name, document.text) for document in documents] == [
         (name, kept[name]) for name in ("json/a.py", "os.py")
     ]
-    monkeypatch.setattr(data.sources.sysconfig, "get_path", lambda _: str(tmp_path / "none"))
+    monkeypatch.setattr(data.text.sysconfig, "get_path", lambda _: str(tmp_path / "none"))
     assert "no standard library sources" in refusal(DataConfig())
 
 
@@ -215,15 +214,15 @@ def test_check_finds_the_first_fault_across_chunks(
     monkeypatch: pytest.MonkeyPatch, chunk: int
 ) -> None:
     """Characters that lie across two chunks are sound, and a fault keeps its offset."""
-    monkeypatch.setattr(data.sources, "CHECKED_AT_ONCE", chunk)
+    monkeypatch.setattr(data.text, "CHECKED_AT_ONCE", chunk)
     sound = "aé€😀\n".encode() * 9
-    assert find_non_text(sound) is None
+    assert find_non_text(io.BytesIO(sound)) is None
     for length in range(len(sound)):
         text = sound[:length] + b"\xff" + sound
         try:
             text.decode()
         except UnicodeDecodeError as error:
-            found = find_non_text(text)
+            found = find_non_text(io.BytesIO(text))
             assert found is not None and found[0] == error.start
 
 
@@ -316,69 +315,3 @@ def test_split_leaves_neither_side_empty() -> None:
     assert low == high
     assert len(low.train) == len(low.heldout) == 1
     assert split([*two, two[0], two[1]], 1e-9) == split([*two, two[0], two[1]], 1 - 1e-9)
-
-
-# Streams
-
-
-def sequence(documents: list[Document]) -> bytes:
-    return b"".join(b"\0" + document.text for document in documents)
-
-
-@settings(max_examples=60)
-@given(DOCUMENTS, st.integers(1, 5), st.integers(1, 7), st.integers(0, 10**20))
-def test_streams_read_the_text(
-    documents: list[Document], count: int, length: int, step: int
-) -> None:
-    """Every stream reads the circular text from its start on; any step can be asked for."""
-    text = sequence(documents)
-    if len(text) < count * length:
-        with pytest.raises(UserError, match=f"has {len(text)} tokens, but {count} streams of"):
-            streams.build(documents, ByteTokenizer(), streams=count, segment_length=length)
-        return
-    built = streams.build(documents, ByteTokenizer(), streams=count, segment_length=length)
-    tokens_ST = built.at(step)
-    assert tokens_ST.dtype == np.uint8 and tokens_ST.shape == (count, length + 1)
-    for stream in range(count):
-        start = stream * len(text) // count + step * length
-        expected = [text[(start + offset) % len(text)] for offset in range(length + 1)]
-        assert tokens_ST[stream].tolist() == expected
-    assert built.text_bytes(step) == sum(token != 0 for token in tokens_ST[:, 1:].flat)
-    assert built.tokens.tobytes() == text
-
-
-def test_segments_join_and_each_token_is_read_once_per_lap() -> None:
-    """Steps taken in any order join to laps over the text, in which each token has its turn."""
-    documents = [Document("a", bytes(range(1, 60))), Document("b", bytes(range(60, 119)))]
-    built = streams.build(documents, ByteTokenizer(), streams=4, segment_length=10)
-    assert len(built.tokens) == 120
-    order = random.Random(0).sample(range(30), 30)
-    segments = {step: built.at(step) for step in order}
-    for step in range(29):
-        assert (segments[step][:, -1] == segments[step + 1][:, 0]).all()
-    laps = np.concatenate([segments[step][:, :-1] for step in range(12)], axis=1)
-    for stream, lap in enumerate(laps):  # 12 steps of 10 tokens: one lap of each stream
-        assert lap.tolist() == np.roll(built.tokens, -30 * stream).tolist()
-    together = np.concatenate([segments[step][:, :-1].ravel() for step in range(3)])
-    assert sorted(together) == sorted(built.tokens)  # 4 streams x 3 steps of 10: the text once
-
-
-def test_streams_never_change() -> None:
-    """What a caller does to a step's tokens cannot reach the text, and asking twice is free."""
-    built = streams.build(
-        [Document("a", b"abcdefgh")], ByteTokenizer(), streams=2, segment_length=4
-    )
-    first = built.at(0)
-    expected = first.copy()
-    first[:] = 7
-    assert (built.at(0) == expected).all()
-    with pytest.raises(ValueError, match="read-only"):
-        built.tokens[0] = 1
-
-
-def test_streams_need_a_segment_each() -> None:
-    """Nine tokens feed 3 streams of 3 tokens, but not 2 of 5; the sentence has the numbers."""
-    documents = [Document("a", b"abcdefgh")]
-    streams.build(documents, ByteTokenizer(), streams=3, segment_length=3)
-    with pytest.raises(UserError, match="9 tokens, but 2 streams of 5 tokens read 10 per step"):
-        streams.build(documents, ByteTokenizer(), streams=2, segment_length=5)

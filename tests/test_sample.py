@@ -17,6 +17,7 @@ from int_lm import runtime, sample
 from int_lm.errors import UserError
 from int_lm.run import Run
 from int_lm.sample import __main__ as command
+from tokenization import ByteTokenizer
 
 SETTINGS = [
     {"temperature": 0.0},
@@ -120,6 +121,7 @@ def test_the_command_samples_a_run(
         return run
 
     monkeypatch.setattr(int_lm.run, "open_run", open_run)
+    ByteTokenizer().save(tmp_path / "tokenizer")
     arguments = ["--run", str(tmp_path), "--step", "7", "--tokens", "20", "--seed", "3"]
     command.main([*arguments, "--no_stop"])
     ids = sample.generate(
@@ -129,13 +131,12 @@ def test_the_command_samples_a_run(
     assert opened == [(str(tmp_path), 7)]
 
 
-def test_a_foreign_tokenizer_is_refused(
+def test_a_run_without_its_tokenizer_is_refused(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run whose tokens are not bytes is not printed as if they were."""
-    other = Run(run.config, run.vocab_size, run.step, run.weights, {"kind": "sentencepiece"})
-    monkeypatch.setattr(int_lm.run, "open_run", lambda *_, **__: other)
-    with pytest.raises(UserError, match="tokenizer 'sentencepiece'"):
+    """Ids that nothing can spell are not printed as if they were bytes."""
+    monkeypatch.setattr(int_lm.run, "open_run", lambda *_, **__: run)
+    with pytest.raises(UserError, match="no tokenizer at"):
         command.main(["--run", str(tmp_path)])
 
 

@@ -112,7 +112,7 @@ def test_every_flipped_bit_is_caught(tmp_path: Path) -> None:
         ({"separator": False}, "it has no valid separator"),
         ({"digest": None}, "it has no valid digest"),
         ({"format_version": 2}, "has format version 2, this program reads 1"),
-        ({"kind": "sentencepiece"}, "kind 'sentencepiece', known: bytes"),
+        ({"kind": "words"}, "kind 'words', known: bytes, sentencepiece"),
         ({"vocab_size": 512}, "says vocab_size 512 but the bytes tokenizer has 256"),
         ({"separator": 1}, "says separator 1 but the bytes tokenizer has 0"),
         ({"digest": "0" * 64}, "says digest '0000"),

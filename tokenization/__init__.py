@@ -9,25 +9,31 @@ from pathlib import Path
 from int_lm.errors import UserError
 from tokenization.byte import ByteTokenizer
 from tokenization.interface import FILE_NAME, Tokenizer, identity, read_identity
+from tokenization.sentence_piece import SentencePieceTokenizer
 
-__all__ = ["ByteTokenizer", "Tokenizer", "identity", "load"]
+__all__ = ["ByteTokenizer", "SentencePieceTokenizer", "Tokenizer", "identity", "load"]
 
-KINDS = {ByteTokenizer.name: ByteTokenizer}
+KINDS: dict[str, type[ByteTokenizer] | type[SentencePieceTokenizer]] = {
+    "bytes": ByteTokenizer,
+    "sentencepiece": SentencePieceTokenizer,
+}
 
 
 def load(source: str | Path) -> Tokenizer:
     """The tokenizer that `source` names.
 
     Args:
-      source: the name of a built-in tokenizer (`bytes`) or a directory that `save` wrote; write
+      source: `bytes`, a directory that `save` wrote, or a SentencePiece `.model` file; write
         `./bytes`, or give a `Path`, for a directory of that name.
 
     Raises:
       UserError: no such tokenizer, or a `tokenizer.json` that is missing, damaged, of another
         format version, of an unknown kind, or that does not describe the tokenizer it names.
     """
-    if isinstance(source, str) and source in KINDS:
-        return KINDS[source]()
+    if source == ByteTokenizer().name and isinstance(source, str):
+        return ByteTokenizer()
+    if Path(source).suffix == ".model" and not Path(source).is_dir():
+        return SentencePieceTokenizer.load(source)
     saved = read_identity(source)
     path = Path(source) / FILE_NAME
     kind = saved["kind"]

@@ -1,5 +1,6 @@
 """The byte tokenizer: a token is a byte, and byte 0 separates documents."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -19,6 +20,15 @@ class ByteTokenizer:
     name: str = field(default="bytes", init=False)
     vocab_size: int = field(default=256, init=False)
     separator: int = field(default=0, init=False)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of ids."""
+        return np.dtype(np.uint8)
+
+    def encode_all(self, texts: Sequence[bytes], threads: int = 1) -> list[np.ndarray]:
+        """Ids of every text, as `encode` gives them; there is no work to share."""
+        return [self.encode(text) for text in texts]
 
     def encode(self, text: bytes) -> np.ndarray:
         """Ids of `text`: uint8 [len(text)], a read-only view of its bytes."""

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -32,6 +33,15 @@ class Tokenizer(Protocol):
     @property
     def separator(self) -> int:
         """The id that stands between documents; it resets the model's state."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of ids: the narrowest unsigned one that holds V - 1."""
+        ...
+
+    def encode_all(self, texts: Sequence[bytes], threads: int = 1) -> list[np.ndarray]:
+        """Ids of every text, as `encode` gives them, worked on by `threads` threads."""
         ...
 
     def encode(self, text: bytes) -> np.ndarray:

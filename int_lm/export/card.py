@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from int_lm import config
+
 if TYPE_CHECKING:
     from int_lm.run import Run
 
@@ -12,7 +14,13 @@ _BASELINES = {
     "gzip": "gzip -9",
     "xz": "xz -9e",
 }
-_SOURCES = {"stdlib": "the Python standard library's sources", "text": "text files"}
+_SOURCES = {
+    "stdlib": "the Python standard library's sources",
+    "text": "text files",
+    "json": "JSON lines",
+    "parquet": "Parquet files",
+    "hub": "a dataset of the Hugging Face hub",
+}
 
 _FRONT = """\
 ---
@@ -75,6 +83,16 @@ def _measured(weights_hash: str, evaluation: Mapping[str, Any] | None) -> str:
     )
 
 
+def _described(data: config.DataConfig) -> str:
+    """Where the text is from: every source, and of a dataset its name and revision."""
+    described = []
+    for source in config.sources_of(data):
+        name = f" ({' '.join((*source.path, source.revision)).strip()})"
+        share = f"{source.name}, weight {source.weight:g}: " if data.mixture else ""
+        described.append(share + _SOURCES[source.source] + name * (source.source == "hub"))
+    return "; ".join(described)
+
+
 def model_card(
     run: "Run", settings: Mapping[str, Any], file_size: int, evaluation: Mapping[str, Any] | None
 ) -> str:
@@ -99,7 +117,7 @@ def model_card(
     }
     training = {
         "method": f"evolution strategies (EGGROLL), votes `{es.votes}`, update `{es.update}`",
-        "text": f"{_SOURCES[data.source]}, {data.holdout:g} of the documents held out",
+        "text": f"{_described(data)}, {data.holdout:g} of the documents held out",
         "tokens read": f"{run.step * streams * es.segment_length:,} "
         f"({run.step:,} steps x {streams:,} streams x {es.segment_length} tokens)",
         "population": f"{es.population:,}, {es.members_per_stream} per stream",

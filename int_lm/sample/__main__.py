@@ -4,7 +4,7 @@ import codecs
 import io
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from int_lm import runlog, runtime, sample
@@ -14,8 +14,8 @@ from int_lm.errors import UserError, reported
 PROGRAM = "int_lm.sample"
 
 
-def stream(prompt: bytes, ids: Iterable[int]) -> None:
-    """Write the prompt and then every byte as it comes to stdout, as UTF-8 text.
+def stream(prompt: bytes, ids: Iterable[int], decode: Callable[[list[int]], bytes] = bytes) -> None:
+    """Write the prompt and then every token as it comes to stdout, as UTF-8 text.
 
     Bytes that are not UTF-8 become replacement characters. On a terminal, control characters
     become escapes such as `\\x1b`, for a model may well write one that commands the terminal.
@@ -31,7 +31,7 @@ def stream(prompt: bytes, ids: Iterable[int]) -> None:
 
     write(prompt)
     for token in ids:
-        write(bytes([token]))
+        write(decode([token]))
     write(b"", final=True)
     sys.stdout.write("\n")
     sys.stdout.flush()
@@ -76,7 +76,9 @@ def parser() -> OneLineParser:
         "--seed", type=int, default=default.seed, help="seed of the draws (default: %(default)s)"
     )
     result.add_argument(
-        "--no_stop", action="store_true", help="where a text ends, begin a new one after byte 0"
+        "--no_stop",
+        action="store_true",
+        help="where a text ends, begin another after a separator",
     )
     return result
 
@@ -110,15 +112,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         opened = run.open_run(
             arguments.run, arguments.step, say=lambda text: print(text, file=sys.stderr)
         )
-        kind = opened.tokenizer["kind"]
-        if kind != "bytes":
-            raise UserError(
-                f"{arguments.run} has the tokenizer {kind!r}, only bytes can be sampled"
-            )
         read = sample.reader(opened.config.model, opened.weights)
+    import tokenization  # of the clone: an installed int_lm alone knows ids only
+
+    tokenizer = tokenization.load(Path(arguments.export or arguments.run) / "tokenizer")
     prompt = os.fsencode(arguments.prompt)
+    ids = tokenizer.encode(prompt).tolist()
     stop = not arguments.no_stop
-    stream(prompt, runtime.generate(read, prompt, sampler, tokens=arguments.tokens, stop=stop))
+    drawn = runtime.generate(read, ids, sampler, tokens=arguments.tokens, stop=stop)
+    stream(prompt, drawn, tokenizer.decode)
 
 
 if __name__ == "__main__":

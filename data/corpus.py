@@ -1,0 +1,93 @@
+"""A configuration's text, ready for training and evaluation: prepared sources and held-out text."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from data import prepare, streams
+from data.prepare import Prepared
+from data.sources import Document, Notice
+from data.streams import Streams
+from int_lm import config, digest
+from int_lm.config import Config, DataConfig
+from int_lm.errors import UserError
+from tokenization.interface import Tokenizer
+
+Phases = list[tuple[int, list[float]]]
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """The prepared sources of a configuration."""
+
+    tokenizer: Tokenizer
+    sources: list[Prepared]
+
+    def sha256(self) -> str:
+        """Of all tokens and their layout; a resumed run must have the same."""
+        return digest.of_json([source.sha256() for source in self.sources])
+
+    def streams(self, settings: Config, phases: Phases) -> Streams:
+        """The training streams; `phases` as of `Mixture`."""
+        return streams.over(
+            [(source.name, source.shards) for source in self.sources],
+            self.tokenizer,
+            streams=settings.es.population // settings.es.members_per_stream,
+            segment_length=settings.es.segment_length,
+            seed=settings.run.seed,
+            phases=phases,
+        )
+
+    def heldout(self, most_bytes: int) -> dict[str, list[Document]]:
+        """Held-out documents of every source, at most about `most_bytes` of each (0: all).
+
+        Where there are more, documents are taken evenly from all of them.
+        """
+        return {
+            source.name: _heldout(source, self.tokenizer, most_bytes) for source in self.sources
+        }
+
+
+def open_corpus(data: DataConfig, tokenizer: Tokenizer, *, say: Notice) -> Corpus:
+    """Prepare the sources of `data`, or find them prepared; errors as of `prepare.prepare`."""
+    sources = [
+        prepare.prepare(data, source, tokenizer, say=say) for source in config.sources_of(data)
+    ]
+    return Corpus(tokenizer, sources)
+
+
+def phases_after(
+    saved: Phases, weights: Sequence[float], first_round: int, sources: Sequence[str]
+) -> Phases:
+    """The phases of a mixture that goes on with `weights` from `first_round` on.
+
+    Args:
+      saved: the phases so far.
+
+    Raises:
+      UserError: another number of sources.
+    """
+    phases = [(int(first), [float(weight) for weight in old]) for first, old in saved]
+    if len(phases[-1][1]) != len(weights):
+        raise UserError(
+            f"the checkpoint was written with {len(phases[-1][1])} sources, now there are "
+            f"{', '.join(sources)}; only weights may change"
+        )
+    if phases[-1][1] == list(weights):
+        return phases
+    return [phase for phase in phases if phase[0] < first_round] + [(first_round, list(weights))]
+
+
+def _heldout(source: Prepared, tokenizer: Tokenizer, most_bytes: int) -> list[Document]:
+    totals = source.manifest["totals"]
+    count = totals["heldout_documents"]
+    if most_bytes and totals["heldout_bytes"] > most_bytes:
+        count = max(1, count * most_bytes // totals["heldout_bytes"])
+    wanted = {totals["heldout_documents"] * index // count for index in range(count)}
+    documents, number = [], 0
+    for shard in source.shards:
+        for begin, end in zip(shard.heldout[:-1], shard.heldout[1:], strict=True):
+            if number in wanted:
+                text = tokenizer.decode(shard.heldout_tokens[begin : end - 1])
+                documents.append(Document(f"{source.name}#{number}", text))
+            number += 1
+    return documents

@@ -1,0 +1,358 @@
+"""Token shards of a source: written once, by whoever needs them first, and used ever after.
+
+    python -m data.prepare --config configs/minipile.yaml
+
+`train.py` does the same by itself where shards are missing. What is killed goes on at the first
+shard that is not finished, and comes to the same bytes. The shards of a source lie in
+`<data.shards>/<name>-<key>`; the key stands for all that they depend on: the configuration, the
+tokenizer, and the names, sizes and times of the files.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data import shards, split
+from data.shards import Shard
+from data.sources import Document, Notice, Position, Source, open_source
+from int_lm import config, digest, errors, runlog
+from int_lm.config import Config, DataConfig, MixtureConfig
+from int_lm.errors import UserError
+from tokenization.interface import Tokenizer, identity
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+POSITION = ".position.json"  # of the source after a shard, kept until all are finished
+ENCODED_AT_ONCE = 1 << 22  # bytes of text
+TOTALS = ("documents", "bytes", "tokens", "heldout_documents", "heldout_bytes", "heldout_tokens")
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A source whose shards are whole and have been checked.
+
+    Attributes:
+      manifest: what they were made of and what they hold (see `_manifest`).
+      shards: mapped.
+    """
+
+    name: str
+    weight: float
+    directory: Path
+    manifest: dict[str, Any]
+    shards: list[Shard]
+
+    def sha256(self) -> str:
+        """Of the tokens and of the way they are laid out, whatever they are called."""
+        return digest.of_json([shard["sha256"] for shard in self.manifest["shards"]])
+
+
+def prepare(
+    data: DataConfig, source: MixtureConfig, tokenizer: Tokenizer, *, say: Notice
+) -> Prepared:
+    """Find the shards of a source, or make those that are missing.
+
+    Args:
+      data: its holdout, document_bytes, shard_bytes and shards are used.
+      source: one of `config.sources_of(data)`.
+      say: told one sentence about what was done or skipped.
+
+    Raises:
+      UserError: text that cannot be read or held out, a damaged shard, a full disk, or another
+        process that is preparing the same source.
+    """
+    opened = open_source(source, data.document_bytes, notice=say)
+    facts = _facts(data, source, tokenizer)
+    key = digest.of_json([facts, opened.fingerprint()])
+    directory = Path(data.shards) / f"{source.name}-{key[:16]}"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            with _locked(directory):
+                if not _complete(directory):
+                    pinned = _pinned(directory, source, opened)
+                    _make(directory, pinned, data, tokenizer, facts, say)
+        finally:
+            with contextlib.suppress(OSError):  # leave no empty directory behind
+                directory.rmdir()
+                directory.parent.rmdir()
+    except OSError as error:
+        raise UserError(
+            f"cannot write token shards to {directory}: {error.strerror or error}; free some "
+            "space or choose another --data.shards; what is finished is kept"
+        ) from error
+    return _opened(directory, source)
+
+
+def _facts(data: DataConfig, source: MixtureConfig, tokenizer: Tokenizer) -> dict[str, Any]:
+    """What shards are made of, apart from the text itself."""
+    named = dataclasses.asdict(source)
+    del named["weight"], named["name"]
+    return {
+        "format_version": FORMAT_VERSION,
+        "source": {**named, "path": list(named["path"])},
+        "tokenizer": identity(tokenizer),
+        "holdout": data.holdout,
+        "document_bytes": data.document_bytes if source.source == "text" else 0,
+        "shard_bytes": data.shard_bytes,
+        "window": shards.WINDOW,
+    }
+
+
+def _pinned(directory: Path, source: MixtureConfig, opened: Source) -> Source:
+    """A dataset of the hub at the revision it has when preparing begins, unless one is named."""
+    if source.source != "hub" or source.revision:
+        return opened
+    from data import records
+
+    path = directory / "revision"
+    if not path.exists():
+        digest.write_atomically(path, records.newest_revision(source.path[0]).encode())
+    revision = path.read_text()
+    return open_source(dataclasses.replace(source, revision=revision), 0)
+
+
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Keep every other process from preparing the same source; a killed one's lock is gone."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise UserError(
+            f"another process is preparing {directory}; wait until it is done"
+        ) from error
+    finally:
+        os.close(descriptor)
+
+
+def _make(
+    directory: Path,
+    source: Source,
+    data: DataConfig,
+    tokenizer: Tokenizer,
+    facts: dict[str, Any],
+    say: Notice,
+) -> None:
+    """Write the shards that are missing, and then the manifest."""
+    position, done = _progress(directory)
+    if done:
+        say(f"going on in {directory} after {len(done)} finished shards")
+    began, before = time.monotonic(), sum(shard["bytes"] for shard in done)
+    with runlog.progress("preparing, bytes", source.size()) as update:
+        update(before)
+        finished = bool(done) and done[-1]["last"]
+        groups = iter(()) if finished else _grouped(source.read(position), data.shard_bytes)
+        for documents, after, last in groups:
+            path = directory / _shard_name(len(done))
+            if path.exists():  # one before it was lost
+                done.append(shards.check(path))
+                continue
+            train, heldout = _sides(documents, data.holdout, whole=last and not done)
+            shard = shards.lay_out(
+                _encoded(train, tokenizer, update),
+                _encoded(heldout, tokenizer, update),
+                first=sum(shard["documents"] for shard in done),
+                tokenizer=tokenizer,
+            )
+            counts = {
+                "documents": len(train),
+                "bytes": sum(len(document.text) for document in train),
+                "tokens": len(shard.tokens),
+                "heldout_documents": len(heldout),
+                "heldout_bytes": sum(len(document.text) for document in heldout),
+                "heldout_tokens": len(shard.heldout_tokens),
+                "last": last,
+            }
+            if not last:  # before the shard, which counts only with it
+                position_file = directory / f"{path.name}{POSITION}"
+                digest.write_atomically(position_file, digest.canonical_json(after).encode())
+            shards.write(shard, counts, path)
+            done.append(counts)
+    manifest = _manifest(directory, facts, done)
+    totals = manifest["totals"]
+    for side, key in (("be held out", "heldout_documents"), ("train on", "documents")):
+        if totals[key] == 0:
+            raise UserError(
+                f"of {totals['documents'] + totals['heldout_documents']} documents none is left to "
+                f"{side}; change --data.holdout"
+            )
+    written = json.dumps(manifest, indent=2) + "\n"
+    digest.write_atomically(directory / MANIFEST, written.encode())
+    for position_file in directory.glob(f"*{POSITION}"):
+        position_file.unlink()
+    seconds = max(time.monotonic() - began, 1e-9)
+    size, tokens = totals["bytes"] + totals["heldout_bytes"], totals["tokens"]
+    say(
+        f"prepared {directory}: {totals['documents']:,} documents, {size:,} bytes, {tokens:,} "
+        f"tokens to train on, {totals['bytes'] / tokens:.2f} bytes a token, "
+        f"{(size - before) / seconds / 1e6:.1f} MB/s"
+    )
+
+
+def _progress(directory: Path) -> tuple[Position, list[dict[str, Any]]]:
+    """The position to go on from, and the contents of the finished shards before it.
+
+    The position is not part of the shards: a reader that went on from another one may well spell
+    the same position differently.
+    """
+    done: list[dict[str, Any]] = []
+    while (directory / _shard_name(len(done))).exists():
+        done.append(shards.check(directory / _shard_name(len(done))))
+    if not done or done[-1]["last"]:
+        return None, done
+    path = directory / f"{_shard_name(len(done) - 1)}{POSITION}"
+    try:
+        return json.loads(path.read_bytes()), done
+    except (FileNotFoundError, ValueError):  # read all of it again, and keep what is finished
+        return None, []
+
+
+def _grouped(
+    documents: Iterator[tuple[Document, Position]], size: int
+) -> Iterator[tuple[list[Document], Position, bool]]:
+    """(documents of a shard, the position after them, whether they are the last ones)."""
+    group: list[Document] = []
+    held, after = 0, None
+    for document, position in documents:
+        if held >= size and after is not None and document.text:
+            yield group, after, False
+            group, held = [], 0
+        if document.text:
+            group.append(document)
+            held += len(document.text)
+        after = position
+    yield group, after, True
+
+
+def _sides(
+    documents: Sequence[Document], holdout: float, *, whole: bool
+) -> tuple[Sequence[Document], Sequence[Document]]:
+    """Documents to train on and held out; `whole`: they are all of the source."""
+    if whole:
+        sides = split.split(documents, holdout)
+        return sides.train, sides.heldout
+    held = [split.is_heldout(document.text, holdout) for document in documents]
+    pairs = list(zip(documents, held, strict=True))
+    return [d for d, out in pairs if not out], [d for d, out in pairs if out]
+
+
+def _encoded(
+    documents: Sequence[Document], tokenizer: Tokenizer, update: Callable[[int], None]
+) -> list[np.ndarray]:
+    """Ids of every document, by all cores."""
+    ids: list[np.ndarray] = []
+    while len(ids) < len(documents):
+        texts: list[bytes] = []
+        size = 0
+        while len(ids) + len(texts) < len(documents) and size < ENCODED_AT_ONCE:
+            texts.append(documents[len(ids) + len(texts)].text)
+            size += len(texts[-1])
+        ids += tokenizer.encode_all(texts, threads=os.cpu_count() or 1)
+        update(size)
+    return ids
+
+
+def _shard_name(number: int) -> str:
+    return f"{number:05}"
+
+
+def _manifest(
+    directory: Path, facts: dict[str, Any], counts: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """What the shards were made of, a digest of every one, and how much they hold."""
+    revision = directory / "revision"
+    if revision.exists():
+        facts = {**facts, "source": {**facts["source"], "revision": revision.read_text()}}
+    listed = []
+    for number, shard in enumerate(counts):
+        name = _shard_name(number)
+        listed.append(
+            {"name": name, "sha256": _seal_of(directory / name)}
+            | {key: shard[key] for key in TOTALS}
+        )
+    totals = {key: sum(shard[key] for shard in listed) for key in TOTALS}
+    return {**facts, "totals": totals, "shards": listed}
+
+
+def _seal_of(shard: Path) -> str:
+    """SHA-256 of a shard's list of digests, and so of all of it."""
+    return hashlib.sha256((shard / digest.FILE_DIGESTS).read_bytes()).hexdigest()
+
+
+def _complete(directory: Path) -> bool:
+    """Whether there is a manifest, and every shard that it lists."""
+    try:
+        manifest = json.loads((directory / MANIFEST).read_bytes())
+        return all((directory / shard["name"]).exists() for shard in manifest["shards"])
+    except FileNotFoundError:
+        return False
+    except (ValueError, KeyError, TypeError):  # said when it is opened
+        return True
+
+
+def _opened(directory: Path, source: MixtureConfig) -> Prepared:
+    """Check every shard against the manifest, and map it."""
+    path = directory / MANIFEST
+    try:
+        manifest = json.loads(path.read_bytes())
+        names = [(shard["name"], shard["sha256"]) for shard in manifest["shards"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged; delete it and run the same command") from error
+    with runlog.progress("checking shards", len(names)) as update:
+        for name, sha256 in names:
+            shards.check(directory / name)
+            if _seal_of(directory / name) != sha256:
+                raise UserError(
+                    f"the token shard {directory / name} is not the one in {path}; delete "
+                    f"{directory} and run the same command"
+                )
+            update(1)
+    return Prepared(
+        name=source.name,
+        weight=source.weight,
+        directory=directory,
+        manifest=manifest,
+        shards=[shards.load(directory / name) for name, _ in names],
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prepare every source of a configuration."""
+    from int_lm import command_line
+
+    parser = command_line.OneLineParser(
+        prog="python -m data.prepare",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command_line.add_config_arguments(parser)
+    settings: Config = config.validate(command_line.from_arguments(parser.parse_strict(argv)))
+    import tokenization
+
+    tokenizer = tokenization.load(settings.data.tokenizer)
+    try:
+        for source in config.sources_of(settings.data):
+            done = prepare(settings.data, source, tokenizer, say=lambda text: print(text))
+            print(f"{source.name}: {done.directory}, {len(done.shards)} shards, sound")
+    except KeyboardInterrupt:
+        raise SystemExit(
+            "stopped; the same command goes on after the last finished shard"
+        ) from None
+
+
+if __name__ == "__main__":
+    with errors.reported("data.prepare"):
+        main()

@@ -1,0 +1,507 @@
+"""Preparation: shards of any source, the same bytes whatever kills it, and every mistake."""
+
+import errno
+import gzip
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+import zstandard
+
+from data import corpus, prepare, records, shards, split
+from data.sources import Document, open_source
+from int_lm import config
+from int_lm.config import Config, DataConfig, SourceConfig
+from int_lm.errors import UserError
+from tokenization import ByteTokenizer
+
+ROOT = Path(__file__).resolve().parent.parent
+BYTES = ByteTokenizer()
+
+
+def texts(count: int, seed: int = 0, size: int = 400) -> list[str]:
+    """Texts of many lengths, not all of them ASCII."""
+    generator = random.Random(seed)
+    letters = "etaoin shrdlu\né€😀"
+    return [
+        "".join(generator.choices(letters, k=1 + int(generator.expovariate(1 / size))))
+        for _ in range(count)
+    ]
+
+
+def write_json(path: Path, values: list[Any], field: str = "text") -> Path:
+    """JSON lines, compressed as the name says."""
+    lines = "".join(json.dumps({"id": i, field: text}) + "\n" for i, text in enumerate(values))
+    data = lines.encode()
+    if path.suffix == ".gz":
+        data = gzip.compress(data)
+    elif path.suffix == ".zst":
+        data = zstandard.ZstdCompressor().compress(data)
+    path.write_bytes(data)
+    return path
+
+
+def write_parquet(path: Path, values: list[str]) -> Path:
+    table = pyarrow.table({"id": list(range(len(values))), "text": values})
+    pyarrow.parquet.write_table(table, path, row_group_size=100)
+    return path
+
+
+def settings_of(directory: Path, kind: str, *paths: Path | str, **fields: Any) -> DataConfig:
+    fields = {"shards": str(directory / "shards"), "shard_bytes": 20_000} | fields
+    return DataConfig(kind, tuple(map(str, paths)), **fields)  # type: ignore[arg-type]
+
+
+def prepared(data: DataConfig, said: list[str] | None = None) -> prepare.Prepared:
+    [source] = config.sources_of(data)
+    say = said.append if said is not None else lambda _: None
+    return prepare.prepare(data, source, BYTES, say=say)
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(directory).as_posix(): path.read_bytes()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
+
+
+def documents_in(done: prepare.Prepared) -> tuple[list[str], list[str]]:
+    """The texts to train on, by number, and the held-out ones, as the shards hold them."""
+    train: dict[int, dict[int, bytes]] = {}
+    for shard in done.shards:
+        ends = [*shard.places[1:, 0].tolist(), len(shard.tokens)]
+        for (start, number, offset), end in zip(shard.places.tolist(), ends, strict=True):
+            train.setdefault(number, {})[offset] = shard.tokens[start : end - 1].tobytes()
+    whole = [b"".join(piece for _, piece in sorted(train[i].items())) for i in range(len(train))]
+    opened = corpus.Corpus(BYTES, [done])
+    [heldout] = opened.heldout(0).values()
+    return [text.decode() for text in whole], [document.text.decode() for document in heldout]
+
+
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Positions in small files: records are read a few at a time."""
+    monkeypatch.setattr(records, "BATCH", 16)
+
+
+# Sources
+
+
+def test_every_format_gives_the_same_documents(tmp_path: Path) -> None:
+    """JSON lines plain, .gz and .zst, Parquet, a pattern and a directory: the same shards."""
+    values = texts(300)
+    sides = [split.is_heldout(value.encode(), 0.1) for value in values]
+    expected = (
+        [value for value, out in zip(values, sides, strict=True) if not out],
+        [value for value, out in zip(values, sides, strict=True) if out],
+    )
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    write_json(folder / "a.jsonl", values[:100])
+    write_json(folder / "b.jsonl.zst", values[100:])
+    (folder / "notes.txt").write_text("not read")
+    sources = {
+        "plain": ("json", write_json(tmp_path / "x.jsonl", values)),
+        "gz": ("json", write_json(tmp_path / "x.jsonl.gz", values)),
+        "zst": ("json", write_json(tmp_path / "x.jsonl.zst", values)),
+        "parquet": ("parquet", write_parquet(tmp_path / "x.parquet", values)),
+        "folder": ("json", folder),
+        "pattern": ("json", folder / "[ab].jsonl*"),
+    }
+    for name, (kind, path) in sources.items():
+        done = prepared(settings_of(tmp_path / name, kind, path))
+        assert documents_in(done) == expected, name
+        totals = done.manifest["totals"]
+        assert totals["bytes"] + totals["heldout_bytes"] == sum(len(v.encode()) for v in values)
+        assert len(done.shards) > 3
+
+
+@pytest.mark.parametrize("kind", ["json", "parquet", "text"])
+def test_any_position_is_gone_on_from(tmp_path: Path, kind: str) -> None:
+    """Reading from a position, twice in a row and across files, gives what is left and no more."""
+    values = texts(900)
+    if kind == "text":
+        paths = [tmp_path / "a.txt", tmp_path / "b.txt"]
+        for path, part in zip(paths, (values[:500], values[500:]), strict=True):
+            path.write_text("".join(part))
+    elif kind == "json":
+        paths = [
+            write_json(tmp_path / "a.jsonl", values[:500]),
+            write_json(tmp_path / "b.jsonl.gz", values[500:]),
+        ]
+    else:
+        paths = [
+            write_parquet(tmp_path / f"{i}.parquet", values[i * 500 : (i + 1) * 500])
+            for i in range(2)
+        ]
+    source = SourceConfig(kind, tuple(map(str, paths)))  # type: ignore[arg-type]
+
+    def read(position: Any) -> list[tuple[Document, Any]]:
+        return list(open_source(source, 2000).read(position))
+
+    whole = read(None)
+    places = [i for i, (_, position) in enumerate(whole) if position is not None]
+    assert len(places) > 3
+    for index in random.Random(0).sample(places, 4):
+        position = json.loads(json.dumps(whole[index][1]))
+        rest = read(position)
+        assert [d for d, _ in rest if d.text] == [d for d, _ in whole[index + 1 :] if d.text]
+        if len(rest) > 300:  # go on from a position that was itself gone on to
+            again = next(i for i, (_, p) in enumerate(rest) if p is not None)
+            left = [d for d, _ in read(rest[again][1]) if d.text]
+            assert left == [d for d, _ in rest[again + 1 :] if d.text]
+
+
+def test_records_without_text_are_skipped_and_told(tmp_path: Path) -> None:
+    """Empty, missing and zero-byte texts do not stop a preparation of a million others."""
+    values: list[Any] = [*texts(40), "", None, "a\0b"]
+    said: list[str] = []
+    done = prepared(
+        settings_of(tmp_path, "json", write_json(tmp_path / "x.jsonl", values), holdout=0.3), said
+    )
+    totals = done.manifest["totals"]
+    assert totals["documents"] + totals["heldout_documents"] == 40
+    assert any("skipped 3 records without text" in sentence for sentence in said)
+
+
+def test_a_line_of_100_mb_is_a_document(tmp_path: Path) -> None:
+    """One huge record is read, cut into windows for training, and kept whole otherwise."""
+    path = tmp_path / "x.jsonl"
+    with path.open("w") as file:
+        for text in ("short", "x y " * 25_000_000, "another"):
+            file.write(json.dumps({"text": text}) + "\n")
+    done = prepared(settings_of(tmp_path, "json", path, shard_bytes=1 << 26))
+    totals = done.manifest["totals"]
+    assert totals["bytes"] + totals["heldout_bytes"] == 100_000_012
+    assert all((np.diff(shard.windows) <= shards.WINDOW).all() for shard in done.shards)
+
+
+def test_large_files_are_cut_as_small_ones(tmp_path: Path) -> None:
+    """Pieces of a file read in blocks are those of the text cut in memory."""
+    from data.text import cut
+
+    text = "".join(texts(300)).encode()
+    (tmp_path / "x.txt").write_bytes(text)
+    source = open_source(SourceConfig("text", (str(tmp_path / "x.txt"),)), 700)
+    read = [document for document, _ in source.read()]
+    assert read == cut(Document(str(tmp_path / "x.txt"), text), 700)
+
+
+# Kills
+
+
+def start(data: DataConfig, directory: Path, environment: dict[str, str]) -> subprocess.Popen:
+    flags = {"source": data.source, "shards": data.shards, "shard_bytes": data.shard_bytes}
+    words = [word for name, value in flags.items() for word in (f"--data.{name}", str(value))]
+    return subprocess.Popen(
+        [sys.executable, "-m", "data.prepare", "--data.path", *data.path, *words],
+        cwd=directory,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["json", "text"])
+def test_kills_change_no_byte_of_the_shards(
+    tmp_path: Path, command_environment: dict[str, str], kind: str
+) -> None:
+    """Kill -9 at twenty random moments: the same files as without, and nothing else."""
+    values = texts(6000, size=2000)
+    path = tmp_path / ("x.jsonl" if kind == "json" else "x.txt")
+    if kind == "json":
+        write_json(path, values)
+    else:
+        path.write_text("\n".join(values))
+    first = settings_of(tmp_path / "whole", kind, path, shard_bytes=100_000)
+    began = time.monotonic()
+    whole = start(first, tmp_path, command_environment)
+    assert whole.wait(120) == 0  # batches of the command are the usual ones
+    seconds = time.monotonic() - began
+    expected = contents(Path(first.shards))
+    second = settings_of(tmp_path / "killed", kind, path, shard_bytes=100_000)
+    generator, kills = random.Random(1), 0
+    for _ in range(60):
+        process = start(second, tmp_path, command_environment)
+        try:
+            process.wait(generator.uniform(0.4 * seconds, seconds) if kills < 20 else 120)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            kills += 1
+            continue
+        assert process.returncode == 0
+        assert contents(Path(second.shards)) == expected
+        if kills >= 20:
+            return
+        for name in sorted(expected):  # begin anew until there were twenty
+            (Path(second.shards) / name).unlink()
+        for directory in sorted(Path(second.shards).rglob("*"), reverse=True):
+            directory.rmdir()
+    pytest.fail(f"only {kills} kills")
+
+
+class Kill(BaseException):
+    """Stands for a process that ends at once."""
+
+
+def test_any_shard_may_be_the_last_one_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in the middle of every shard in turn, preparation comes to the same bytes."""
+    path = write_json(tmp_path / "x.jsonl", texts(500))
+    expected = contents(prepared(settings_of(tmp_path / "whole", "json", path)).directory)
+    data = settings_of(tmp_path / "stopped", "json", path)
+    save = np.save
+    for number in range(200):
+        countdown = [random.Random(number).randint(1, 9)]
+
+        def fail(*arguments: Any, countdown: list[int] = countdown, **options: Any) -> None:
+            countdown[0] -= 1
+            if countdown[0] == 0:
+                raise Kill
+            save(*arguments, **options)
+
+        monkeypatch.setattr(np, "save", fail)
+        try:
+            directory = prepared(data).directory
+        except Kill:
+            continue
+        assert contents(directory) == expected
+        return
+    pytest.fail("never finished")
+
+
+def test_what_is_prepared_is_not_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shards are found by the names, sizes and times of files; a changed file makes new ones."""
+    path = write_json(tmp_path / "x.jsonl", texts(200))
+    data = settings_of(tmp_path, "json", path)
+    first = prepared(data)
+    with monkeypatch.context() as patched:
+        patched.setattr(records.Files, "read", lambda *_: pytest.fail("read again"))
+        assert prepared(data).sha256() == first.sha256()
+    write_json(path, texts(201))
+    second = prepared(data)
+    assert second.directory != first.directory and second.sha256() != first.sha256()
+
+
+def test_a_moved_text_is_the_same_text(tmp_path: Path) -> None:
+    """The identity of a run's text is that of its tokens, not of the place it was read from."""
+    values = texts(300)
+    (tmp_path / "other").mkdir()
+    first = prepared(settings_of(tmp_path, "json", write_json(tmp_path / "x.jsonl", values)))
+    second = prepared(
+        settings_of(tmp_path / "2", "json", write_json(tmp_path / "other" / "y.jsonl.gz", values))
+    )
+    assert [s["tokens"] for s in first.manifest["shards"]] == [
+        s["tokens"] for s in second.manifest["shards"]
+    ]
+    assert first.manifest["totals"] == second.manifest["totals"]
+
+
+# Mistakes
+
+
+def refusal(data: DataConfig) -> str:
+    """The sentence with which preparation is refused; nothing stays that looks whole."""
+    with pytest.raises(UserError) as caught:
+        prepared(data)
+    assert "\n" not in str(caught.value)
+    assert not list(Path(data.shards).rglob("manifest.json"))
+    assert not list(Path(data.shards).rglob("*partial*"))
+    return str(caught.value)
+
+
+def test_bad_sources_are_one_sentence(tmp_path: Path) -> None:
+    """Empty, without the field, of another encoding, cut short, of numbers, not there at all."""
+    (tmp_path / "empty.jsonl").write_bytes(b"")
+    (tmp_path / "latin.jsonl").write_bytes(b'{"text": "caf\xe9"}\n' * 3)
+    (tmp_path / "broken.jsonl").write_text('{"text": "a"}\n{"text": broken\n')
+    write_json(tmp_path / "field.jsonl", texts(5), field="body")
+    write_json(tmp_path / "number.jsonl", [1, 2, 3])
+    whole = write_parquet(tmp_path / "x.parquet", texts(500)).read_bytes()
+    (tmp_path / "cut.parquet").write_bytes(whole[: len(whole) // 2])
+    for kind, name, words in (
+        ("json", "empty.jsonl", ["empty.jsonl is empty"]),
+        ("json", "latin.jsonl", ["latin.jsonl is not UTF-8"]),
+        ("json", "broken.jsonl", ["cannot read", "broken.jsonl as json"]),
+        ("json", "field.jsonl", ["no field 'text'", "body", "--data.field"]),
+        ("json", "number.jsonl", ["holds int, not text"]),
+        ("parquet", "cut.parquet", ["cannot read", "cut.parquet as parquet"]),
+        ("parquet", "none", ["no parquet files at"]),
+        ("json", "*.gz", ["no json files at", "a pattern such as"]),
+    ):
+        message = refusal(settings_of(tmp_path, kind, tmp_path / name))
+        assert all(word in message for word in words), message
+
+
+def test_a_file_cut_short_while_reading_is_told(tmp_path: Path) -> None:
+    """A compressed file that ends too early is refused, however much of it could be read."""
+    path = write_json(tmp_path / "x.jsonl.gz", texts(2000))
+    path.write_bytes(path.read_bytes()[:-2000])
+    assert "x.jsonl.gz" in refusal(settings_of(tmp_path, "json", path))
+
+
+def test_too_little_to_hold_out(tmp_path: Path) -> None:
+    """One document cannot be split, and a share that holds nothing out is told."""
+    one = settings_of(tmp_path, "json", write_json(tmp_path / "1.jsonl", ["one text"]))
+    assert "at least 2 different documents" in refusal(one)
+    many = write_json(tmp_path / "2.jsonl", texts(300))
+    message = refusal(settings_of(tmp_path, "json", many, holdout=1e-9))
+    assert "none is left to be held out; change --data.holdout" in message
+
+
+def test_a_full_disk_leaves_nothing_half_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is finished is kept, what is not is gone, and the same command goes on."""
+    path = write_json(tmp_path / "x.jsonl", texts(600))
+    data = settings_of(tmp_path, "json", path)
+    save, calls = np.save, [0]
+
+    def fail(*arguments: Any, **options: Any) -> None:
+        calls[0] += 1
+        if calls[0] == 12:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        save(*arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(np, "save", fail)
+        message = refusal(data)
+    assert "No space left on device" in message and "--data.shards" in message
+    [directory] = Path(data.shards).iterdir()
+    assert sorted(entry.name for entry in directory.iterdir()) == [
+        "00000",
+        "00000.position.json",
+        "00001",
+        "00001.position.json",
+        "00002.position.json",
+    ]
+    assert len(prepared(data).shards) > 3
+
+
+def test_a_flipped_bit_is_found(tmp_path: Path) -> None:
+    """In any file of a shard; deleting it, as the sentence says, mends it."""
+    path = write_json(tmp_path / "x.jsonl", texts(300))
+    data = settings_of(tmp_path, "json", path)
+    done = prepared(data)
+    sound = contents(done.directory)
+    for name in sorted(sound):
+        if name.startswith("00001/"):
+            file = done.directory / name
+            damaged = bytearray(sound[name])
+            damaged[len(damaged) // 2] ^= 4
+            file.write_bytes(damaged)
+            with pytest.raises(UserError, match="00001 is (damaged|not the one)"):
+                prepared(data)
+            file.write_bytes(sound[name])
+    for file in (done.directory / "00001").iterdir():
+        file.unlink()
+    (done.directory / "00001").rmdir()
+    assert contents(prepared(data).directory) == sound
+
+
+def test_two_processes_do_not_prepare_the_same(tmp_path: Path) -> None:
+    """The second is told to wait."""
+    data = settings_of(tmp_path, "json", write_json(tmp_path / "x.jsonl", texts(100)))
+    done = prepared(data)
+    with prepare._locked(done.directory), pytest.raises(UserError, match="another process"):
+        prepared(data)
+
+
+# The hub
+
+
+class Flaky:
+    """A stand-in for a dataset of the hub, that fails now and then in the middle of reading."""
+
+    def __init__(self, values: list[str], failures: list[Exception]) -> None:
+        self.values, self.failures, self.loads = values, failures, 0
+
+    def load(self, name: str, *arguments: Any, **options: Any) -> Any:
+        assert (name, options["revision"]) == ("some/dataset", "abc") and options["streaming"]
+        self.loads += 1
+        dataset = datasets.IterableDataset.from_generator(self._rows)
+        return dataset
+
+    def _rows(self) -> Iterator[dict[str, str]]:
+        for index, value in enumerate(self.values):
+            if self.failures and index == 300 * (len(self.failures) % 3):
+                raise self.failures.pop()
+            yield {"text": value}
+
+
+def test_the_hub_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Network failures are waited out, with growing pauses, and no record is lost or doubled."""
+    values = texts(1000)
+    hub = Flaky(values, [ConnectionError("reset"), TimeoutError("slow"), OSError("502")])
+    monkeypatch.setattr(datasets, "load_dataset", hub.load)
+    said: list[str] = []
+    source = records.Hub(SourceConfig("hub", ("some/dataset",), revision="abc"), said.append)
+    waits: list[float] = []
+    source._sleep = waits.append
+    read = [document.text.decode() for document, _ in source.read() if document.text]
+    assert read == values and hub.loads == 4
+    assert len(waits) == 3 and len(said) == 3
+
+
+def test_a_hub_that_stays_away_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After eight tries, a minute apart at the end, the user is told what to do."""
+
+    def load(*arguments: Any, **options: Any) -> Any:
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    source = records.Hub(SourceConfig("hub", ("some/dataset",), revision="abc"))
+    waits: list[float] = []
+    source._sleep = waits.append
+    with pytest.raises(UserError, match="did not give some/dataset in 8 tries .no route to host"):
+        list(source.read())
+    assert waits == [1, 2, 4, 8, 16, 32, 64]
+
+
+# A run on a mixture
+
+
+def test_shards_of_a_mixture_are_laid_out(tmp_path: Path) -> None:
+    """Every source has its own shards and held-out text; another order of names is another text."""
+    tree = {
+        "data": {
+            "mixture": [
+                {
+                    "name": name,
+                    "source": "json",
+                    "path": str(write_json(tmp_path / f"{name}.jsonl", texts(200, seed))),
+                    "weight": weight,
+                }
+                for name, seed, weight in (("first", 1, 3), ("second", 2, 1.0))
+            ],
+            "shards": str(tmp_path / "shards"),
+        },
+        "es": {"population": 8, "segment_length": 16},
+    }
+    settings: Config = config.validate(config.from_dict(tree))
+    opened = corpus.open_corpus(settings.data, BYTES, say=lambda _: None)
+    assert sorted(opened.heldout(0)) == ["first", "second"]
+    laid = opened.streams(settings, [(0, [3.0, 1.0])])
+    step = 100 * laid.steps_per_round
+    assert abs(laid.shares(step)["first"] - 0.75) < 0.05
+    limited = opened.heldout(1000)
+    assert all(0 < len(documents) <= 6 for documents in limited.values())

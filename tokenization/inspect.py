@@ -1,0 +1,97 @@
+"""Look at a tokenizer: its pieces, bytes per token of every source, and whether it keeps text.
+
+    python -m tokenization.inspect --tokenizer tokenizers/books --config configs/books.yaml
+
+Held-out text is encoded and decoded again, and the command fails where a byte would change. No
+text is prepared: of each source as much is read as --bytes says.
+"""
+
+import argparse
+import os
+from collections.abc import Iterator, Sequence
+
+import tokenization
+from data import split
+from data.sources import open_source
+from int_lm import command_line, config, errors
+from int_lm.config import DataConfig, MixtureConfig
+from int_lm.errors import UserError
+from tokenization.interface import Tokenizer
+
+
+def heldout(data: DataConfig, source: MixtureConfig, most_bytes: int) -> Iterator[bytes]:
+    """The first held-out texts of a source, up to `most_bytes`; of a small source all its text."""
+    opened = open_source(source, data.document_bytes)
+    size = opened.size()
+    every = size is not None and size <= most_bytes
+    read = 0
+    for document, _ in opened.read():
+        if document.text and (every or split.is_heldout(document.text, data.holdout)):
+            yield document.text
+            read += len(document.text)
+            if read >= most_bytes:
+                return
+
+
+def pieces(tokenizer: Tokenizer) -> Iterator[str]:
+    """One line for each id."""
+    for index in range(tokenizer.vocab_size):
+        text = tokenizer.decode([index])
+        name = "separator" if index == tokenizer.separator else text.decode("utf-8", "replace")
+        yield f"{index:>6}  {text.hex(' ') or '-':<24}  {name!r}"
+
+
+def check(tokenizer: Tokenizer, texts: Sequence[bytes]) -> tuple[int, int]:
+    """(bytes, tokens) of texts that come back whole.
+
+    Raises:
+      UserError: a text that would be changed.
+    """
+    size = tokens = 0
+    for ids, text in zip(
+        tokenizer.encode_all(texts, threads=os.cpu_count() or 1), texts, strict=True
+    ):
+        back = tokenizer.decode(ids)
+        if back != text or tokenizer.count_bytes(ids) != len(text):
+            raise UserError(f"the tokenizer loses text: {text[:60]!r} came back as {back[:60]!r}")
+        size, tokens = size + len(text), tokens + len(ids)
+    return size, tokens
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print what was found."""
+    parser = command_line.OneLineParser(
+        prog="python -m tokenization.inspect",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--tokenizer", required=True, help="as of --data.tokenizer")
+    parser.add_argument("--pieces", action="store_true", help="print every piece")
+    parser.add_argument(
+        "--bytes",
+        type=int,
+        default=4_000_000,
+        help="held-out text of each source to check, at most (default: %(default)s)",
+    )
+    command_line.add_config_arguments(parser)
+    arguments = parser.parse_strict(argv)
+    settings = config.validate(command_line.from_arguments(arguments))
+    tokenizer = tokenization.load(arguments.tokenizer)
+    print(f"{tokenizer.name}, {tokenizer.vocab_size} ids, digest {tokenizer.digest()[:16]}")
+    if arguments.pieces:
+        for line in pieces(tokenizer):
+            print(line)
+    for source in config.sources_of(settings.data):
+        texts = list(heldout(settings.data, source, arguments.bytes))
+        if not texts:
+            raise UserError(f"{source.name} holds no held-out text; raise --data.holdout")
+        size, tokens = check(tokenizer, texts)
+        print(
+            f"{source.name}: {len(texts):,} texts, {size:,} bytes, {tokens:,} tokens, "
+            f"{size / tokens:.3f} bytes a token; all came back whole"
+        )
+
+
+if __name__ == "__main__":
+    with errors.reported("tokenization.inspect"):
+        main()
