@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from data import prepare, streams
-from data.prepare import Prepared
+from data.manifest import Prepared
 from data.sources import Document, Notice
 from data.streams import Streams
 from int_lm import config, digest

@@ -12,50 +12,25 @@ import argparse
 import contextlib
 import dataclasses
 import fcntl
-import hashlib
 import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data import shards, split
-from data.shards import Shard
+from data import manifest, shards, split
+from data.manifest import Prepared
 from data.sources import Document, Notice, Position, Source, open_source
 from int_lm import config, digest, errors, runlog
 from int_lm.config import Config, DataConfig, MixtureConfig
 from int_lm.errors import UserError
-from tokenization.interface import Tokenizer, identity
+from tokenization.interface import Tokenizer
 
-FORMAT_VERSION = 1
-MANIFEST = "manifest.json"
 POSITION = ".position.json"  # of the source after a shard, kept until all are finished
 ENCODED_AT_ONCE = 1 << 22  # bytes of text
-TOTALS = ("documents", "bytes", "tokens", "heldout_documents", "heldout_bytes", "heldout_tokens")
-
-
-@dataclass(frozen=True, eq=False)
-class Prepared:
-    """A source whose shards are whole and have been checked.
-
-    Attributes:
-      manifest: what they were made of and what they hold (see `_manifest`).
-      shards: mapped.
-    """
-
-    name: str
-    weight: float
-    directory: Path
-    manifest: dict[str, Any]
-    shards: list[Shard]
-
-    def sha256(self) -> str:
-        """Of the tokens and of the way they are laid out, whatever they are called."""
-        return digest.of_json([shard["sha256"] for shard in self.manifest["shards"]])
 
 
 def prepare(
@@ -73,14 +48,14 @@ def prepare(
         process that is preparing the same source.
     """
     opened = open_source(source, data.document_bytes, notice=say)
-    facts = _facts(data, source, tokenizer)
+    facts = manifest.facts_of(data, source, tokenizer)
     key = digest.of_json([facts, opened.fingerprint()])
     directory = Path(data.shards) / f"{source.name}-{key[:16]}"
     try:
         directory.mkdir(parents=True, exist_ok=True)
         try:
             with _locked(directory):
-                if not _complete(directory):
+                if not manifest.is_complete(directory):
                     pinned = _pinned(directory, source, opened)
                     _make(directory, pinned, data, tokenizer, facts, say)
         finally:
@@ -92,22 +67,7 @@ def prepare(
             f"cannot write token shards to {directory}: {error.strerror or error}; free some "
             "space or choose another --data.shards; what is finished is kept"
         ) from error
-    return _opened(directory, source)
-
-
-def _facts(data: DataConfig, source: MixtureConfig, tokenizer: Tokenizer) -> dict[str, Any]:
-    """What shards are made of, apart from the text itself."""
-    named = dataclasses.asdict(source)
-    del named["weight"], named["name"]
-    return {
-        "format_version": FORMAT_VERSION,
-        "source": {**named, "path": list(named["path"])},
-        "tokenizer": identity(tokenizer),
-        "holdout": data.holdout,
-        "document_bytes": data.document_bytes if source.source == "text" else 0,
-        "shard_bytes": data.shard_bytes,
-        "window": shards.WINDOW,
-    }
+    return manifest.open_prepared(directory, source)
 
 
 def _pinned(directory: Path, source: MixtureConfig, opened: Source) -> Source:
@@ -156,7 +116,7 @@ def _make(
         finished = bool(done) and done[-1]["last"]
         groups = iter(()) if finished else _grouped(source.read(position), data.shard_bytes)
         for documents, after, last in groups:
-            path = directory / _shard_name(len(done))
+            path = directory / manifest.shard_name(len(done))
             if path.exists():  # one before it was lost
                 done.append(shards.check(path))
                 continue
@@ -181,16 +141,16 @@ def _make(
                 digest.write_atomically(position_file, digest.canonical_json(after).encode())
             shards.write(shard, counts, path)
             done.append(counts)
-    manifest = _manifest(directory, facts, done)
-    totals = manifest["totals"]
+    made = manifest.manifest_of(directory, facts, done)
+    totals = made["totals"]
     for side, key in (("be held out", "heldout_documents"), ("train on", "documents")):
         if totals[key] == 0:
             raise UserError(
                 f"of {totals['documents'] + totals['heldout_documents']} documents none is left to "
                 f"{side}; change --data.holdout"
             )
-    written = json.dumps(manifest, indent=2) + "\n"
-    digest.write_atomically(directory / MANIFEST, written.encode())
+    written = json.dumps(made, indent=2) + "\n"
+    digest.write_atomically(directory / manifest.FILE, written.encode())
     for position_file in directory.glob(f"*{POSITION}"):
         position_file.unlink()
     seconds = max(time.monotonic() - began, 1e-9)
@@ -209,11 +169,11 @@ def _progress(directory: Path) -> tuple[Position, list[dict[str, Any]]]:
     the same position differently.
     """
     done: list[dict[str, Any]] = []
-    while (directory / _shard_name(len(done))).exists():
-        done.append(shards.check(directory / _shard_name(len(done))))
+    while (directory / manifest.shard_name(len(done))).exists():
+        done.append(shards.check(directory / manifest.shard_name(len(done))))
     if not done or done[-1]["last"]:
         return None, done
-    path = directory / f"{_shard_name(len(done) - 1)}{POSITION}"
+    path = directory / f"{manifest.shard_name(len(done) - 1)}{POSITION}"
     try:
         return json.loads(path.read_bytes()), done
     except (FileNotFoundError, ValueError):  # read all of it again, and keep what is finished
@@ -263,70 +223,6 @@ def _encoded(
         ids += tokenizer.encode_all(texts, threads=os.cpu_count() or 1)
         update(size)
     return ids
-
-
-def _shard_name(number: int) -> str:
-    return f"{number:05}"
-
-
-def _manifest(
-    directory: Path, facts: dict[str, Any], counts: Sequence[dict[str, Any]]
-) -> dict[str, Any]:
-    """What the shards were made of, a digest of every one, and how much they hold."""
-    revision = directory / "revision"
-    if revision.exists():
-        facts = {**facts, "source": {**facts["source"], "revision": revision.read_text()}}
-    listed = []
-    for number, shard in enumerate(counts):
-        name = _shard_name(number)
-        listed.append(
-            {"name": name, "sha256": _seal_of(directory / name)}
-            | {key: shard[key] for key in TOTALS}
-        )
-    totals = {key: sum(shard[key] for shard in listed) for key in TOTALS}
-    return {**facts, "totals": totals, "shards": listed}
-
-
-def _seal_of(shard: Path) -> str:
-    """SHA-256 of a shard's list of digests, and so of all of it."""
-    return hashlib.sha256((shard / digest.FILE_DIGESTS).read_bytes()).hexdigest()
-
-
-def _complete(directory: Path) -> bool:
-    """Whether there is a manifest, and every shard that it lists."""
-    try:
-        manifest = json.loads((directory / MANIFEST).read_bytes())
-        return all((directory / shard["name"]).exists() for shard in manifest["shards"])
-    except FileNotFoundError:
-        return False
-    except (ValueError, KeyError, TypeError):  # said when it is opened
-        return True
-
-
-def _opened(directory: Path, source: MixtureConfig) -> Prepared:
-    """Check every shard against the manifest, and map it."""
-    path = directory / MANIFEST
-    try:
-        manifest = json.loads(path.read_bytes())
-        names = [(shard["name"], shard["sha256"]) for shard in manifest["shards"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged; delete it and run the same command") from error
-    with runlog.progress("checking shards", len(names)) as update:
-        for name, sha256 in names:
-            shards.check(directory / name)
-            if _seal_of(directory / name) != sha256:
-                raise UserError(
-                    f"the token shard {directory / name} is not the one in {path}; delete "
-                    f"{directory} and run the same command"
-                )
-            update(1)
-    return Prepared(
-        name=source.name,
-        weight=source.weight,
-        directory=directory,
-        manifest=manifest,
-        shards=[shards.load(directory / name) for name, _ in names],
-    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -276,6 +276,8 @@ def expected_tensors(config: dict[str, Any]) -> dict[str, tuple[str, list[int]]]
         ]
     sound = all(type(size) is int and size > 0 for shape in shapes.values() for size in shape)
     _require(sound, f"{CONFIG_FILE} has a size that is no positive integer")
+    same = config["tokenizer"]["vocab_size"] == config["vocab_size"]
+    _require(same, "its tokenizer has another vocabulary than its weights")
     weights = {name: ("I8", shape) for name, shape in shapes.items()}
     return {**weights, EXP2_TABLE: ("I32", [255]), LOG2_TABLE: ("I32", [1025])}
 

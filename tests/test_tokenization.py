@@ -1,16 +1,21 @@
 """Tokenizers: no byte is lost, and what was saved is recognised or refused."""
 
+import io
 import json
+import random
 from pathlib import Path
 
 import numpy as np
 import pytest
+import sentencepiece
 from hypothesis import given
 from hypothesis import strategies as st
 
 import tokenization
+from data import split
+from int_lm.config import DataConfig
 from int_lm.errors import UserError
-from tokenization import ByteTokenizer
+from tokenization import ByteTokenizer, SentencePieceTokenizer, train
 
 BYTE_DIGEST = "ffe36184a18a8c9c993c6e7b3ce7ae9d78b69210e83ddddc110ba596e5201887"
 
@@ -136,3 +141,163 @@ def test_unreadable_tokenizer_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").mkdir()
     with pytest.raises(UserError, match="Is a directory"):
         tokenization.load(tmp_path)
+
+
+# SentencePiece
+
+WORDS = [
+    "the",
+    "quick",
+    "brown",
+    "fox",
+    "jumps",
+    "over",
+    "a",
+    "lazy",
+    "dog",
+    "boil",
+    "12",
+    "potions",
+]
+
+
+def corpus_of(lines: int, seed: int = 0) -> bytes:
+    """Lines of words, some of them not ASCII."""
+    generator = random.Random(seed)
+    words = [*WORDS, "naïve", "Zürich", "日本語", "éé"] + [
+        "".join(generator.choices("aeioubdklmnrst", k=generator.randint(2, 8))) for _ in range(900)
+    ]
+    return "\n".join(
+        " ".join(generator.choices(words, k=generator.randint(3, 12))) for _ in range(lines)
+    ).encode()
+
+
+@pytest.fixture(scope="module")
+def pieces() -> SentencePieceTokenizer:
+    """A small BPE tokenizer, trained as the command trains."""
+    return train.train([corpus_of(2000)], vocab_size=1024, model_type="bpe")
+
+
+def test_any_bytes_come_back(pieces: SentencePieceTokenizer) -> None:
+    """10 000 random Unicode strings, random bytes, and the characters that models treat apart."""
+    generator = random.Random(5)
+    planes = [(1, 0x80), (0x80, 0x800), (0x2000, 0xD800), (0xE000, 0x10000), (0x10000, 0x10FFFF)]
+    texts = [
+        "".join(
+            chr(generator.randrange(*generator.choice(planes)))
+            for _ in range(generator.randrange(12))
+        ).encode()
+        for _ in range(10_000)
+    ]
+    texts += [generator.randbytes(generator.randrange(40)) for _ in range(1000)]
+    texts += [
+        text.encode()
+        for text in (
+            "", " ", "  two  spaces  ", "\u2581", " \u2581 a\u2581b", "\n\n\t\r\n x", "\0\x01",
+            "<separator>", "<unk>", "<0x41>", "e\u0301 \u00e9", "\ufeffmark", "ﬁ ½ ①", "1234567",
+        )
+    ]  # fmt: skip
+    for text, ids in zip(texts, pieces.encode_all(texts, threads=2), strict=True):
+        assert pieces.decode(ids) == text
+        assert pieces.count_bytes(ids) == len(text)
+        assert ids.dtype == np.uint16 and 0 not in ids
+        assert sum(len(pieces.pieces[index]) for index in ids) == len(text)
+
+
+def test_threads_change_no_id(pieces: SentencePieceTokenizer) -> None:
+    """Ids are the model's alone: one text or many, one thread or four."""
+    texts = corpus_of(300, seed=1).split(b"\n")
+    expected = [pieces.encode(text).tolist() for text in texts]
+    for threads in (1, 4):
+        assert [ids.tolist() for ids in pieces.encode_all(texts, threads=threads)] == expected
+    assert sum(map(len, expected)) < 0.6 * sum(map(len, texts))
+
+
+def test_the_same_text_trains_the_same_model() -> None:
+    """A tokenizer is a function of its text and settings."""
+    first, second = (
+        train.train([corpus_of(500)], vocab_size=700, model_type="bpe").digest() for _ in range(2)
+    )
+    assert first == second
+    assert train.train([corpus_of(501)], vocab_size=700, model_type="bpe").digest() != first
+
+
+def test_a_saved_model_loads(pieces: SentencePieceTokenizer, tmp_path: Path) -> None:
+    """From its directory, or as a .model file that was brought along; a changed one is refused."""
+    pieces.save(tmp_path)
+    for source in (tmp_path, str(tmp_path), tmp_path / "tokenizer.model"):
+        loaded = tokenization.load(source)
+        assert loaded.digest() == pieces.digest() and loaded.vocab_size == 1024
+    model = tmp_path / "tokenizer.model"
+    model.write_bytes(model.read_bytes() + b"\0\0")
+    with pytest.raises(UserError, match="not a SentencePiece model|damaged or was edited"):
+        tokenization.load(tmp_path)
+    model.unlink()
+    with pytest.raises(UserError, match="cannot read the tokenizer .*tokenizer.model"):
+        tokenization.load(tmp_path)
+
+
+def foreign(**options: object) -> bytes:
+    """A model trained in another way."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(corpus_of(500).decode().split("\n")),
+        model_writer=model,
+        minloglevel=2,
+        **({"vocab_size": 600, "model_type": "bpe", "byte_fallback": True} | options),
+    )
+    return model.getvalue()
+
+
+def test_models_that_lose_text_are_refused() -> None:
+    """No byte fallback; normalisation, which names the character it would change and where."""
+    with pytest.raises(UserError, match="has no byte fallback"):
+        SentencePieceTokenizer(foreign(byte_fallback=False, vocab_size=300), "m.model")
+    usual = SentencePieceTokenizer(foreign(), "m.model")  # id 0 is <unk>, which stands for nothing
+    with pytest.raises(UserError, match="m.model does not keep text: it changes .* U\\+"):
+        usual.encode("plain then ﬁ".encode())
+    with pytest.raises(UserError, match="not a SentencePiece model"):
+        SentencePieceTokenizer(b"garbage" * 99, "m.model")
+
+
+def test_vocabularies_that_do_not_fit_are_refused() -> None:
+    """More pieces than the text has, or too few for its characters: one sentence with the size."""
+    with pytest.raises(UserError, match="no bpe vocabulary of 60000 can be made of"):
+        train.train([corpus_of(200)], vocab_size=60000, model_type="bpe")
+    letters = "".join(map(chr, range(0x4E00, 0x4E00 + 900))).encode()
+    with pytest.raises(UserError, match="no bpe vocabulary of 512 can be made of"):
+        train.train([letters * 3], vocab_size=512, model_type="bpe")
+
+
+def test_the_commands_train_inspect_and_refuse(tmp_path: Path, run_command) -> None:
+    """A tokenizer from files, its report on held-out text, and mistakes in one sentence."""
+    for index in range(30):
+        (tmp_path / f"{index}.txt").write_bytes(corpus_of(60, seed=index))
+    out = tmp_path / "out"
+    files = ["--data.path", *(str(tmp_path / f"{index}.txt") for index in range(30))]
+    arguments = ["-m", "tokenization.train", *files, "--vocab_size"]
+    done = run_command(*arguments, "900", "--out", out, "--sample_bytes", "60000")
+    assert done.returncode == 0, done.stderr
+    assert "900 pieces" in done.stdout and "bytes a token" in done.stdout
+    shown = run_command("-m", "tokenization.inspect", "--tokenizer", out, *files, "--pieces")
+    assert shown.returncode == 0, shown.stderr
+    assert "came back whole" in shown.stdout and "'separator'" in shown.stdout
+    for wrong, words in (("100", "512 to 65536"), ("65000", "no bpe vocabulary of 65000")):
+        refused = run_command(*arguments, wrong, "--out", tmp_path / "no")
+        assert refused.returncode == 2 and refused.stderr.count("\n") == 1
+        assert words in refused.stderr or "512 and 65536" in refused.stderr
+        assert not (tmp_path / "no").exists()
+
+
+def test_samples_are_spread_and_bounded(tmp_path: Path) -> None:
+    """The texts trained on are no more than asked for, none held out, whatever their order."""
+    texts = [corpus_of(5, seed=index) for index in range(200)]
+    for name, order in (("a", texts), ("b", texts[::-1])):
+        (tmp_path / name).mkdir()
+        for index, text in enumerate(order):
+            (tmp_path / name / f"{index:03}.txt").write_bytes(text)
+    first, second = (
+        train.sample(DataConfig("text", (str(tmp_path / name),)), 10_000) for name in "ab"
+    )
+    assert first == second and 8_000 < sum(map(len, first)) <= 10_000
+    assert not any(split.is_heldout(text, 0.1) for text in first)

@@ -1,0 +1,119 @@
+"""Manifests: what token shards were made of, what they hold, and whether they are sound."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data import shards
+from data.shards import Shard
+from int_lm import digest, runlog
+from int_lm.config import DataConfig, MixtureConfig
+from int_lm.errors import UserError
+from tokenization.interface import Tokenizer, identity
+
+FORMAT_VERSION = 1
+FILE = "manifest.json"
+TOTALS = ("documents", "bytes", "tokens", "heldout_documents", "heldout_bytes", "heldout_tokens")
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A source whose shards are whole and have been checked.
+
+    Attributes:
+      manifest: what they were made of and what they hold (see `_manifest`).
+      shards: mapped.
+    """
+
+    name: str
+    weight: float
+    directory: Path
+    manifest: dict[str, Any]
+    shards: list[Shard]
+
+    def sha256(self) -> str:
+        """Of the tokens and of the way they are laid out, whatever they are called."""
+        return digest.of_json([shard["sha256"] for shard in self.manifest["shards"]])
+
+
+def facts_of(data: DataConfig, source: MixtureConfig, tokenizer: Tokenizer) -> dict[str, Any]:
+    """What shards are made of, apart from the text itself."""
+    named = dataclasses.asdict(source)
+    del named["weight"], named["name"]
+    return {
+        "format_version": FORMAT_VERSION,
+        "source": {**named, "path": list(named["path"])},
+        "tokenizer": identity(tokenizer),
+        "holdout": data.holdout,
+        "document_bytes": data.document_bytes if source.source == "text" else 0,
+        "shard_bytes": data.shard_bytes,
+        "window": shards.WINDOW,
+    }
+
+
+def shard_name(number: int) -> str:
+    return f"{number:05}"
+
+
+def manifest_of(
+    directory: Path, facts: dict[str, Any], counts: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """What the shards were made of, a digest of every one, and how much they hold."""
+    revision = directory / "revision"
+    if revision.exists():
+        facts = {**facts, "source": {**facts["source"], "revision": revision.read_text()}}
+    listed = []
+    for number, shard in enumerate(counts):
+        name = shard_name(number)
+        listed.append(
+            {"name": name, "sha256": _seal_of(directory / name)}
+            | {key: shard[key] for key in TOTALS}
+        )
+    totals = {key: sum(shard[key] for shard in listed) for key in TOTALS}
+    return {**facts, "totals": totals, "shards": listed}
+
+
+def _seal_of(shard: Path) -> str:
+    """SHA-256 of a shard's list of digests, and so of all of it."""
+    return hashlib.sha256((shard / digest.FILE_DIGESTS).read_bytes()).hexdigest()
+
+
+def is_complete(directory: Path) -> bool:
+    """Whether there is a manifest, and every shard that it lists."""
+    try:
+        manifest = json.loads((directory / FILE).read_bytes())
+        return all((directory / shard["name"]).exists() for shard in manifest["shards"])
+    except FileNotFoundError:
+        return False
+    except (ValueError, KeyError, TypeError):  # said when it is opened
+        return True
+
+
+def open_prepared(directory: Path, source: MixtureConfig) -> Prepared:
+    """Check every shard against the manifest, and map it."""
+    path = directory / FILE
+    try:
+        manifest = json.loads(path.read_bytes())
+        names = [(shard["name"], shard["sha256"]) for shard in manifest["shards"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged; delete it and run the same command") from error
+    with runlog.progress("checking shards", len(names)) as update:
+        for name, sha256 in names:
+            shards.check(directory / name)
+            if _seal_of(directory / name) != sha256:
+                raise UserError(
+                    f"the token shard {directory / name} is not the one in {path}; delete "
+                    f"{directory} and run the same command"
+                )
+            update(1)
+    return Prepared(
+        name=source.name,
+        weight=source.weight,
+        directory=directory,
+        manifest=manifest,
+        shards=[shards.load(directory / name) for name, _ in names],
+    )
