@@ -32,6 +32,7 @@ class Subject:
 
     Attributes:
       log2_likelihoods: int64, units of 2^-16 bit, of documents of ids.
+      hits: of the tokens of documents from a place on, how many are the likeliest ones: int64.
       keep: called with the figures of the whole held-out text.
     """
 
@@ -40,6 +41,7 @@ class Subject:
     data: "DataConfig"
     tokenizer: "Tokenizer"
     log2_likelihoods: "Callable[[Documents, Progress], np.ndarray]"
+    hits: "Callable[[Documents, Sequence[int], Progress], np.ndarray]"
     keep: Callable[[dict[str, Any]], None]
 
 
@@ -57,6 +59,17 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         nargs="+",
         metavar="FILE",
         help="text files or directories (default: the documents that the run held out)",
+    )
+    parser.add_argument(
+        "--last_word",
+        metavar="FILE",
+        help="accuracy of the last word of the `text` of JSON lines, as in LAMBADA, instead",
+    )
+    parser.add_argument(
+        "--pairs",
+        metavar="FILE",
+        help="how often `sentence_good` is likelier than `sentence_bad` in JSON lines, as in "
+        "BLiMP, instead",
     )
     parser.add_argument(
         "--word_perplexity", action="store_true", help="also perplexity per word (split at spaces)"
@@ -85,6 +98,14 @@ def open_run(root: Path, step: int | None) -> Subject:
         log2_likelihoods=lambda documents, progress: evaluate.log2_likelihoods(
             opened.config.model, opened.weights, documents, progress=progress
         ),
+        hits=lambda documents, firsts, progress: evaluate.log2_likelihoods(
+            opened.config.model,
+            opened.weights,
+            documents,
+            progress=progress,
+            score=evaluate.greedy_hit,
+            firsts=firsts,
+        ),
         keep=lambda figures: run.write_evaluation(paths, opened.step, opened.weights, figures),
     )
 
@@ -105,6 +126,9 @@ def open_export(root: Path) -> Subject:
         tokenizer=tokenization.load(root / "tokenizer"),
         log2_likelihoods=lambda documents, progress: runtime.log2_likelihoods(
             model, documents, progress=progress
+        ),
+        hits=lambda documents, firsts, progress: runtime.log2_likelihoods(
+            model, documents, progress=progress, score=runtime.greedy_hit, firsts=firsts
         ),
         keep=lambda figures: None,
     )
@@ -152,13 +176,48 @@ def measure(subject: Subject, text: Sequence[str] | None, words: bool = False) -
     figures = lengths.summary() | {"baselines": yardsticks, "sources": sources}
     if not text:
         subject.keep(figures)
-    measured = {"model": subject.name, "step": subject.step, **figures}
     if words:
         count = sum(len(text.split()) for text in texts)
         bits = lengths.bits / max(1, count)
-        measured["words"] = count
-        measured["word_perplexity"] = code_length.perplexity(bits) if bits < 1000 else None
-    return measured
+        figures["words"] = count
+        figures["word_perplexity"] = code_length.perplexity(bits) if bits < 1000 else None
+    return figures
+
+
+def last_words(subject: Subject, path: str) -> dict[str, Any]:
+    """The share of texts whose last word is what the model finds likeliest, token by token."""
+    import numpy as np
+
+    from data import tasks
+    from int_lm import runlog
+
+    documents, firsts = tasks.last_words(path, subject.tokenizer, notice=_say)
+    with runlog.progress("evaluating", sum(len(ids) + 1 for ids in documents)) as update:
+        hits = subject.hits(documents, firsts, update)
+    lengths = np.array([len(ids) for ids in documents]) - firsts
+    correct = int((hits == lengths).sum())
+    return {"examples": len(documents), "last_word_accuracy": correct / len(documents)}
+
+
+def pairs(subject: Subject, path: str) -> dict[str, Any]:
+    """The share of pairs of which the good sentence is likelier; ties count as failures."""
+    from data import tasks
+    from int_lm import runlog
+
+    documents = tasks.pairs(path, subject.tokenizer, notice=_say)
+    with runlog.progress("evaluating", sum(len(ids) + 1 for ids in documents)) as update:
+        likelihoods = subject.log2_likelihoods(documents, update)
+    good = int((likelihoods[0::2] > likelihoods[1::2]).sum())
+    count = len(documents) // 2
+    return {"pairs": count, "pair_accuracy": good / count}
+
+
+def show_task(figures: dict[str, Any]) -> None:
+    """Print the figures of a task."""
+    print(f"{figures['model']} at step {figures['step']}")
+    for name, value in figures.items():
+        if name not in ("model", "step"):
+            print(f"  {name.replace('_', ' '):<24}  {value:.4f}".removesuffix(".0000"))
 
 
 def show(figures: dict[str, Any]) -> None:
@@ -195,7 +254,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         subject = open_run(Path(arguments.run), arguments.step)
     else:
         subject = open_export(Path(arguments.export))
-    figures = measure(subject, arguments.text, arguments.word_perplexity)
+    named = {"model": subject.name, "step": subject.step}
+    if arguments.last_word or arguments.pairs:
+        figures = dict(named)
+        if arguments.last_word:
+            figures |= last_words(subject, arguments.last_word)
+        if arguments.pairs:
+            figures |= pairs(subject, arguments.pairs)
+        print(json.dumps(figures)) if arguments.json else show_task(figures)
+        return
+    figures = named | measure(subject, arguments.text, arguments.word_perplexity)
     if arguments.json:
         print(json.dumps(figures))
     else:

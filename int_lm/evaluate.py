@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from int_lm import models, perturb, population
+from int_lm import likelihood, models, perturb, population
 from int_lm.code_length import CodeLengths
 from int_lm.config import ModelConfig
 from int_lm.params import Tree
@@ -27,9 +27,16 @@ SEGMENT_LENGTH = 256  # tokens per call of the compiled reader
 SEPARATOR = 0
 
 
+def greedy_hit(logits_PV: Array, targets_P: Array) -> Array:
+    """1 where the target is the likeliest token (of equals, the lowest id), else 0: int32 [P]."""
+    return (jnp.argmax(logits_PV, axis=-1).astype(jnp.int32) == targets_P).astype(jnp.int32)
+
+
 @functools.cache
-def _reader(model: ModelConfig) -> Callable[[Tree, Tree, Array], tuple[Tree, Array]]:
-    return jax.jit(functools.partial(population.read, model))
+def _reader(
+    model: ModelConfig, score: Callable[[Array, Array], Array]
+) -> Callable[[Tree, Tree, Array], tuple[Tree, Array]]:
+    return jax.jit(functools.partial(population.read, model, score=score))
 
 
 def _lanes_for(documents: int) -> int:
@@ -65,22 +72,39 @@ def _lay_out(documents: Sequence[np.ndarray], lanes: int) -> tuple[np.ndarray, n
     return tokens, owners
 
 
+def _from(owners: np.ndarray, documents: Sequence[np.ndarray], firsts: Sequence[int]) -> np.ndarray:
+    """Owners, less the targets before `firsts` and the separators."""
+    counted = np.full_like(owners, -1)
+    for lane, row in enumerate(owners):
+        edges = np.flatnonzero(np.diff(row, prepend=-2))
+        for begin in edges[row[edges] >= 0]:
+            index = row[begin]
+            counted[lane, begin + firsts[index] : begin + len(documents[index])] = index
+    return counted
+
+
 def log2_likelihoods(
     model: ModelConfig,
     weights: Tree,
     documents: Sequence[np.ndarray],
     *,
     progress: Callable[[int], None] = lambda tokens: None,
+    score: Callable[[Array, Array], Array] = likelihood.log2_likelihood,
+    firsts: Sequence[int] | None = None,
 ) -> np.ndarray:
-    """Exact log2-likelihood of every document, int64 in units of 2^-16 bit.
+    """Exact log2-likelihood of every document, int64 in units of 2^-16 bit, or its sum of `score`.
 
     Args:
       weights: int8 tree.
       documents: at least one array of ids, all of one unsigned dtype.
       progress: called with the number of tokens read since its last call.
+      score: of logits [P, V] and targets int32 [P].
+      firsts: the place from which the tokens of each document count, its separator then not;
+        all count if None.
     """
     lanes = _lanes_for(len(documents))
     tokens, owners = _lay_out(documents, lanes)
+    counted = owners if firsts is None else _from(owners, documents, firsts)
     totals = np.zeros(len(documents) + 1, np.int64)  # the last entry takes the padding
     state = models.initial_state(model, lanes)
     bare = jax.tree.map(jnp.asarray, perturb.unperturbed(weights))
@@ -89,9 +113,9 @@ def log2_likelihoods(
         lanes = _lanes_for(int(np.count_nonzero(owners[:, start] >= 0)))
         state = jax.tree.map(lambda leaf, lanes=lanes: leaf[:, :lanes], state)
         segment = tokens[:lanes, start : start + SEGMENT_LENGTH + 1]
-        state, log_likelihoods_TB = _reader(model)(bare, state, jnp.asarray(segment))
+        state, scores_TB = _reader(model, score)(bare, state, jnp.asarray(segment))
+        np.add.at(totals, counted[:lanes, start : start + SEGMENT_LENGTH].T, np.asarray(scores_TB))
         owner = owners[:lanes, start : start + SEGMENT_LENGTH]
-        np.add.at(totals, owner.T, np.asarray(log_likelihoods_TB))
         progress(int(np.count_nonzero(owner >= 0)))
     return totals[:-1]
 

@@ -19,22 +19,30 @@ from int_lm.params import Spec, Tree
 from int_lm.votes import Ballots, Readings
 
 
-def read(model: ModelConfig, weights: Tree, state: Tree, tokens_PT: Array) -> tuple[Tree, Array]:
+def read(
+    model: ModelConfig,
+    weights: Tree,
+    state: Tree,
+    tokens_PT: Array,
+    score: Callable[[Array, Array], Array] = likelihood.log2_likelihood,
+) -> tuple[Tree, Array]:
     """Read tokens one after another, scoring each by what came before it.
 
     Args:
       weights: tree of `perturb.Weight`s.
       state: of `initial_state`, leaves [L, P, ...].
       tokens_PT: any integer dtype [P, T+1]; token t+1 is the target of token t.
+      score: of logits [P, V] and targets int32 [P].
 
     Returns:
-      The state after token T-1, and log2-likelihoods int32 [T, P] in units of 2^-16 bit.
+      The state after token T-1, and scores [T, P]: log2-likelihoods are int32, in units of 2^-16
+      bit.
     """
 
     def step(state: Tree, pair: tuple[Array, Array]) -> tuple[Tree, Array]:
         token_P, target_P = pair
         state, logits_PV, _ = models.step(model, weights, state, token_P)
-        return state, likelihood.log2_likelihood(logits_PV, target_P)
+        return state, score(logits_PV, target_P)
 
     tokens_TP = tokens_PT.astype(jnp.int32).T
     return jax.lax.scan(step, state, (tokens_TP[:-1], tokens_TP[1:]))

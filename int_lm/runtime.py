@@ -339,16 +339,28 @@ def log2_likelihood(model: Model, logits_PV: np.ndarray, targets_P: np.ndarray) 
     return -(distance_PV[np.arange(len(targets_P)), targets_P] << 12) - log2_sum
 
 
+def greedy_hit(model: Model, logits_PV: np.ndarray, targets_P: np.ndarray) -> np.ndarray:
+    """1 where the target is the likeliest token (of equals, the lowest id), else 0: int64 [P]."""
+    return (logits_PV.argmax(axis=-1) == targets_P).astype(np.int64)
+
+
 def log2_likelihoods(
-    model: Model, documents: Sequence[Ids], *, progress: Callable[[int], None] = lambda tokens: None
+    model: Model,
+    documents: Sequence[Ids],
+    *,
+    progress: Callable[[int], None] = lambda tokens: None,
+    score: Callable[[Model, np.ndarray, np.ndarray], np.ndarray] = log2_likelihood,
+    firsts: Sequence[int] | None = None,
 ) -> np.ndarray:
-    """Exact log2-likelihood of every document, int64 in units of 2^-16 bit.
+    """Exact log2-likelihood of every document, int64 in units of 2^-16 bit, or its sum of `score`.
 
     A document d1..dn is coded as d1..dn and the separator that ends it, from a fresh state:
     inputs [0, d1..dn], targets [d1..dn, 0]. `progress` is told every number of tokens just read.
+    With `firsts`, only the targets from that place of each document to dn count.
     """
     ids = [np.array(list(d) if isinstance(d, bytes) else d, np.int64) for d in documents]
     V, totals = model.config["vocab_size"], np.zeros(len(ids), np.int64)
+    begins = np.array(firsts if firsts is not None else [0] * len(ids), np.int64)
     if any(document.size and not 0 <= document.min() <= document.max() < V for document in ids):
         raise ValueError(f"a document holds an id outside the vocabulary of {V}")
     longest_first = np.array(sorted(range(len(ids)), key=lambda i: -len(ids[i])), np.int64)
@@ -364,7 +376,10 @@ def log2_likelihoods(
             state = {name: leaf[:, :active] for name, leaf in state.items()}
             inputs_P, targets_P = tokens_TP[t : t + 2, :active]
             state, logits_PV = model.step(state, inputs_P)
-            totals[lanes[:active]] += log2_likelihood(model, logits_PV, targets_P)
+            counted = begins[lanes[:active]] <= t
+            if firsts is not None:
+                counted &= t + 1 < lengths_P[:active]
+            totals[lanes[:active]] += score(model, logits_PV, targets_P) * counted
             progress(active)
     return totals
 
