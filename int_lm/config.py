@@ -46,6 +46,9 @@ from int_lm.schema import (
     RADEMACHER_MAX as RADEMACHER_MAX,
 )
 from int_lm.schema import (
+    SEPARATOR as SEPARATOR,
+)
+from int_lm.schema import (
     SPARE_BITS_MAX as SPARE_BITS_MAX,
 )
 from int_lm.schema import (

@@ -23,10 +23,9 @@ import numpy as np
 from jax import Array
 
 from int_lm import fixed, tables
-from int_lm.config import INT8_MAX, EsConfig, ModelConfig, spare_bits
+from int_lm.config import INT8_MAX, SEPARATOR, EsConfig, ModelConfig, spare_bits
 from int_lm.params import Role, Spec, Tree
 
-SEPARATOR = 0
 LOGIT_MAX = 2**15 - 1
 COUNT_MAX = 2**31 - 1
 _STEP_BITS = 8  # fractional bits of a row's step

@@ -19,12 +19,11 @@ from jax import Array
 
 from int_lm import likelihood, models, perturb, population
 from int_lm.code_length import CodeLengths
-from int_lm.config import ModelConfig
+from int_lm.config import SEPARATOR, ModelConfig
 from int_lm.params import Tree
 
 LANE_COUNTS = (1, 4, 16, 64, 256)  # documents read side by side; each count compiles once
 SEGMENT_LENGTH = 256  # tokens per call of the compiled reader
-SEPARATOR = 0
 
 
 def greedy_hit(logits_PV: Array, targets_P: Array) -> Array:

@@ -29,6 +29,7 @@ NARROW_VOCABULARY = 256  # up to here one int32 holds the sum
 NARROW_BITS = 22  # 256 * 2^22 = 2^30
 WIDE_BITS = 28  # above, terms are split in two limbs of 14 bits: 65 536 * 2^14 = 2^30
 LIMB_BITS = WIDE_BITS // 2
+NO_TARGET = -1  # of a token that nothing is asked of
 FLOOR = 254  # no token is less likely than 2^-(254 / 16) times the likeliest
 ERROR_BOUND = 6 * 2.0**-LOG2_FRACTION_BITS
 
@@ -107,7 +108,7 @@ def errors(logits_PV: Array, targets_P: Array, scale: int, dither_PV: Array) -> 
 
     Args:
       logits_PV: int8 or int16 in units of 1/16 bit.
-      targets_P: int32 ids below V.
+      targets_P: int32 ids below V, or `NO_TARGET`, which has no errors.
       scale: units that make 1, at most 127.
       dither_PV: int32 in [0, 2^16), of `fixed.dither`.
 
@@ -131,4 +132,5 @@ def errors(logits_PV: Array, targets_P: Array, scale: int, dither_PV: Array) -> 
     lowest = -int(jnp.iinfo(logits_PV.dtype).max)
     p_PV = jnp.where((distance_PV == FLOOR) | (logits_PV == lowest), 0, p_PV)
     hit_PV = jnp.arange(logits_PV.shape[-1], dtype=jnp.int32)[None] == targets_P[:, None]
-    return fixed.saturate(jnp.where(hit_PV, scale, 0) - p_PV)
+    errors_PV = fixed.saturate(jnp.where(hit_PV, scale, 0) - p_PV)
+    return jnp.where(targets_P[:, None] == NO_TARGET, jnp.int8(0), errors_PV)

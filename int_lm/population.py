@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from int_lm import likelihood, models, params, perturb, votes
-from int_lm.config import Config, EsConfig, ModelConfig
+from int_lm.config import SEPARATOR, Config, EsConfig, ModelConfig
+from int_lm.likelihood import NO_TARGET
 from int_lm.params import Spec, Tree
 from int_lm.votes import Ballots, Readings
 
@@ -59,6 +60,8 @@ def read_and_vote(
 ) -> tuple[Tree, Array, Ballots, Readings | None]:
     """`read`, and the votes that are gathered token by token (`votes.of_segment`).
 
+    A separator after a separator is padding, for no text is empty: it has no score and no votes.
+
     Args:
       members: tree of `perturb.Weight`s.
       number: the step's, uint32 scalar. pairs_I: numbers of the members' pairs, int32.
@@ -73,7 +76,9 @@ def read_and_vote(
         state, score_P = carry
         token_P, target_P = token
         state, logits_PV, activity = models.step(config.model, members, state, token_P)
-        log_likelihood_P = likelihood.log2_likelihood(logits_PV, target_P)
+        padding_P = (token_P == SEPARATOR) & (target_P == SEPARATOR)
+        log_likelihood_P = jnp.where(padding_P, 0, likelihood.log2_likelihood(logits_PV, target_P))
+        target_P = jnp.where(padding_P, NO_TARGET, target_P)
         kept = votes.record(es, specs, activity, logits_PV, target_P, log_likelihood_P)
         return (state, score_P + log_likelihood_P), kept
 

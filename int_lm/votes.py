@@ -37,6 +37,7 @@ from int_lm import credit, fixed, params
 from int_lm.config import FITNESS_MAX, INT8_MAX, EsConfig, noise_max, spare_bits
 from int_lm.credit import Rounding
 from int_lm.layers import Activity
+from int_lm.likelihood import NO_TARGET
 from int_lm.params import Role, Spec, Tree
 from int_lm.perturb import Weight
 
@@ -203,7 +204,9 @@ def of_segment(
         if estimator(es, spec.role) == "eggroll":
             continue
         if spec.role is Role.DIRECT:
-            picked[path] = records.inputs[path].reshape(-1)
+            # what reads padding reads a row past the table, of which nothing comes
+            rows_TI = jnp.where(records.targets_I == NO_TARGET, spec.shape[0], records.inputs[path])
+            picked[path] = rows_TI.reshape(-1)
             continue
         value = weights[spec.through].value if spec.through else None
         x, effect = records.inputs[path], records.effects.get(path)

@@ -432,12 +432,16 @@ def member_weights(
     return member
 
 
-def read(member: dict[str, Any], state: Matrix, tokens: Vector) -> tuple[Matrix, Vector]:
-    """The state after all but the last token, and the log2-likelihood of each but the first."""
+def read(
+    member: dict[str, Any], state: Matrix, tokens: Vector, padded: bool = False
+) -> tuple[Matrix, Vector]:
+    """The state after all but the last token, and the log2-likelihood of each but the first; with
+    `padded`, a separator after a separator has none."""
     log_likelihoods = []
     for token, target in zip(tokens[:-1], tokens[1:], strict=True):
         state, logits = model_step(member, state, token)
-        log_likelihoods.append(log2_likelihood(logits, target))
+        nothing = padded and token == target == 0
+        log_likelihoods.append(0 if nothing else log2_likelihood(logits, target))
     return state, log_likelihoods
 
 
@@ -616,7 +620,7 @@ def step(
     scores, following = [], []
     for p in range(es.population):
         member = member_weights(config, vocab_size, weights, seed, number, p)
-        state, log_likelihoods = read(member, states[p], tokens[p // es.members_per_stream])
+        state, log_likelihoods = read(member, states[p], tokens[p // es.members_per_stream], True)
         scores.append(sum(log_likelihoods))
         following.append(state)
     fitnesses = fitness(es, scores)

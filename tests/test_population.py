@@ -9,7 +9,7 @@ import numpy as np
 import oracle
 import pytest
 
-from int_lm import params, perturb, population
+from int_lm import evolve, params, perturb, population
 from int_lm.config import Config, EsConfig, ModelConfig, RunConfig
 from int_lm.models import egg
 from int_lm.params import Role, Tree
@@ -109,7 +109,7 @@ def test_scores_equal_the_oracle(kind: str, members_per_stream: int):
     for p in range(es.population):
         member = oracle.member_weights(config, VOCABULARY, plain, SEED, STEP, p)
         stream = tokens[p // members_per_stream].tolist()
-        end, log_likelihoods = oracle.read(member, state["cell"][:, p].tolist(), stream)
+        end, log_likelihoods = oracle.read(member, state["cell"][:, p].tolist(), stream, True)
         assert int(scores_P[p]) == sum(log_likelihoods)
         assert following["cell"][:, p].tolist() == end
 
@@ -170,3 +170,25 @@ def test_a_members_state_reaches_no_other_member():
     still, still_state = scores(ES, weights, other, separated)
     np.testing.assert_array_equal(still, fresh)
     np.testing.assert_array_equal(still_state["cell"], fresh_state["cell"])
+
+
+@pytest.mark.parametrize("votes", ["eggroll", "trace", "unit"])
+def test_padding_is_as_if_it_were_not_there(votes: str) -> None:
+    """Streams that end early change no score and no vote by the separators they are filled with."""
+    readout = "perturbed" if votes == "eggroll" else "exact"
+    direct = () if votes == "eggroll" else (1, 2)
+    model = ModelConfig("rwkv", width=8, layers=1, direct=direct, direct_bits=8)
+    shared = {"population": 4, "votes": votes, "readout": readout, "update": "carry"}
+    text = np.random.default_rng(0).integers(1, 11, (2, 5)).astype(np.uint16)
+    text[:, -1] = 0
+    padded = np.concatenate([text, np.zeros((2, 3), np.uint16)], axis=1)
+    results = []
+    for tokens in (text, padded):
+        es = EsConfig(**shared, segment_length=tokens.shape[1] - 1)
+        settings = Config(model=model, es=es)
+        state, measured = evolve.compiled_step(settings, 11)(
+            evolve.initial(settings, 11), tokens, 0
+        )
+        results.append(jax.tree.map(np.asarray, (state.weights, state.counts, measured.scores_P)))
+    for first, second in zip(*map(jax.tree.leaves, results), strict=True):
+        assert (first == second).all()
