@@ -42,7 +42,10 @@ def words_of(count: int, seed: int) -> list[str]:
 # Large vocabularies
 
 
-@pytest.mark.parametrize("votes", ["unit", "trace", "eggroll"])
+@pytest.mark.parametrize(
+    "votes",
+    ["unit", *(pytest.param(votes, marks=pytest.mark.slow) for votes in ("trace", "eggroll"))],
+)
 def test_a_step_at_32768_is_the_same_in_chunks(votes: str) -> None:
     """Likelihood, embeddings, readout and direct votes: chunks change no bit, and int32 holds."""
     tokens = np.random.default_rng(0).integers(0, LARGE, (4, 5)).astype(np.uint16)
