@@ -175,7 +175,9 @@ def test_pairs_that_tie_move_no_weight():
     state = evolve.initial(config, VOCABULARY)
     weights = {**state.weights, "final_norm": jnp.zeros_like(state.weights["final_norm"])}
     state = dataclasses.replace(state, weights=weights)
-    following, metrics = evolve.compiled_step(config, VOCABULARY)(state, np.maximum(tokens_of(config, 0), 1), 0)
+    following, metrics = evolve.compiled_step(config, VOCABULARY)(
+        state, np.maximum(tokens_of(config, 0), 1), 0
+    )
     assert len(set(metrics.scores_P.tolist())) == 1
     assert params.weights_hash(following.weights) == params.weights_hash(weights)
     assert int(metrics.changed) == 0
