@@ -49,6 +49,10 @@ class Corpus:
 
 def open_corpus(data: DataConfig, tokenizer: Tokenizer, *, say: Notice) -> Corpus:
     """Prepare the sources of `data`, or find them prepared; errors as of `prepare.prepare`."""
+    if data.window_bytes:
+        from data import rolling  # which builds on this module
+
+        return rolling.open_rolling(data, tokenizer, say=say)
     sources = [
         prepare.prepare(data, source, tokenizer, say=say) for source in config.sources_of(data)
     ]

@@ -17,7 +17,15 @@ from tokenization.interface import Tokenizer, identity
 
 FORMAT_VERSION = 1
 FILE = "manifest.json"
-TOTALS = ("documents", "bytes", "tokens", "heldout_documents", "heldout_bytes", "heldout_tokens")
+TOTALS = (
+    "documents",
+    "bytes",
+    "tokens",
+    "windows",
+    "heldout_documents",
+    "heldout_bytes",
+    "heldout_tokens",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +33,7 @@ class Prepared:
     """A source whose shards are whole and have been checked.
 
     Attributes:
-      manifest: what they were made of and what they hold (see `_manifest`).
+      manifest: what they were made of and what they hold (see `manifest_of`).
       shards: mapped.
     """
 
@@ -52,6 +60,7 @@ def facts_of(data: DataConfig, source: MixtureConfig, tokenizer: Tokenizer) -> d
         "document_bytes": data.document_bytes if source.source == "text" else 0,
         "shard_bytes": data.shard_bytes,
         "window": shards.WINDOW,
+        "window_bytes": data.window_bytes,
     }
 
 

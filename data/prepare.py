@@ -48,18 +48,38 @@ def prepare(
         process that is preparing the same source.
     """
     opened = open_source(source, data.document_bytes, notice=say)
+    directory = directory_of(data, source, tokenizer, opened)
+    with writing(directory):
+        if not manifest.is_complete(directory):
+            pinned = pin(directory, source, opened, say)
+            facts = manifest.facts_of(data, source, tokenizer)
+            make(directory, pinned, data, tokenizer, facts, say=say)
+    return manifest.open_prepared(directory, source)
+
+
+def directory_of(
+    data: DataConfig, source: MixtureConfig, tokenizer: Tokenizer, opened: Source
+) -> Path:
+    """Where the shards of a source lie: its name stands for all that they depend on."""
     facts = manifest.facts_of(data, source, tokenizer)
     key = digest.of_json([facts, opened.fingerprint()])
-    directory = Path(data.shards) / f"{source.name}-{key[:16]}"
+    return Path(data.shards) / f"{source.name}-{key[:16]}"
+
+
+@contextlib.contextmanager
+def writing(directory: Path) -> Iterator[None]:
+    """Hold a directory of shards for this process alone; no empty one is left behind.
+
+    Raises:
+      UserError: another process holds it, or the file system refused.
+    """
     try:
         directory.mkdir(parents=True, exist_ok=True)
         try:
             with _locked(directory):
-                if not manifest.is_complete(directory):
-                    pinned = _pinned(directory, source, opened)
-                    _make(directory, pinned, data, tokenizer, facts, say)
+                yield
         finally:
-            with contextlib.suppress(OSError):  # leave no empty directory behind
+            with contextlib.suppress(OSError):
                 directory.rmdir()
                 directory.parent.rmdir()
     except OSError as error:
@@ -67,10 +87,9 @@ def prepare(
             f"cannot write token shards to {directory}: {error.strerror or error}; free some "
             "space or choose another --data.shards; what is finished is kept"
         ) from error
-    return manifest.open_prepared(directory, source)
 
 
-def _pinned(directory: Path, source: MixtureConfig, opened: Source) -> Source:
+def pin(directory: Path, source: MixtureConfig, opened: Source, say: Notice) -> Source:
     """A dataset of the hub at the revision it has when preparing begins, unless one is named."""
     if source.source != "hub" or source.revision:
         return opened
@@ -80,7 +99,7 @@ def _pinned(directory: Path, source: MixtureConfig, opened: Source) -> Source:
     if not path.exists():
         digest.write_atomically(path, records.newest_revision(source.path[0]).encode())
     revision = path.read_text()
-    return open_source(dataclasses.replace(source, revision=revision), 0)
+    return open_source(dataclasses.replace(source, revision=revision), 0, notice=say)
 
 
 @contextlib.contextmanager
@@ -98,39 +117,51 @@ def _locked(directory: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _make(
+def make(
     directory: Path,
     source: Source,
     data: DataConfig,
     tokenizer: Tokenizer,
     facts: dict[str, Any],
+    *,
+    start: Position = None,
+    first: int = 0,
+    most_bytes: int = 0,
     say: Notice,
 ) -> None:
-    """Write the shards that are missing, and then the manifest."""
-    position, done = _progress(directory)
+    """Write the shards that are missing, and then the manifest.
+
+    Args:
+      facts: of `manifest.facts_of`.
+      start, first: position in the source, and number of the document to train on, to begin with.
+      most_bytes: stop after the shard with which tokens take this many bytes (0: at the end). The
+        manifest then says where, as `after`, and whether that was the end, as `last`.
+    """
+    position, done = _progress(directory, start)
     if done:
         say(f"going on in {directory} after {len(done)} finished shards")
     began, before = time.monotonic(), sum(shard["bytes"] for shard in done)
     with runlog.progress("preparing, bytes", source.size()) as update:
         update(before)
-        finished = bool(done) and done[-1]["last"]
+        finished = bool(done) and (done[-1]["last"] or _full(done, tokenizer, most_bytes))
         groups = iter(()) if finished else _grouped(source.read(position), data.shard_bytes)
         for documents, after, last in groups:
             path = directory / manifest.shard_name(len(done))
             if path.exists():  # one before it was lost
                 done.append(shards.check(path))
                 continue
-            train, heldout = _sides(documents, data.holdout, whole=last and not done)
+            train, heldout = _sides(documents, data.holdout, whole=last and not done and not first)
             shard = shards.lay_out(
                 _encoded(train, tokenizer, update),
                 _encoded(heldout, tokenizer, update),
-                first=sum(shard["documents"] for shard in done),
+                first=first + sum(shard["documents"] for shard in done),
                 tokenizer=tokenizer,
             )
             counts = {
                 "documents": len(train),
                 "bytes": sum(len(document.text) for document in train),
                 "tokens": len(shard.tokens),
+                "windows": len(shard.windows) - 1,
                 "heldout_documents": len(heldout),
                 "heldout_bytes": sum(len(document.text) for document in heldout),
                 "heldout_tokens": len(shard.heldout_tokens),
@@ -141,10 +172,15 @@ def _make(
                 digest.write_atomically(position_file, digest.canonical_json(after).encode())
             shards.write(shard, counts, path)
             done.append(counts)
+            position = after
+            if _full(done, tokenizer, most_bytes):
+                break
     made = manifest.manifest_of(directory, facts, done)
+    if most_bytes:
+        made |= {"after": position, "last": done[-1]["last"]}
     totals = made["totals"]
     for side, key in (("be held out", "heldout_documents"), ("train on", "documents")):
-        if totals[key] == 0:
+        if totals[key] == 0 and not first:
             raise UserError(
                 f"of {totals['documents'] + totals['heldout_documents']} documents none is left to "
                 f"{side}; change --data.holdout"
@@ -158,11 +194,11 @@ def _make(
     say(
         f"prepared {directory}: {totals['documents']:,} documents, {size:,} bytes, {tokens:,} "
         f"tokens to train on, {totals['bytes'] / tokens:.2f} bytes a token, "
-        f"{(size - before) / seconds / 1e6:.1f} MB/s"
+        f"{(size - before) / seconds / 1e6:.1f} MB/s, {tokens / seconds:,.0f} tokens/s"
     )
 
 
-def _progress(directory: Path) -> tuple[Position, list[dict[str, Any]]]:
+def _progress(directory: Path, start: Position) -> tuple[Position, list[dict[str, Any]]]:
     """The position to go on from, and the contents of the finished shards before it.
 
     The position is not part of the shards: a reader that went on from another one may well spell
@@ -172,12 +208,17 @@ def _progress(directory: Path) -> tuple[Position, list[dict[str, Any]]]:
     while (directory / manifest.shard_name(len(done))).exists():
         done.append(shards.check(directory / manifest.shard_name(len(done))))
     if not done or done[-1]["last"]:
-        return None, done
+        return start, done
     path = directory / f"{manifest.shard_name(len(done) - 1)}{POSITION}"
     try:
         return json.loads(path.read_bytes()), done
     except (FileNotFoundError, ValueError):  # read all of it again, and keep what is finished
-        return None, []
+        return start, []
+
+
+def _full(done: list[dict[str, Any]], tokenizer: Tokenizer, most_bytes: int) -> bool:
+    tokens = sum(shard["tokens"] for shard in done)
+    return 0 < most_bytes <= tokens * tokenizer.dtype.itemsize
 
 
 def _grouped(

@@ -39,8 +39,10 @@ class Place:
 class Part:
     """The windows of one source, divided into units of at most `span` tokens."""
 
-    def __init__(self, name: str, pieces: Sequence[Shard], span: int, seed: int) -> None:
-        self.name, self._pieces, self._seed = name, pieces, seed
+    def __init__(
+        self, name: str, pieces: Sequence[Shard], span: int, seed: int, stage: int = 0
+    ) -> None:
+        self.name, self._pieces, self._seed, self._stage = name, pieces, seed, stage
         counts = [len(shard.windows) - 1 for shard in pieces]
         self._first_window = np.cumsum([0, *counts])
         lengths = [np.diff(shard.windows) for shard in pieces]
@@ -51,7 +53,7 @@ class Part:
     def unit(self, number: int) -> tuple[Shard, int, int]:
         """(shard, begin, end) of the `number`-th unit read, counted over all epochs."""
         epoch, index = divmod(number, self.units)
-        unit = Permutation(self.units, key(self._seed, self.name, epoch))[index]
+        unit = Permutation(self.units, key(self._seed, self.name, epoch + self._stage))[index]
         window = int(np.searchsorted(self._first_unit, unit, side="right")) - 1
         piece = int(np.searchsorted(self._first_window, window, side="right")) - 1
         shard = self._pieces[piece]

@@ -261,6 +261,10 @@ def _validate_sources(data: DataConfig) -> None:
             "use data.mixture for several",
         )
         _require(source.weight > 0, f"weight {source.weight} in data.mixture must be above 0")
+    _require(
+        not (data.window_bytes and data.mixture),
+        "data.window_bytes works with one source; prepare the sources of data.mixture first",
+    )
     _require(data.tokenizer != "", "data.tokenizer is empty; use bytes, a directory or a file")
     _require(data.shards != "", "data.shards is empty; name a directory such as shards")
 

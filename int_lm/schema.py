@@ -149,6 +149,11 @@ class DataConfig(SourceConfig):
     )
     shards: str = described("shards", "directory of the token shards that training reads")
     shard_bytes: int = described(1 << 26, "text of a shard, in bytes", least=1)
+    window_bytes: int = described(
+        0,
+        "for a source larger than the disk: shards held at any time, in bytes, while those to come "
+        "are prepared beside training (0: all are prepared first)",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
