@@ -46,6 +46,7 @@ def tokens_of(number: int) -> np.ndarray:
     return np.random.default_rng(number).integers(0, VOCABULARY, (8, 5)).astype(np.uint8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("architecture", "es"), RECIPES)
 def test_halves_add_up_to_the_votes_of_the_step(architecture: str, es: dict):
     """Where both halves agree, their sum, which is the step's vote, has that sign too.

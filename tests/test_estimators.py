@@ -335,6 +335,7 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
     return float(a @ b / np.sqrt((a @ a) * (b @ b)))
 
 
+@pytest.mark.slow
 def test_votes_point_along_the_straight_through_gradient():
     """Segments of one token, where credit through time plays no part: the readout's votes are the
     gradient but for rounding, the others go its way far more than chance would."""
@@ -360,6 +361,7 @@ def test_votes_point_along_the_straight_through_gradient():
     assert cosines["layers/channel_key"] > 0.2 and cosines["layers/time_mixing"] > 0.2, cosines
 
 
+@pytest.mark.slow
 def test_the_twin_is_the_integer_model_number_for_number():
     """Logits and states of `benchmarks/backprop.py` equal those of `rwkv.step`."""
     random = np.random.default_rng(0)

@@ -398,6 +398,7 @@ def test_no_array_holds_a_matrix_per_pair(rank: int, voting: str, readout: str):
     assert max(arrays) < 128 * 64 * 64 / 2
 
 
+@pytest.mark.slow
 def test_the_perturbation_takes_memory_in_proportion_to_its_factors():
     """Auxiliary memory of the compiled step is O(R (m + n)) a pair.
 
