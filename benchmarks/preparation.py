@@ -1,0 +1,133 @@
+"""Preparing and reading text: MB/s and memory of preparation, and what a batch costs a step.
+
+    python benchmarks/preparation.py [--bytes 1000000000] [--json]
+
+Makes a file of JSON lines of so many bytes of text, from the standard library's sources; prepares
+it as bytes and with 8192 SentencePiece pieces, each in a process of its own, whose peak memory it
+tells; then times places of an order of 10^9 windows, and the batches of configs/quickstart.yaml
+against its steps, in turns.
+"""
+
+import argparse
+import json
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+VOCABULARY = 8192
+TOKENIZER_BYTES = 20_000_000
+
+
+def write_records(path: Path, size: int) -> int:
+    """Write about `size` bytes of text as records of many lengths; returns the exact number."""
+    from data.sources import read_documents
+    from int_lm.config import DataConfig
+
+    text = b"".join(document.text for document in read_documents(DataConfig())).decode()
+    generator, written = random.Random(0), 0
+    with path.open("w") as file:
+        while written < size:
+            length = 1 + int(generator.lognormvariate(8, 1))
+            start = generator.randrange(len(text))
+            record = text[start : start + length]
+            file.write(json.dumps({"text": record}) + "\n")
+            written += len(record.encode())
+    return written
+
+
+def run(*arguments: str) -> tuple[float, int]:
+    """(seconds, peak bytes) of a command of this project; peak: of the largest so far."""
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT, check=True)
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    return time.perf_counter() - start, peak
+
+
+def reading() -> dict[str, float]:
+    """Medians: a place in 10^9 windows, a batch, and its share of a step."""
+    import tokenization
+    from data import corpus
+    from data.order import Permutation, key
+    from int_lm import config, evolve
+
+    order, places = Permutation(10**9, key(0, "text", 0)), []
+    for index in range(2000):
+        start = time.perf_counter()
+        order[1_000_000 + 977 * index]
+        places.append(time.perf_counter() - start)
+    settings = config.load(ROOT / "configs" / "quickstart.yaml")
+    tokenizer = tokenization.load("bytes")
+    laid = corpus.open_corpus(settings.data, tokenizer, say=print).streams(settings, [(0, [1.0])])
+    state = evolve.initial(settings, tokenizer.vocab_size)
+    step = evolve.compiled_step(settings, tokenizer.vocab_size)
+    state, _ = step(state, laid.at(0), 0)
+    batches, steps = [], []
+    for number in range(1, 60):
+        start = time.perf_counter()
+        tokens_ST = laid.at(number)
+        read = time.perf_counter()
+        state, measured = step(state, tokens_ST, number)
+        measured.scores_P.block_until_ready()
+        batches.append(read - start)
+        steps.append(time.perf_counter() - start)
+    return {
+        "place_microseconds": statistics.median(places) * 1e6,
+        "batch_milliseconds": statistics.median(batches) * 1e3,
+        "batch_over_step": statistics.median(batches) / statistics.median(steps),
+    }
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--bytes", type=int, default=1_000_000_000, help="of text")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as directory:
+        root = Path(directory)
+        size = write_records(root / "text.jsonl", arguments.bytes)
+        data = ["--data.source", "json", "--data.path", str(root / "text.jsonl")]
+        data += ["--data.shards", str(root / "shards")]
+        pieces = str(root / "pieces")
+        for name in ("bytes", pieces):
+            if name == pieces:
+                flags = ["--vocab_size", str(VOCABULARY), "--out", pieces]
+                run("tokenization.train", *data, *flags, "--sample_bytes", str(TOKENIZER_BYTES))
+            seconds, peak = run("data.prepare", *data, "--data.tokenizer", name)
+            rows.append(
+                {
+                    "tokenizer": "bytes" if name == "bytes" else f"sentencepiece {VOCABULARY}",
+                    "bytes": size,
+                    "mb_per_s": size / seconds / 1e6,
+                    "peak_mb_so_far": peak / 1e6,
+                }
+            )
+    found = reading()
+    if arguments.json:
+        print(json.dumps({"rows": rows, "reading": found}))
+        return
+    for row in rows:
+        print(
+            f"{row['tokenizer']:<20} {row['bytes']:,} bytes  {row['mb_per_s']:.1f} MB/s  "
+            f"peak {row['peak_mb_so_far']:.0f} MB"
+        )
+    print(
+        f"place in 10^9 windows {found['place_microseconds']:.1f} us, batch "
+        f"{found['batch_milliseconds']:.2f} ms, {found['batch_over_step']:.2%} of a step"
+    )
+
+
+if __name__ == "__main__":
+    main()
