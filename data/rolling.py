@@ -9,7 +9,6 @@ the same tokens, if a run is resumed in it.
 """
 
 import functools
-import json
 import shutil
 import threading
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ import numpy as np
 from data import manifest, prepare, shards
 from data.corpus import Corpus, Phases
 from data.manifest import Prepared
-from data.sources import Notice, Source, open_source
+from data.sources import Notice, open_source
 from data.streams import Mixture, Part, Streams
 from int_lm import config
 from int_lm.config import Config, DataConfig
@@ -42,7 +41,6 @@ class Stages:
         self._data, self._tokenizer, self._say = data, tokenizer, say
         opened = open_source(self.source, data.document_bytes, notice=say)
         self.directory = prepare.directory_of(data, self.source, tokenizer, opened)
-        self._opened: Source = opened
         self._making = threading.Lock()
         self._failure: tuple[int, BaseException] | None = None
         self._thread: threading.Thread | None = None
@@ -54,7 +52,7 @@ class Stages:
         """The manifest of a stage that was made at some time: counts, `after`, `last`."""
         if not (self._path(number) / manifest.FILE).exists():
             self._make(number)
-        return _manifest(self._path(number))
+        return manifest.read(self._path(number))
 
     def __getitem__(self, number: int) -> Prepared:
         """A stage, checked and mapped; made if it is not there."""
@@ -72,15 +70,15 @@ class Stages:
                 return
             start, first = None, 0
             if number > 0:
-                before = _manifest(self._path(number - 1))
+                before = manifest.read(self._path(number - 1))
                 start = None if before["last"] else before["after"]
                 first = 0 if before["last"] else before["first"] + before["totals"]["documents"]
-            facts = manifest.facts_of(self._data, self.source, self._tokenizer)
             with prepare.writing(path):
-                opened = prepare.pin(self.directory, self.source, self._opened, self._say)
+                pinned = prepare.pin(self.directory, self.source)
+                facts = manifest.facts_of(self._data, pinned, self._tokenizer)
                 prepare.make(
                     path,
-                    opened,
+                    open_source(pinned, self._data.document_bytes, notice=self._say),
                     self._data,
                     self._tokenizer,
                     facts | {"first": first},
@@ -102,6 +100,11 @@ class Stages:
         if not manifest.is_complete(self._path(number)):
             self._thread = threading.Thread(target=run, daemon=True)
             self._thread.start()
+
+    def wait(self) -> None:
+        """Wait until nothing is prepared in the background."""
+        if self._thread:
+            self._thread.join()
 
     def drop_before(self, number: int) -> None:
         """Remove the shards of every stage before `number`, but for the first; keep manifests."""
@@ -177,7 +180,7 @@ class RollingCorpus(Corpus):
         return RollingStreams(
             self.stages,
             self.tokenizer,
-            streams=es.population // es.members_per_stream,
+            streams=es.streams,
             length=es.segment_length,
             seed=settings.run.seed,
         )
@@ -187,13 +190,3 @@ def open_rolling(data: DataConfig, tokenizer: Tokenizer, *, say: Notice) -> Roll
     """The corpus of `data`, which has a `window_bytes`; the first stage is prepared."""
     stages = Stages(data, tokenizer, say)
     return RollingCorpus(tokenizer, [stages[0]], stages)
-
-
-def _manifest(directory: Path) -> dict[str, Any]:
-    try:
-        return json.loads((directory / manifest.FILE).read_bytes())
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{directory / manifest.FILE} is damaged; delete {directory.parent} and run the same "
-            "command, which reads the source again"
-        ) from error

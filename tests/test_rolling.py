@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data import corpus, records, rolling, shards
+from data import corpus, manifest, records, rolling, shards
 from int_lm import config
 from int_lm.config import Config
 from int_lm.errors import UserError
@@ -83,18 +83,17 @@ def test_any_step_is_the_same_after_a_restart(tmp_path: Path) -> None:
     """Asked for in order, or by a new process in a stage that was dropped: the same tokens."""
     path = write_json(tmp_path / "x.jsonl", texts(300))
     settings = settings_of(path, tmp_path / "shards")
-    laid = opened(settings).streams(settings, [])
-    steps = 12 * laid.steps_per_round
+    found = opened(settings)
+    laid = found.streams(settings, [])
+    steps = 16 * laid.steps_per_round  # into the stage at which the one after the first is dropped
     expected = [laid.at(step) for step in range(steps)]
-    dropped = [
-        stage
-        for stage in (tmp_path / "shards").rglob("stage-*")
-        if not any(entry.is_dir() for entry in stage.iterdir())
-    ]
-    assert dropped
+    found.stages.wait()
+    [dropped] = (tmp_path / "shards").rglob("stage-00001")
+    assert [entry.name for entry in dropped.iterdir()] == [manifest.FILE]
     for step in (steps - 1, steps // 2, 3, steps // 3):
-        fresh = opened(settings).streams(settings, [])
-        assert (fresh.at(step) == expected[step]).all()
+        fresh = opened(settings)
+        assert (fresh.streams(settings, []).at(step) == expected[step]).all()
+        fresh.stages.wait()
 
 
 def test_a_failure_in_the_background_is_told_in_time(tmp_path: Path) -> None:
