@@ -168,10 +168,7 @@ def measure(subject: Subject, text: Sequence[str] | None, words: bool = False) -
             text_bytes=np.array([len(text) for text in texts], np.int64),
             tokens=tokens,
         )
-    sources = {
-        name: lengths.of([i for i, (source, _) in enumerate(flat) if source == name]).summary()
-        for name in by_source
-    }
+    sources = lengths.summaries([name for name, _ in flat])
     yardsticks = baselines.baselines([document for _, document in flat])
     figures = lengths.summary() | {"baselines": yardsticks, "sources": sources}
     if not text:
@@ -254,20 +251,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         subject = open_run(Path(arguments.run), arguments.step)
     else:
         subject = open_export(Path(arguments.export))
-    named = {"model": subject.name, "step": subject.step}
-    if arguments.last_word or arguments.pairs:
-        figures = dict(named)
-        if arguments.last_word:
-            figures |= last_words(subject, arguments.last_word)
-        if arguments.pairs:
-            figures |= pairs(subject, arguments.pairs)
-        print(json.dumps(figures)) if arguments.json else show_task(figures)
-        return
-    figures = named | measure(subject, arguments.text, arguments.word_perplexity)
+    figures = {"model": subject.name, "step": subject.step}
+    present = show_task if arguments.last_word or arguments.pairs else show
+    if arguments.last_word:
+        figures |= last_words(subject, arguments.last_word)
+    if arguments.pairs:
+        figures |= pairs(subject, arguments.pairs)
+    if present is show:
+        figures |= measure(subject, arguments.text, arguments.word_perplexity)
     if arguments.json:
         print(json.dumps(figures))
     else:
-        show(figures)
+        present(figures)
 
 
 if __name__ == "__main__":

@@ -7,13 +7,12 @@ A run directory that holds a checkpoint is resumed, bit for bit. SIGINT and SIGT
 at the next step; a second one stops at once.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from int_lm import command_line, config, errors
+from int_lm import command_line, errors
 from int_lm.config import Config
 
 if TYPE_CHECKING:  # imported where needed, so that --help and a wrong flag answer at once
@@ -29,13 +28,10 @@ VALIDATION_PIECE_BYTES = 2048  # validation while training reads pieces spread o
 
 def parse(argv: Sequence[str] | None) -> Config:
     """The validated configuration that the command line describes."""
-    parser = command_line.OneLineParser(
-        usage="%(prog)s [--config FILE] [--section.field VALUE ...]",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command_line.ConfigParser(
+        usage="%(prog)s [--config FILE] [--section.field VALUE ...]", description=__doc__
     )
-    command_line.add_config_arguments(parser)
-    return config.validate(command_line.from_arguments(parser.parse_strict(argv)))
+    return parser.parse_config(argv)[1]
 
 
 def encoded(tokenizer: "Tokenizer", documents: "dict[str, list[Document]]") -> "Documents":
@@ -157,8 +153,7 @@ def finish(trainer: "Trainer", paths: "Paths", yardsticks: dict[str, float]) -> 
     from int_lm import run
 
     lengths = trainer.evaluate(trainer.text.heldout)
-    by_source = trainer.text.heldout.by_source()
-    sources = {name: lengths.of(by_source[name]).summary() for name in by_source}
+    sources = lengths.summaries(trainer.text.heldout.sources)
     figures = lengths.summary() | {"baselines": yardsticks, "sources": sources}
     run.write_evaluation(paths, trainer.number, trainer.state.weights, figures)
     note = trainer.console.note

@@ -31,7 +31,7 @@ class Corpus:
         return streams.over(
             [(source.name, source.shards) for source in self.sources],
             self.tokenizer,
-            streams=settings.es.population // settings.es.members_per_stream,
+            streams=settings.es.streams,
             segment_length=settings.es.segment_length,
             seed=settings.run.seed,
             phases=phases,

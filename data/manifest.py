@@ -72,9 +72,6 @@ def manifest_of(
     directory: Path, facts: dict[str, Any], counts: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
     """What the shards were made of, a digest of every one, and how much they hold."""
-    revision = directory / "revision"
-    if revision.exists():
-        facts = {**facts, "source": {**facts["source"], "revision": revision.read_text()}}
     listed = []
     for number, shard in enumerate(counts):
         name = shard_name(number)
@@ -91,31 +88,39 @@ def _seal_of(shard: Path) -> str:
     return hashlib.sha256((shard / digest.FILE_DIGESTS).read_bytes()).hexdigest()
 
 
-def is_complete(directory: Path) -> bool:
-    """Whether there is a manifest, and every shard that it lists."""
+def read(directory: Path) -> dict[str, Any]:
+    """The manifest of a directory of shards.
+
+    Raises:
+      UserError: missing or damaged.
+    """
+    path = directory / FILE
     try:
-        manifest = json.loads((directory / FILE).read_bytes())
-        return all((directory / shard["name"]).exists() for shard in manifest["shards"])
-    except FileNotFoundError:
+        manifest = json.loads(path.read_bytes())
+        if all(shard["name"] and shard["sha256"] for shard in manifest["shards"]):
+            return manifest
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged; delete it and run the same command") from error
+    raise UserError(f"{path} is damaged; delete it and run the same command")
+
+
+def is_complete(directory: Path) -> bool:
+    """Whether there is a manifest, and every shard that it lists; errors as of `read`."""
+    if not (directory / FILE).exists():
         return False
-    except (ValueError, KeyError, TypeError):  # said when it is opened
-        return True
+    return all((directory / shard["name"]).exists() for shard in read(directory)["shards"])
 
 
 def open_prepared(directory: Path, source: MixtureConfig) -> Prepared:
     """Check every shard against the manifest, and map it."""
-    path = directory / FILE
-    try:
-        manifest = json.loads(path.read_bytes())
-        names = [(shard["name"], shard["sha256"]) for shard in manifest["shards"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged; delete it and run the same command") from error
+    manifest = read(directory)
+    names = [(shard["name"], shard["sha256"]) for shard in manifest["shards"]]
     with runlog.progress("checking shards", len(names)) as update:
         for name, sha256 in names:
             shards.check(directory / name)
             if _seal_of(directory / name) != sha256:
                 raise UserError(
-                    f"the token shard {directory / name} is not the one in {path}; delete "
+                    f"the token shard {directory / name} is not the one in {FILE}; delete "
                     f"{directory} and run the same command"
                 )
             update(1)

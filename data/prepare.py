@@ -8,7 +8,6 @@ shard that is not finished, and comes to the same bytes. The shards of a source 
 tokenizer, and the names, sizes and times of the files.
 """
 
-import argparse
 import contextlib
 import dataclasses
 import fcntl
@@ -25,7 +24,7 @@ from data import manifest, shards, split
 from data.manifest import Prepared
 from data.sources import Document, Notice, Position, Source, open_source
 from int_lm import config, digest, errors, runlog
-from int_lm.config import Config, DataConfig, MixtureConfig
+from int_lm.config import DataConfig, MixtureConfig
 from int_lm.errors import UserError
 from tokenization.interface import Tokenizer
 
@@ -51,9 +50,10 @@ def prepare(
     directory = directory_of(data, source, tokenizer, opened)
     with writing(directory):
         if not manifest.is_complete(directory):
-            pinned = pin(directory, source, opened, say)
-            facts = manifest.facts_of(data, source, tokenizer)
-            make(directory, pinned, data, tokenizer, facts, say=say)
+            pinned = pin(directory, source)
+            reading = open_source(pinned, data.document_bytes, notice=say)
+            facts = manifest.facts_of(data, pinned, tokenizer)
+            make(directory, reading, data, tokenizer, facts, say=say)
     return manifest.open_prepared(directory, source)
 
 
@@ -89,17 +89,19 @@ def writing(directory: Path) -> Iterator[None]:
         ) from error
 
 
-def pin(directory: Path, source: MixtureConfig, opened: Source, say: Notice) -> Source:
-    """A dataset of the hub at the revision it has when preparing begins, unless one is named."""
+def pin(directory: Path, source: MixtureConfig) -> MixtureConfig:
+    """A dataset of the hub at the revision it has when preparing begins, unless one is named.
+
+    `directory` keeps the revision, for those who go on.
+    """
     if source.source != "hub" or source.revision:
-        return opened
+        return source
     from data import records
 
     path = directory / "revision"
     if not path.exists():
         digest.write_atomically(path, records.newest_revision(source.path[0]).encode())
-    revision = path.read_text()
-    return open_source(dataclasses.replace(source, revision=revision), 0, notice=say)
+    return dataclasses.replace(source, revision=path.read_text())
 
 
 @contextlib.contextmanager
@@ -270,13 +272,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Prepare every source of a configuration."""
     from int_lm import command_line
 
-    parser = command_line.OneLineParser(
-        prog="python -m data.prepare",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    command_line.add_config_arguments(parser)
-    settings: Config = config.validate(command_line.from_arguments(parser.parse_strict(argv)))
+    parser = command_line.ConfigParser(prog="python -m data.prepare", description=__doc__)
+    _, settings = parser.parse_config(argv)
     import tokenization
 
     tokenizer = tokenization.load(settings.data.tokenizer)

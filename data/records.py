@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 from data.sources import Document, Notice, Position
-from data.text import printable, walk
+from data.text import ListedFiles, printable, walk
 from int_lm.config import SourceConfig
 from int_lm.errors import UserError
 
@@ -23,7 +23,7 @@ SUFFIXES = {
 }
 
 
-class Files:
+class Files(ListedFiles):
     """Files in the order named; of directories and globs those of the format, sorted.
 
     A position is [file, state of `datasets` in it or None].
@@ -31,31 +31,24 @@ class Files:
 
     def __init__(self, source: SourceConfig, notice: Notice | None = None) -> None:
         self._source, self._notice = source, notice
-        self._files = [file for path in source.path for file in _expand(path, source.source)]
-
-    def fingerprint(self) -> list[list[object]]:
-        """Path, size and time of the last change of every file."""
-        stats = [(path, os.stat(path)) for path in self._files]
-        return [[printable(path), stat.st_size, stat.st_mtime_ns] for path, stat in stats]
-
-    def size(self) -> int:
-        return sum(os.stat(path).st_size for path in self._files)
+        files = [file for path in source.path for file in _expand(path, source.source)]
+        self.listed = [(printable(file), file) for file in files]
 
     def read(self, position: Position = None) -> Iterator[tuple[Document, Position]]:
         first, state = position or (0, None)
         skipped = _Skipped(self._notice)
-        for index in range(first, len(self._files)):
-            path = self._files[index]
+        for index in range(first, len(self.listed)):
+            name, path = self.listed[index]
             try:
                 dataset = self._load(path)
                 if state is not None:
                     dataset.load_state_dict(state)
                 for texts, after in _batches(dataset, self._source.field):
-                    yield from _documents(texts, printable(path), [index, after], skipped)
+                    yield from _documents(texts, name, [index, after], skipped)
             except UserError:
                 raise
             except Exception as error:
-                _refuse(error, printable(path), self._source)
+                _refuse(error, name, self._source)
             state = None
             yield Document("", b""), [index + 1, None]
         skipped.tell()

@@ -45,14 +45,16 @@ class Shard:
     heldout: np.ndarray
 
 
-def pack(documents: Sequence[np.ndarray], first: int, separator: int) -> dict[str, np.ndarray]:
+def pack(
+    documents: Sequence[np.ndarray], *, first: int, separator: int, dtype: np.dtype
+) -> dict[str, np.ndarray]:
     """Lay documents out in windows: {"tokens", "windows", "places"}, as above.
 
     Best fit into at most `OPEN_WINDOWS` windows: a document goes where the least room is left
     that holds it. Every token of every document, and a separator after each piece, occurs once.
 
     Args:
-      documents: arrays of ids, at least one, all of one dtype.
+      documents: arrays of ids of `dtype`.
       first: number of the first document.
     """
     windows: list[list[tuple[int, int, int]]] = []  # pieces (document, begin, end)
@@ -71,7 +73,6 @@ def pack(documents: Sequence[np.ndarray], first: int, separator: int) -> dict[st
                     rooms.pop(0)
             windows[window].append((index, begin, end))
             bisect.insort(rooms, (room - size, window))
-    dtype = documents[0].dtype
     count = sum(end - begin + 1 for window in windows for _, begin, end in window)
     tokens, places, starts = np.empty(count, dtype), [], []
     position = 0
@@ -100,15 +101,7 @@ def lay_out(
     separator = np.array([tokenizer.separator], tokenizer.dtype)
     parts = [part for ids in heldout for part in (ids, separator)]
     ends = np.cumsum([0] + [len(ids) + 1 for ids in heldout], dtype=np.int64)
-    packed = (
-        pack(train, first, tokenizer.separator)
-        if train
-        else {
-            "tokens": separator[:0],
-            "windows": np.zeros(1, np.int64),
-            "places": np.zeros((0, 3), np.int64),
-        }
-    )
+    packed = pack(train, first=first, separator=tokenizer.separator, dtype=tokenizer.dtype)
     return Shard(
         heldout_tokens=np.concatenate([separator[:0], *parts]),
         heldout=ends,

@@ -15,7 +15,26 @@ NOT_SOURCES = frozenset({"site-packages", "dist-packages", "__pycache__"})
 CHECKED_AT_ONCE = 1 << 20  # bytes decoded at once, so that checking a large file costs no memory
 
 
-class TextFiles:
+class ListedFiles:
+    """What sources of files share: what can be said of them before they are read.
+
+    Attributes:
+      listed: (name shown, path) of every file, in their order.
+    """
+
+    listed: list[tuple[str, str]]
+
+    def fingerprint(self) -> list[list[object]]:
+        """Name, size and time of the last change of every file."""
+        stats = [(name, _status(path)) for name, path in self.listed]
+        return [[name, status.st_size, status.st_mtime_ns] for name, status in stats]
+
+    def size(self) -> int:
+        """Bytes of all files, as stored."""
+        return sum(_status(path).st_size for _, path in self.listed)
+
+
+class TextFiles(ListedFiles):
     """Files in the order named, directories recursively in the order of their relative paths.
 
     Hidden files and directories and links to directories are left out, and so are the files of a
@@ -37,17 +56,7 @@ class TextFiles:
             else:
                 _check_named(path)
                 self._files.append((path, None))
-
-    def fingerprint(self) -> list[list[object]]:
-        """Path, size and time of the last change of every file."""
-        found = []
-        for path, _ in self._files:
-            status = _status(path)
-            found.append([printable(path), status.st_size, status.st_mtime_ns])
-        return found
-
-    def size(self) -> int:
-        return sum(_status(path).st_size for path, _ in self._files)
+        self.listed = [(printable(path), path) for path, _ in self._files]
 
     def read(self, position: Position = None) -> Iterator[tuple[Document, Position]]:
         first, offset, piece = position or (0, 0, 0)
@@ -81,40 +90,31 @@ class TextFiles:
                 )
 
 
-class StandardLibrary:
+class StandardLibrary(ListedFiles):
     """The Python standard library's own sources, one file a document. A position is [file]."""
 
     def __init__(self) -> None:
-        self._root = sysconfig.get_path("stdlib")
-        walked = walk(self._root, without=NOT_SOURCES) if os.path.isdir(self._root) else []
-        self._files = [path for path in walked if path.endswith(".py")]
-        if not self._files:
+        root = sysconfig.get_path("stdlib")
+        walked = walk(root, without=NOT_SOURCES) if os.path.isdir(root) else []
+        self.listed = [
+            (printable(path), os.path.join(root, path)) for path in walked if path.endswith(".py")
+        ]
+        if not self.listed:
             raise UserError(
-                f"this Python has no standard library sources in {self._root}; "
+                f"this Python has no standard library sources in {root}; "
                 "give text of your own with --data.path FILE"
             )
 
-    def fingerprint(self) -> list[list[object]]:
-        """Relative path, size and time of the last change of every file."""
-        found = []
-        for path in self._files:
-            status = _status(os.path.join(self._root, path))
-            found.append([printable(path), status.st_size, status.st_mtime_ns])
-        return found
-
-    def size(self) -> int:
-        return sum(_status(os.path.join(self._root, path)).st_size for path in self._files)
-
     def read(self, position: Position = None) -> Iterator[tuple[Document, Position]]:
         (first,) = position or (0,)
-        for index in range(first, len(self._files)):
-            path = self._files[index]
-            with _open(os.path.join(self._root, path)) as file:
+        for index in range(first, len(self.listed)):
+            name, path = self.listed[index]
+            with _open(path) as file:
                 fault = find_non_text(file)
                 file.seek(0)
                 text = file.read()
             if text and fault is None:
-                yield Document(printable(path), text), [index + 1]
+                yield Document(name, text), [index + 1]
 
 
 def cut(document: Document, size: int) -> list[Document]:

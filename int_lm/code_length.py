@@ -59,6 +59,13 @@ class CodeLengths:
             tokens=self.tokens[chosen],
         )
 
+    def summaries(self, groups: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """The summary of every group of documents; `groups` has the group of each."""
+        found: dict[str, list[int]] = {}
+        for index, name in enumerate(groups):
+            found.setdefault(name, []).append(index)
+        return {name: self.of(indices).summary() for name, indices in found.items()}
+
     def summary(self) -> dict[str, Any]:
         """The figures that `eval.py --json` prints, except baselines."""
         return {

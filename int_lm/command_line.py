@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import yaml
 
-from int_lm.config import SECTIONS, Config, from_dict, load, nearest, to_dict
+from int_lm.config import SECTIONS, Config, from_dict, load, nearest, to_dict, validate
 from int_lm.errors import UserError
 
 
@@ -32,6 +32,23 @@ class OneLineParser(argparse.ArgumentParser):
             name = unknown[0].split("=")[0]
             raise UserError(f"unknown argument {name}{nearest(name, flags, ' (see --help)')}")
         return known
+
+
+class ConfigParser(OneLineParser):
+    """A parser that reads a configuration beside a command's own flags; prints its text as it is.
+
+    Add the command's flags, then call `parse_config`.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        raw = argparse.RawDescriptionHelpFormatter
+        super().__init__(*args, formatter_class=raw, **options)
+
+    def parse_config(self, argv: Sequence[str] | None) -> tuple[argparse.Namespace, Config]:
+        """The arguments, and the validated configuration among them."""
+        add_config_arguments(self)
+        arguments = self.parse_strict(argv)
+        return arguments, validate(from_arguments(arguments))
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:

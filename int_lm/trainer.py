@@ -57,13 +57,6 @@ class Documents:
     text_bytes: Sequence[int]
     sources: Sequence[str]
 
-    def by_source(self) -> dict[str, list[int]]:
-        """The indices of the documents of every source."""
-        found: dict[str, list[int]] = {}
-        for index, name in enumerate(self.sources):
-            found.setdefault(name, []).append(index)
-        return found
-
 
 @dataclasses.dataclass(frozen=True)
 class Text:

@@ -6,7 +6,6 @@ Held-out text is encoded and decoded again, and the command fails where a byte w
 text is prepared: of each source as much is read as --bytes says.
 """
 
-import argparse
 import os
 from collections.abc import Iterator, Sequence
 
@@ -60,11 +59,7 @@ def check(tokenizer: Tokenizer, texts: Sequence[bytes]) -> tuple[int, int]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print what was found."""
-    parser = command_line.OneLineParser(
-        prog="python -m tokenization.inspect",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line.ConfigParser(prog="python -m tokenization.inspect", description=__doc__)
     parser.add_argument("--tokenizer", required=True, help="as of --data.tokenizer")
     parser.add_argument("--pieces", action="store_true", help="print every piece")
     parser.add_argument(
@@ -73,9 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         default=4_000_000,
         help="held-out text of each source to check, at most (default: %(default)s)",
     )
-    command_line.add_config_arguments(parser)
-    arguments = parser.parse_strict(argv)
-    settings = config.validate(command_line.from_arguments(arguments))
+    arguments, settings = parser.parse_config(argv)
     tokenizer = tokenization.load(arguments.tokenizer)
     print(f"{tokenizer.name}, {tokenizer.vocab_size} ids, digest {tokenizer.digest()[:16]}")
     if arguments.pieces:

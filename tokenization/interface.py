@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
 
 import numpy as np
 
+from int_lm import digest
 from int_lm.errors import UserError
 
 FILE_NAME = "tokenizer.json"
@@ -95,12 +95,8 @@ def write_identity(tokenizer: Tokenizer, directory: str | Path) -> None:
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     content = {**identity(tokenizer), "format_version": FORMAT_VERSION}
-    temporary = directory / f"{FILE_NAME}.tmp"
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(content, indent=2) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(directory / FILE_NAME)
+    text = json.dumps(content, indent=2) + "\n"
+    digest.write_atomically(directory / FILE_NAME, text.encode())
 
 
 def read_identity(directory: str | Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from int_lm import digest
 from int_lm.errors import UserError
 from tokenization.interface import identity_digest, write_identity
 
@@ -171,9 +172,7 @@ class SentencePieceTokenizer:
         """Write `tokenizer.model` and then `tokenizer.json` into `directory`."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        temporary = directory / f"{MODEL_FILE}.tmp"
-        temporary.write_bytes(self._model)
-        temporary.replace(directory / MODEL_FILE)
+        digest.write_atomically(directory / MODEL_FILE, self._model)
         write_identity(self, directory)
 
     @classmethod

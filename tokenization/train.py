@@ -7,7 +7,6 @@ on, the documents with the smallest hashes, whatever their order. Settings keep 
 no normalisation, no added spaces, bytes for what has no piece. Id 0 is the separator.
 """
 
-import argparse
 import hashlib
 import heapq
 import io
@@ -109,11 +108,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Sample, train, check, save."""
     from int_lm import command_line
 
-    parser = command_line.OneLineParser(
-        prog="python -m tokenization.train",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line.ConfigParser(prog="python -m tokenization.train", description=__doc__)
     parser.add_argument("--vocab_size", type=int, required=True, help="V, 512 to 65536")
     parser.add_argument("--out", required=True, metavar="DIR", help="directory to write")
     parser.add_argument(
@@ -128,13 +123,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         default=100_000_000,
         help="text to train on, at most (default: %(default)s)",
     )
-    command_line.add_config_arguments(parser)
-    arguments = parser.parse_strict(argv)
+    arguments, settings = parser.parse_config(argv)
     if arguments.vocab_size not in VOCABULARY:
         raise UserError(f"--vocab_size is {arguments.vocab_size}, must lie between 512 and 65536")
     if arguments.sample_bytes < 1:
         raise UserError(f"--sample_bytes is {arguments.sample_bytes}, must be at least 1")
-    settings = config.validate(command_line.from_arguments(arguments))
     texts = sample(settings.data, arguments.sample_bytes)
     size = sum(map(len, texts))
     print(f"training on {len(texts):,} documents, {size:,} bytes")
