@@ -89,7 +89,7 @@ def gradients_of(settings: Config, weights: Tree, laid: Any) -> Iterator[Votes]:
     real = functools.partial(params.map_leaves, lambda leaf: leaf.astype(jnp.float32))
     gradient = jax.jit(jax.grad(backprop.loss, has_aux=True))
     es = settings.es
-    state = real(models.initial_state(settings.model, es.population // es.members_per_stream))
+    state = real(models.initial_state(settings.model, es.streams))
     latent, number = real(weights), 0
     while True:
         tree, state = gradient(latent, state, jnp.asarray(laid.at(number)))
@@ -115,7 +115,7 @@ def measure(settings: Config, text: list[Any], step: int, weights: Tree, draws: 
     laid = streams.build(
         text,
         tokenizer,
-        streams=es.population // es.members_per_stream,
+        streams=es.streams,
         segment_length=es.segment_length,
     )
     gradients = gradients_of(settings, weights, laid)

@@ -79,7 +79,7 @@ def evolution(settings: Config, train: list[Any]) -> tuple[Callable[[int], None]
     laid = streams.build(
         train,
         tokenizer,
-        streams=es.population // es.members_per_stream,
+        streams=es.streams,
         segment_length=es.segment_length,
         seed=settings.run.seed,
     )

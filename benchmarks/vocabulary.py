@@ -41,7 +41,7 @@ SMALLEST = 2
 def prepared(settings: Config, vocab_size: int) -> tuple[Callable[[], float], int]:
     """(seconds of one more step, bytes of temporaries) at a vocabulary; compiled."""
     es = settings.es
-    streams = es.population // es.members_per_stream
+    streams = es.streams
     generator = np.random.default_rng(0)
     tokens = generator.integers(0, vocab_size, (streams, es.segment_length + 1)).astype(np.uint16)
     state = evolve.initial(settings, vocab_size)

@@ -110,8 +110,8 @@ def update(
 
     Args:
       table: int8 [rows, V]. counts: int32 [rows].
-      rows_J: int32, the row of every reading. errors_JV: int8, of `votes`; 127 >> spare
-        bits make 1, which the step makes up for.
+      rows_J: int32, the row of every reading, one past the table for padding.
+      errors_JV: int8, of `votes`; 127 >> spare bits make 1, which the step makes up for.
       number: the step's, uint32 scalar.
     """
     readings, size = len(rows_J), len(table)

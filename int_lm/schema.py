@@ -99,6 +99,11 @@ class EsConfig:
     )
     chunk: int = described(0, "members evaluated at once, to bound memory (0: all; same bits)")
 
+    @property
+    def streams(self) -> int:
+        """S, token streams: each is read by `members_per_stream` members."""
+        return self.population // self.members_per_stream
+
 
 @dataclasses.dataclass(frozen=True)
 class SourceConfig:

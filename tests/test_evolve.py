@@ -62,7 +62,7 @@ def tiny(
 
 def tokens_of(config: Config, number: int, vocab_size: int = VOCABULARY) -> np.ndarray:
     """Random tokens of a step, uint16 [S, T+1]."""
-    streams = config.es.population // config.es.members_per_stream
+    streams = config.es.streams
     shape = streams, config.es.segment_length + 1
     return np.random.default_rng(number).integers(0, vocab_size, shape).astype(np.uint16)
 
@@ -79,7 +79,7 @@ def arguments_of(config: Config, vocab_size: int = VOCABULARY):
     """What `evolve.step` takes after its configuration, as shapes."""
     state = jax.eval_shape(functools.partial(evolve.initial, config, vocab_size))
     es, word = config.es, jax.ShapeDtypeStruct((), jnp.uint32)
-    shape = es.population // es.members_per_stream, es.segment_length + 1
+    shape = es.streams, es.segment_length + 1
     tokens = jax.ShapeDtypeStruct(shape, jnp.uint16)
     number = jax.ShapeDtypeStruct((), jnp.int32)
     return state, tokens, word, word, evolve.Pace(z=number, rate=number)  # type: ignore[arg-type]

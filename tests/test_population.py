@@ -66,7 +66,7 @@ def inputs_of(es: EsConfig) -> tuple[Tree, Tree, jax.Array]:
         lambda spec: jnp.asarray(random.integers(-40, 41, spec.full_shape).astype(np.int8)), SPECS
     )
     state = random.integers(-127, 128, (MODEL.layers, es.population, MODEL.width)).astype(np.int8)
-    streams = es.population // es.members_per_stream
+    streams = es.streams
     tokens = random.integers(0, VOCABULARY, (streams, es.segment_length + 1)).astype(np.uint16)
     return weights, {"cell": jnp.asarray(state)}, jnp.asarray(tokens)
 

@@ -70,7 +70,7 @@ def test_packing_keeps_every_token_once(documents: list[np.ndarray], window: int
     before = shards.WINDOW
     shards.WINDOW = window
     try:
-        packed = shards.pack(documents, 5, 0)
+        packed = shards.pack(documents, first=5, separator=0, dtype=np.dtype(np.uint8))
     finally:
         shards.WINDOW = before
     tokens, windows, places = packed["tokens"], packed["windows"], packed["places"]
@@ -92,7 +92,8 @@ def test_documents_that_fit_are_not_cut_and_windows_are_full() -> None:
     """Texts of all sizes up to a window stay whole, and packing wastes under two percent."""
     generator = np.random.default_rng(0)
     sizes = np.minimum(generator.lognormal(8, 1.2, 3000).astype(int) + 1, shards.WINDOW - 1)
-    packed = shards.pack([np.ones(size, np.uint8) for size in sizes], 0, 0)
+    documents = [np.ones(size, np.uint8) for size in sizes]
+    packed = shards.pack(documents, first=0, separator=0, dtype=np.dtype(np.uint8))
     assert len(packed["places"]) == 3000
     windows = np.diff(packed["windows"])
     assert windows.sum() / (len(windows) * shards.WINDOW) > 0.98

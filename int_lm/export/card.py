@@ -107,7 +107,7 @@ def model_card(
 
     model, es, data = run.config.model, run.config.es, run.config.data
     count = params.count(evolve.specs_of(run.config, run.vocab_size))
-    streams = es.population // es.members_per_stream
+    streams = es.streams
     sizes = {
         "architecture": f"`{model.architecture}`, {model.layers} layers of width {model.width}",
         "weights": f"{count:,}, one byte each (file: {file_size:,} bytes)",
