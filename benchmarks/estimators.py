@@ -56,18 +56,18 @@ def votes_of(settings: Config, vocab_size: int, weights: Tree, laid: Any) -> Ite
     import jax
     import jax.numpy as jnp
 
-    from int_lm import evolve, fitness, models, population
+    from int_lm import evolve, fitness, models, population, voting
 
     specs = evolve.specs_of(settings, vocab_size)
 
     @jax.jit
     def vote(weights: Tree, members: Tree, tokens_ST: Any, number: Any):
-        seed = jnp.uint32(settings.run.seed)
+        seed, chunks_C = jnp.uint32(settings.run.seed), population.all_chunks(settings.es)
         scores_P, members, ballots, _ = population.scores(
-            settings, specs, weights, members, tokens_ST, seed, number
+            settings, specs, weights, members, tokens_ST, seed, number, chunks_C
         )
         fitness_I = fitness.fitness(settings.es, scores_P)
-        plain = evolve.plain_votes(settings.es, specs, fitness_I, seed, number)
+        plain = voting.plain_votes(settings.es, specs, fitness_I, seed, number, chunks_C)
         return members, ballots | plain
 
     members = models.initial_state(settings.model, settings.es.population)

@@ -20,71 +20,36 @@ import yaml
 from int_lm.errors import UserError
 from int_lm.schema import (
     DIRECT_BITS as DIRECT_BITS,
-)
-from int_lm.schema import (
     DIRECT_LENGTH_MAX as DIRECT_LENGTH_MAX,
-)
-from int_lm.schema import (
     FITNESS_MAX as FITNESS_MAX,
-)
-from int_lm.schema import (
     GAUSSIAN_MAX as GAUSSIAN_MAX,
-)
-from int_lm.schema import (
     INT8_MAX as INT8_MAX,
-)
-from int_lm.schema import (
     INT32_MAX as INT32_MAX,
-)
-from int_lm.schema import (
     LEARNING_RATE_MAX as LEARNING_RATE_MAX,
-)
-from int_lm.schema import (
     LOG2_FRACTION_BITS as LOG2_FRACTION_BITS,
-)
-from int_lm.schema import (
     RADEMACHER_MAX as RADEMACHER_MAX,
-)
-from int_lm.schema import (
     SEPARATOR as SEPARATOR,
-)
-from int_lm.schema import (
     SPARE_BITS_MAX as SPARE_BITS_MAX,
-)
-from int_lm.schema import (
     VOTE_CLIP_MAX as VOTE_CLIP_MAX,
-)
-from int_lm.schema import (
     WORST_BITS_PER_TOKEN as WORST_BITS_PER_TOKEN,
-)
-from int_lm.schema import (
     Config as Config,
-)
-from int_lm.schema import (
     DataConfig as DataConfig,
-)
-from int_lm.schema import (
+    DistributedConfig as DistributedConfig,
     EsConfig as EsConfig,
-)
-from int_lm.schema import (
     MixtureConfig as MixtureConfig,
-)
-from int_lm.schema import (
     ModelConfig as ModelConfig,
-)
-from int_lm.schema import (
     RunConfig as RunConfig,
-)
-from int_lm.schema import (
     SourceConfig as SourceConfig,
 )
 
 SECTIONS: dict[str, type] = {field.name: field.type for field in dataclasses.fields(Config)}  # type: ignore[misc]
 
 # What may change between a run and its resumption without changing the meaning of its weights.
-RESUMABLE_CHANGES = frozenset({"es.chunk", "data.shards", "data.heldout_bytes"}) | {
-    f"run.{field.name}" for field in dataclasses.fields(RunConfig) if field.name != "seed"
-}
+RESUMABLE_CHANGES = (
+    frozenset({"es.chunk", "data.shards", "data.heldout_bytes"})
+    | {f"run.{field.name}" for field in dataclasses.fields(RunConfig) if field.name != "seed"}
+    | {f"distributed.{field.name}" for field in dataclasses.fields(DistributedConfig)}
+)
 
 
 def to_dict(config: Config) -> dict[str, dict[str, Any]]:
@@ -269,6 +234,26 @@ def _validate_sources(data: DataConfig) -> None:
     _require(data.shards != "", "data.shards is empty; name a directory such as shards")
 
 
+def _validate_distributed(distributed: DistributedConfig) -> None:
+    """Refuse processes that cannot find one another."""
+    named = distributed.coordinator not in ("auto", "none")
+    _require(
+        not named or re.fullmatch(r".+:\d{1,5}", distributed.coordinator) is not None,
+        f"distributed.coordinator is {distributed.coordinator!r}, must be host:port, auto or none",
+    )
+    given = distributed.processes > 0 and distributed.process_id >= 0
+    _require(
+        given if named else distributed.processes == 0 and distributed.process_id == -1,
+        "distributed.coordinator, distributed.processes and distributed.process_id go together; "
+        "give all three, or none of them",
+    )
+    _require(
+        not named or distributed.process_id < distributed.processes,
+        f"distributed.process_id is {distributed.process_id}, must be below distributed.processes "
+        f"{distributed.processes}",
+    )
+
+
 def validate(config: Config) -> Config:
     """Return `config` if every size is possible and no integer sum can overflow.
 
@@ -322,6 +307,7 @@ def validate(config: Config) -> Config:
     _require(es.sigma_shift <= 12, f"es.sigma_shift is {es.sigma_shift}, must be at most 12")
     _require(0 < data.holdout < 1, f"data.holdout is {data.holdout}, must lie between 0 and 1")
     _validate_sources(data)
+    _validate_distributed(config.distributed)
     _require(run.dir != "", "run.dir is empty; name a directory such as runs/first")
     _require(run.seed < 2**31, f"run.seed is {run.seed}, must lie between 0 and 2^31 - 1")
 

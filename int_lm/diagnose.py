@@ -107,7 +107,7 @@ def compiled(config: Config, vocab_size: int) -> Callable[[State, np.ndarray, in
         )
 
     def run(state: State, tokens_ST: np.ndarray, number: int) -> Counts:
-        parts = population.split_members(half.es, state.members)
+        parts = population.split_members(2, state.members)
         seed, halves = np.uint32(config.run.seed), tokens_ST.reshape(2, -1, tokens_ST.shape[1])
         signs = [
             signs_of(

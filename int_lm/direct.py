@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from int_lm import fixed, tables
+from int_lm import fixed, placement, tables
 from int_lm.config import INT8_MAX, SEPARATOR, EsConfig, ModelConfig, spare_bits
 from int_lm.params import Role, Spec, Tree
 
@@ -100,8 +100,10 @@ def update(
     table: Array,
     counts: Array,
     rows_J: Array,
-    errors_JV: Array,
+    errors_JW: Array,
     number: Array,
+    first_column: Array | int = 0,
+    axis: str | None = None,
 ) -> tuple[Array, Array]:
     """A table and its counts after one step.
 
@@ -111,8 +113,10 @@ def update(
     Args:
       table: int8 [rows, V]. counts: int32 [rows].
       rows_J: int32, the row of every reading, one past the table for padding.
-      errors_JV: int8, of `votes`; 127 >> spare bits make 1, which the step makes up for.
+      errors_JW: int8, of `votes`; 127 >> spare bits make 1, which the step makes up for. Of all
+        columns of the table, or of this device's own, of which `first_column` is the first.
       number: the step's, uint32 scalar.
+      axis: of the devices that share the columns, if any (see `placement`).
     """
     readings, size = len(rows_J), len(table)
     order_J = jnp.argsort(rows_J)
@@ -120,9 +124,9 @@ def update(
     begins_J = jnp.concatenate([jnp.ones(1, bool), sorted_J[1:] != sorted_J[:-1]])
     slot_J = jnp.cumsum(begins_J.astype(jnp.int32)) - 1
     zeros_J = jnp.zeros(readings, jnp.int32)
-    error_JV = jnp.zeros(errors_JV.shape, jnp.int32)
-    error_JV = error_JV.at[slot_J].add(
-        errors_JV[order_J].astype(jnp.int32), indices_are_sorted=True
+    error_JW = jnp.zeros(errors_JW.shape, jnp.int32)
+    error_JW = error_JW.at[slot_J].add(
+        errors_JW[order_J].astype(jnp.int32), indices_are_sorted=True
     )
     hits_J = zeros_J.at[slot_J].add(1, indices_are_sorted=True)
     # slots beyond the last row stay empty: they name rows past the table, and are dropped
@@ -131,15 +135,19 @@ def update(
     count_J = count_J + (count_J < COUNT_MAX).astype(jnp.int32)
     step_J = _row_step(es, count_J)
     factor_J = (step_J << _MEAN_BITS) // jnp.maximum(hits_J, 1)  # error x factor < 2^30
-    dither_JV = fixed.dither(
+    width = errors_JW.shape[1]
+    dither_JW = fixed.dither(
         row_J[:, None],
-        jnp.arange(table.shape[1], dtype=jnp.int32)[None],
+        first_column + jnp.arange(width, dtype=jnp.int32)[None],
         number,
         _MOVE_BITS,
     )
-    error_JV = error_JV << spare_bits(es)
-    move_JV = (error_JV * factor_J[:, None] + dither_JV) >> _MOVE_BITS
-    old_JV = table.at[row_J].get(mode="fill", fill_value=0).astype(jnp.int32)
-    moved_JV = jnp.clip(old_JV + move_JV, -INT8_MAX, INT8_MAX).astype(jnp.int8)
+    error_JW = error_JW << spare_bits(es)
+    move_JW = (error_JW * factor_J[:, None] + dither_JW) >> _MOVE_BITS
+    old_JV = table.at[row_J].get(mode="fill", fill_value=0)
+    old_JW = jax.lax.dynamic_slice_in_dim(old_JV, first_column, width, axis=1).astype(jnp.int32)
+    moved_JW = jnp.clip(old_JW + move_JW, -INT8_MAX, INT8_MAX).astype(jnp.int8)
+    shared = axis if width < table.shape[1] else None
+    moved_JV = placement.gathered(moved_JW, shared, along=1)
     table = table.at[row_J].set(moved_JV, mode="drop", unique_indices=True)
     return table, counts.at[row_J].set(count_J, mode="drop", unique_indices=True)

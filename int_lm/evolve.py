@@ -3,7 +3,8 @@
     (state, tokens_ST, step) -> (state, metrics)
 
 Nothing in it has a floating dtype (a test walks its jaxpr), so a run's bits depend neither on the
-machine nor on the order of any sum.
+machine nor on the order of any sum. Members read and vote where they lie (`placement`); weights
+move on every device alike.
 """
 
 import dataclasses
@@ -15,9 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from int_lm import direct, fitness, models, noise, params, population, tables, update, votes
+from int_lm import direct, models, noise, params, placement, tables, update, votes, voting
 from int_lm.config import Config, EsConfig
 from int_lm.params import Tree
+from int_lm.placement import Placement
 
 
 @jax.tree_util.register_dataclass
@@ -92,28 +94,6 @@ def initial(config: Config, vocab_size: int) -> State:
     )
 
 
-def plain_votes(
-    es: EsConfig, specs: Tree, fitness_I: Array, seed: Array, number: Array
-) -> dict[str, Array]:
-    """Votes by path of the tensors that the plain estimator votes on, over regenerated noise."""
-    plain = {
-        path for path, spec in params.flatten(specs) if votes.estimator(es, spec.role) == "eggroll"
-    }
-
-    def chunk_votes(chunk: Array, fitness_I: Array) -> tuple[None, dict[str, Array]]:
-        noises = population.chunk_noise(es, specs, seed, number, chunk)
-        return None, {
-            path: votes.eggroll(es, noise, fitness_I)
-            for path, noise in params.flatten(noises)
-            if path in plain
-        }
-
-    if not plain:
-        return {}
-    fitnesses = fitness_I.reshape(population.chunks(es), -1)
-    return population.over_chunks(chunk_votes, es, fitnesses)[1]
-
-
 def learn(
     es: EsConfig,
     specs: Tree,
@@ -167,6 +147,7 @@ def step(
     seed: Array,
     number: Array,
     pace: Pace,
+    place: Placement | None = None,
 ) -> tuple[State, Metrics]:
     """One step.
 
@@ -174,48 +155,57 @@ def step(
       tokens_ST: [S, T+1], any integer dtype; column t+1 holds the targets of column t.
       seed, number: uint32 scalars, the run's seed and the step's number.
       pace: what the schedules say of this step.
+      place: the devices, whose number must divide that of the chunks; None for one.
     """
     specs = specs_of(config, vocab_size)
-    scores_P, members, ballots, readings = population.scores(
-        config, specs, state.weights, state.members, tokens_ST, seed, number
+    verdict = voting.vote(
+        config, specs, state.weights, state.members, state.counts, tokens_ST, seed, number, place
     )
-    fitness_I = fitness.fitness(config.es, scores_P)
-    ballots |= plain_votes(config.es, specs, fitness_I, seed, number)
-    weights, remainders = learn(config.es, specs, state, ballots, fitness_I, seed, number, pace)
+    weights, remainders = learn(
+        config.es, specs, state, verdict.ballots, verdict.fitness_I, seed, number, pace
+    )
+    if place is not None:
+        weights = _gathered(weights, specs, place)
     changed = jax.tree.map(
         lambda new, old: jnp.sum(new != old, dtype=jnp.int32),
         weights,
         params.without_direct(state.weights),
     )
     metrics = Metrics(
-        scores_P=scores_P,
+        scores_P=verdict.scores_P,
         changed=jax.tree.reduce(jnp.add, changed),
         saturated=params.saturated(weights),
     )
-    counts = {}
-    if readings is not None:
-        weights["direct"] = {}
-        for name, table in state.weights["direct"].items():
-            weights["direct"][name], counts[name] = direct.update(
-                config.es,
-                table,
-                state.counts[name],
-                readings.rows[f"direct/{name}"],
-                readings.errors_JV,
-                number,
-            )
-    return State(weights, members, remainders, counts), metrics
+    if verdict.tables:
+        weights["direct"] = verdict.tables
+    return State(weights, verdict.members, remainders, verdict.counts), metrics
+
+
+def _gathered(weights: Tree, specs: Tree, place: Placement) -> Tree:
+    """Moved weights on every device: each moves its part of them, and int8 is what is gathered."""
+    network = params.without_direct(specs)
+    split = params.map_leaves(lambda spec: place.of_votes(spec.full_shape), network)
+    parts = jax.lax.with_sharding_constraint(weights, split)
+    # otherwise the compiler would rather gather the votes, which are four times as large
+    parts = jax.lax.optimization_barrier(parts)
+    return jax.lax.with_sharding_constraint(parts, place.everywhere)
 
 
 StepFunction = Callable[[State, np.ndarray, int], tuple[State, Metrics]]
 
 
-def compiled_step(config: Config, vocab_size: int) -> StepFunction:
+def compiled_step(config: Config, vocab_size: int, place: Placement | None = None) -> StepFunction:
     """`(state, tokens_ST, number) -> (state, metrics)`, compiled at its first call and only then.
 
     The step number and what the schedules say enter as arguments, so that no step recompiles. The
     tables of direct connections are changed in place: the state that was passed in loses them.
+
+    Args:
+      place: the devices; states are then those of `placed`, and tokens are divided here.
     """
+    if place is not None:
+        es = placement.chunked(config.es, place.devices)
+        config = dataclasses.replace(config, es=es)
 
     @functools.partial(jax.jit, donate_argnums=0)
     def jitted(
@@ -226,13 +216,35 @@ def compiled_step(config: Config, vocab_size: int) -> StepFunction:
         number: Array,
         pace: Pace,
     ):
-        return step(config, vocab_size, _joined(tables, state), tokens_ST, seed, number, pace)
+        whole = _joined(tables, state)
+        return step(config, vocab_size, whole, tokens_ST, seed, number, pace, place)
 
     def run(state: State, tokens_ST: np.ndarray, number: int) -> tuple[State, Metrics]:
         seed = np.uint32(config.run.seed)
-        return jitted(*_split(state), tokens_ST, seed, np.uint32(number), pace(config, number))
+        tokens = tokens_ST if place is None else placement.put(place.by_stream, tokens_ST)
+        return jitted(*_split(state), tokens, seed, np.uint32(number), pace(config, number))
 
     return run
+
+
+def placed(state: State, specs: Tree, place: Placement | None) -> State:
+    """A whole state, of which every process has all, laid out over the devices; None for one."""
+    if place is None:
+        return jax.tree.map(jnp.asarray, state)
+
+    def everywhere(leaf: Array) -> Array:
+        return placement.put(place.everywhere, leaf)
+
+    network = dict(params.flatten(params.without_direct(specs)))
+    return State(
+        weights=jax.tree.map(everywhere, state.weights),
+        members=jax.tree.map(lambda leaf: placement.put(place.by_member, leaf), state.members),
+        remainders={
+            path: placement.put(place.of_votes(network[path].full_shape), leaf)
+            for path, leaf in state.remainders.items()
+        },
+        counts=jax.tree.map(everywhere, state.counts),
+    )
 
 
 def _split(state: State) -> tuple[tuple[Tree, Tree], State]:

@@ -7,7 +7,6 @@ Layers are stacked on a leading axis L. Paths are written `layers/forget_input`.
 import dataclasses
 import enum
 import functools
-import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -127,13 +126,3 @@ def saturated(weights: Tree) -> Array:
 def without_direct(tree: Tree) -> Tree:
     """The tree of the network alone, without the tables of its direct connections."""
     return {key: value for key, value in tree.items() if key != "direct"}
-
-
-def weights_hash(weights: Tree) -> str:
-    """64-bit hash of paths, shapes and weights as 16 hex digits: equal iff the models are equal."""
-    digest = hashlib.blake2b(digest_size=8)
-    for path, leaf in flatten(weights):
-        array = np.ascontiguousarray(leaf)
-        digest.update(f"{path}{array.shape}{array.dtype}".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()

@@ -89,8 +89,13 @@ def read_and_vote(
 
 
 def chunks(es: EsConfig) -> int:
-    """Number of chunks the population is evaluated in."""
+    """Number of chunks the population is evaluated in, on all devices together."""
     return es.population // es.chunk if es.chunk else 1
+
+
+def all_chunks(es: EsConfig) -> Array:
+    """Numbers of all chunks: int32 [C]."""
+    return jnp.arange(chunks(es), dtype=jnp.int32)
 
 
 def chunk_pairs(es: EsConfig, chunk: Array) -> Array:
@@ -112,17 +117,18 @@ def chunk_noise(es: EsConfig, specs: Tree, seed: Array, step: Array, chunk: Arra
 
 
 def over_chunks(
-    function: Callable[[Array, Any], tuple[Any, Any]], es: EsConfig, arguments: Any
+    function: Callable[[Array, Any], tuple[Any, Any]], chunks_C: Array, arguments: Any
 ) -> tuple[Any, Any]:
-    """`function(chunk, arguments[chunk])` for every chunk, one after another.
+    """`function(chunk, arguments[...])` for every one of some chunks, one after another.
 
     It returns two trees: the first ones are stacked, the second ones summed, without ever holding
     more than one of them beside the sum.
+
+    Args:
+      chunks_C: numbers of the chunks, int32. arguments: a tree of leaves [C, ...].
     """
-    count = chunks(es)
-    numbers = jnp.arange(count, dtype=jnp.int32)
-    first = (numbers[0], jax.tree.map(lambda x: x[0], arguments))
-    if count == 1:
+    first = (chunks_C[0], jax.tree.map(lambda x: x[0], arguments))
+    if len(chunks_C) == 1:
         stacked, summed = function(*first)
         return jax.tree.map(lambda x: x[None], stacked), summed
     zeros = jax.tree.map(
@@ -133,7 +139,7 @@ def over_chunks(
         stacked, summed = function(*both)
         return jax.tree.map(jnp.add, total, summed), stacked
 
-    total, stacked = jax.lax.scan(add, zeros, (numbers, arguments))
+    total, stacked = jax.lax.scan(add, zeros, (chunks_C, arguments))
     return stacked, total
 
 
@@ -161,11 +167,11 @@ def chunk_scores(
     return read_and_vote(config, specs, members, state, tokens_PT, number, pairs_I)
 
 
-def split_members(es: EsConfig, state: Tree) -> Tree:
-    """Leaves [L, P, ...] as [chunks, L, P / chunks, ...]."""
+def split_members(count: int, state: Tree) -> Tree:
+    """Leaves [L, P, ...] as [count, L, P / count, ...]."""
 
     def split(leaf: Array) -> Array:
-        return jnp.moveaxis(leaf.reshape(leaf.shape[0], chunks(es), -1, *leaf.shape[2:]), 1, 0)
+        return jnp.moveaxis(leaf.reshape(leaf.shape[0], count, -1, *leaf.shape[2:]), 1, 0)
 
     return jax.tree.map(split, state)
 
@@ -187,19 +193,22 @@ def scores(
     tokens_ST: Array,
     seed: Array,
     number: Array,
+    chunks_C: Array,
 ) -> tuple[Array, Tree, Ballots, Readings | None]:
-    """Every member's summed log2-likelihood over its segment, and what votes come of its reading.
+    """Members' summed log2-likelihoods over their segments, and what votes come of their reading.
 
     Args:
-      weights: int8 tree. state: members' states, leaves [L, P, ...].
+      weights: int8 tree.
+      state: states of the members of these chunks, leaves [L, P, ...].
       tokens_ST: [S, T+1] with S = P / members_per_stream.
       seed, number: uint32 scalars, the run's seed and the step's number.
+      chunks_C: numbers of the chunks to evaluate, int32: all of them, or those of one device.
 
     Returns:
       int32 [P] in units of 2^-16 bit, the members' states after the segment, votes by path, and the
       readings of direct connections (see `read_and_vote`).
     """
-    es = config.es
+    count = len(chunks_C)
 
     def one_chunk(chunk: Array, arguments: tuple[Tree, Array]):
         state, score_P, ballots, readings = chunk_scores(
@@ -207,9 +216,9 @@ def scores(
         )
         return (score_P, state, readings), ballots
 
-    tokens = tokens_ST.reshape(chunks(es), -1, tokens_ST.shape[1])
+    tokens = tokens_ST.reshape(count, -1, tokens_ST.shape[1])
     (scores_CP, state, readings), ballots = over_chunks(
-        one_chunk, es, (split_members(es, state), tokens)
+        one_chunk, chunks_C, (split_members(count, state), tokens)
     )
     readings = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), readings)
     return scores_CP.reshape(-1), _join_members(state), ballots, readings

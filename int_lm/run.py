@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from int_lm import checkpoint, config, digest, evolve, params
+from int_lm import checkpoint, config, digest, evolve, hashing
 from int_lm.config import Config
 from int_lm.errors import UserError
 from int_lm.noise import NOISE_VERSION
@@ -108,6 +108,16 @@ def check_resumable(
             )
 
 
+def shared_configuration(settings: Config) -> dict[str, Any]:
+    """What the processes of a run must have in common: all but where each finds its files."""
+    tree = config.to_dict(settings)
+    own = {"distributed": set(tree["distributed"]), "run": {"dir"}, "data": {"path", "shards"}}
+    return {
+        section: {key: value for key, value in fields.items() if key not in own.get(section, ())}
+        for section, fields in tree.items()
+    }
+
+
 def write_config(paths: Paths, settings: Config) -> None:
     """Keep the resolved configuration beside the run."""
     digest.write_atomically(paths.config, config.to_yaml(settings).encode())
@@ -148,5 +158,5 @@ def open_run(
 
 def write_evaluation(paths: Paths, step: int, weights: Tree, figures: Mapping[str, Any]) -> None:
     """Keep the figures of a full held-out evaluation for the model card."""
-    content = {"step": step, "weights_hash": params.weights_hash(weights), **figures}
+    content = {"step": step, "weights_hash": hashing.weights_hash(weights), **figures}
     digest.write_atomically(paths.evaluation, (json.dumps(content, indent=2) + "\n").encode())

@@ -97,7 +97,9 @@ class EsConfig:
         "decay of alpha and learning_rate: none, to 0 at run.steps (linear, cosine), with "
         "h = step / halflife as 1 / (1 + h) or 1 / sqrt(1 + h), or that times linear",
     )
-    chunk: int = described(0, "members evaluated at once, to bound memory (0: all; same bits)")
+    chunk: int = described(
+        0, "members that a device evaluates at once, to bound memory (0: all of its; same bits)"
+    )
 
     @property
     def streams(self) -> int:
@@ -179,6 +181,35 @@ class RunConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class DistributedConfig:
+    """Devices and processes: where a run is computed. Nothing here changes a bit of it."""
+
+    coordinator: str = described(
+        "auto",
+        "host:port of process 0, where all processes of the run meet; auto: as SLURM or Open MPI "
+        "say, and otherwise this process alone; none: this process alone",
+    )
+    processes: int = described(0, "number of processes (0: as SLURM or Open MPI say)")
+    process_id: int = described(
+        -1, "which of them this one is, from 0 (-1: as SLURM or Open MPI say)", least=-1
+    )
+    devices: int = described(
+        0, "devices to use of each process (0: all, or as many as can share the streams evenly)"
+    )
+    update: Literal["auto", "replicated", "sharded"] = described(
+        "auto",
+        "replicated: every device sums all votes and moves all weights; sharded: each its part, "
+        "and int8 weights are gathered; auto: sharded from 2^24 weights on",
+    )
+    timeout: float = described(
+        120.0,
+        "seconds after which a process that waits for the others, for a step or for a sign of "
+        "life, gives up and ends, so that the run can be started again",
+        least=1,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """Everything a run depends on."""
 
@@ -186,3 +217,4 @@ class Config:
     es: EsConfig = dataclasses.field(default_factory=EsConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     run: RunConfig = dataclasses.field(default_factory=RunConfig)
+    distributed: DistributedConfig = dataclasses.field(default_factory=DistributedConfig)

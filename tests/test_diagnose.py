@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from int_lm import config as configuration
-from int_lm import diagnose, evolve, params, population
+from int_lm import config as configuration, diagnose, evolve, hashing, params, population
 from int_lm.config import Config, EsConfig, ModelConfig
 
 VOCABULARY = 11
@@ -57,7 +56,7 @@ def test_halves_add_up_to_the_votes_of_the_step(architecture: str, es: dict):
     state, tokens = trained(config), jnp.asarray(tokens_of(3))
     specs = evolve.specs_of(config, VOCABULARY)
     half = dataclasses.replace(config, es=dataclasses.replace(config.es, chunk=8))
-    parts = population.split_members(half.es, state.members)
+    parts = population.split_members(2, state.members)
     signs_of = jax.jit(functools.partial(diagnose._signs, half, specs))
     word = jnp.uint32(3)
     signs = [
@@ -74,14 +73,21 @@ def test_halves_add_up_to_the_votes_of_the_step(architecture: str, es: dict):
 
     @jax.jit
     def whole(state, tokens):
-        seed = jnp.uint32(config.run.seed)
-        from int_lm import fitness
+        seed, chunks_C = jnp.uint32(config.run.seed), population.all_chunks(config.es)
+        from int_lm import fitness, voting
 
         scores_P, _, ballots, _ = population.scores(
-            config, specs, state.weights, state.members, tokens, seed, word
+            config,
+            specs,
+            state.weights,
+            state.members,
+            tokens,
+            seed,
+            word,
+            population.all_chunks(config.es),
         )
         fitness_I = fitness.fitness(config.es, scores_P)
-        return ballots | evolve.plain_votes(config.es, specs, fitness_I, seed, word)
+        return ballots | voting.plain_votes(config.es, specs, fitness_I, seed, word, chunks_C)
 
     ballots = whole(state, tokens)
     assert set(ballots) == set(signs[0]) == {path for path, _ in params.flatten(specs)}
@@ -117,13 +123,13 @@ def test_histograms_count_every_value_of_every_layer(architecture: str, es: dict
     """One count a member and input; a fresh state's recurrent inputs are 0; nothing is changed."""
     config = tiny(architecture, es)
     state = evolve.initial(config, VOCABULARY)
-    before = params.weights_hash(state.weights)
+    before = hashing.weights_hash(state.weights)
     counts = diagnose.compiled(config, VOCABULARY)(state, tokens_of(0), 0)
     specs = dict(params.flatten(evolve.specs_of(config, VOCABULARY)))
     for path, histogram in counts.histograms.items():
         inputs = specs[path].shape[-1]
         np.testing.assert_array_equal(np.asarray(histogram).sum(axis=1), [16 * inputs] * 2)
-    assert params.weights_hash(state.weights) == before
+    assert hashing.weights_hash(state.weights) == before
     if architecture == "egg":
         assert (
             counts.histograms["layers/forget_state"].tolist()

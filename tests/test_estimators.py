@@ -9,8 +9,7 @@ import oracle
 import pytest
 
 from benchmarks import backprop
-from int_lm import credit as crediting
-from int_lm import evolve, params, perturb, population, votes
+from int_lm import credit as crediting, evolve, params, perturb, population, votes
 from int_lm.config import Config, EsConfig, ModelConfig, RunConfig, spare_bits, validate
 from int_lm.models import rwkv
 from int_lm.params import Role
@@ -345,7 +344,14 @@ def test_votes_point_along_the_straight_through_gradient():
     specs = evolve.specs_of(config, VOCABULARY)
     _, _, ballots, _ = jax.jit(
         lambda weights, members, tokens: population.scores(
-            config, specs, weights, members, tokens, jnp.uint32(3), jnp.uint32(50)
+            config,
+            specs,
+            weights,
+            members,
+            tokens,
+            jnp.uint32(3),
+            jnp.uint32(50),
+            population.all_chunks(config.es),
         )
     )(state.weights, state.members, tokens)
     real = functools.partial(params.map_leaves, lambda leaf: leaf.astype(jnp.float32))

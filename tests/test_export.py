@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 from tiny_run import export_tiny_run, tiny_run
 
 import int_lm.run
-from int_lm import config, digest, export, params, runtime
+from int_lm import config, digest, export, hashing, params, runtime
 from int_lm.errors import UserError
 from int_lm.export import __main__ as command
 from int_lm.run import Run
@@ -46,7 +46,7 @@ def contents(directory: Path) -> dict[str, bytes]:
 def evaluation_of(run: Run) -> dict[str, Any]:
     """What evaluation.json says after `run` was measured."""
     return {
-        "weights_hash": params.weights_hash(run.weights),
+        "weights_hash": hashing.weights_hash(run.weights),
         "step": run.step,
         "bits_per_byte": 2.71828,
         "interval_95": [2.61234, 2.81234],
@@ -69,7 +69,7 @@ def test_the_weights_come_back(run: Run, tmp_path: Path) -> None:
         assert tensors[name].dtype == np.int8
         np.testing.assert_array_equal(tensors[name], weight)
         np.testing.assert_array_equal(model.weights[name], weight)
-    assert model.config["weights_hash"] == params.weights_hash(run.weights)
+    assert model.config["weights_hash"] == hashing.weights_hash(run.weights)
     assert (model.config["step"], model.config["vocab_size"]) == (7, 256)
     assert model.config["model"] == config.to_dict(run.config)["model"]
     assert model.config["tokenizer"] == run.tokenizer
@@ -154,7 +154,7 @@ def test_the_card_describes_the_model(run: Run, tmp_path: Path) -> None:
     for text in (
         "`egg`, 3 layers of width 24",
         f"{count:,}, one byte each (file: {size:,} bytes)",
-        params.weights_hash(run.weights),
+        hashing.weights_hash(run.weights),
         f"{7 * 1024 * 50:,} (7 steps x 1,024 streams x 50 tokens)",
         "rank 1, rademacher, sigma 2^-4",
     ):

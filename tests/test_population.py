@@ -24,7 +24,8 @@ SPECS = egg.specs(MODEL, VOCABULARY)
 def scores(es: EsConfig, weights: Tree, state: Tree, tokens_ST):
     """`population.scores` at (SEED, STEP): scores and states."""
     config, coordinates = Config(model=MODEL, es=es), (jnp.uint32(SEED), jnp.uint32(STEP))
-    return population.scores(config, SPECS, weights, state, tokens_ST, *coordinates)[:2]
+    chunks_C = population.all_chunks(es)
+    return population.scores(config, SPECS, weights, state, tokens_ST, *coordinates, chunks_C)[:2]
 
 
 @functools.partial(jax.jit, static_argnames="es")
@@ -132,7 +133,7 @@ def test_over_chunks_stacks_one_result_and_sums_the_other(chunk: int):
     arguments = jnp.arange(8, dtype=jnp.int32).reshape(count, -1) ** 2
     stacked, summed = population.over_chunks(
         lambda number, part: ({"part": part, "number": number}, jnp.sum(part) + 100 * number),
-        es,
+        population.all_chunks(es),
         arguments,
     )
     np.testing.assert_array_equal(stacked["part"], arguments)

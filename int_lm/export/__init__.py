@@ -43,7 +43,7 @@ _CACHE = "__pycache__"  # what importing runtime.py leaves behind
 
 def export_config(run: "Run") -> dict[str, Any]:
     """The contents of config.json."""
-    from int_lm import params
+    from int_lm import hashing
 
     settings = config.to_dict(run.config)
     return {
@@ -52,7 +52,7 @@ def export_config(run: "Run") -> dict[str, Any]:
         "vocab_size": run.vocab_size,
         "tokenizer": run.tokenizer,
         "step": run.step,
-        "weights_hash": params.weights_hash(run.weights),
+        "weights_hash": hashing.weights_hash(run.weights),
         "data": settings["data"],
     }
 
