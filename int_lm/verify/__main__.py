@@ -1,0 +1,97 @@
+"""Verify a run: `python -m int_lm.verify RUN` computes steps again and compares their hashes."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from int_lm import runlog, verify
+from int_lm.command_line import OneLineParser
+from int_lm.errors import UserError, reported
+
+PROGRAM = "int_lm.verify"
+EXIT_DIFFERENT = 1
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Exit with 0 if every hash was found again, with 1 if one was not."""
+    parser = OneLineParser(
+        prog=f"python -m {PROGRAM}",
+        description="Compute steps of a run again, from one of its checkpoints or from its "
+        "beginning, and compare the hash of the weights with every one that metrics.jsonl has for "
+        "them. Needs the text that the run was trained on. Exit code 1 if a hash differs.",
+    )
+    parser.add_argument("run", metavar="RUN", help="run directory that train.py wrote")
+    parser.add_argument(
+        "--step",
+        type=int,
+        help="checkpoint to begin at, 0 for the beginning (default: the oldest that is kept)",
+    )
+    parser.add_argument(
+        "--steps", type=int, default=0, help="steps to compute at most (default: 0, all logged)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    arguments = parser.parse_strict(argv)
+    if arguments.steps < 0:
+        raise UserError(f"--steps is {arguments.steps}, must be at least 0")
+    root = Path(arguments.run)
+    if not root.is_dir():
+        raise UserError(f"no run at {root}; name the directory that train.py printed")
+
+    import jax
+    import jax.numpy as jnp
+
+    import tokenization  # of the clone, as data is: an installed int_lm alone knows ids only
+    from data import corpus
+    from int_lm import checkpoint, config, evolve, run
+
+    paths = run.Paths(root)
+    kept = checkpoint.steps(paths.checkpoints)
+    if not kept:
+        raise UserError(f"{root} holds no checkpoint, and so nothing that says what the run was")
+    first = kept[0] if arguments.step is None else arguments.step
+    host = checkpoint.read_host(paths.checkpoints, first or None)
+    settings = config.from_dict(host["config"], f"the checkpoint in {root}")
+    hashes = verify.logged_hashes(paths.metrics)
+    last = first + arguments.steps if arguments.steps else max(hashes, default=first)
+    expected = {step: hashes[step] for step in hashes if first < step <= last}
+    if not expected:
+        raise UserError(
+            f"{paths.metrics} has no step after {first} to compare with; begin at an earlier "
+            "checkpoint (--step, 0 for the beginning)"
+        )
+    tokenizer = tokenization.load(paths.tokenizer)
+    opened = corpus.open_corpus(settings.data, tokenizer, say=lambda _: None)
+    run.check_resumable(host, settings, tokenization.identity(tokenizer), opened.sha256())
+    state = evolve.initial(settings, tokenizer.vocab_size)
+    if first:
+        restored = checkpoint.restore(paths.checkpoints, state, step=first)
+        assert restored is not None
+        state = jax.tree.map(jnp.asarray, restored.state)
+    streams = opened.streams(settings, host["mixture"])
+    with runlog.progress("computing steps again", max(expected) - first) as update:
+        verdict = verify.recompute(
+            settings, tokenizer.vocab_size, state, streams.at, first, expected, progress=update
+        )
+    figures = {"from": first, "confirmed": verdict.confirmed, "differs": verdict.differs}
+    if arguments.json:
+        print(json.dumps(figures))
+    elif verdict.differs is None:
+        print(
+            f"{root}: steps {first + 1} to {verdict.confirmed[-1]} computed again; all "
+            f"{len(verdict.confirmed)} logged hashes are right"
+        )
+    else:
+        step, logged, found = verdict.differs
+        good = verdict.confirmed[-1] if verdict.confirmed else first
+        print(
+            f"{root}: the hash logged for step {step} is {logged}, computed again it is {found}; "
+            f"up to step {good} all is right"
+        )
+    if verdict.differs is not None:
+        sys.exit(EXIT_DIFFERENT)
+
+
+if __name__ == "__main__":
+    with reported(PROGRAM):
+        main()

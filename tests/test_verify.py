@@ -1,0 +1,79 @@
+"""`python -m int_lm.verify`: an honest run is confirmed, and whatever is not honest is found."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from test_commands import train_arguments, write_text
+
+from int_lm import verify
+from int_lm.errors import UserError
+from int_lm.verify import __main__ as command
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of 40 steps; it lies beside its text and its shards."""
+    import train
+
+    place = tmp_path_factory.mktemp("verified")
+    arguments = train_arguments(
+        write_text(place / "words.txt"),
+        place / "run",
+        run_dot_steps=40,
+        run_dot_sample_tokens=0,
+        data_dot_shards=place / "shards",
+    )
+    train.train(train.parse(arguments))
+    return place / "run"
+
+
+def test_a_run_is_confirmed_from_any_checkpoint_and_from_its_beginning(run, capsys) -> None:
+    """Every logged hash after the checkpoint is found again."""
+    command.main([str(run), "--json"])
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["from"] > 0 and figures["confirmed"][-1] == 40 and figures["differs"] is None
+    command.main([str(run), "--step", "0"])
+    assert "steps 1 to 40 computed again; all 9 logged hashes are right" in capsys.readouterr().out
+    command.main([str(run), "--step", "0", "--steps", "7", "--json"])
+    assert json.loads(capsys.readouterr().out)["confirmed"] == [1, 5]
+
+
+def test_a_hash_that_was_changed_is_found(run: Path, tmp_path: Path, capsys) -> None:
+    """The first step that differs is named, with both hashes, and the exit code is 1."""
+    metrics = run / "metrics.jsonl"
+    honest = metrics.read_bytes()
+    try:
+        changed = re.sub(rb'("step": 30,.*?"weights_hash": ")\w', rb"\1g", honest)
+        assert changed != honest
+        metrics.write_bytes(changed)
+        with pytest.raises(SystemExit) as stopped:
+            command.main([str(run), "--step", "0", "--json"])
+        assert stopped.value.code == 1
+        figures = json.loads(capsys.readouterr().out)
+        step, logged, found = figures["differs"]
+        assert step == 30 and logged[0] == "g" and logged[1:] == found[1:]
+        assert figures["confirmed"][-1] == 25
+    finally:
+        metrics.write_bytes(honest)
+
+
+def test_mistakes_are_one_sentence(run: Path, tmp_path: Path) -> None:
+    """No run, no such checkpoint, nothing logged after it, a log that is none."""
+    with pytest.raises(UserError, match="no run at"):
+        command.main([str(tmp_path / "none")])
+    with pytest.raises(UserError, match="holds no checkpoint"):
+        command.main([str(tmp_path)])
+    with pytest.raises(UserError, match="no checkpoint 3 in"):
+        command.main([str(run), "--step", "3"])
+    with pytest.raises(UserError, match="no step after 40"):
+        command.main([str(run), "--step", "40"])
+    with pytest.raises(UserError, match="--steps is -1"):
+        command.main([str(run), "--steps", "-1"])
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "weights_hash": "a"}\n[]\n')
+    with pytest.raises(UserError, match="line 2 is no row"):
+        verify.logged_hashes(path)
+    path.write_text('{"step": 1, "weights_hash": "a"}\n{"step": 2, "wei')
+    assert verify.logged_hashes(path) == {1: "a"}
