@@ -7,6 +7,7 @@ A run directory that holds a checkpoint is resumed, bit for bit. SIGINT and SIGT
 at the next step; a second one stops at once.
 """
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,12 +48,17 @@ def encoded(tokenizer: "Tokenizer", documents: "dict[str, list[Document]]") -> "
 
 
 def open_text(settings: Config) -> "Corpus":
-    """The text of a run, prepared; says how much there is."""
+    """The text of a run, prepared by the first process; says how much there is."""
     import tokenization
     from data import corpus
+    from int_lm import distributed
 
     tokenizer = tokenization.load(settings.data.tokenizer)
+    if not distributed.is_first():
+        distributed.wait_for_first()
+        return corpus.open_corpus(settings.data, tokenizer, say=lambda _: None)
     opened = corpus.open_corpus(settings.data, tokenizer, say=print)
+    distributed.wait_for_first()
     totals = [source.manifest["totals"] for source in opened.sources]
     for name, key in (("train on", ""), ("hold out", "heldout_")):
         count, size = (sum(x[key + what] for x in totals) for what in ("documents", "bytes"))
@@ -93,16 +99,25 @@ def lay_out(
 
 
 def train(settings: Config) -> None:
-    """Run, or resume, what `settings` describe."""
+    """Run, or resume, what `settings` describe, with the other processes of the run if any."""
+    from int_lm import distributed
+
+    with distributed.processes("train.py", settings.distributed):
+        train_together(settings)
+
+
+def train_together(settings: Config) -> None:
+    """What every process of a run does; the first one alone reports and writes."""
     opened = open_text(settings)
 
     import tokenization
-    from int_lm import checkpoint, evolve, interrupt, params, run, runlog
+    from int_lm import checkpoint, distributed, evolve, interrupt, params, placement, run, runlog
     from int_lm.checkpointer import Checkpointer
     from int_lm.trainer import Trainer
 
     paths = run.Paths(Path(settings.run.dir))
-    state = evolve.initial(settings, opened.tokenizer.vocab_size)
+    vocab_size = opened.tokenizer.vocab_size
+    state = evolve.initial(settings, vocab_size)
     if checkpoint.steps(paths.checkpoints):
         host = checkpoint.read_host(paths.checkpoints)
         identity = tokenization.identity(opened.tokenizer)
@@ -111,20 +126,33 @@ def train(settings: Config) -> None:
     if resumed:
         state = resumed.state
     first = resumed.step if resumed else 0
+    distributed.require_agreement("newest checkpoint", first)
+    distributed.require_agreement("configuration", run.shared_configuration(settings))
+    distributed.require_agreement("text", opened.sha256())
     text, yardsticks = lay_out(opened, settings, resumed)
 
-    with (
-        interrupt.StopFlag() as stop,
-        Checkpointer(paths.checkpoints, keep=settings.run.keep) as checkpointer,
-        runlog.MetricsFile(paths.metrics) as metrics,
-        runlog.Console(steps=settings.run.steps, seconds=settings.run.seconds) as console,
-    ):
-        checkpointer.discard_after(first)
-        metrics.truncate_after(first)
-        run.write_config(paths, settings)
-        text.tokenizer.save(paths.tokenizer)
-        count = sum(leaf.size for _, leaf in params.flatten(state.weights))
-        console.note(f"model: {settings.model.architecture}, {count:,} int8 weights")
+    specs = evolve.specs_of(settings, vocab_size)
+    weights = params.count(params.without_direct(specs))
+    place = placement.choose(settings.distributed, settings.es, weights)
+    writes = distributed.is_first()
+    with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(interrupt.StopFlag())
+        checkpointer = metrics = None
+        if writes:
+            checkpointer = stack.enter_context(
+                Checkpointer(paths.checkpoints, keep=settings.run.keep)
+            )
+            metrics = stack.enter_context(runlog.MetricsFile(paths.metrics))
+            checkpointer.discard_after(first)
+            metrics.truncate_after(first)
+            run.write_config(paths, settings)
+            text.tokenizer.save(paths.tokenizer)
+        console = stack.enter_context(
+            runlog.Console(steps=settings.run.steps, seconds=settings.run.seconds, quiet=not writes)
+        )
+        console.note(f"model: {settings.model.architecture}, {params.count(specs):,} int8 weights")
+        if place is not None:
+            console.note(placement.description(place))
         console.table("bits per byte of the held-out text, to compare with:", yardsticks)
         if resumed:
             console.note(f"resuming {paths.root} at step {first}")
@@ -135,14 +163,16 @@ def train(settings: Config) -> None:
             metrics=metrics,
             checkpointer=checkpointer,
             stop=stop,
-            state=state,
+            state=evolve.placed(state, specs, place),
+            place=place,
             number=first,
             saved=first if resumed else -1,
             seconds_before=resumed.host["seconds"] if resumed else 0.0,
         )
-        trainer.loop()
-        checkpointer.close()
-        if stop.requested:
+        finished = trainer.loop()
+        if checkpointer:
+            checkpointer.close()
+        if not finished:
             console.note(f"saved step {trainer.number}; the same command goes on from there")
             return
         finish(trainer, paths, yardsticks)
@@ -150,12 +180,13 @@ def train(settings: Config) -> None:
 
 def finish(trainer: "Trainer", paths: "Paths", yardsticks: dict[str, float]) -> None:
     """Evaluate the whole held-out text, keep the figures, and say what can be done next."""
-    from int_lm import run
+    from int_lm import distributed, run
 
     lengths = trainer.evaluate(trainer.text.heldout)
     sources = lengths.summaries(trainer.text.heldout.sources)
     figures = lengths.summary() | {"baselines": yardsticks, "sources": sources}
-    run.write_evaluation(paths, trainer.number, trainer.state.weights, figures)
+    if distributed.is_first():
+        run.write_evaluation(paths, trainer.number, trainer.weights, figures)
     note = trainer.console.note
     trainer.console.table(
         f"bits per byte of all {figures['bytes']:,} held-out bytes after {trainer.number} steps:",

@@ -174,6 +174,15 @@ def orbax_module() -> Any:
     return orbax.checkpoint
 
 
+def processes_of_orbax() -> Any:
+    """What tells Orbax that this process reads or writes alone, whatever other ones there are."""
+    import jax
+
+    own = jax.process_index()
+    options = orbax_module().options.MultiprocessingOptions
+    return options(primary_host=own, active_processes={own}, barrier_sync_key_prefix=str(own))
+
+
 def leaves(tree: Any) -> dict[str, Any]:
     """The leaves of a pytree by path, such as `weights/head`."""
     import jax
@@ -249,7 +258,9 @@ def _restore_step(root: Path, step: int, abstract_state: Any) -> Restored:
     target = {path: np.empty(leaf.shape, leaf.dtype) for path, leaf in expected.items()}
     place = root.absolute() / str(step) / "state"
     try:
-        with orbax.Checkpointer(orbax.StandardCheckpointHandler()) as reader:
+        alone = processes_of_orbax()
+        handler = orbax.StandardCheckpointHandler(multiprocessing_options=alone)
+        with orbax.Checkpointer(handler, multiprocessing_options=alone) as reader:
             arrays = reader.restore(place, args=orbax.args.StandardRestore(target))
     except MemoryError:
         raise

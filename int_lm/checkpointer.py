@@ -175,14 +175,18 @@ class Checkpointer:
     def _open(self) -> Any:
         """Orbax's manager of the directory as it is now."""
         self._evaluations = checkpoint.evaluations(self._directory)
-        orbax = checkpoint.orbax_module()
+        orbax, alone = checkpoint.orbax_module(), checkpoint.processes_of_orbax()
         return orbax.CheckpointManager(
             self._directory,
             item_handlers={
-                "state": orbax.StandardCheckpointHandler(),
-                "host": orbax.JsonCheckpointHandler(filename=checkpoint.HOST_FILE),
+                "state": orbax.StandardCheckpointHandler(multiprocessing_options=alone),
+                "host": orbax.JsonCheckpointHandler(
+                    filename=checkpoint.HOST_FILE, multiprocessing_options=alone
+                ),
             },
             options=orbax.CheckpointManagerOptions(
+                create=False,  # it was made when this checkpointer was
+                multiprocessing_options=alone,
                 preservation_policy=_NewestAndBest(self._keep, self._evaluations),
                 lightweight_initialize=True,  # a damaged metadata file must not stop it
                 # Otherwise the other writers wait, for minutes, for a directory that failed.

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 
 EXIT_USER_ERROR = 2
+EXIT_LOST_PROCESS = 3  # another process of the run is gone
 
 
 class UserError(Exception):
@@ -34,5 +35,10 @@ def reported(program: str) -> Iterator[None]:
         message = explain_os_error(error)
     else:
         return
-    print(f"{program}: error: {' '.join(message.split())}", file=sys.stderr)
+    tell(program, message)
     sys.exit(EXIT_USER_ERROR)
+
+
+def tell(program: str, message: str) -> None:
+    """One line on stderr."""
+    print(f"{program}: error: {' '.join(message.split())}", file=sys.stderr, flush=True)

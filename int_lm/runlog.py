@@ -156,9 +156,11 @@ class Console:
     Args:
       steps: the run stops after this many steps ...
       seconds: ... or after this many seconds of training (0: no limit), whichever comes first.
+      quiet: say nothing, for a process whose run is reported by another one.
     """
 
-    def __init__(self, *, steps: int, seconds: float):
+    def __init__(self, *, steps: int, seconds: float, quiet: bool = False):
+        self._quiet = quiet
         self._steps = steps
         self._seconds = seconds
         self._start: tuple[int, float] | None = None  # where the measurement of speed begins
@@ -166,7 +168,7 @@ class Console:
         self._bar = tqdm(
             total=1.0,
             file=sys.stderr,
-            disable=not sys.stderr.isatty(),
+            disable=quiet or not sys.stderr.isatty(),
             leave=False,
             dynamic_ncols=True,
             bar_format="{percentage:3.0f}% |{bar}| {desc}",
@@ -240,6 +242,8 @@ class Console:
         self._lines_until_header = 0
 
     def _write(self, text: str) -> None:
+        if self._quiet:
+            return
         encoding = sys.stdout.encoding or "utf-8"
         tqdm.write(text.encode(encoding, "backslashreplace").decode(encoding), file=sys.stdout)
         sys.stdout.flush()

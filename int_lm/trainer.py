@@ -9,18 +9,37 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from int_lm import diagnose, evaluate, evolve, params, run, runlog, sample, tables
+from int_lm import (
+    diagnose,
+    distributed,
+    evaluate,
+    evolve,
+    hashing,
+    params,
+    placement,
+    run,
+    runlog,
+    sample,
+    tables,
+)
 from int_lm.checkpointer import Checkpointer
 from int_lm.code_length import CodeLengths
 from int_lm.config import Config
+from int_lm.distributed import Watchdog
 from int_lm.evolve import Metrics, State
 from int_lm.interrupt import StopFlag
+from int_lm.params import Tree
+from int_lm.placement import Placement
 from int_lm.runlog import Console, MetricsFile
 from int_lm.runtime import Sampler
 
 SAMPLE_TEMPERATURE = 0.7
+COMPILING_SECONDS = 3600.0  # that a process may wait longer for the others at its first step
+GOING_ON, FINISHED, STOPPED = range(3)  # how a run stands: the largest that a process says holds
 
 
 class Streams(Protocol):
@@ -83,6 +102,7 @@ class Trainer:
     """A run under way: its state, and everything that watches and keeps it.
 
     Attributes:
+      place: the devices, None for one. metrics, checkpointer: None in processes that do not write.
       number: steps done. saved: step of the newest checkpoint, -1 for none.
       seconds_before: seconds of training in earlier processes.
     """
@@ -90,10 +110,11 @@ class Trainer:
     settings: Config
     text: Text
     console: Console
-    metrics: MetricsFile
-    checkpointer: Checkpointer
+    metrics: MetricsFile | None
+    checkpointer: Checkpointer | None
     stop: StopFlag
     state: State
+    place: Placement | None = None
     number: int = 0
     saved: int = -1
     seconds_before: float = 0.0
@@ -107,33 +128,67 @@ class Trainer:
     def seconds(self) -> float:
         return self.seconds_before + time.monotonic() - self._started
 
-    def finished(self) -> bool:
-        """The run has reached its last step or its time."""
-        settings = self.settings.run
-        return self.number >= settings.steps or 0 < settings.seconds <= self.seconds
+    def _standing(self) -> int:
+        """Whether the run goes on, has reached its last step or its time, or is asked to stop.
 
-    def loop(self) -> None:
-        """Step until the run is finished or a signal asks to stop; the last state is saved."""
-        step = evolve.compiled_step(self.settings, self.text.identity["vocab_size"])
+        All processes ask at the same steps, and get one answer.
+        """
         settings = self.settings.run
-        last = self.finished()
-        while not last and not self.stop.requested:
-            self.state, measured = step(self.state, self.text.streams.at(self.number), self.number)
-            measured.scores_P.block_until_ready()
-            self.number += 1
-            last = self.finished()
+        own = GOING_ON
+        if self.number >= settings.steps or 0 < settings.seconds <= self.seconds:
+            own = FINISHED
+        elif self.stop.requested:
+            own = STOPPED
+        return distributed.most(own)
+
+    def loop(self) -> bool:
+        """Step until the run is finished (True) or is asked to stop; the last state is saved."""
+        step = evolve.compiled_step(self.settings, self.text.identity["vocab_size"], self.place)
+        settings, first = self.settings.run, self.number
+        standing, tokens_ST = self._standing(), self.text.streams.at(self.number)
+        while standing == GOING_ON:
+            patience = self.settings.distributed.timeout
+            patience += COMPILING_SECONDS if self.number == first else 0
+            with Watchdog("train.py", patience):
+                self.state, measured = step(self.state, tokens_ST, self.number)
+                if self.number + 1 < settings.steps:  # read while the step is computed
+                    tokens_ST = self.text.streams.at(self.number + 1)
+                measured.scores_P.block_until_ready()
+                self.number += 1
+                standing = self._standing()
             self.console.advance(self.number, self.seconds)
-            self.checkpointer.poll()
+            if self.checkpointer:
+                self.checkpointer.poll()
+            last = standing == FINISHED
             evaluate = last or _due(self.number, settings.eval_every)
             valid = None
             if evaluate or self.number == 1 or _due(self.number, settings.log_every):
-                valid = self.log(measured, evaluate)
+                valid = self.log(measured, evaluate, last)
             if last or _due(self.number, settings.checkpoint_every):
                 self.save(valid)
+            if evaluate and not last:  # it may have taken long
+                standing = self._standing()
         if self.saved < self.number:
             self.save(None)
+        return standing == FINISHED
 
-    def log(self, measured: Metrics, evaluate: bool) -> float | None:
+    @property
+    def weights(self) -> Tree:
+        """The weights as this process's first device has them."""
+        return placement.copies(self.state.weights)[0]
+
+    def hash_weights(self) -> str:
+        """The hash of the weights, after every copy of them was found to be the same.
+
+        Raises:
+          UserError: names the device and process whose copy differs.
+        """
+        copies = placement.copies(self.state.weights)
+        lanes = np.stack([np.asarray(hashing.compiled_lanes(copy)) for copy in copies])
+        distributed.require_equal_weights(self.number, lanes)
+        return hashing.shown(lanes[0])
+
+    def log(self, measured: Metrics, evaluate: bool, last: bool) -> float | None:
         """Report the step just done; returns the validation bits per byte if evaluated."""
         es = self.settings.es
         score = int(np.asarray(measured.scores_P, np.int64).sum())
@@ -142,8 +197,8 @@ class Trainer:
         tokens_per_step = es.population * es.segment_length
         speed = (self.number - since) * tokens_per_step / (now - then)
         read_bytes = self.text.streams.text_bytes(self.number - 1) * es.members_per_stream
-        weights = self.state.weights
-        count = sum(leaf.size for _, leaf in params.flatten(params.without_direct(weights)))
+        network = params.without_direct(self.state.weights)
+        count = sum(leaf.size for _, leaf in params.flatten(network))
         valid = self.evaluate(self.text.validation).bits_per_byte if evaluate else None
         report = runlog.Report(
             step=self.number,
@@ -153,7 +208,7 @@ class Trainer:
             saturated=int(measured.saturated) / count,
             tokens_per_second=speed,
             seconds=self.seconds,
-            weights_hash=params.weights_hash(weights),
+            weights_hash=self.hash_weights(),
         )
         row = {
             name: value for name, value in dataclasses.asdict(report).items() if value is not None
@@ -164,9 +219,10 @@ class Trainer:
             row["shares"] = shares
         if evaluate and diagnose.possible(self.settings):
             row |= diagnose.summary(self._diagnose())
-        self.metrics.append(row)
+        if self.metrics:
+            self.metrics.append(row)
         self.console.report(report)
-        if evaluate and not self.finished():  # the end shows one beside the final figures
+        if evaluate and not last:  # the end shows one beside the final figures
             self.sample()
         self._speed_since = (self.number, time.monotonic())
         return valid
@@ -175,7 +231,9 @@ class Trainer:
         """Counts at the state reached, with the tokens and perturbations of the next step."""
         if self._count is None:
             self._count = diagnose.compiled(self.settings, self.text.identity["vocab_size"])
-        return self._count(self.state, self.text.streams.at(self.number), self.number)
+        members = placement.on_host(self.state.members)
+        state = State(self.weights, jax.tree.map(jnp.asarray, members))
+        return self._count(state, self.text.streams.at(self.number), self.number)
 
     def evaluate(self, documents: Documents) -> CodeLengths:
         """Code lengths of documents under the unperturbed weights."""
@@ -183,7 +241,7 @@ class Trainer:
         with runlog.progress("evaluating", total) as update:
             return evaluate.evaluate(
                 self.settings.model,
-                self.state.weights,
+                self.weights,
                 documents.ids,
                 documents.text_bytes,
                 progress=update,
@@ -198,7 +256,7 @@ class Trainer:
         tokenizer = self.text.tokenizer
         ids = sample.generate(
             self.settings.model,
-            self.state.weights,
+            self.weights,
             tokenizer.encode(prompt).tolist(),
             Sampler(temperature=SAMPLE_TEMPERATURE, seed=settings.seed),
             tokens=settings.sample_tokens,
@@ -206,13 +264,18 @@ class Trainer:
         self.console.sample(self.number, prompt, tokenizer.decode(list(ids)))
 
     def save(self, valid: float | None) -> None:
-        """Checkpoint the state in the background, after the log of its steps is on the disk."""
+        """Checkpoint the state in the background, after the log of its steps is on the disk.
 
+        All processes bring their members' states together; the one that writes writes them.
+        """
+        state = placement.on_host(self.state)
+        self.saved = self.number
+        if self.metrics is None or self.checkpointer is None:
+            return
         self.metrics.flush()
         text = self.text
         host = run.host_data(self.settings, text.identity, text.sha256, text.mixture, self.seconds)
-        self.checkpointer.save(self.number, self.state, host, valid_bits_per_byte=valid)
-        self.saved = self.number
+        self.checkpointer.save(self.number, state, host, valid_bits_per_byte=valid)
 
 
 def _due(step: int, every: int) -> bool:

@@ -1,0 +1,209 @@
+"""Processes: how those of a run find one another, agree, and do not wait for ever.
+
+JAX's own runtime carries them (`jax.distributed`): every process runs the same command, sees the
+devices of all, and computes its members' part of every step. What is here is what a run needs
+beside that. Every process reads text, evaluates and counts steps by itself, from the same numbers;
+the first one alone writes.
+"""
+
+import contextlib
+import hashlib
+import os
+import re
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from int_lm import errors
+from int_lm.config import DistributedConfig
+from int_lm.errors import UserError
+
+# Launchers that JAX knows, by the variable that says how many processes they started.
+LAUNCHERS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
+CONNECTING_SECONDS = 300  # for processes that start one after another
+
+
+def expected(distributed: DistributedConfig, environment: Mapping[str, str]) -> bool:
+    """Whether there are other processes to meet."""
+    if distributed.coordinator == "auto":
+        return any(int(environment.get(name, 1)) > 1 for name in LAUNCHERS)
+    return distributed.coordinator != "none" and distributed.processes > 1
+
+
+@contextlib.contextmanager
+def processes(program: str, distributed: DistributedConfig) -> Iterator[None]:
+    """Meet the other processes of the run, if there are any, and part from them at the end.
+
+    What goes wrong in one process ends it at once with one sentence, without the courtesies for
+    which it would wait for the others; they lose it, and end as well.
+
+    Raises:
+      UserError: the others cannot be met.
+    """
+    if not expected(distributed, os.environ):
+        yield
+        return
+    _connect(distributed)
+    try:
+        yield
+    except BaseException as error:
+        status, sentence = _explained(error)
+        sys.stdout.flush()
+        errors.tell(program, f"process {jax.process_index()}: {sentence}")
+        os._exit(status)
+    jax.distributed.shutdown()
+
+
+def _connect(distributed: DistributedConfig) -> None:
+    named = distributed.coordinator != "auto"
+    # Otherwise the runtime takes SIGTERM for itself; `interrupt` sees to it, and `agreed`.
+    jax.config.update("jax_enable_preemption_service", False)
+    try:
+        jax.distributed.initialize(
+            coordinator_address=distributed.coordinator if named else None,
+            num_processes=distributed.processes if named else None,
+            process_id=distributed.process_id if named else None,
+            initialization_timeout=CONNECTING_SECONDS,
+            heartbeat_timeout_seconds=max(1, round(distributed.timeout)),
+        )
+    except (RuntimeError, ValueError, OSError) as error:
+        raise UserError(
+            f"the processes of the run did not meet at {distributed.coordinator} "
+            f"({str(error).splitlines()[0][:200]}); start all of them, with the same coordinator "
+            "and a process_id of their own each"
+        ) from error
+
+
+def _explained(error: BaseException) -> tuple[int, str]:
+    """Exit status and sentence for what ended this process."""
+    if isinstance(error, UserError):
+        return errors.EXIT_USER_ERROR, str(error)
+    if isinstance(error, OSError):
+        return errors.EXIT_USER_ERROR, errors.explain_os_error(error)
+    if isinstance(error, SystemExit):
+        return (error.code if isinstance(error.code, int) else 1), str(error.code)
+    if isinstance(error, KeyboardInterrupt):
+        return 130, "interrupted"
+    first = (str(error).splitlines() or [""])[0][:200]
+    if re.search(r"[Gg]loo|NCCL|coordination|[Cc]onnection|DEADLINE|UNAVAILABLE", str(error)):
+        return errors.EXIT_LOST_PROCESS, (
+            f"another process of the run ended or cannot be reached ({first}); start all of them "
+            "again with the same commands: they go on from the newest checkpoint"
+        )
+    import traceback
+
+    traceback.print_exception(error)
+    return 1, f"{type(error).__name__}: {first}"
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes."""
+    return jax.process_index() == 0
+
+
+def wait_for_first() -> None:
+    """Go on when the first process has come here too, which may take it long."""
+    most(0)
+
+
+def most(value: int) -> int:
+    """The largest of the values that the processes give; all must ask."""
+    if jax.process_count() == 1:
+        return value
+    from jax.experimental import multihost_utils
+
+    return int(np.max(multihost_utils.process_allgather(np.int32(value))))
+
+
+def everyones(value: np.ndarray) -> np.ndarray:
+    """The values of all processes, stacked in their order; all must ask."""
+    if jax.process_count() == 1:
+        return value[None]
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(value))
+
+
+def require_agreement(what: str, value: Any) -> None:
+    """Stop where processes see different things.
+
+    Raises:
+      UserError: names the processes that differ from most of them.
+    """
+    own = np.frombuffer(hashlib.sha256(str(value).encode()).digest()[:8], np.uint32)
+    odd = _odd_ones([bytes(row) for row in everyones(own)])
+    if odd:
+        raise UserError(
+            f"process {', '.join(map(str, odd))} of {jax.process_count()} sees another {what} than "
+            f"the others (here: {value}); all must be given the same configuration and see the "
+            "same files"
+        )
+
+
+def require_equal_weights(step: int, lanes: np.ndarray) -> None:
+    """Stop a run whose copies of the weights have come apart.
+
+    Args:
+      lanes: the hash of every copy of this process, uint32 [devices, 2].
+
+    Raises:
+      UserError: names the process and the device that differ from most of them.
+    """
+    of_all = everyones(lanes)
+    copies = [bytes(hash_2) for process in of_all for hash_2 in process]
+    odd = _odd_ones(copies)
+    if odd:
+        devices = of_all.shape[1]
+        named = ", ".join(f"device {i % devices} of process {i // devices}" for i in odd)
+        raise UserError(
+            f"the weights of {named} differ from those of the others after step {step}, which no "
+            "sound machine does; take it out and start again: checkpoints before this step are "
+            "those of a run whose processes agreed"
+        )
+
+
+def _odd_ones(values: list[bytes]) -> list[int]:
+    """Indices of the values that are not the most frequent one (of equals, the first one)."""
+    common, _ = Counter(values).most_common(1)[0]
+    return [index for index, value in enumerate(values) if value != common]
+
+
+class Watchdog:
+    """Ends this process if the others keep it waiting: a context manager around what may wait.
+
+    Collectives have no time limit of their own that could be relied on, and a process that waits in
+    one cannot be interrupted, so a thread ends it.
+
+    Args:
+      program: begins the sentence. seconds: 0 to wait for ever.
+    """
+
+    def __init__(self, program: str, seconds: float):
+        self._program, self._seconds = program, seconds
+        self._timer: threading.Timer | None = None
+
+    def __enter__(self) -> None:
+        if self._seconds > 0 and jax.process_count() > 1:
+            self._timer = threading.Timer(self._seconds, self._end)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def __exit__(self, *error: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _end(self) -> None:
+        sentence = (
+            f"\n{self._program}: error: process {jax.process_index()}: waited {self._seconds:.0f} "
+            "seconds for another process of the run, which is stuck or gone; end all of them and "
+            "start them again with the same commands: they go on from the newest checkpoint\n"
+        )
+        with contextlib.suppress(OSError):
+            os.write(2, sentence.encode())
+        os._exit(errors.EXIT_LOST_PROCESS)

@@ -1,0 +1,252 @@
+"""Several processes: the bits of one, one decision, and no waiting for the dead."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_commands import (
+    ROOT,
+    assert_same_run,
+    compilation_cache,
+    environment,
+    text,
+    train_arguments,
+    wait_for_rows,
+    whole,
+)
+
+from int_lm import checkpoint, config, distributed
+from int_lm.config import Config, DistributedConfig
+from int_lm.errors import UserError
+
+__all__ = ["compilation_cache", "environment", "text", "whole"]  # fixtures
+
+
+def free_port() -> int:
+    """A port of this machine that nothing uses just now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def start(count: int, text: Path, run: Path, environment, **changes) -> list[subprocess.Popen[str]]:
+    """Start a run of so many processes on this machine."""
+    port = free_port()
+    return [
+        subprocess.Popen(
+            [
+                sys.executable,
+                ROOT / "train.py",
+                *train_arguments(
+                    text,
+                    run,
+                    data_dot_shards=run.parent / "shards",
+                    distributed_dot_coordinator=f"127.0.0.1:{port}",
+                    distributed_dot_processes=count,
+                    distributed_dot_process_id=number,
+                    **changes,
+                ),
+            ],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(count)
+    ]
+
+
+def ended(processes: Sequence[subprocess.Popen[str]], seconds: float = 300) -> list[list[str]]:
+    """[stdout, stderr] of every process, which must end in time."""
+    return [list(process.communicate(timeout=seconds)) for process in processes]
+
+
+def test_two_processes_give_the_bits_of_one(whole, text, tmp_path: Path, environment) -> None:
+    """The same weights, states and log; the first process alone speaks and writes."""
+    run = tmp_path / "run"
+    processes = start(2, text, run, environment)
+    outputs = ended(processes)
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert_same_run(run, whole[0])
+    assert "devices: 2 (cpu) of 2 processes" in outputs[0][0]
+    assert "steps" not in outputs[1][0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 2])
+def test_four_processes_give_the_bits_of_one(
+    whole, text, tmp_path: Path, environment, devices: int
+) -> None:
+    """With one and with two devices each."""
+    run = tmp_path / "run"
+    processes = start(4, text, run, environment | {"JAX_NUM_CPU_DEVICES": str(devices)})
+    outputs = ended(processes)
+    assert [process.returncode for process in processes] == [0] * 4, outputs
+    assert_same_run(run, whole[0])
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_stops_all_and_any_number_goes_on(
+    whole, text, tmp_path: Path, environment
+) -> None:
+    """SIGTERM to the second of two: both stop at one step, it is saved, and one process ends it."""
+    run = tmp_path / "run"
+    processes = start(2, text, run, environment)
+    wait_for_rows(run, 2, processes[0])
+    processes[1].send_signal(signal.SIGTERM)
+    outputs = ended(processes)
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert "saved step" in outputs[0][0]
+    saved = checkpoint.latest_step(run / "checkpoints")
+    assert saved is not None and saved < 60
+    processes = start(1, text, run, environment)
+    outputs = ended(processes)
+    assert processes[0].returncode == 0, outputs
+    assert f"at step {saved}" in outputs[0][0]
+    assert_same_run(run, whole[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_process_ends_the_others(
+    whole, text, tmp_path: Path, environment, victim: int
+) -> None:
+    """With a sentence and exit code 3; started again, the run ends with the same bits."""
+    run = tmp_path / "run"
+    processes = start(2, text, run, environment, distributed_dot_timeout=10)
+    wait_for_rows(run, 3, processes[0])
+    processes[victim].kill()
+    outputs = ended(processes, 60)
+    assert processes[1 - victim].returncode == 3, outputs
+    assert "another process of the run ended" in outputs[1 - victim][1]
+    assert "Traceback" not in outputs[1 - victim][1]
+    processes = start(2, text, run, environment)
+    outputs = ended(processes)
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert_same_run(run, whole[0])
+
+
+@pytest.mark.slow
+def test_a_stuck_process_does_not_hold_the_others(text, tmp_path: Path, environment) -> None:
+    """SIGSTOP: the other one gives up after distributed.timeout, with a sentence."""
+    run = tmp_path / "run"
+    changes = {"distributed_dot_timeout": 6, "run_dot_steps": 100_000}
+    processes = start(2, text, run, environment, **changes)
+    try:
+        wait_for_rows(run, 3, processes[0])
+        processes[1].send_signal(signal.SIGSTOP)
+        began = time.monotonic()
+        stderr = processes[0].communicate(timeout=120)[1]
+        assert time.monotonic() - began < 60
+        assert processes[0].returncode == 3, stderr
+        assert "stuck or gone" in stderr or "another process of the run ended" in stderr
+        assert "newest checkpoint" in stderr
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.slow
+def test_processes_that_see_different_things_stop(text, tmp_path: Path, environment) -> None:
+    """Another seed in one process: refused by both before anything is written."""
+    run, port = tmp_path / "run", free_port()
+    processes = []
+    for number in range(2):
+        arguments = train_arguments(
+            text,
+            run,
+            run_dot_seed=number,
+            distributed_dot_coordinator=f"127.0.0.1:{port}",
+            distributed_dot_processes=2,
+            distributed_dot_process_id=number,
+        )
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, ROOT / "train.py", *arguments],
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                cwd=tmp_path,
+            )
+        )
+    outputs = ended(processes)
+    assert [process.returncode for process in processes] == [2, 2], outputs
+    assert "sees another configuration" in outputs[0][1]
+    assert not run.exists()
+
+
+# -- In one process --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "variables", "expected"),
+    [
+        (DistributedConfig(), {}, False),
+        (DistributedConfig(), {"SLURM_NTASKS": "1"}, False),
+        (DistributedConfig(), {"SLURM_NTASKS": "4"}, True),
+        (DistributedConfig(), {"OMPI_COMM_WORLD_SIZE": "2"}, True),
+        (DistributedConfig(coordinator="none"), {"SLURM_NTASKS": "4"}, False),
+        (DistributedConfig(coordinator="a:1", processes=2, process_id=0), {}, True),
+        (DistributedConfig(coordinator="a:1", processes=1, process_id=0), {}, False),
+    ],
+)
+def test_launchers_are_recognised(settings, variables: dict[str, str], expected: bool) -> None:
+    """A run of several processes is one that a launcher or the configuration says is one."""
+    assert distributed.expected(settings, variables) is expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"coordinator": "somewhere"}, "must be host:port, auto or none"),
+        ({"coordinator": "a:1"}, "go together"),
+        ({"processes": 2}, "go together"),
+        ({"coordinator": "a:1", "processes": 2, "process_id": 2}, "must be below"),
+        ({"timeout": 0.0}, "must be >= 1"),
+    ],
+)
+def test_processes_that_cannot_meet_are_refused(fields, words: str) -> None:
+    """Half a description of the processes is none."""
+    with pytest.raises(UserError, match=words):
+        config.validate(Config(distributed=DistributedConfig(**fields)))
+
+
+def test_a_copy_that_differs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three processes of two devices; one device's weights have come apart."""
+    of_all = np.zeros((3, 2, 2), np.uint32)
+    monkeypatch.setattr(distributed, "everyones", lambda value: of_all)
+    distributed.require_equal_weights(7, of_all[0])
+    of_all[1, 0, 1] = 1
+    with pytest.raises(UserError, match="device 0 of process 1 differ .* after step 7"):
+        distributed.require_equal_weights(7, of_all[0])
+
+
+def test_the_watchdog_ends_a_process_that_waits(tmp_path: Path) -> None:
+    """It leaves in time those who come back in time."""
+    program = (
+        "import sys, time, jax; from int_lm import distributed\n"
+        "jax.process_count = lambda: 2\n"
+        "with distributed.Watchdog('train.py', 5): pass\n"
+        "print('back', flush=True)\n"
+        "with distributed.Watchdog('train.py', 0.2): time.sleep(60)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 3 and done.stdout == "back\n", done
+    assert "waited 0 seconds" in done.stderr and "start them again" in done.stderr
