@@ -8,8 +8,7 @@ import random
 from collections import Counter
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 import data.baselines
 from data.baselines import baselines, entropies

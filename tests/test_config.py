@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from int_lm import command_line, config
 from int_lm.config import Config, DataConfig, EsConfig, ModelConfig, RunConfig

@@ -11,8 +11,16 @@ import numpy as np
 import oracle
 import pytest
 
-from int_lm import config as configuration
-from int_lm import direct, evaluate, evolve, likelihood, models, perturb, tables
+from int_lm import (
+    config as configuration,
+    direct,
+    evaluate,
+    evolve,
+    likelihood,
+    models,
+    perturb,
+    tables,
+)
 from int_lm.config import Config, EsConfig, ModelConfig
 from int_lm.errors import UserError
 

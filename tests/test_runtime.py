@@ -15,8 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from tiny_run import MODEL, export_tiny_run, tiny_run
 
 from int_lm import evaluate, export, likelihood, models, noise, perturb, runtime
