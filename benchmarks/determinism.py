@@ -1,0 +1,239 @@
+"""The table of docs/determinism.md: the same run in many ways, and the hash each of them ends with.
+
+    python benchmarks/determinism.py [--out table.md] [--only NAME ...] [--python PATH]
+
+Every architecture with every estimator trains on the standard library's sources: on 1, 2, 4 and 8
+devices of this machine's CPU, in 2 and 4 processes, in chunks of other sizes, killed at random
+moments and told to stop, begun on 4 devices and gone on with on 1 and 2; with --python, by another
+Python and the jax that it has. Each cell is a run of `train.py`; it is right if it ends with the
+hash of the first one. On a machine with a GPU, --gpu adds a run on it.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+STEPS = 60
+RECIPES = {  # name: (readout, votes, update)
+    "eggroll": ("perturbed", "eggroll", "threshold"),
+    "eggroll, exact": ("exact", "eggroll", "stochastic"),
+    "trace": ("perturbed", "trace", "threshold"),
+    "trace, exact": ("exact", "trace", "carry"),
+    "unit, exact, direct": ("exact", "unit", "carry"),
+}
+KILLS, STOPS = 10, 2
+
+
+@dataclasses.dataclass
+class Bench:
+    """Where runs lie, and what starts them."""
+
+    place: Path
+    python: str
+    number: int = 0
+
+    def environment(self, devices: int = 1, platform: str = "cpu") -> dict[str, str]:
+        """Runs share what they compile, which is most of what they do."""
+        return {
+            **os.environ,
+            "JAX_PLATFORMS": platform,
+            "JAX_NUM_CPU_DEVICES": str(devices),
+            "JAX_COMPILATION_CACHE_DIR": str(self.place / "cache"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "PYTHONPATH": str(ROOT),
+        }
+
+    def run_directory(self) -> Path:
+        self.number += 1
+        return self.place / f"run-{self.number}"
+
+    def start(
+        self, flags: list[str], run: Path, *more: str, python: str = "", **environment: object
+    ) -> subprocess.Popen[str]:
+        """One process of a run."""
+        return subprocess.Popen(
+            [python or self.python, ROOT / "train.py", *flags, "--run.dir", run, *more],
+            env=self.environment(**environment),  # type: ignore[arg-type]
+            cwd=self.place,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+
+def flags_of(architecture: str, recipe: str) -> list[str]:
+    """A small model of an architecture with an estimator."""
+    readout, votes, update = RECIPES[recipe]
+    flags = {
+        "model.architecture": architecture,
+        "model.width": 32,
+        "es.population": 64,
+        "es.segment_length": 16,
+        "es.readout": readout,
+        "es.votes": votes,
+        "es.update": update,
+        "run.steps": STEPS,
+        "run.log_every": 5,
+        "run.eval_every": 30,
+        "run.eval_bytes": 4096,
+        "run.checkpoint_every": 9,
+        "run.sample_tokens": 0,
+        "data.heldout_bytes": 20000,
+    }
+    if "direct" in recipe:
+        flags |= {"model.direct": "[1,3]", "model.direct_bits": 10}
+    return [part for key, value in flags.items() for part in (f"--{key}", str(value))]
+
+
+def last_row(run: Path) -> tuple[int, str]:
+    """(step, hash) of the last logged step; (0, "") before there is one."""
+    try:
+        rows = (run / "metrics.jsonl").read_text().splitlines()
+        row = json.loads(rows[-1])
+    except (OSError, IndexError, ValueError):
+        return 0, ""
+    return row["step"], row["weights_hash"]
+
+
+def hash_of(run: Path, *processes: subprocess.Popen[str]) -> str:
+    """The hash that a run ends with, or what it said instead."""
+    said = [process.communicate(timeout=1200)[1] for process in processes]
+    step, found = last_row(run)
+    if any(process.returncode for process in processes) or step != STEPS:
+        return f"failed: {' '.join(said)[-200:]}"
+    return found
+
+
+def on_devices(count: int, **environment: object) -> Callable[[Bench, list[str]], str]:
+    """A whole run of one process."""
+
+    def measure(bench: Bench, flags: list[str]) -> str:
+        run = bench.run_directory()
+        return hash_of(run, bench.start(flags, run, devices=count, **environment))
+
+    return measure
+
+
+def in_processes(count: int) -> Callable[[Bench, list[str]], str]:
+    """A whole run of several processes of one device each, over gloo."""
+
+    def measure(bench: Bench, flags: list[str]) -> str:
+        run = bench.run_directory()
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            port = listener.getsockname()[1]
+        meeting = ("--distributed.coordinator", f"127.0.0.1:{port}")
+        meeting += ("--distributed.processes", str(count), "--distributed.process_id")
+        return hash_of(run, *[bench.start(flags, run, *meeting, str(i)) for i in range(count)])
+
+    return measure
+
+
+def in_chunks(size: int) -> Callable[[Bench, list[str]], str]:
+    def measure(bench: Bench, flags: list[str]) -> str:
+        run = bench.run_directory()
+        return hash_of(run, bench.start(flags, run, "--es.chunk", str(size)))
+
+    return measure
+
+
+def interrupted(bench: Bench, flags: list[str]) -> str:
+    """SIGKILL at random moments of start, compilation, steps, evaluation and saving; SIGTERM."""
+    run, generator = bench.run_directory(), random.Random(str(flags))
+    signals = [signal.SIGKILL] * KILLS + [signal.SIGTERM] * STOPS
+    generator.shuffle(signals)
+    for index, number in enumerate(signals):
+        process = bench.start(flags, run)
+        goal = STEPS * index // len(signals)  # so that they fall on all of the run
+        while process.poll() is None and last_row(run)[0] < goal:
+            time.sleep(0.01)
+        time.sleep(generator.uniform(0, 3 if generator.random() < 0.3 else 0.3))
+        process.send_signal(number)
+        process.communicate()
+    return hash_of(run, bench.start(flags, run))
+
+
+def moved(bench: Bench, flags: list[str]) -> str:
+    """Begun on 4 devices, gone on with on 1, ended on 2."""
+    run = bench.run_directory()
+    for devices, goal in ((4, 20), (1, 40)):
+        process = bench.start(flags, run, devices=devices)
+        while process.poll() is None and last_row(run)[0] < goal:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        process.communicate()
+    return hash_of(run, bench.start(flags, run, devices=2))
+
+
+def ways(python: str | None, gpu: bool) -> Iterator[tuple[str, Callable[[Bench, list[str]], str]]]:
+    """(name, how to run it) of every column."""
+    for count in (1, 2, 4, 8):
+        yield f"{count} device{'s' * (count > 1)}", on_devices(count)
+    for count in (2, 4):
+        yield f"{count} processes", in_processes(count)
+    for size in (2, 16):
+        yield f"chunks of {size}", in_chunks(size)
+    yield f"killed {KILLS}, stopped {STOPS} times", interrupted
+    yield "4, then 1, then 2 devices", moved
+    if python:
+        command = "import jax, sys; print(sys.version.split()[0], 'jax', jax.__version__)"
+        version = subprocess.run([python, "-c", command], capture_output=True, text=True).stdout
+        yield f"Python {version.strip()}", on_devices(1, python=python)
+    if gpu:
+        yield "GPU", on_devices(1, platform="cuda")
+
+
+def main() -> None:
+    """Run everything and print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", help="file for the table (default: standard output only)")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="parts of names of columns")
+    parser.add_argument("--python", help="another Python with int_lm's dependencies")
+    parser.add_argument("--gpu", action="store_true", help="a run on a GPU as well")
+    arguments = parser.parse_args()
+    columns = [
+        (name, measure)
+        for index, (name, measure) in enumerate(ways(arguments.python, arguments.gpu))
+        if index == 0 or not arguments.only or any(part in name for part in arguments.only)
+    ]
+    lines = [
+        "| architecture, votes, readout | hash | "
+        + " | ".join(name for name, _ in columns[1:])
+        + " |",
+        "|---" * (len(columns) + 1) + "|",
+    ]
+    print("\n".join(lines), flush=True)
+    differ = 0
+    with tempfile.TemporaryDirectory() as place:
+        bench = Bench(Path(place), sys.executable)
+        for architecture in ("egg", "rwkv"):
+            for recipe in RECIPES:
+                flags = flags_of(architecture, recipe)
+                expected = columns[0][1](bench, flags)
+                found = [measure(bench, flags) for _, measure in columns[1:]]
+                differ += sum(value != expected for value in found)
+                cells = ["same" if value == expected else f"**{value}**" for value in found]
+                lines.append(
+                    f"| `{architecture}`, {recipe} | `{expected}` | " + " | ".join(cells) + " |"
+                )
+                print(lines[-1], flush=True)
+    if arguments.out:
+        Path(arguments.out).write_text("\n".join(lines) + "\n")
+    sys.exit(1 if differ else 0)
+
+
+if __name__ == "__main__":
+    main()
