@@ -92,8 +92,8 @@ def flags_of(architecture: str, recipe: str) -> list[str]:
         "data.heldout_bytes": 20000,
     }
     if "direct" in recipe:
-        flags |= {"model.direct": "[1,3]", "model.direct_bits": 10}
-    return [part for key, value in flags.items() for part in (f"--{key}", str(value))]
+        flags |= {"model.direct": "1 3", "model.direct_bits": 10}
+    return [part for key in flags for part in (f"--{key}", *str(flags[key]).split())]
 
 
 def last_row(run: Path) -> tuple[int, str]:
