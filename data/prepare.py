@@ -10,7 +10,6 @@ tokenizer, and the names, sizes and times of the files.
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import time
@@ -23,7 +22,7 @@ import numpy as np
 from data import manifest, shards, split
 from data.manifest import Prepared
 from data.sources import Document, Notice, Position, Source, open_source
-from int_lm import config, digest, errors, runlog
+from int_lm import config, digest, errors, lock, runlog
 from int_lm.config import DataConfig, MixtureConfig
 from int_lm.errors import UserError
 from tokenization.interface import Tokenizer
@@ -74,14 +73,8 @@ def writing(directory: Path) -> Iterator[None]:
       UserError: another process holds it, or the file system refused.
     """
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        try:
-            with _locked(directory):
-                yield
-        finally:
-            with contextlib.suppress(OSError):
-                directory.rmdir()
-                directory.parent.rmdir()
+        with lock.hold(directory, "wait until it is done"):
+            yield
     except OSError as error:
         raise UserError(
             f"cannot write token shards to {directory}: {error.strerror or error}; free some "
@@ -102,21 +95,6 @@ def pin(directory: Path, source: MixtureConfig) -> MixtureConfig:
     if not path.exists():
         digest.write_atomically(path, records.newest_revision(source.path[0]).encode())
     return dataclasses.replace(source, revision=path.read_text())
-
-
-@contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    """Keep every other process from preparing the same source; a killed one's lock is gone."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError as error:
-        raise UserError(
-            f"another process is preparing {directory}; wait until it is done"
-        ) from error
-    finally:
-        os.close(descriptor)
 
 
 def make(

@@ -415,7 +415,7 @@ def test_two_processes_do_not_prepare_the_same(tmp_path: Path) -> None:
     """The second is told to wait."""
     data = settings_of(tmp_path, "json", write_json(tmp_path / "x.jsonl", texts(100)))
     done = prepared(data)
-    with prepare._locked(done.directory), pytest.raises(UserError, match="another process"):
+    with prepare.writing(done.directory), pytest.raises(UserError, match="another process"):
         prepared(data)
 
 
