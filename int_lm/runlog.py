@@ -46,6 +46,7 @@ class MetricsFile:
     def __init__(self, path: str | Path):
         self._path = Path(path)
         self._last_step = -1
+        self._pending = b""  # rows, or the rest of one, that the file system has not taken
         self._file = self._reopened(math.inf)
 
     def __enter__(self) -> Self:
@@ -57,7 +58,8 @@ class MetricsFile:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.close()
+        with contextlib.suppress(OSError) if error else contextlib.nullcontext():
+            self.close()
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Add a row; another process sees it at once.
@@ -67,12 +69,13 @@ class MetricsFile:
 
         Raises:
           ValueError: `step` is not above that of the row before, or a value is not finite.
+          OSError: the file system refused; the row is kept, and written before the next one.
         """
         if row["step"] <= self._last_step:
             raise ValueError(f"step {row['step']} after step {self._last_step} in {self._path}")
-        self._file.write(json.dumps(dict(row), allow_nan=False).encode() + b"\n")
-        self._file.flush()
+        self._pending += json.dumps(dict(row), allow_nan=False).encode() + b"\n"
         self._last_step = row["step"]
+        self._write()
 
     def truncate_after(self, step: int) -> None:
         """Drop the rows of steps above `step`, which the resumed run will write again."""
@@ -80,14 +83,29 @@ class MetricsFile:
         self._file = self._reopened(step)
 
     def flush(self) -> None:
-        """Write every row through to the disk: call it before the checkpoint of the same step."""
+        """Write every row through to the disk: call it before the checkpoint of the same step.
+
+        Raises:
+          OSError: the file system refused.
+        """
+        self._write()
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Write every row through to the disk and close the file."""
+        """Write every row through to the disk and close the file.
+
+        Raises:
+          OSError: the file system refused.
+        """
         if not self._file.closed:
-            self.flush()
-            self._file.close()
+            try:
+                self.flush()
+            finally:
+                self._file.close()
+
+    def _write(self) -> None:
+        while self._pending:  # a disk that is getting full takes a part of a row
+            self._pending = self._pending[self._file.write(self._pending) :]
 
     def _reopened(self, last_step: float) -> Any:
         """The file, open for appending, with the whole rows up to `last_step` and nothing else."""
@@ -112,7 +130,7 @@ class MetricsFile:
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(self._path)
-        return self._path.open("ab")
+        return self._path.open("ab", buffering=0)
 
 
 def _step_of(line: bytes) -> int | None:
@@ -241,12 +259,22 @@ class Console:
         self._write(text)
         self._lines_until_header = 0
 
+    def warn(self, text: str) -> None:
+        """Print a sentence about what went wrong, and did not end the run, on stderr."""
+        with contextlib.suppress(OSError):
+            tqdm.write(text, file=sys.stderr)
+
     def _write(self, text: str) -> None:
         if self._quiet:
             return
         encoding = sys.stdout.encoding or "utf-8"
-        tqdm.write(text.encode(encoding, "backslashreplace").decode(encoding), file=sys.stdout)
-        sys.stdout.flush()
+        try:
+            tqdm.write(text.encode(encoding, "backslashreplace").decode(encoding), file=sys.stdout)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise
+        except OSError:  # the disk that a log goes to is full: no reason to stop training
+            pass
 
     def _left(self, step: int, seconds: float) -> str:
         """Time until the first limit is reached; empty before it can be known."""

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pty
+import resource
 import subprocess
 import sys
 import termios
@@ -98,6 +99,37 @@ def test_flush_reaches_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         metrics.append({"step": 1})
         metrics.flush()
         assert len(synced) == 1
+
+
+def test_rows_that_the_file_system_refuses_are_written_later(tmp_path: Path) -> None:
+    """In order, each once and whole, also the one of which a part fitted."""
+    path = tmp_path / "metrics.jsonl"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with MetricsFile(path) as metrics:
+        metrics.append({"step": 1})
+        resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 5, limits[1]))
+        try:
+            for step in (2, 3):
+                with pytest.raises(OSError, match="File too large"):
+                    metrics.append({"step": step})
+            with pytest.raises(OSError, match="File too large"):
+                metrics.flush()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert path.stat().st_size == len(b'{"step": 1}\n') + 5
+        metrics.append({"step": 4})
+        metrics.flush()
+        assert [row["step"] for row in rows_of(path)] == [1, 2, 3, 4]
+
+
+def test_an_error_on_the_way_out_does_not_hide_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the disk is full when training fails, the failure of training is what is raised."""
+    with pytest.raises(KeyError), MetricsFile(tmp_path / "metrics.jsonl") as metrics:
+        metrics.append({"step": 1})
+        monkeypatch.setattr(metrics, "flush", lambda: os.listdir(tmp_path / "nothing"))
+        raise KeyError
 
 
 def report(step: int, **values: Any) -> Report:
@@ -248,3 +280,25 @@ def test_bar_and_lines_share_a_terminal() -> None:
     assert process.stdout == b"a line between\n"
     assert "evaluating:" in drawn
     assert "step 5/10, 0:05 left" in drawn
+
+
+def test_a_full_disk_behind_the_output_stops_nothing(tmp_path: Path) -> None:
+    """Lines that cannot be written are lost, and the program goes on; warnings go to stderr."""
+    program = (
+        "import os\nfrom int_lm.runlog import Console\n"
+        "with Console(steps=1, seconds=0) as console:\n"
+        "    console.note('lost')\n    console.warn('a warning')\n"
+        "open('alive', 'w').close()\nos._exit(7)"
+    )
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (7, "a warning\n")
+    assert (tmp_path / "alive").exists()
