@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +17,10 @@ import numpy as np
 
 from int_lm import checkpoint, digest
 from int_lm.errors import UserError
+from int_lm.lock import Lock
 
+FIRST_RETRY = 1  # seconds after a save that failed; twice as long after every further one ...
+LAST_RETRY = 300  # ... but never longer than this
 _UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a step that Orbax has not finished
 
 
@@ -54,21 +58,33 @@ class Checkpointer:
     Creating it makes the directory and removes what killed saves left behind, so only the process
     that trains may create one. The newest `keep` steps and the best one are kept.
 
+    A save that fails ends nothing, for training can go on: `poll` reports it, `retry_due` says when
+    to save again, and `close` raises it if no later save has succeeded.
+
+    Args:
+      lock: of the run directory; checked before every save.
+
     Raises:
       OSError: the directory cannot be created.
     """
 
-    def __init__(self, directory: str | Path, *, keep: int):
+    def __init__(self, directory: str | Path, *, keep: int, lock: Lock | None = None):
         self._directory = Path(directory).absolute()
         self._keep = keep
+        self._lock = lock
         self._directory.mkdir(parents=True, exist_ok=True)
-        for leftover in self._directory.glob(f"*{_UNFINISHED}*"):
+        for leftover in self._leftovers():
             shutil.rmtree(leftover)
         self._manager: Any = None
         self._saving: threading.Thread | None = None
         self._saving_step = -1
         self._error: Exception | None = None
         self._evaluations: dict[int, float | None] = {}
+        self._failure: UserError | None = None  # since the last save that succeeded
+        self._reported = True
+        self._retry_after = FIRST_RETRY
+        self._retry_at = 0.0
+        self._hooked = False
 
     def __enter__(self) -> Self:
         return self
@@ -92,14 +108,13 @@ class Checkpointer:
     ) -> None:
         """Copy `state`, then write it in the background; waits for the save before, if any.
 
+        Whether it succeeds is known later: see `poll`.
+
         Args:
           step: number of updates done; larger than that of every checkpoint in the directory.
           state: pytree of non-empty arrays.
           host: JSON-able data to keep beside it.
           valid_bits_per_byte: bits per byte of held-out text at this step; None if not evaluated.
-
-        Raises:
-          UserError: this or the save before could not be written, or `step` is not the newest.
         """
         self._finish()
         # Orbax copies NumPy arrays before `save` returns, so a later step may reuse the memory.
@@ -115,37 +130,42 @@ class Checkpointer:
             },
         }
         document["sha256"] = digest.of_json(document)
-        orbax = checkpoint.orbax_module()
         try:
-            if self._manager is None:
-                self._manager = self._open()
-            self._evaluations[step] = valid_bits_per_byte
-            saved = self._manager.save(
-                step,
-                args=orbax.args.Composite(
-                    state=orbax.args.StandardSave(arrays), host=orbax.args.JsonSave(document)
-                ),
-            )
-        except OSError as error:
-            raise self._failed(step, error) from error
-        if not saved:
-            self._forget()
-            raise UserError(
-                f"checkpoint {step} was not written: {self._directory} holds the newer checkpoint "
-                f"{checkpoint.latest_step(self._directory)}; choose another --run.dir"
-            )
+            if self._lock:
+                self._lock.check()
+            self._begin(step, arrays, document)
+        except Exception as error:
+            self._failed(step, error)
+            return
         self._saving_step = step
         self._saving = threading.Thread(target=self._complete, name="complete-checkpoint")
         self._saving.start()
 
-    def poll(self) -> None:
-        """Report a background save that failed; call it at every step, it never waits.
+    def failed(self, step: int, error: Exception) -> None:
+        """Note that `step` could not be saved: for a caller who could not even begin."""
+        self._finish()
+        self._failed(step, error)
 
-        Raises:
-          UserError: the save could not be written; the steps before it are intact.
-        """
+    def poll(self) -> UserError | None:
+        """A save that failed, once; call it at every step, it never waits."""
         if self._saving is not None and not self._saving.is_alive():
             self._finish()
+        failure = None if self._reported else self._failure
+        self._reported = True
+        return failure
+
+    def retry_due(self) -> bool:
+        """The last save failed, and it is time to try again: 1 s later, then 2 s, 4 s ... 300 s."""
+        return (
+            self._saving is None
+            and self._failure is not None
+            and time.monotonic() >= self._retry_at
+        )
+
+    def wait(self) -> bool:
+        """Wait for the last save; whether it is on the disk."""
+        self._finish()
+        return self._failure is None
 
     def discard_after(self, step: int) -> None:
         """Delete the checkpoints newer than `step`, so that a run that fell back can write again.
@@ -165,12 +185,35 @@ class Checkpointer:
         """Wait until everything is on the disk.
 
         Raises:
-          UserError: the last save could not be written; the steps before it are intact.
+          UserError: the last save failed.
         """
         self._finish()
         if self._manager is not None:
             self._manager.close()
             self._manager = None
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise UserError(f"{failure}; mend that and run the same command again")
+
+    def _begin(
+        self, step: int, arrays: Mapping[str, np.ndarray], document: Mapping[str, Any]
+    ) -> None:
+        """Let Orbax copy and write, unless all but the list of digests is there already."""
+        if self._failure and step == self._saving_step == checkpoint.latest_step(self._directory):
+            return
+        orbax = checkpoint.orbax_module()
+        if self._manager is None:
+            self._manager = self._open()
+        self._evaluations[step] = document["valid_bits_per_byte"]
+        saved = self._manager.save(
+            step,
+            args=orbax.args.Composite(
+                state=orbax.args.StandardSave(arrays), host=orbax.args.JsonSave(document)
+            ),
+        )
+        if not saved:
+            newest = checkpoint.latest_step(self._directory)
+            raise UserError(f"the directory holds the newer checkpoint {newest}")
 
     def _open(self) -> Any:
         """Orbax's manager of the directory as it is now."""
@@ -197,7 +240,8 @@ class Checkpointer:
     def _complete(self) -> None:
         """Runs in a thread: wait for Orbax, then list the digests of what it wrote."""
         try:
-            self._manager.wait_until_finished()
+            if self._manager is not None:
+                self._manager.wait_until_finished()
             digest.seal(self._directory / str(self._saving_step))
         except Exception as error:
             self._error = error
@@ -209,16 +253,27 @@ class Checkpointer:
         self._saving = None
         error, self._error = self._error, None
         if error is not None:
-            raise self._failed(self._saving_step, error) from error
+            self._failed(self._saving_step, error)
+        else:
+            self._failure, self._reported, self._retry_after = None, True, FIRST_RETRY
 
-    def _failed(self, step: int, error: Exception) -> UserError:
-        sys.unraisablehook = _without_abandoned_writes(sys.unraisablehook)
+    def _failed(self, step: int, error: Exception) -> None:
+        if not self._hooked:
+            sys.unraisablehook = _without_abandoned_writes(sys.unraisablehook)
+            self._hooked = True
         self._forget()
-        return UserError(
+        try:
+            newest = checkpoint.latest_step(self._directory)
+        except OSError:
+            newest = None
+        self._failure = UserError(
             f"checkpoint {step} could not be written to {self._directory}: "
-            f"{checkpoint.reason(error)}; earlier checkpoints are intact; free some space or "
-            "choose a directory you can write to (--run.dir)"
+            f"{checkpoint.reason(error)}; "
+            + ("no checkpoint is there" if newest is None else f"the newest there is {newest}")
         )
+        self._reported = False
+        self._retry_at = time.monotonic() + self._retry_after
+        self._retry_after = min(2 * self._retry_after, LAST_RETRY)
 
     def _forget(self) -> None:
         """Drop what is remembered of the directory, which has changed behind Orbax's back."""
@@ -226,3 +281,8 @@ class Checkpointer:
             with contextlib.suppress(Exception):  # it repeats the error that brought us here
                 self._manager.close()
         self._manager = None
+        for leftover in self._leftovers():  # it may be what fills the disk
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    def _leftovers(self) -> list[Path]:
+        return list(self._directory.glob(f"*{_UNFINISHED}*"))

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from int_lm import checkpoint, config, digest
+from int_lm import checkpoint, checkpointer, config, digest, lock
 from int_lm.checkpointer import Checkpointer
 from int_lm.errors import UserError
 
@@ -84,13 +85,13 @@ def flip_bit(path: Path, bit: int) -> None:
     path.write_bytes(bytes(data))
 
 
-def wait_for_error(writer: Checkpointer) -> str:
+def wait_for_failure(writer: Checkpointer) -> str:
     """Poll as the training loop does until the background save has failed; its message."""
-    with pytest.raises(UserError) as caught:
-        for _ in range(1000):
-            writer.poll()
-            time.sleep(0.01)
-    return str(caught.value)
+    for _ in range(1000):
+        if failure := writer.poll():
+            return str(failure)
+        time.sleep(0.01)
+    pytest.fail("no failure was reported")
 
 
 @pytest.fixture(scope="module")
@@ -243,8 +244,8 @@ def test_a_run_that_fell_back_writes_the_later_steps_again(copy: Path) -> None:
     """After `discard_after` the damaged step is gone and saved anew; before, that is an error."""
     flip_bit(copy / "3" / "host" / "host.json", 100)
     with Checkpointer(copy, keep=3) as writer:
-        with pytest.raises(UserError, match="holds the newer checkpoint 3"):
-            save(writer, 3)
+        save(writer, 3)
+        assert "the directory holds the newer checkpoint 3" in str(writer.poll())
         writer.discard_after(2)
         assert checkpoint.steps(copy) == [1, 2]
         save(writer, 3, 9.0)
@@ -439,37 +440,90 @@ def largest_file(size: int) -> Iterator[None]:
 
 
 def test_a_save_that_fails_is_reported_and_spares_the_steps_before(tmp_path: Path) -> None:
-    """The next `poll` says what and why; the step before is intact and a later save succeeds."""
+    """`poll` says what and why, once; the step before is intact and a later save succeeds."""
     large = {"w": np.random.default_rng(0).integers(0, 255, 400_000).astype(np.uint8)}
     with Checkpointer(tmp_path, keep=1) as writer:
         writer.save(1, large, {}, valid_bits_per_byte=1.0)
-        writer.close()
+        assert writer.wait()
         with largest_file(100_000):
             writer.save(2, large, {}, valid_bits_per_byte=0.5)
-            message = wait_for_error(writer)
+            message = wait_for_failure(writer)
         assert f"checkpoint 2 could not be written to {tmp_path}: File too large;" in message
-        assert checkpoint.steps(tmp_path) == [1]
+        assert "the newest there is 1" in message
+        assert [path.name for path in tmp_path.iterdir()] == ["1"]
         assert checkpoint.restore(tmp_path, large) is not None
-        writer.poll()
+        assert writer.poll() is None
+        assert not writer.wait()
         writer.save(3, large, {}, valid_bits_per_byte=None)
+        assert writer.wait()
     assert checkpoint.steps(tmp_path) == [1, 3]
     assert checkpoint.best_step(tmp_path) == 1
+
+
+def test_a_failed_save_is_due_again_later_and_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After 1 s, 2 s, 4 s ... 300 s, after a success not at all; `close` raises the last one."""
+    now = 1000.0
+    clock = types.SimpleNamespace(monotonic=lambda: now)
+    monkeypatch.setattr(checkpointer, "time", clock)
+    with Checkpointer(tmp_path, keep=1) as writer:
+        assert not writer.retry_due()
+        for wait in (1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300):
+            writer.failed(1, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+            now += wait - 0.5
+            assert not writer.retry_due()
+            now += 0.5
+            assert writer.retry_due()
+        save(writer, 1)
+        assert writer.wait()
+        assert not writer.retry_due()
+        assert writer.poll() is None
+        writer.failed(2, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+        now += 1
+        assert writer.retry_due()
+        with pytest.raises(UserError, match="No space left on device.* newest there is 1; mend"):
+            writer.close()
 
 
 def test_a_full_disk_at_the_last_moment_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The list of digests cannot be written: an error, yet the step is whole and counts."""
+    """The list of digests cannot be written: an error, yet the step is whole; listed later."""
 
     def full(path: Path, data: bytes) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
     with Checkpointer(tmp_path, keep=1) as writer:
-        monkeypatch.setattr(digest, "write_atomically", full)
+        with monkeypatch.context() as patch:
+            patch.setattr(digest, "write_atomically", full)
+            save(writer, 1)
+            assert not writer.wait()
+        assert "No space left on device; the newest there is 1" in str(writer.poll())
+        assert_equal(checkpoint.restore(tmp_path, state_of(0), say=pytest.fail), 1)
+        assert not digest.check(tmp_path / "1")
         save(writer, 1)
-        with pytest.raises(UserError, match="No space left on device"):
-            writer.close()
-    assert_equal(checkpoint.restore(tmp_path, state_of(0), say=pytest.fail), 1)
+    assert digest.check(tmp_path / "1")
+
+
+def test_a_directory_of_another_process_is_not_written_to(tmp_path: Path) -> None:
+    """The run directory is gone, or another run's: nothing is written; back again, it is."""
+    run, away = tmp_path / "run", tmp_path / "away"
+    with (
+        lock.hold(run, "wait") as held,
+        Checkpointer(run / "checkpoints", keep=1, lock=held) as writer,
+    ):
+        run.rename(away)
+        save(writer, 1)
+        assert "No such file or directory; no checkpoint is there" in str(writer.poll())
+        assert not run.exists()
+        with lock.hold(run, "wait"):
+            save(writer, 2)
+            assert "another process" in str(writer.poll())
+            assert [path.name for path in run.iterdir()] == [lock.FILE]
+        away.rename(run)
+        save(writer, 3)
+    assert checkpoint.steps(run / "checkpoints") == [3]
 
 
 def test_an_error_on_the_way_out_does_not_hide_the_first(
@@ -487,11 +541,12 @@ def test_a_directory_that_went_away_is_reported(tmp_path: Path) -> None:
     directory = tmp_path / "checkpoints"
     with Checkpointer(directory, keep=1) as writer:
         save(writer, 1)
-        writer.close()
+        assert writer.wait()
         directory.rename(tmp_path / "moved")
         directory.touch()
+        save(writer, 2)
+        assert "checkpoint 2 could not be written" in wait_for_failure(writer)
         with pytest.raises(UserError, match="checkpoint 2 could not be written"):
-            save(writer, 2)
             writer.close()
         directory.unlink()
         (tmp_path / "moved").rename(directory)
@@ -504,8 +559,8 @@ def test_a_read_only_directory_is_reported(copy: Path) -> None:
     with Checkpointer(copy, keep=3) as writer:
         copy.chmod(0o555)
         try:
+            save(writer, 4)
             with pytest.raises(UserError, match="Permission denied"):
-                save(writer, 4)
                 writer.close()
         finally:
             copy.chmod(0o755)
