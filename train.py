@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # imported where needed, so that --help and a wrong flag answ
     from data.corpus import Corpus
     from data.sources import Document
     from int_lm.checkpoint import Restored
+    from int_lm.lock import Lock
     from int_lm.run import Paths
     from int_lm.trainer import Documents, Text, Trainer
     from tokenization import Tokenizer
@@ -110,6 +111,16 @@ def train_together(settings: Config) -> None:
     """What every process of a run does; the first one alone reports and writes."""
     opened = open_text(settings)
 
+    from int_lm import distributed, lock
+
+    remedy = "wait until it ends, or choose another --run.dir"
+    alone = lock.hold(Path(settings.run.dir), remedy)
+    with alone if distributed.is_first() else contextlib.nullcontext() as held:
+        train_locked(settings, opened, held)
+
+
+def train_locked(settings: Config, opened: "Corpus", held: "Lock | None") -> None:
+    """Run, or resume; `held` keeps other runs out of the directory, for the process that writes."""
     import tokenization
     from int_lm import checkpoint, distributed, evolve, interrupt, params, placement, run, runlog
     from int_lm.checkpointer import Checkpointer
@@ -140,7 +151,7 @@ def train_together(settings: Config) -> None:
         checkpointer = metrics = None
         if writes:
             checkpointer = stack.enter_context(
-                Checkpointer(paths.checkpoints, keep=settings.run.keep)
+                Checkpointer(paths.checkpoints, keep=settings.run.keep, lock=held)
             )
             metrics = stack.enter_context(runlog.MetricsFile(paths.metrics))
             checkpointer.discard_after(first)
@@ -170,9 +181,9 @@ def train_together(settings: Config) -> None:
             seconds_before=resumed.host["seconds"] if resumed else 0.0,
         )
         finished = trainer.loop()
-        if checkpointer:
-            checkpointer.close()
         if not finished:
+            if checkpointer:
+                checkpointer.close()
             console.note(f"saved step {trainer.number}; the same command goes on from there")
             return
         finish(trainer, paths, yardsticks)
@@ -185,8 +196,6 @@ def finish(trainer: "Trainer", paths: "Paths", yardsticks: dict[str, float]) -> 
     lengths = trainer.evaluate(trainer.text.heldout)
     sources = lengths.summaries(trainer.text.heldout.sources)
     figures = lengths.summary() | {"baselines": yardsticks, "sources": sources}
-    if distributed.is_first():
-        run.write_evaluation(paths, trainer.number, trainer.weights, figures)
     note = trainer.console.note
     trainer.console.table(
         f"bits per byte of all {figures['bytes']:,} held-out bytes after {trainer.number} steps:",
@@ -199,6 +208,9 @@ def finish(trainer: "Trainer", paths: "Paths", yardsticks: dict[str, float]) -> 
             {f"{name} ({shares[name]:.1%})": sources[name]["bits_per_byte"] for name in sources},
         )
     trainer.sample()
+    trainer.secure()
+    if distributed.is_first():
+        run.write_evaluation(paths, trainer.number, trainer.weights, figures)
     note(f"run directory: {paths.root}")
     note(
         "next:\n"

@@ -39,7 +39,8 @@ from int_lm.runtime import Sampler
 
 SAMPLE_TEMPERATURE = 0.7
 COMPILING_SECONDS = 3600.0  # that a process may wait longer for the others at its first step
-GOING_ON, FINISHED, STOPPED = range(3)  # how a run stands: the largest that a process says holds
+# How a run stands: the largest that a process says holds.
+GOING_ON, SAVING_AGAIN, FINISHED, STOPPED = range(4)
 
 
 class Streams(Protocol):
@@ -103,7 +104,7 @@ class Trainer:
 
     Attributes:
       place: the devices, None for one. metrics, checkpointer: None in processes that do not write.
-      number: steps done. saved: step of the newest checkpoint, -1 for none.
+      number: steps done. saved: step that was saved last, if it succeeded, -1 for none.
       seconds_before: seconds of training in earlier processes.
     """
 
@@ -123,18 +124,19 @@ class Trainer:
         self._started = time.monotonic()
         self._speed_since = (self.number, self._started)
         self._count: Callable[..., diagnose.Counts] | None = None
+        self._valid: float | None = None  # of the last save
 
     @property
     def seconds(self) -> float:
         return self.seconds_before + time.monotonic() - self._started
 
     def _standing(self) -> int:
-        """Whether the run goes on, has reached its last step or its time, or is asked to stop.
+        """Whether the run goes on, is to save again, has reached its end, or is asked to stop.
 
         All processes ask at the same steps, and get one answer.
         """
         settings = self.settings.run
-        own = GOING_ON
+        own = SAVING_AGAIN if self.checkpointer and self.checkpointer.retry_due() else GOING_ON
         if self.number >= settings.steps or 0 < settings.seconds <= self.seconds:
             own = FINISHED
         elif self.stop.requested:
@@ -146,7 +148,7 @@ class Trainer:
         step = evolve.compiled_step(self.settings, self.text.identity["vocab_size"], self.place)
         settings, first = self.settings.run, self.number
         standing, tokens_ST = self._standing(), self.text.streams.at(self.number)
-        while standing == GOING_ON:
+        while standing in (GOING_ON, SAVING_AGAIN):
             patience = self.settings.distributed.timeout
             patience += COMPILING_SECONDS if self.number == first else 0
             with Watchdog("train.py", patience):
@@ -157,14 +159,15 @@ class Trainer:
                 self.number += 1
                 standing = self._standing()
             self.console.advance(self.number, self.seconds)
-            if self.checkpointer:
-                self.checkpointer.poll()
+            if self.checkpointer and (failure := self.checkpointer.poll()):
+                self.console.warn(f"{failure}; training goes on and will try again")
             last = standing == FINISHED
             evaluate = last or _due(self.number, settings.eval_every)
             valid = None
             if evaluate or self.number == 1 or _due(self.number, settings.log_every):
                 valid = self.log(measured, evaluate, last)
-            if last or _due(self.number, settings.checkpoint_every):
+            due = last or _due(self.number, settings.checkpoint_every)
+            if due or standing == SAVING_AGAIN:
                 self.save(valid)
             if evaluate and not last:  # it may have taken long
                 standing = self._standing()
@@ -219,13 +222,22 @@ class Trainer:
             row["shares"] = shares
         if evaluate and diagnose.possible(self.settings):
             row |= diagnose.summary(self._diagnose())
-        if self.metrics:
-            self.metrics.append(row)
+        self._append(row)
         self.console.report(report)
         if evaluate and not last:  # the end shows one beside the final figures
             self.sample()
         self._speed_since = (self.number, time.monotonic())
         return valid
+
+    def _append(self, row: dict[str, Any]) -> None:
+        try:
+            if self.metrics:
+                self.metrics.append(row)
+        except OSError as error:
+            self.console.warn(
+                f"metrics of step {self.number} not written yet: {error.strerror}; "
+                "training goes on and will try again"
+            )
 
     def _diagnose(self) -> diagnose.Counts:
         """Counts at the state reached, with the tokens and perturbations of the next step."""
@@ -269,13 +281,29 @@ class Trainer:
         All processes bring their members' states together; the one that writes writes them.
         """
         state = placement.on_host(self.state)
-        self.saved = self.number
+        self.saved, self._valid = self.number, valid
         if self.metrics is None or self.checkpointer is None:
             return
-        self.metrics.flush()
+        try:
+            self.metrics.flush()
+        except OSError as error:
+            self.checkpointer.failed(self.number, error)
+            return
         text = self.text
         host = run.host_data(self.settings, text.identity, text.sha256, text.mixture, self.seconds)
         self.checkpointer.save(self.number, state, host, valid_bits_per_byte=valid)
+
+    def secure(self) -> None:
+        """Wait until the state reached is on the disk; if its save failed, try once more.
+
+        Raises:
+          UserError: it failed again; the checkpoints before it are as they were.
+        """
+        failed = self.checkpointer is not None and not self.checkpointer.wait()
+        if distributed.most(failed):
+            self.save(self._valid)
+        if self.checkpointer:
+            self.checkpointer.close()
 
 
 def _due(step: int, every: int) -> bool:
