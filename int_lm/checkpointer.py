@@ -4,11 +4,12 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import logging
 import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -24,17 +25,27 @@ LAST_RETRY = 300  # ... but never longer than this
 _UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a step that Orbax has not finished
 
 
-def _without_abandoned_writes(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """`hook`, deaf to the writes of a failed save that find Orbax's event loop closed.
+def _ignore_abandoned_writes() -> None:
+    """Keep Python silent about the other writes of a save in which one has failed.
 
-    They would print a traceback each beside the one sentence that reports the failure.
+    They find Orbax's event loop closed, or fail as well with nobody waiting for them, and would
+    print a traceback each beside the one sentence that reports the failure.
     """
+    logging.getLogger("asyncio").addFilter(_is_no_abandoned_write)
+    hook = sys.unraisablehook
+    if getattr(hook, "ignores_abandoned_writes", False):
+        return
 
     def filtered(unraisable: Any) -> None:
         if str(unraisable.exc_value) != "Event loop is closed":
             hook(unraisable)
 
-    return filtered
+    filtered.ignores_abandoned_writes = True  # type: ignore[attr-defined]
+    sys.unraisablehook = filtered
+
+
+def _is_no_abandoned_write(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("Task exception was never retrieved")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +95,6 @@ class Checkpointer:
         self._reported = True
         self._retry_after = FIRST_RETRY
         self._retry_at = 0.0
-        self._hooked = False
 
     def __enter__(self) -> Self:
         return self
@@ -202,6 +212,7 @@ class Checkpointer:
         if self._failure and step == self._saving_step == checkpoint.latest_step(self._directory):
             return
         orbax = checkpoint.orbax_module()
+        _ignore_abandoned_writes()
         if self._manager is None:
             self._manager = self._open()
         self._evaluations[step] = document["valid_bits_per_byte"]
@@ -258,9 +269,6 @@ class Checkpointer:
             self._failure, self._reported, self._retry_after = None, True, FIRST_RETRY
 
     def _failed(self, step: int, error: Exception) -> None:
-        if not self._hooked:
-            sys.unraisablehook = _without_abandoned_writes(sys.unraisablehook)
-            self._hooked = True
         self._forget()
         try:
             newest = checkpoint.latest_step(self._directory)
