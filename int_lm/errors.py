@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 EXIT_USER_ERROR = 2
 EXIT_LOST_PROCESS = 3  # another process of the run is gone
+EXIT_INTERRUPTED = 130  # as the shell has it: 128 + SIGINT
 
 
 class UserError(Exception):
@@ -23,7 +24,10 @@ def explain_os_error(error: OSError) -> str:
 
 @contextlib.contextmanager
 def reported(program: str) -> Iterator[None]:
-    """Run an entry point: a `UserError` or `OSError` becomes one line on stderr and exit code 2."""
+    """Run an entry point: a `UserError` or `OSError` becomes one line on stderr and exit code 2.
+
+    So does Ctrl-C where nothing else sees to it, with exit code 130.
+    """
     try:
         yield
     except BrokenPipeError:  # the reader of our output went away (`| head`): not an error
@@ -33,6 +37,9 @@ def reported(program: str) -> Iterator[None]:
         message = str(error)
     except OSError as error:
         message = explain_os_error(error)
+    except KeyboardInterrupt:
+        tell(program, "interrupted; what is finished is kept")
+        sys.exit(EXIT_INTERRUPTED)
     else:
         return
     tell(program, message)

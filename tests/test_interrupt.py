@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from int_lm import errors
 from int_lm.interrupt import SIGNALS, StopFlag
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -73,6 +74,7 @@ def test_outside_the_main_thread_it_does_nothing() -> None:
 
 BUSY = """
 import hashlib, signal
+from int_lm import errors
 from int_lm.interrupt import StopFlag
 with StopFlag():
     print("ready", flush=True)
@@ -102,3 +104,11 @@ def test_a_second_signal_stops_at_once(number: signal.Signals) -> None:
             assert process.wait(timeout=20) == 128 + number
         finally:
             process.kill()
+
+
+def test_ctrl_c_where_no_flag_is_up_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    """Before training, while text is prepared: no traceback, and the exit code of the shell."""
+    with pytest.raises(SystemExit) as ended, errors.reported("train.py"):
+        raise KeyboardInterrupt
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "train.py: error: interrupted; what is finished is kept\n"
