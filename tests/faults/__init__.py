@@ -1,0 +1,8 @@
+"""What is done to a run, what its user sees of it, and what survives.
+
+    python -m tests.faults [NAME ...]        the table in docs/determinism.md
+    python -m tests.faults.soak --seconds S  killed at random again and again, for a long time
+
+`bench` starts and disturbs runs, `cases` are the faults of a run of one process. Further modules of
+cases join `faults.FAULTS`.
+"""

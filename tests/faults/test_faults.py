@@ -1,0 +1,28 @@
+"""Every fault of the table in docs/determinism.md, as it is printed by `python -m tests.faults`."""
+
+import pytest
+
+from .bench import Bench, Fault, ImpossibleError
+from .cases import FAULTS
+
+QUICK = {"second_run", "full_for_a_while"}
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return Bench(tmp_path_factory.mktemp("faults"))
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(fault, id=fault.name, marks=[] if fault.name in QUICK else pytest.mark.slow)
+        for fault in FAULTS
+    ],
+)
+def test_a_run_survives(fault: Fault, bench: Bench) -> None:
+    """The user is told, nothing sound is lost, and the weights come to the same bits."""
+    try:
+        fault.run(bench)
+    except ImpossibleError as reason:
+        pytest.skip(str(reason))
