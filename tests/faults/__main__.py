@@ -5,8 +5,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from . import FAULTS
 from .bench import Bench, ImpossibleError
-from .cases import FAULTS
 
 
 def main() -> None:

@@ -85,7 +85,7 @@ class Training:
         command = [*prefix, sys.executable, ROOT / "train.py", *arguments]
         command += ["--data.path", "text", "--data.shards", "shards", "--run.dir", directory]
         command += flags
-        with self._stdout.open("w") as stdout, self._stderr.open("w") as stderr:
+        with self._stdout.open("a") as stdout, self._stderr.open("w") as stderr:
             self.process = subprocess.Popen(
                 command,
                 cwd=bench.directory,
@@ -117,12 +117,13 @@ class Training:
 
     def until(self, condition: Callable[[], Any], what: str) -> None:
         """Wait for a condition that the process brings about."""
-        for _ in range(PATIENCE * 500):
+        until = time.monotonic() + PATIENCE
+        while time.monotonic() < until:
             ended = self.process.poll() is not None
             if condition():
                 return
             assert not ended, f"ended without {what}: {self.stdout()}\n{self.stderr()}"
-            time.sleep(0.002)
+            time.sleep(0.003)
         raise AssertionError(f"no {what} in {PATIENCE} s: {self.stdout()}\n{self.stderr()}")
 
     def newest(self) -> int:

@@ -1,5 +1,6 @@
 """Faults of a run of one process: each function brings one about and checks what survives it."""
 
+import json
 import os
 import shutil
 import signal
@@ -114,13 +115,14 @@ def full_disk_behind_the_output(bench: Bench) -> Outcome:
     """The disk that the console's lines are redirected to gets full."""
     with bench.small_disk("output") as disk:
         log = disk / "log"
+        log.write_bytes(b"\n" * 2048)  # half of its last page
         with bench.training("output_run", (), (), log) as training:
             training.until_checkpoint()
             with training.paused():
                 fill(disk)
             code = training.end()
-            assert training.rows() == bench.undisturbed
-            assert training.newest() == FLAGS["--run.steps"]
+            assert training.rows() == bench.undisturbed, (code, training.stderr())
+            assert training.newest() == FLAGS["--run.steps"], (code, training.stderr())
         assert "bits per byte of all" not in log.read_text()
     return Outcome(f"the log ends; exit code {code}", GOES_ON)
 
@@ -184,6 +186,27 @@ def directory_deleted(bench: Bench) -> Outcome:
     return Outcome(
         f"the final evaluation, then exit code 2: `{seen}`",
         "nothing; the same command begins again, and ends with the same weights and log",
+    )
+
+
+def directory_replaced(bench: Bench) -> Outcome:
+    """The run directory is deleted, and an empty one put in its place."""
+    with bench.training("replaced") as training:
+        training.until_checkpoint()
+        with training.paused():
+            shutil.rmtree(training.directory)
+            training.directory.mkdir()
+        assert training.end() == 0
+        assert training.newest() == FLAGS["--run.steps"]
+        evaluation = json.loads((training.directory / "evaluation.json").read_text())
+        assert evaluation["weights_hash"] == bench.undisturbed[-1]["weights_hash"]
+        seen = training.sentence()
+        with bench.training("replaced") as again:  # brings config.yaml and tokenizer/ back
+            assert again.end() == 0
+        assert {"config.yaml", "tokenizer"} <= {file.name for file in again.directory.iterdir()}
+    return Outcome(
+        f"`{seen}`" if seen else "nothing",
+        "later checkpoints, with the weights of the undisturbed run; not the log",
     )
 
 
@@ -299,6 +322,7 @@ FAULTS = [
     Fault("the permission to write is lost for a while", permission_lost),
     Fault("the run directory is moved away, and back", directory_moved),
     Fault("the run directory is deleted", directory_deleted),
+    Fault("the run directory is replaced by an empty one", directory_replaced),
     Fault("a bit of the newest checkpoint flips", newest_damaged),
     Fault("killed saves left temporary directories", leftovers),
     Fault("SIGKILL while text is prepared", killed_while_preparing),

@@ -2,8 +2,8 @@
 
 import pytest
 
+from . import FAULTS
 from .bench import Bench, Fault, ImpossibleError
-from .cases import FAULTS
 
 QUICK = {"second_run", "full_for_a_while"}
 
