@@ -73,7 +73,7 @@ class Checkpointer:
     to save again, and `close` raises it if no later save has succeeded.
 
     Args:
-      lock: of the run directory; checked before every save.
+      lock: of the run directory; checked before and after every save.
 
     Raises:
       OSError: the directory cannot be created.
@@ -254,6 +254,8 @@ class Checkpointer:
             if self._manager is not None:
                 self._manager.wait_until_finished()
             digest.seal(self._directory / str(self._saving_step))
+            if self._lock:  # TensorStore makes directories that have gone away again
+                self._lock.check()
         except Exception as error:
             self._error = error
 

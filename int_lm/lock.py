@@ -28,18 +28,19 @@ class Lock:
         self._descriptor = self._acquired()
 
     def check(self) -> None:
-        """Make sure that nobody else has the directory; call it before writing what matters.
-
-        One that was deleted and made again is locked again.
+        """Make sure that the directory is still this process's; call it before writing to it.
 
         Raises:
-          UserError: another process has it now.
+          UserError: it is another one: another process has it, or it is locked from now on, so that
+            the next call succeeds.
           OSError: it is gone, or the file system refused.
         """
-        if not _same(self._descriptor, self._path):
-            renewed = self._acquired()
-            os.close(self._descriptor)
-            self._descriptor = renewed
+        if _same(self._descriptor, self._path):
+            return
+        renewed = self._acquired()
+        os.close(self._descriptor)
+        self._descriptor = renewed
+        raise UserError(f"{self._path.parent} is not the directory it was, but is used from now on")
 
     def release(self) -> None:
         """Let others have the directory."""

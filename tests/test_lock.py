@@ -77,6 +77,8 @@ def test_a_directory_that_changed_is_noticed(tmp_path: Path) -> None:
         directory.mkdir()
         with lock.hold(directory, "wait"), pytest.raises(UserError, match="another process"):
             held.check()
+        with pytest.raises(UserError, match="not the directory it was, but is used from now on"):
+            held.check()
         held.check()
         assert_held_elsewhere(directory)
         with lock.hold(away, "wait"):

@@ -132,6 +132,10 @@ class Training:
         sealed = [s for s in checkpoint.steps(root) if (root / str(s) / "files.sha256").exists()]
         return max(sealed, default=0)
 
+    def unfinished(self) -> list[Path]:
+        """The directories of checkpoints that are being written."""
+        return list((self.directory / "checkpoints").glob("*orbax-checkpoint-tmp"))
+
     def until_checkpoint(self, count: int = 1) -> None:
         self.until(lambda: self.newest() >= count * FLAGS["--run.checkpoint_every"], "checkpoint")
 
@@ -150,6 +154,29 @@ class Training:
             yield
         finally:
             self.process.send_signal(signal.SIGCONT)
+
+    @contextlib.contextmanager
+    def paused_between_saves(self) -> Iterator[None]:
+        """The same, at a moment at which no checkpoint is being written."""
+        checkpoints = self.directory / "checkpoints"
+        self.pause_when(
+            lambda: self.newest() == checkpoint.latest_step(checkpoints) and not self.unfinished()
+        )
+        with self.paused():
+            yield
+
+    def pause_when(self, condition: Callable[[], bool]) -> None:
+        """Stop the process at a moment at which a condition holds."""
+
+        def holds() -> bool:
+            self.process.send_signal(signal.SIGSTOP)
+            time.sleep(0.01)  # until all its threads have stopped
+            found = condition()
+            if not found:
+                self.process.send_signal(signal.SIGCONT)
+            return found
+
+        self.until(holds, "moment to stop at")
 
     def kill(self) -> None:
         """SIGKILL."""

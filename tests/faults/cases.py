@@ -161,7 +161,8 @@ def directory_moved(bench: Bench) -> Outcome:
     with bench.training("moved") as training:
         training.until_checkpoint()
         away = bench.directory / "away"
-        training.directory.rename(away)
+        with training.paused_between_saves():
+            training.directory.rename(away)
         wait_for_failed_save(training)
         with training.paused():
             seen = training.sentence()
@@ -173,11 +174,31 @@ def directory_moved(bench: Bench) -> Outcome:
     return Outcome(f"`{seen}`", f"the checkpoint before; {GOES_ON}")
 
 
+def directory_moved_during_a_save(bench: Bench) -> Outcome:
+    """The run directory is moved away while a checkpoint is written: the writer makes it again."""
+    with bench.training("moved_saving") as training:
+        training.until_checkpoint()
+        training.pause_when(lambda: bool(training.unfinished()))
+        away, kept = bench.directory / "away_saving", training.newest()
+        training.directory.rename(away)
+        training.process.send_signal(signal.SIGCONT)
+        assert training.end() == 0
+        seen = training.stderr().splitlines()[0].replace(f"{bench.directory}/", "")
+        assert "could not be written" in seen
+        assert training.newest() == FLAGS["--run.steps"]
+        evaluation = json.loads((training.directory / "evaluation.json").read_text())
+        assert evaluation["weights_hash"] == bench.undisturbed[-1]["weights_hash"]
+        assert checkpoint.read_host(away / "checkpoints", kept)
+    return Outcome(
+        f"`{seen}`", "what was moved; later checkpoints, with the weights of the undisturbed run"
+    )
+
+
 def directory_deleted(bench: Bench) -> Outcome:
     """The run directory is deleted."""
     with bench.training("deleted") as training:
         training.until_checkpoint()
-        with training.paused():
+        with training.paused_between_saves():
             shutil.rmtree(training.directory)
         assert training.end() == 2
         assert "bits per byte of all" in training.stdout()
@@ -193,7 +214,7 @@ def directory_replaced(bench: Bench) -> Outcome:
     """The run directory is deleted, and an empty one put in its place."""
     with bench.training("replaced") as training:
         training.until_checkpoint()
-        with training.paused():
+        with training.paused_between_saves():
             shutil.rmtree(training.directory)
             training.directory.mkdir()
         assert training.end() == 0
@@ -201,11 +222,12 @@ def directory_replaced(bench: Bench) -> Outcome:
         evaluation = json.loads((training.directory / "evaluation.json").read_text())
         assert evaluation["weights_hash"] == bench.undisturbed[-1]["weights_hash"]
         seen = training.sentence()
+        assert "is used from now on" in seen
         with bench.training("replaced") as again:  # brings config.yaml and tokenizer/ back
             assert again.end() == 0
         assert {"config.yaml", "tokenizer"} <= {file.name for file in again.directory.iterdir()}
     return Outcome(
-        f"`{seen}`" if seen else "nothing",
+        f"`{seen}`",
         "later checkpoints, with the weights of the undisturbed run; not the log",
     )
 
@@ -276,15 +298,7 @@ def killed_while_saving(bench: Bench) -> Outcome:
     """SIGKILL while a checkpoint is written."""
     with bench.training("killed_saving") as training:
         training.until_checkpoint()
-
-        def saving() -> bool:
-            training.process.send_signal(signal.SIGSTOP)
-            found = list((training.directory / "checkpoints").glob("*orbax-checkpoint-tmp"))
-            if not found:
-                training.process.send_signal(signal.SIGCONT)
-            return bool(found)
-
-        training.until(saving, "save")
+        training.pause_when(lambda: bool(training.unfinished()))
         return _killed(bench, training)
 
 
@@ -321,6 +335,7 @@ FAULTS = [
     Fault("the file system turns read-only for a while", read_only_disk),
     Fault("the permission to write is lost for a while", permission_lost),
     Fault("the run directory is moved away, and back", directory_moved),
+    Fault("the run directory is moved away during a save", directory_moved_during_a_save),
     Fault("the run directory is deleted", directory_deleted),
     Fault("the run directory is replaced by an empty one", directory_replaced),
     Fault("a bit of the newest checkpoint flips", newest_damaged),
