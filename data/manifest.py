@@ -101,7 +101,7 @@ def read(directory: Path) -> dict[str, Any]:
     """
     path = directory / FILE
     try:
-        manifest = untrusted.parse_json(untrusted.read_bytes(path, FILE_BYTES))
+        manifest = untrusted.parse_json(untrusted.read_bytes(path, FILE_BYTES, inside=directory))
         expected = manifest.pop("sha256", None) if isinstance(manifest, dict) else None
         if expected == digest.of_json(manifest) and _is_manifest(manifest):
             return manifest

@@ -152,9 +152,10 @@ def check(directory: Path) -> dict[str, Any]:
     """
     try:
         sealed = digest.check(directory)
-        facts = untrusted.parse_json(
-            untrusted.read_bytes(directory / "shard.json", untrusted.METADATA_BYTES)
+        text = untrusted.read_bytes(
+            directory / "shard.json", untrusted.METADATA_BYTES, inside=directory
         )
+        facts = untrusted.parse_json(text)
     except (digest.DamagedError, untrusted.MalformedError, FileNotFoundError) as error:
         raise _damaged(directory, str(error)) from error
     if not sealed:
@@ -205,6 +206,8 @@ def _mapped(path: Path) -> np.ndarray:
 
     NumPy's own reader evaluates the header and may allocate as much as that says.
     """
+    if not untrusted.is_inside(path, path.parent) or not path.is_file():
+        raise untrusted.MalformedError(f"{path.name} is not a regular file")
     with path.open("rb") as file:
         magic = file.read(10)
         header = file.read(int.from_bytes(magic[8:], "little"))

@@ -209,10 +209,11 @@ def _document(root: Path, step: int) -> dict[str, Any]:
     path = root / str(step) / "host" / HOST_FILE
     name = path.relative_to(root).as_posix()
     try:
-        document = untrusted.parse_json(untrusted.read_bytes(path, untrusted.METADATA_BYTES))
+        text = untrusted.read_bytes(path, untrusted.METADATA_BYTES, inside=root / str(step))
+        document = untrusted.parse_json(text)
         expected = document.pop("sha256")
         version = document["format"]
-    except (FileNotFoundError, NotADirectoryError) as error:
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise DamagedError(f"{name} is missing") from error
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise DamagedError(f"{name} has changed since it was written") from error

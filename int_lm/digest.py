@@ -19,7 +19,6 @@ from int_lm import untrusted
 
 FILE_DIGESTS = "files.sha256"
 _SELF = "# sha256 of the lines above: "  # a comment to `sha256sum -c`
-_BLOCK = 1 << 20
 
 
 class DamagedError(Exception):
@@ -44,10 +43,8 @@ def of_array(array: np.ndarray) -> str:
 
 
 def _of_file(path: Path, *, sync: bool = False) -> str:
-    hasher = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            hasher.update(block)
+        hasher = hashlib.file_digest(file, "sha256")
         if sync:
             os.fsync(file.fileno())
     return hasher.hexdigest()
@@ -109,7 +106,7 @@ def _inside(directory: Path, name: str) -> Path:
     """
     path, listed = directory / name, PurePosixPath(name)
     outside = not name or "\0" in name or listed.is_absolute() or ".." in listed.parts
-    if outside or not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(directory)):
+    if outside or not untrusted.is_inside(path, directory):
         raise DamagedError(f"{directory.name}/{FILE_DIGESTS} names {name!r}, outside of it")
     if not stat.S_ISREG(path.stat().st_mode):
         raise DamagedError(f"{directory.name}/{name} is not a regular file")
@@ -130,12 +127,12 @@ def check(directory: Path) -> bool:
     """
     own = directory / FILE_DIGESTS
     try:
-        text = untrusted.read_bytes(own, untrusted.METADATA_BYTES).decode("ascii", "replace")
+        content = untrusted.read_bytes(own, untrusted.METADATA_BYTES, inside=directory)
     except FileNotFoundError:
         return False
     except untrusted.MalformedError as error:
         raise DamagedError(f"{directory.name}/{FILE_DIGESTS} is no list: {error}") from error
-    lines, marker, own_digest = text.rpartition(_SELF)
+    lines, marker, own_digest = content.decode("ascii", "replace").rpartition(_SELF)
     if not marker or own_digest != f"{hashlib.sha256(lines.encode()).hexdigest()}\n":
         raise DamagedError(f"{directory.name}/{FILE_DIGESTS} has changed since it was written")
     for line in lines.splitlines():

@@ -254,11 +254,14 @@ def load(directory: str | Path) -> Model:
     """
     directory = Path(directory)
     try:
-        size = (directory / CONFIG_FILE).stat().st_size
-        _require(size <= TEXT_BYTES, f"{CONFIG_FILE} has more than {TEXT_BYTES} bytes")
-        text = (directory / CONFIG_FILE).read_bytes()
+        with _opened(directory / CONFIG_FILE) as file:
+            size = os.fstat(file.fileno()).st_size
+            _require(size <= TEXT_BYTES, f"{CONFIG_FILE} has more than {TEXT_BYTES} bytes")
+            text = file.read(size)
         config = json.loads(text)
-        with (directory / WEIGHTS_FILE).open("rb") as file:
+        sound = type(config["step"]) is int and isinstance(config["data"], dict)
+        _require(sound, f"{CONFIG_FILE} has no valid step or data")
+        with _opened(directory / WEIGHTS_FILE) as file:
             tensors = _read_tensors(file, config, hashlib.sha256(text).hexdigest())
     except ExportError as error:
         raise ExportError(f"{directory} is no sound export: {error}; export it again") from error
@@ -270,6 +273,12 @@ def load(directory: str | Path) -> Model:
         raise ExportError(f"{directory} is no sound export: {reason}; export it again") from error
     architecture = ARCHITECTURES[config["model"]["architecture"]]
     return Model(config, architecture, tensors, tensors.pop(EXP2_TABLE), tensors.pop(LOG2_TABLE))
+
+
+def _opened(path: Path) -> io.BufferedReader:
+    """A file to read; a pipe in its place is not waited for."""
+    now = getattr(os, "O_NONBLOCK", 0)
+    return open(path, "rb", opener=lambda name, flags: os.open(name, flags | now))
 
 
 def expected_tensors(config: dict[str, Any]) -> dict[str, tuple[str, list[int]]]:

@@ -19,7 +19,7 @@ from yaml.constructor import ConstructorError
 
 METADATA_BYTES = 1 << 22  # of a JSON file or a list of digests, at most
 DEPTH = 64  # of nested JSON
-YAML_BYTES, YAML_DEPTH = 1 << 20, 16
+YAML_BYTES, YAML_DEPTH, YAML_VALUES = 1 << 20, 16, 10_000
 INTEGER_MAX = 2**63 - 1
 
 
@@ -27,29 +27,31 @@ class MalformedError(ValueError):
     """A file that cannot be what it should be; the message says why in a few words."""
 
 
-def read_bytes(path: str | Path, most: int, *, regular: bool = True) -> bytes:
-    """The contents of a file of at most `most` bytes.
+def is_inside(path: str | Path, directory: str | Path) -> bool:
+    """Whether a path, with all links followed, lies below a directory."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(directory))
+
+
+def read_bytes(path: str | Path, most: int, *, inside: Path | None = None) -> bytes:
+    """The contents of a regular file of at most `most` bytes: pipes and devices may never end.
 
     Args:
-      regular: refuse pipes and devices, whose reading may never end.
+      inside: a directory out of which no link may lead.
 
     Raises:
-      MalformedError: larger, or no regular file.
+      MalformedError: larger, no regular file, or outside.
       OSError: it cannot be read.
     """
+    if inside is not None and not is_inside(path, inside):
+        raise MalformedError("it is a link that leads elsewhere")
     kind = stat.S_IFMT(os.stat(path).st_mode)
-    if regular and kind not in (stat.S_IFREG, stat.S_IFDIR):  # opening a directory fails by itself
+    if kind not in (stat.S_IFREG, stat.S_IFDIR):  # opening a directory fails by itself
         raise MalformedError("it is not a regular file")
     with open(path, "rb") as file:
-        if os.fstat(file.fileno()).st_size > most:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
             raise MalformedError(f"it has more than {most} bytes")
-        blocks, size = [], 0
-        while block := file.read(1 << 16):
-            size += len(block)
-            if size > most:
-                raise MalformedError(f"it has more than {most} bytes")
-            blocks.append(block)
-    return b"".join(blocks)
+        return file.read(size)
 
 
 def reason(error: OSError | MalformedError) -> str:
@@ -59,8 +61,14 @@ def reason(error: OSError | MalformedError) -> str:
 
 def read_text(path: str | Path, most: int) -> str:
     """The UTF-8 text of a file or pipe of at most `most` bytes; errors as of `read_bytes`."""
+    data = bytearray()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 16):
+            data += block
+            if len(data) > most:
+                raise MalformedError(f"it has more than {most} bytes")
     try:
-        return read_bytes(path, most, regular=False).decode("utf-8")
+        return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise MalformedError("not UTF-8 text") from error
 
@@ -90,7 +98,7 @@ def parse_yaml(text: str) -> Any:
     """The value of YAML text: mappings, lists, text, numbers, dates, true, false and null.
 
     Raises:
-      yaml.YAMLError: not YAML, or with anchors, aliases, tags, a key twice, or too deep nesting.
+      yaml.YAMLError: not YAML; anchors, aliases, tags, a key twice; too deep, too many values.
       ValueError: a value outside the bounds above; an impossible date.
     """
     try:
@@ -144,7 +152,7 @@ def _check(value: Any, depth: int) -> None:
 class _PlainLoader(yaml.SafeLoader):
     """YAML without anchors, aliases and tags."""
 
-    _depth = 0
+    _depth = _values = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         event: Any = self.peek_event()
@@ -155,9 +163,12 @@ class _PlainLoader(yaml.SafeLoader):
             problem = "tags are not allowed here"
         elif self._depth >= YAML_DEPTH:
             problem = "it is nested too deeply"
+        elif self._values >= YAML_VALUES:
+            problem = f"it has more than {YAML_VALUES} values"
         if problem:
             raise ComposerError(None, None, problem, event.start_mark)
         self._depth += 1
+        self._values += 1
         node = super().compose_node(parent, index)
         self._depth -= 1
         return node

@@ -53,7 +53,7 @@ class SentencePieceTokenizer:
         )
         try:
             processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-        except (RuntimeError, TypeError) as error:
+        except (RuntimeError, TypeError, UnicodeDecodeError) as error:
             raise UserError(no_model) from error
         self._model, self._processor, self._where = model, processor, where
         self.vocab_size = int(processor.get_piece_size())
