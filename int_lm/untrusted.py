@@ -62,7 +62,7 @@ def reason(error: OSError | MalformedError) -> str:
 def read_text(path: str | Path, most: int) -> str:
     """The UTF-8 text of a file or pipe of at most `most` bytes; errors as of `read_bytes`."""
     data = bytearray()
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=_not_waiting) as file:
         while block := file.read(1 << 16):
             data += block
             if len(data) > most:
@@ -71,6 +71,13 @@ def read_text(path: str | Path, most: int) -> str:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise MalformedError("not UTF-8 text") from error
+
+
+def _not_waiting(path: str, flags: int) -> int:
+    """Open a file; a pipe that nobody writes to is empty, and one that somebody does is read."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    os.set_blocking(descriptor, True)
+    return descriptor
 
 
 def parse_json(text: bytes) -> Any:
