@@ -120,7 +120,7 @@ def read_all(
     fill(directory, honest)
     case.inspect(case.read(directory))
     summary = case.summary(case.read(directory))
-    damage(Random(0), directory, case.links)
+    damage(Random(0), directory, case)
     with contextlib.suppress(UserError, runtime.ExportError):
         case.read(directory)  # imports what errors need
     found: dict[str, Any] = {"counts": {}, "faults": [], "seconds": 0.0, "excess": 0}
@@ -134,7 +134,7 @@ def read_all(
         if mode == "forge" and case.forge:
             case.forge(rng, directory)
         else:
-            damage(rng, directory, case.links)
+            damage(rng, directory, case)
         expected = summary if mode == "damage" and case.forge else None
         faulthandler.dump_traceback_later(SECONDS, exit=True)
         began = time.monotonic()

@@ -36,6 +36,7 @@ class Format:
       inspect: raises AssertionError where what was read is out of bounds.
       forge: changes what it likes and makes the digests fit; None where there are none.
       links: whether a symbolic link out of the directory may be followed.
+      damaged: pattern of the files that are damaged.
       spare: bytes that may be allocated beside twice the size of the files, for Python's objects.
     """
 
@@ -45,6 +46,7 @@ class Format:
     inspect: Callable[[Any], None]
     forge: Callable[[Random, Path], None] | None
     links: bool = False
+    damaged: str = "*"
     spare: int = 1 << 20
 
 
@@ -52,9 +54,9 @@ def files_of(directory: Path) -> list[Path]:
     return sorted(path for path in directory.rglob("*") if path.is_file())
 
 
-def damage(rng: Random, directory: Path, links: bool) -> None:
+def damage(rng: Random, directory: Path, case: Format) -> None:
     """Change one file: its bytes, an entry of its JSON, or, seldom, what kind of file it is."""
-    path = rng.choice(files_of(directory))
+    path = rng.choice([path for path in files_of(directory) if path.match(case.damaged)])
     data = path.read_bytes()
     if rng.random() < 0.03:
         path.unlink()
@@ -65,7 +67,7 @@ def damage(rng: Random, directory: Path, links: bool) -> None:
             os.mkfifo(path)
         elif kind == "loop":
             path.symlink_to(path)
-        elif kind == "link" and not links:
+        elif kind == "link" and not case.links:
             outside = directory.parent / OUTSIDE
             outside.write_bytes(data)
             path.symlink_to(outside)
@@ -510,8 +512,22 @@ FORMATS = {
     "export": Format(
         make_export, read_export, summary_of_export, inspect_export, forge_export, links=True
     ),
-    "shard": Format(make_shards, read_shards, summary_of_shards, inspect_shards, forge_shards),
-    "manifest": Format(make_shards, read_shards, summary_of_shards, inspect_shards, forge_manifest),
+    "shard": Format(
+        make_shards,
+        read_shards,
+        summary_of_shards,
+        inspect_shards,
+        forge_shards,
+        damaged="0*/*",
+    ),
+    "manifest": Format(
+        make_shards,
+        read_shards,
+        summary_of_shards,
+        inspect_shards,
+        forge_manifest,
+        damaged="manifest.json",
+    ),
     "config": Format(
         make_config,
         read_config,
