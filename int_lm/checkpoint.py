@@ -213,7 +213,7 @@ def _document(root: Path, step: int) -> dict[str, Any]:
         document = untrusted.parse_json(text)
         expected = document.pop("sha256")
         version = document["format"]
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise DamagedError(f"{name} is missing") from error
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise DamagedError(f"{name} has changed since it was written") from error

@@ -5,6 +5,7 @@ the size of numbers, text that can be encoded. What is written twice is refused,
 aliases, whose few bytes can stand for gigabytes, and its tags, which can name code.
 """
 
+import errno
 import json
 import math
 import os
@@ -44,14 +45,19 @@ def read_bytes(path: str | Path, most: int, *, inside: Path | None = None) -> by
     """
     if inside is not None and not is_inside(path, inside):
         raise MalformedError("it is a link that leads elsewhere")
-    kind = stat.S_IFMT(os.stat(path).st_mode)
-    if kind not in (stat.S_IFREG, stat.S_IFDIR):  # opening a directory fails by itself
-        raise MalformedError("it is not a regular file")
-    with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        if size > most:
-            raise MalformedError(f"it has more than {most} bytes")
-        return file.read(size)
+    try:
+        kind = stat.S_IFMT(os.stat(path).st_mode)
+        if kind not in (stat.S_IFREG, stat.S_IFDIR):  # opening a directory fails by itself
+            raise MalformedError("it is not a regular file")
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > most:
+                raise MalformedError(f"it has more than {most} bytes")
+            return file.read(size)
+    except OSError as error:
+        if error.errno in (errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG):
+            raise MalformedError(error.strerror) from error
+        raise
 
 
 def reason(error: OSError | MalformedError) -> str:
