@@ -113,17 +113,19 @@ def open_run(root: Path, step: int | None) -> Subject:
 def open_export(root: Path) -> Subject:
     """An export, evaluated with the NumPy runtime: JAX is not imported."""
     import tokenization
-    from int_lm import runtime
+    from int_lm import checkpoint, runtime
 
     try:
         model = runtime.load(root)
     except runtime.ExportError as error:
         raise errors.UserError(str(error)) from error
+    tokenizer = tokenization.load(root / "tokenizer")
+    checkpoint.check_tokenizer(model.config["tokenizer"], tokenization.identity(tokenizer))
     return Subject(
         name=str(root),
         step=model.config["step"],
         data=config.from_dict({"data": model.config["data"]}, f"{root}/config.json").data,
-        tokenizer=tokenization.load(root / "tokenizer"),
+        tokenizer=tokenizer,
         log2_likelihoods=lambda documents, progress: runtime.log2_likelihoods(
             model, documents, progress=progress
         ),

@@ -10,22 +10,14 @@ from typing import Any
 
 from data import shards
 from data.shards import Shard
-from int_lm import digest, runlog
+from int_lm import digest, runlog, untrusted
 from int_lm.config import DataConfig, MixtureConfig
 from int_lm.errors import UserError
 from tokenization.interface import Tokenizer, identity
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 FILE = "manifest.json"
-TOTALS = (
-    "documents",
-    "bytes",
-    "tokens",
-    "windows",
-    "heldout_documents",
-    "heldout_bytes",
-    "heldout_tokens",
-)
+FILE_BYTES = 1 << 26  # of it, at most: 200 000 shards, 13 TB of text
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,10 +69,23 @@ def manifest_of(
         name = shard_name(number)
         listed.append(
             {"name": name, "sha256": _seal_of(directory / name)}
-            | {key: shard[key] for key in TOTALS}
+            | {key: shard[key] for key in shards.COUNTS}
         )
-    totals = {key: sum(shard[key] for shard in listed) for key in TOTALS}
-    return {**facts, "totals": totals, "shards": listed}
+    return {**facts, "totals": _totals(listed), "shards": listed}
+
+
+def _totals(listed: Sequence[dict[str, Any]]) -> dict[str, int]:
+    return {key: sum(shard[key] for shard in listed) for key in shards.COUNTS}
+
+
+def write(directory: Path, manifest: dict[str, Any]) -> None:
+    """Write a manifest, with a digest of itself.
+
+    Raises:
+      OSError: the file system refused; what was there is as it was.
+    """
+    sealed = {**manifest, "sha256": digest.of_json(manifest)}
+    digest.write_atomically(directory / FILE, (json.dumps(sealed, indent=2) + "\n").encode())
 
 
 def _seal_of(shard: Path) -> str:
@@ -89,19 +94,35 @@ def _seal_of(shard: Path) -> str:
 
 
 def read(directory: Path) -> dict[str, Any]:
-    """The manifest of a directory of shards.
+    """The manifest of a directory of shards, as `write` was given it.
 
     Raises:
       UserError: missing or damaged.
     """
     path = directory / FILE
     try:
-        manifest = json.loads(path.read_bytes())
-        if all(shard["name"] and shard["sha256"] for shard in manifest["shards"]):
+        manifest = untrusted.parse_json(untrusted.read_bytes(path, FILE_BYTES, inside=directory))
+        expected = manifest.pop("sha256", None) if isinstance(manifest, dict) else None
+        if expected == digest.of_json(manifest) and _is_manifest(manifest):
             return manifest
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, untrusted.MalformedError) as error:
         raise UserError(f"{path} is damaged; delete it and run the same command") from error
     raise UserError(f"{path} is damaged; delete it and run the same command")
+
+
+def _is_manifest(value: dict[str, Any]) -> bool:
+    """Whether every entry that is read is there and of its kind; names name nothing outside."""
+    listed = value.get("shards")
+    return (
+        isinstance(listed, list)
+        and all(shards.has_counts(shard) for shard in listed)
+        and [shard.get("name") for shard in listed] == [shard_name(i) for i in range(len(listed))]
+        and all(isinstance(shard.get("sha256"), str) for shard in listed)
+        and shards.has_counts(value.get("totals"))
+        and value["totals"] == _totals(listed)
+        and type(value.get("first", 0)) is int
+        and type(value.get("last", True)) is bool
+    )
 
 
 def is_complete(directory: Path) -> bool:
@@ -111,8 +132,12 @@ def is_complete(directory: Path) -> bool:
     return all((directory / shard["name"]).exists() for shard in read(directory)["shards"])
 
 
-def open_prepared(directory: Path, source: MixtureConfig) -> Prepared:
-    """Check every shard against the manifest, and map it."""
+def open_prepared(directory: Path, source: MixtureConfig, tokenizer: Tokenizer) -> Prepared:
+    """Check every shard against the manifest, and map it.
+
+    Raises:
+      UserError: the manifest or a shard is damaged, or holds ids that are not the tokenizer's.
+    """
     manifest = read(directory)
     names = [(shard["name"], shard["sha256"]) for shard in manifest["shards"]]
     with runlog.progress("checking shards", len(names)) as update:
@@ -129,5 +154,7 @@ def open_prepared(directory: Path, source: MixtureConfig) -> Prepared:
         weight=source.weight,
         directory=directory,
         manifest=manifest,
-        shards=[shards.load(directory / name) for name, _ in names],
+        shards=[
+            shards.load(directory / shard["name"], shard, tokenizer) for shard in manifest["shards"]
+        ],
     )

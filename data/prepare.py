@@ -53,7 +53,7 @@ def prepare(
             reading = open_source(pinned, data.document_bytes, notice=say)
             facts = manifest.facts_of(data, pinned, tokenizer)
             make(directory, reading, data, tokenizer, facts, say=say)
-    return manifest.open_prepared(directory, source)
+    return manifest.open_prepared(directory, source, tokenizer)
 
 
 def directory_of(
@@ -165,8 +165,7 @@ def make(
                 f"of {totals['documents'] + totals['heldout_documents']} documents none is left to "
                 f"{side}; change --data.holdout"
             )
-    written = json.dumps(made, indent=2) + "\n"
-    digest.write_atomically(directory / manifest.FILE, written.encode())
+    manifest.write(directory, made)
     for position_file in directory.glob(f"*{POSITION}"):
         position_file.unlink()
     seconds = max(time.monotonic() - began, 1e-9)

@@ -57,7 +57,7 @@ class Stages:
     def __getitem__(self, number: int) -> Prepared:
         """A stage, checked and mapped; made if it is not there."""
         self._make(number)
-        return manifest.open_prepared(self._path(number), self.source)
+        return manifest.open_prepared(self._path(number), self.source, self._tokenizer)
 
     def _make(self, number: int) -> None:
         """Make a stage if it is not there, or wait for the thread that is making it."""

@@ -8,15 +8,15 @@ and renamed, so that one which has its name is whole:
     places.npy           int64 [D, 3], (position in tokens, document, offset in it) of every piece
     heldout_tokens.npy   ids of the held-out documents, one after the other, each with a separator
     heldout.npy          int64 [H + 1], where each of them begins, and the end
-    shard.json           counts of documents, bytes and tokens
+    shard.json           `COUNTS` of documents, bytes and tokens, and whether it is the last one
 
 A window is a number of whole documents, each followed by a separator; documents longer than a
 window are cut. Training takes windows in an order of its own (see `streams`).
 """
 
 import bisect
-import contextlib
-import json
+import math
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,13 +25,27 @@ from typing import Any
 
 import numpy as np
 
-from int_lm import digest
+from int_lm import digest, untrusted
 from int_lm.errors import UserError
 from tokenization.interface import Tokenizer
 
 WINDOW = 1 << 16  # tokens of a window at most: what a stream reads before it moves elsewhere
 OPEN_WINDOWS = 64  # windows that are filled at the same time
 ARRAYS = ("tokens", "windows", "places", "heldout_tokens", "heldout")
+COUNTS = (
+    "documents",
+    "bytes",
+    "tokens",
+    "windows",
+    "heldout_documents",
+    "heldout_bytes",
+    "heldout_tokens",
+)
+_NPY_1_0 = b"\x93NUMPY\x01\x00"
+_NPY_HEADER = re.compile(
+    rb"\{'descr': '([<|][iu][1248])', 'fortran_order': False, "
+    rb"'shape': \((\d{1,18}),(?: (\d{1,18}))?\), \} *\n"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,22 +152,105 @@ def check(directory: Path) -> dict[str, Any]:
     """
     try:
         sealed = digest.check(directory)
-    except digest.DamagedError as error:
+        text = untrusted.read_bytes(
+            directory / "shard.json", untrusted.METADATA_BYTES, inside=directory
+        )
+        facts = untrusted.parse_json(text)
+    except (digest.DamagedError, untrusted.MalformedError, FileNotFoundError) as error:
         raise _damaged(directory, str(error)) from error
     if not sealed:
         raise _damaged(directory, f"{directory.name}/{digest.FILE_DIGESTS} is missing")
-    with contextlib.suppress(OSError, ValueError):
-        return json.loads((directory / "shard.json").read_bytes())
-    raise _damaged(directory, f"{directory.name}/shard.json cannot be read")
+    if not has_counts(facts) or type(facts.get("last")) is not bool:
+        raise _damaged(directory, f"{directory.name}/shard.json lacks counts")
+    return facts
 
 
-def load(directory: Path) -> Shard:
-    """Map the files of a shard that `check` has found sound."""
+def has_counts(value: Any) -> bool:
+    """Whether a JSON value is an object with every one of `COUNTS`, none of them negative."""
+    return isinstance(value, dict) and all(
+        type(value.get(key)) is int and value[key] >= 0 for key in COUNTS
+    )
+
+
+def load(directory: Path, counts: Mapping[str, Any], tokenizer: Tokenizer) -> Shard:
+    """Map the files of a shard that `check` has found sound.
+
+    Digests tell what has changed, not who made it: everything that is read by place later is
+    compared with the sizes here.
+
+    Args:
+      counts: `COUNTS` of the shard, as the manifest has them.
+      tokenizer: whose ids it must hold.
+
+    Raises:
+      UserError: a file that is no array, or arrays that do not fit each other or the arguments.
+    """
     try:
-        arrays = {name: np.load(directory / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
-    except ValueError as error:  # an empty file cannot be mapped
+        shard = Shard(**{name: _mapped(directory / f"{name}.npy") for name in ARRAYS})
+        _check_layout(shard, tokenizer)
+        for key, size in (
+            ("tokens", len(shard.tokens)),
+            ("windows", len(shard.windows) - 1),
+            ("heldout_documents", len(shard.heldout) - 1),
+            ("heldout_tokens", len(shard.heldout_tokens)),
+        ):
+            if counts[key] != size:
+                raise untrusted.MalformedError(f"it holds {size} {key}, not {counts[key]}")
+    except (untrusted.MalformedError, FileNotFoundError) as error:
         raise _damaged(directory, str(error)) from error
-    return Shard(**arrays)
+    return shard
+
+
+def _mapped(path: Path) -> np.ndarray:
+    """A .npy file as this module writes it, mapped: integers, [N] or [N, M], and nothing else.
+
+    NumPy's own reader evaluates the header and may allocate as much as that says.
+    """
+    if not untrusted.is_inside(path, path.parent) or not path.is_file():
+        raise untrusted.MalformedError(f"{path.name} is not a regular file")
+    with path.open("rb") as file:
+        magic = file.read(10)
+        header = file.read(int.from_bytes(magic[8:], "little"))
+        start, size = file.tell(), file.seek(0, 2)
+    found = _NPY_HEADER.fullmatch(header)
+    if magic[:8] != _NPY_1_0 or found is None:
+        raise untrusted.MalformedError(f"{path.name} is not an array of integers")
+    dtype = np.dtype(found[1].decode())
+    shape = [int(number) for number in found.groups()[1:] if number is not None]
+    if start + math.prod(shape) * dtype.itemsize != size:
+        raise untrusted.MalformedError(f"{path.name} has {size} bytes, which is not what it says")
+    return np.memmap(path, dtype, "r", start, tuple(shape))
+
+
+def _check_layout(shard: Shard, tokenizer: Tokenizer) -> None:
+    """Refuse ids that are none of the tokenizer's, and places outside of the tokens."""
+    for ids, starts, widest in (
+        (shard.tokens, shard.windows, WINDOW),
+        (shard.heldout_tokens, shard.heldout, len(shard.heldout_tokens)),
+    ):
+        sound = ids.ndim == 1 and ids.dtype == tokenizer.dtype
+        sound = sound and int(ids.max(initial=0)) < tokenizer.vocab_size
+        if not sound:
+            raise untrusted.MalformedError("it holds ids that are not the tokenizer's")
+        sound = starts.ndim == 1 and starts.dtype == np.int64 and len(starts) > 0
+        if not sound or not _increases(starts, len(ids) + 1, widest) or starts[-1] != len(ids):
+            raise untrusted.MalformedError("its parts do not lie one after the other")
+    places = shard.places
+    sound = places.ndim == 2 and places.shape[1] == 3 and places.dtype == np.int64
+    sound = sound and (len(places) > 0) == (len(shard.tokens) > 0)
+    sound = sound and int(places.min(initial=0)) >= 0
+    if not sound or not _increases(places[:, 0], len(shard.tokens), len(shard.tokens)):
+        raise untrusted.MalformedError("its documents do not lie in its tokens")
+
+
+def _increases(starts: np.ndarray, end: int, widest: int) -> bool:
+    """Whether int64 `starts` begin with 0, stay below `end`, and grow by 1 to `widest`."""
+    if len(starts) == 0:
+        return True
+    if starts[0] != 0 or starts.min() < 0 or starts.max() >= end:
+        return False
+    steps = np.diff(starts)
+    return bool((steps > 0).all() and (steps <= widest).all())
 
 
 def _damaged(directory: Path, problem: str) -> UserError:

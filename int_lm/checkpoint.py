@@ -14,7 +14,6 @@ comes back as NumPy arrays.
 """
 
 import dataclasses
-import json
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -23,7 +22,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from int_lm import digest
+from int_lm import digest, untrusted
 from int_lm.config import RESUMABLE_CHANGES
 from int_lm.digest import DamagedError
 from int_lm.errors import UserError
@@ -219,12 +218,13 @@ def _document(root: Path, step: int) -> dict[str, Any]:
     path = root / str(step) / "host" / HOST_FILE
     name = path.relative_to(root).as_posix()
     try:
-        document = json.loads(path.read_bytes())
+        text = untrusted.read_bytes(path, untrusted.METADATA_BYTES, inside=root / str(step))
+        document = untrusted.parse_json(text)
         expected = document.pop("sha256")
         version = document["format"]
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DamagedError(f"{name} is missing") from error
-    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise DamagedError(f"{name} has changed since it was written") from error
     if digest.of_json(document) != expected:
         raise DamagedError(f"{name} has changed since it was written")
@@ -235,7 +235,26 @@ def _document(root: Path, step: int) -> dict[str, Any]:
             f"{path} has format version {version}, this program reads version {FORMAT}; "
             "use the version of int_lm that wrote it"
         )
+    if not _is_document(document):
+        raise DamagedError(f"{name} is not what a checkpoint holds")
     return document
+
+
+def _is_document(value: dict[str, Any]) -> bool:
+    """Whether every entry of a host.json is there and of its kind."""
+    arrays, bits = value.get("arrays"), value.get("valid_bits_per_byte", False)
+    return (
+        type(value.get("step")) is int
+        and isinstance(value.get("host"), dict)
+        and (bits is None or type(bits) in (int, float))
+        and isinstance(arrays, dict)
+        and all(
+            isinstance(array, dict)
+            and [type(array.get(key)) for key in ("dtype", "shape", "sha256")] == [str, list, str]
+            and all(type(size) is int and size > 0 for size in array["shape"])
+            for array in arrays.values()
+        )
+    )
 
 
 def _checked_document(root: Path, step: int) -> dict[str, Any]:
@@ -255,8 +274,11 @@ def _restore_step(root: Path, step: int, abstract_state: Any) -> Restored:
     expected = leaves(abstract_state)
     _check_leaves(root / str(step), document["arrays"], expected)
     orbax = orbax_module()
-    target = {path: np.empty(leaf.shape, leaf.dtype) for path, leaf in expected.items()}
     place = root.absolute() / str(step) / "state"
+    try:
+        target = {path: np.empty(leaf.shape, leaf.dtype) for path, leaf in expected.items()}
+    except (MemoryError, ValueError) as error:  # ValueError: more than can be addressed
+        raise UserError(f"the arrays of checkpoint {place} do not fit into memory") from error
     try:
         alone = processes_of_orbax()
         handler = orbax.StandardCheckpointHandler(multiprocessing_options=alone)
@@ -271,6 +293,8 @@ def _restore_step(root: Path, step: int, abstract_state: Any) -> Restored:
     for path, array in arrays.items():
         if digest.of_array(array) != document["arrays"][path]["sha256"]:
             raise DamagedError(f"{step}/state holds other values of {path} than were written")
+        if array.dtype == np.int8 and array.min() == -128:
+            raise DamagedError(f"{step}/state holds -128 in {path}, outside [-127, 127]")
     import jax
 
     state = jax.tree.unflatten(jax.tree.structure(abstract_state), [arrays[p] for p in expected])

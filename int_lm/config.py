@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import yaml
 
+from int_lm import untrusted
 from int_lm.errors import UserError
 from int_lm.schema import (
     DIRECT_BITS as DIRECT_BITS,
@@ -158,17 +159,16 @@ def load(path: str | Path) -> Config:
       UserError: no such file, not YAML, or not a valid configuration.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise UserError(f"cannot read configuration {path}: {reason}") from error
+        text = untrusted.read_text(path, untrusted.YAML_BYTES)
+    except (OSError, untrusted.MalformedError) as error:
+        raise UserError(f"cannot read configuration {path}: {untrusted.reason(error)}") from error
     try:
-        tree = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date
+        tree = untrusted.parse_yaml(text)
+    except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
-        line = f" line {mark.line + 1}" if mark else ""
+        place = f"{path} line {mark.line + 1}" if mark else path
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or error
-        raise UserError(f"{path}{line} is not valid YAML: {problem}") from error
+        raise UserError(f"{place} is not valid YAML: {problem}") from error
     return from_dict({} if tree is None else tree, str(path))
 
 

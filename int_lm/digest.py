@@ -8,15 +8,17 @@ import errno
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
+from int_lm import untrusted
+
 FILE_DIGESTS = "files.sha256"
 _SELF = "# sha256 of the lines above: "  # a comment to `sha256sum -c`
-_BLOCK = 1 << 20
 
 
 class DamagedError(Exception):
@@ -41,10 +43,8 @@ def of_array(array: np.ndarray) -> str:
 
 
 def _of_file(path: Path, *, sync: bool = False) -> str:
-    hasher = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            hasher.update(block)
+        hasher = hashlib.file_digest(file, "sha256")
         if sync:
             os.fsync(file.fileno())
     return hasher.hexdigest()
@@ -97,35 +97,55 @@ def seal(directory: Path) -> None:
     sync_directory(directory.parent)
 
 
+def _inside(directory: Path, name: str) -> Path:
+    """The regular file `name` below `directory`; links that lead out of it are not followed.
+
+    Raises:
+      DamagedError: no name of such a file.
+      OSError: it is missing or cannot be reached.
+    """
+    path, listed = directory / name, PurePosixPath(name)
+    outside = not name or "\0" in name or listed.is_absolute() or ".." in listed.parts
+    if outside or not untrusted.is_inside(path, directory):
+        raise DamagedError(f"{directory.name}/{FILE_DIGESTS} names {name!r}, outside of it")
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise DamagedError(f"{directory.name}/{name} is not a regular file")
+    return path
+
+
 def check(directory: Path) -> bool:
-    """Compare every file below `directory` with `files.sha256`.
+    """Compare every file that `files.sha256` lists with its digest there.
 
     Returns:
       True if all are as written; False if there is no such list (the writer was killed before it).
 
     Raises:
       DamagedError: a listed file differs or is missing, or the list itself is damaged; the message
-        begins with its path relative to the parent of `directory`.
+        begins with its path relative to the parent of `directory`. Names that lead out of
+        `directory` are damage, too.
       OSError: a file cannot be read for another reason (permission).
     """
     own = directory / FILE_DIGESTS
     try:
-        text = own.read_bytes().decode("ascii", "replace")
+        content = untrusted.read_bytes(own, untrusted.METADATA_BYTES, inside=directory)
     except FileNotFoundError:
         return False
-    lines, marker, own_digest = text.rpartition(_SELF)
+    except untrusted.MalformedError as error:
+        raise DamagedError(f"{directory.name}/{FILE_DIGESTS} is no list: {error}") from error
+    lines, marker, own_digest = content.decode("ascii", "replace").rpartition(_SELF)
     if not marker or own_digest != f"{hashlib.sha256(lines.encode()).hexdigest()}\n":
         raise DamagedError(f"{directory.name}/{FILE_DIGESTS} has changed since it was written")
     for line in lines.splitlines():
         expected, _, name = line.partition("  ")
         try:
-            found = _of_file(directory / name)
+            found = _of_file(_inside(directory, name))
         except (FileNotFoundError, NotADirectoryError) as error:
             raise DamagedError(f"{directory.name}/{name} is missing") from error
         except OSError as error:
-            if error.errno != errno.EIO:
+            if error.errno not in (errno.EIO, errno.ENAMETOOLONG, errno.ELOOP):
                 raise
-            raise DamagedError(f"{directory.name}/{name} cannot be read (disk error)") from error
+            reason = "disk error" if error.errno == errno.EIO else error.strerror
+            raise DamagedError(f"{directory.name}/{name} cannot be read ({reason})") from error
         if found != expected:
             raise DamagedError(f"{directory.name}/{name} has changed since it was written")
     return True

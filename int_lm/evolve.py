@@ -84,10 +84,27 @@ def specs_of(config: Config, vocab_size: int) -> Tree:
 def initial(config: Config, vocab_size: int) -> State:
     """The state before the first step: a pure function of the configuration."""
     specs = specs_of(config, vocab_size)
+    weights = params.initialise(specs, config.run.seed)
+    return _beginning(config, specs, jax.tree.map(jnp.asarray, weights))
+
+
+def abstract(config: Config, vocab_size: int) -> State:
+    """Shapes and dtypes of `initial`, without its memory."""
+    specs = specs_of(config, vocab_size)
+
+    def state() -> State:
+        zeros = params.map_leaves(lambda spec: jnp.zeros(spec.full_shape, jnp.int8), specs)
+        return _beginning(config, specs, zeros)
+
+    return jax.eval_shape(state)
+
+
+def _beginning(config: Config, specs: Tree, weights: Tree) -> State:
+    """A state with these weights and nothing read."""
     network = params.without_direct(specs)
     carried = dict(params.flatten(network)) if config.es.update == "carry" else {}
     return State(
-        weights=jax.tree.map(jnp.asarray, params.initialise(specs, config.run.seed)),
+        weights=weights,
         members=models.initial_state(config.model, config.es.population),
         remainders={path: jnp.zeros(spec.full_shape, jnp.int16) for path, spec in carried.items()},
         counts=direct.initial_counts(config.model),

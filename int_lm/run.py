@@ -19,6 +19,8 @@ from int_lm.errors import UserError
 from int_lm.noise import NOISE_VERSION
 from int_lm.params import Tree
 
+VOCABULARY_MAX = 2**16
+
 
 @dataclasses.dataclass(frozen=True)
 class Paths:
@@ -84,6 +86,42 @@ def host_data(
     }
 
 
+def check_host(host: Mapping[str, Any], where: Path) -> None:
+    """Refuse a checkpoint's host data that are not of the form which `host_data` gives them.
+
+    Raises:
+      UserError: names `where` and the entry.
+    """
+    sections, tokenizer, mixture = (host.get(key) for key in ("config", "tokenizer", "mixture"))
+    vocab_size = tokenizer.get("vocab_size") if isinstance(tokenizer, dict) else None
+    sound = {
+        "config": isinstance(sections, dict)
+        and all(isinstance(section, dict) for section in sections.values()),
+        "tokenizer": type(vocab_size) is int and 0 < vocab_size <= VOCABULARY_MAX,
+        "text_sha256": isinstance(host.get("text_sha256"), str),
+        "mixture": isinstance(mixture, list) and len(mixture) > 0 and all(map(_is_phase, mixture)),
+        "noise_version": type(host.get("noise_version")) is int,
+        "seconds": type(host.get("seconds")) in (int, float),
+    }
+    for key, is_sound in sound.items():
+        if not is_sound:
+            raise UserError(
+                f"the checkpoint in {where} has no valid {key}; restore its files from a copy, or "
+                "start again with another --run.dir"
+            )
+
+
+def _is_phase(value: Any) -> bool:
+    """Whether a JSON value is a phase of a mixture: [first round, [weight, ...]]."""
+    return (
+        isinstance(value, list)
+        and [type(part) for part in value] == [int, list]
+        and value[0] >= 0
+        and len(value[1]) > 0
+        and all(type(weight) in (int, float) and weight > 0 for weight in value[1])
+    )
+
+
 def check_resumable(
     host: Mapping[str, Any], settings: Config, tokenizer: Mapping[str, Any], text_sha256: str
 ) -> None:
@@ -95,6 +133,7 @@ def check_resumable(
     Raises:
       UserError: names what differs, with both values.
     """
+    check_host(host, Path(settings.run.dir))
     checkpoint.check_config(host["config"], config.to_dict(settings))
     checkpoint.check_tokenizer(host["tokenizer"], tokenizer)
     for name, saved, current in (
@@ -140,11 +179,11 @@ def open_run(
     if not paths.checkpoints.is_dir():
         raise UserError(f"{root} holds no run; name the directory that train.py printed (--run)")
     host = checkpoint.read_host(paths.checkpoints, step)
-    settings = config.from_dict(host["config"], f"the checkpoint in {root}")
+    check_host(host, paths.checkpoints)
+    settings = config.validate(config.from_dict(host["config"], f"the checkpoint in {root}"))
     vocab_size = host["tokenizer"]["vocab_size"]
-    restored = checkpoint.restore(
-        paths.checkpoints, evolve.initial(settings, vocab_size), step=step, say=say
-    )
+    abstract = evolve.abstract(settings, vocab_size)
+    restored = checkpoint.restore(paths.checkpoints, abstract, step=step, say=say)
     if restored is None:
         raise UserError(f"{root} holds no checkpoint yet; let train.py run until it has saved one")
     return Run(

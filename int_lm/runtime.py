@@ -17,12 +17,13 @@ import dataclasses
 import decimal
 import functools
 import hashlib
+import io
 import json
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -30,9 +31,12 @@ FORMAT_VERSION = 1
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 METADATA_KEY = "int_lm"  # of the safetensors header; its value is JSON
 EXP2_TABLE, LOG2_TABLE = "tables/exp2", "tables/log2_mantissa"
+TEXT_BYTES = 1 << 20  # of config.json, and of the header of the weights file, at most
 FLOOR = 254  # no token is less likely than 2^-(254 / 16) times the likeliest
 SEPARATOR = 0  # the token between documents; reading it resets the state
 LOGIT_MAX = 2**15 - 1
+VOCABULARY_MAX, DIRECT_LENGTH_MAX, DIRECT_BITS_MAX = 2**16, 16, 24
+INPUTS_MAX = (2**31 - 1) // (2 * 127**2)  # of a dot: sums stay below 2^31
 _WORD = np.uint64(2**32 - 1)
 LANES = 256  # documents read side by side
 WEIGHT_BITS = 40  # fractional bits of a sampling weight: 65 536 of them sum to at most 2^56
@@ -244,23 +248,37 @@ def context_rows(context_KP: np.ndarray, bits: int) -> np.ndarray:
 
 
 def load(directory: str | Path) -> Model:
-    """Read an export; raises `ExportError` unless all of it is as it was written."""
+    """Read an export; raises `ExportError` unless all of it is as it was written.
+
+    Nothing that the files say is run, and nothing is allocated before it is known to be there.
+    """
     directory = Path(directory)
     try:
-        text = (directory / CONFIG_FILE).read_bytes()
+        with _opened(directory / CONFIG_FILE) as file:
+            size = os.fstat(file.fileno()).st_size
+            _require(size <= TEXT_BYTES, f"{CONFIG_FILE} has more than {TEXT_BYTES} bytes")
+            text = file.read(size)
         config = json.loads(text)
-        with (directory / WEIGHTS_FILE).open("rb") as file:
+        sound = type(config["step"]) is int and isinstance(config["data"], dict)
+        _require(sound, f"{CONFIG_FILE} has no valid step or data")
+        with _opened(directory / WEIGHTS_FILE) as file:
             tensors = _read_tensors(file, config, hashlib.sha256(text).hexdigest())
     except ExportError as error:
         raise ExportError(f"{directory} is no sound export: {error}; export it again") from error
     except OSError as error:
         problem = f"{error.strerror}: {error.filename}"
         raise ExportError(f"{directory} is no export that can be read ({problem})") from error
-    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+    except (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError) as error:
         reason = f"its {CONFIG_FILE} or the header of its {WEIGHTS_FILE} is damaged"
         raise ExportError(f"{directory} is no sound export: {reason}; export it again") from error
     architecture = ARCHITECTURES[config["model"]["architecture"]]
     return Model(config, architecture, tensors, tensors.pop(EXP2_TABLE), tensors.pop(LOG2_TABLE))
+
+
+def _opened(path: Path) -> io.BufferedReader:
+    """A file to read; a pipe in its place is not waited for."""
+    now = getattr(os, "O_NONBLOCK", 0)
+    return open(path, "rb", opener=lambda name, flags: os.open(name, flags | now))
 
 
 def expected_tensors(config: dict[str, Any]) -> dict[str, tuple[str, list[int]]]:
@@ -268,21 +286,30 @@ def expected_tensors(config: dict[str, Any]) -> dict[str, tuple[str, list[int]]]
     name = config["model"]["architecture"]
     known = ", ".join(ARCHITECTURES)
     _require(name in ARCHITECTURES, f"its architecture is {name!r}, this runtime knows {known}")
-    shapes = ARCHITECTURES[name].shapes(config["model"], config["vocab_size"])
-    for length in config["model"].get("direct", []):
-        shapes[f"direct/context_{length}"] = [
-            1 << config["model"]["direct_bits"],
-            config["vocab_size"],
-        ]
-    sound = all(type(size) is int and size > 0 for shape in shapes.values() for size in shape)
-    _require(sound, f"{CONFIG_FILE} has a size that is no positive integer")
-    same = config["tokenizer"]["vocab_size"] == config["vocab_size"]
+    model, V, direct = config["model"], config["vocab_size"], config["model"].get("direct", [])
+    for size, most in (
+        (V, VOCABULARY_MAX),
+        (model["layers"], INPUTS_MAX),
+        (model["width"], INPUTS_MAX),
+        (model["ffn_multiple"], INPUTS_MAX),
+        *((length, DIRECT_LENGTH_MAX) for length in direct),
+        *((model["direct_bits"], DIRECT_BITS_MAX) for _ in direct[:1]),
+    ):
+        sound = type(size) is int and 0 < size <= most
+        _require(sound, f"{CONFIG_FILE} has a size that is no positive integer up to {most}")
+    widest = model["width"] * model["ffn_multiple"]
+    _require(widest <= INPUTS_MAX, f"it has dots over {widest} inputs, at most {INPUTS_MAX} fit")
+    shapes = ARCHITECTURES[name].shapes(model, V)
+    tables = {f"direct/context_{length}": [1 << model["direct_bits"], V] for length in direct}
+    _require(len(tables) == len(direct), f"{CONFIG_FILE} names direct connections twice")
+    shapes |= tables
+    same = config["tokenizer"]["vocab_size"] == V
     _require(same, "its tokenizer has another vocabulary than its weights")
     weights = {name: ("I8", shape) for name, shape in shapes.items()}
     return {**weights, EXP2_TABLE: ("I32", [255]), LOG2_TABLE: ("I32", [1025])}
 
 
-def _read_tensors(file: BinaryIO, config: dict[str, Any], config_sha256: str) -> Tensors:
+def _read_tensors(file: io.BufferedReader, config: dict[str, Any], config_sha256: str) -> Tensors:
     """Every tensor of a safetensors file, checked against `config` and the digests in its header.
 
     The format: 8 bytes, the header's length; the header, JSON {name: {"dtype", "shape",
@@ -292,6 +319,7 @@ def _read_tensors(file: BinaryIO, config: dict[str, Any], config_sha256: str) ->
     size = os.fstat(file.fileno()).st_size
     start = 8 + int.from_bytes(file.read(8), "little")
     _require(start <= size, f"{WEIGHTS_FILE} was cut short")
+    _require(start <= TEXT_BYTES, f"the header of {WEIGHTS_FILE} has {start - 8} bytes")
     header = json.loads(file.read(start - 8))
     written = json.loads(header.pop("__metadata__")[METADATA_KEY])
     version, known = written["format_version"], FORMAT_VERSION
@@ -310,12 +338,14 @@ def _read_tensors(file: BinaryIO, config: dict[str, Any], config_sha256: str) ->
         inside = inside and end - begin == math.prod(shape) * dtype.itemsize
         _require(inside, f"{name} does not lie inside {WEIGHTS_FILE}, which was cut short")
         file.seek(start + begin)
-        data = file.read(end - begin)
-        same = hashlib.sha256(data).hexdigest() == written["sha256"][name]
+        tensor = np.empty(shape, dtype)
+        data = tensor.reshape(-1).view(np.uint8).data
+        same = file.readinto(data) == end - begin
+        same = same and hashlib.sha256(data).hexdigest() == written["sha256"][name]
         _require(same, f"{name} is not what was written: its SHA-256 differs")
-        tensor = np.frombuffer(data, dtype).reshape(shape)
-        _require(not (tensor == -128).any(), f"{name} holds -128, outside [-127, 127]")
-        tensors[name] = tensor.astype(dtype.newbyteorder("="))
+        if kind == "I8":
+            _require(int(tensor.min()) > -128, f"{name} holds -128, outside [-127, 127]")
+        tensors[name] = tensor.astype(dtype.newbyteorder("="), copy=False)
     return tensors
 
 

@@ -19,20 +19,21 @@ from int_lm import config
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("int_lm", "data", "tokenization")
 LINES_AT_MOST = 350
-LINES_BY_EXCEPTION = {"runtime": 475}  # one file by contract: a copy of it goes into every export
+LINES_BY_EXCEPTION = {"runtime": 500}  # one file by contract: a copy of it goes into every export
 
 # A module of int_lm imports only what stands left of it.
 ORDER = re.findall(
     r"\w+",
-    "errors < schema < config < command_line < digest < interrupt < runlog < fixed < tables < "
-    "code_length < params < hashing < placement < noise < perturb < layers < direct < models < "
-    "likelihood < credit < votes < population < fitness < voting < update < evolve < diagnose < "
-    "runtime < evaluate < sample < distributed < checkpoint < lock < checkpointer < run < "
-    "trainer < export < verify",
+    "errors < schema < untrusted < config < command_line < digest < interrupt < runlog < fixed < "
+    "tables < code_length < params < hashing < placement < noise < perturb < layers < direct < "
+    "models < likelihood < credit < votes < population < fitness < voting < update < evolve < "
+    "diagnose < runtime < evaluate < sample < distributed < checkpoint < lock < checkpointer < "
+    "run < trainer < export < verify",
 )
 ONLY_IMPORT = {
     "__init__": set(),
-    "digest": {"errors", "config"},
+    "untrusted": set(),
+    "digest": {"errors", "config", "untrusted"},
     "interrupt": {"errors", "config"},
     "lock": {"errors", "config"},
     "runlog": {"errors", "config"},

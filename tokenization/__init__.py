@@ -42,7 +42,7 @@ def load(source: str | Path) -> Tokenizer:
             f"{path} names the tokenizer kind {kind!r}, known: {', '.join(KINDS)}; "
             "use the int_lm version that wrote it"
         )
-    tokenizer = KINDS[kind].load(source)
+    tokenizer = KINDS[kind].load(source, saved)
     actual = {
         "vocab_size": tokenizer.vocab_size,
         "separator": tokenizer.separator,

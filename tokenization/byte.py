@@ -1,6 +1,6 @@
 """The byte tokenizer: a token is a byte, and byte 0 separates documents."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -62,6 +62,6 @@ class ByteTokenizer:
         write_identity(self, directory)
 
     @classmethod
-    def load(cls, directory: str | Path) -> Self:
+    def load(cls, directory: str | Path, identity: Mapping[str, Any] | None = None) -> Self:
         """A byte tokenizer; its only file is `tokenizer.json`, which `tokenization.load` checks."""
         return cls()

@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
 
 import numpy as np
 
-from int_lm import digest
+from int_lm import digest, untrusted
 from int_lm.errors import UserError
 
 FILE_NAME = "tokenizer.json"
@@ -69,8 +69,12 @@ class Tokenizer(Protocol):
         ...
 
     @classmethod
-    def load(cls, directory: str | Path) -> Self:
-        """Read what `save` wrote; call `tokenization.load`, which also checks the identity."""
+    def load(cls, directory: str | Path, identity: Mapping[str, Any] | None = None) -> Self:
+        """Read what `save` wrote; call `tokenization.load`, which also checks the identity.
+
+        Args:
+          identity: the contents of `tokenizer.json`, of the right types but not yet trusted.
+        """
         ...
 
 
@@ -107,15 +111,15 @@ def read_identity(directory: str | Path) -> dict[str, Any]:
     """
     path = Path(directory) / FILE_NAME
     try:
-        identity = json.loads(path.read_bytes())
+        identity = untrusted.parse_json(untrusted.read_bytes(path, untrusted.METADATA_BYTES))
     except FileNotFoundError as error:
         raise UserError(
             f"no tokenizer at {path}; name a directory that a run or an export wrote"
         ) from error
-    except (OSError, ValueError, RecursionError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not JSON"
+    except (OSError, untrusted.MalformedError) as error:
         raise UserError(
-            f"cannot read the tokenizer {path}: {reason}; restore it from the run that wrote it"
+            f"cannot read the tokenizer {path}: {untrusted.reason(error)}; restore it from the run "
+            "that wrote it"
         ) from error
     version = identity.get("format_version") if isinstance(identity, dict) else None
     if type(version) is int and version != FORMAT_VERSION:

@@ -7,17 +7,18 @@ every sequence of bytes comes back, or is refused before anything is trained on 
 
 import codecs
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
-from int_lm import digest
+from int_lm import digest, untrusted
 from int_lm.errors import UserError
-from tokenization.interface import identity_digest, write_identity
+from tokenization.interface import FILE_NAME, identity_digest, write_identity
 
 MODEL_FILE = "tokenizer.model"
+MODEL_BYTES = 1 << 26  # of it, at most
 SPACE = "\u2581"  # how pieces write a space
 _SPACE_BYTES = SPACE.encode()
 
@@ -46,18 +47,25 @@ class SentencePieceTokenizer:
         """
         import sentencepiece
 
+        no_model = (
+            f"{where} is not a SentencePiece model; name a .model file or train one with "
+            "python -m tokenization.train"
+        )
         try:
             processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-        except (RuntimeError, TypeError) as error:
-            raise UserError(
-                f"{where} is not a SentencePiece model; name a .model file or train one with "
-                "python -m tokenization.train"
-            ) from error
+        except (RuntimeError, TypeError, UnicodeDecodeError) as error:
+            raise UserError(no_model) from error
         self._model, self._processor, self._where = model, processor, where
         self.vocab_size = int(processor.get_piece_size())
+        if self.vocab_size > 1 << 16:
+            raise UserError(f"{where} has {self.vocab_size} pieces, int_lm reads up to 65536")
+        try:
+            names = [processor.id_to_piece(index) for index in range(self.vocab_size)]
+        except UnicodeDecodeError as error:
+            raise UserError(no_model) from error
         of_byte = {
-            int(processor.id_to_piece(index)[1:-1], 16): index
-            for index in range(self.vocab_size)
+            int(name[1:-1], 16): index
+            for index, name in enumerate(names)
             if processor.is_byte(index)
         }
         if len(of_byte) < 256:
@@ -67,13 +75,11 @@ class SentencePieceTokenizer:
             )
         if not (processor.is_control(0) or processor.is_unknown(0)):
             raise UserError(
-                f"{where} has the piece {processor.id_to_piece(0)!r} at id 0, which int_lm needs "
+                f"{where} has the piece {names[0]!r} at id 0, which int_lm needs "
                 "for the separator between documents; train one with python -m tokenization.train"
             )
-        if self.vocab_size > 1 << 16:
-            raise UserError(f"{where} has {self.vocab_size} pieces, int_lm reads up to 65536")
         self._of_byte = np.array([of_byte[value] for value in range(256)], self.dtype)
-        self.pieces = tuple(self._bytes_of(index) for index in range(self.vocab_size))
+        self.pieces = tuple(self._bytes_of(index, name) for index, name in enumerate(names))
         self._lengths = np.array([len(piece) for piece in self.pieces], np.int64)
         self._begins = np.cumsum(self._lengths) - self._lengths
         self._flat = np.frombuffer(b"".join(self.pieces), np.uint8)
@@ -83,11 +89,10 @@ class SentencePieceTokenizer:
         """Of ids: the narrowest unsigned one that holds V - 1."""
         return np.min_scalar_type(self.vocab_size - 1)
 
-    def _bytes_of(self, index: int) -> bytes:
+    def _bytes_of(self, index: int, piece: str) -> bytes:
         processor = self._processor
         if processor.is_control(index) or processor.is_unknown(index):
             return b""
-        piece = processor.id_to_piece(index)
         if processor.is_byte(index):
             return bytes([int(piece[1:-1], 16)])
         return piece.replace(SPACE, " ").encode()
@@ -176,8 +181,12 @@ class SentencePieceTokenizer:
         write_identity(self, directory)
 
     @classmethod
-    def load(cls, directory: str | Path) -> Self:
+    def load(cls, directory: str | Path, identity: Mapping[str, Any] | None = None) -> Self:
         """Read what `save` wrote, or a `.model` file from elsewhere.
+
+        Args:
+          identity: what tokenizer.json says. Its digest is compared before the library, which is
+            native code, sees the model.
 
         Raises:
           UserError: unreadable, or not a model that keeps text.
@@ -185,12 +194,19 @@ class SentencePieceTokenizer:
         path = Path(directory)
         path = path / MODEL_FILE if path.is_dir() else path
         try:
-            model = path.read_bytes()
-        except OSError as error:
+            model = untrusted.read_bytes(path, MODEL_BYTES)
+        except (OSError, untrusted.MalformedError) as error:
             raise UserError(
-                f"cannot read the tokenizer {path}: {error.strerror or error}; name a directory "
+                f"cannot read the tokenizer {path}: {untrusted.reason(error)}; name a directory "
                 "that python -m tokenization.train wrote, or a .model file"
             ) from error
+        if identity is not None:
+            found = identity_digest(cls.name, identity["vocab_size"], identity["separator"], model)
+            if found != identity["digest"]:
+                raise UserError(
+                    f"{path} is not the model that {FILE_NAME} beside it describes: one of the two "
+                    "is damaged or was edited; restore them from the run that wrote them"
+                )
         return cls(model, str(path))
 
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from int_lm import config, digest, runtime, tables
+from int_lm import config, digest, runtime, tables, untrusted
 from int_lm.errors import UserError
 from int_lm.export import card
 
@@ -165,9 +165,9 @@ def _check_tokenizer(run: "Run", directory: Path) -> None:
 
     path = directory / "tokenizer.json"
     try:
-        identity = json.loads(path.read_bytes())
+        identity = untrusted.parse_json(untrusted.read_bytes(path, untrusted.METADATA_BYTES))
         del identity["format_version"]  # of the file, not of the tokenizer
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is damaged"
         raise UserError(f"cannot read the tokenizer {path}: {reason}; restore it") from error
     checkpoint.check_tokenizer(run.tokenizer, identity)

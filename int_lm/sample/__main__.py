@@ -101,9 +101,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"--{error}") from error
     if arguments.export:
         try:
-            read = runtime.reader(runtime.load(arguments.export))
+            model = runtime.load(arguments.export)
         except runtime.ExportError as error:
             raise UserError(str(error)) from error
+        read, identity = runtime.reader(model), model.config["tokenizer"]
     else:
         if not Path(arguments.run).is_dir():
             raise UserError(f"no run at {arguments.run}; name the directory that train.py printed")
@@ -112,10 +113,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         opened = run.open_run(
             arguments.run, arguments.step, say=lambda text: print(text, file=sys.stderr)
         )
-        read = sample.reader(opened.config.model, opened.weights)
+        read, identity = sample.reader(opened.config.model, opened.weights), opened.tokenizer
     import tokenization  # of the clone: an installed int_lm alone knows ids only
+    from int_lm import checkpoint
 
     tokenizer = tokenization.load(Path(arguments.export or arguments.run) / "tokenizer")
+    checkpoint.check_tokenizer(identity, tokenization.identity(tokenizer))
     prompt = os.fsencode(arguments.prompt)
     ids = tokenizer.encode(prompt).tolist()
     stop = not arguments.no_stop

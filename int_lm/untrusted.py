@@ -1,0 +1,197 @@
+"""Files from elsewhere, read without running what they say and without believing their sizes.
+
+JSON and YAML come back as plain values within bounds: the bytes of the file, the depth of nesting,
+the size of numbers, text that can be encoded. What is written twice is refused, and so are YAML's
+aliases, whose few bytes can stand for gigabytes, and its tags, which can name code.
+"""
+
+import errno
+import json
+import math
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from yaml.composer import ComposerError
+from yaml.constructor import ConstructorError
+
+METADATA_BYTES = 1 << 22  # of a JSON file or a list of digests, at most
+DEPTH = 64  # of nested JSON
+YAML_BYTES, YAML_DEPTH, YAML_VALUES = 1 << 20, 16, 10_000
+INTEGER_MAX = 2**63 - 1
+
+
+class MalformedError(ValueError):
+    """A file that cannot be what it should be; the message says why in a few words."""
+
+
+def is_inside(path: str | Path, directory: str | Path) -> bool:
+    """Whether a path, with all links followed, lies below a directory."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(directory))
+
+
+def read_bytes(path: str | Path, most: int, *, inside: Path | None = None) -> bytes:
+    """The contents of a regular file of at most `most` bytes: pipes and devices may never end.
+
+    Args:
+      inside: a directory out of which no link may lead.
+
+    Raises:
+      MalformedError: larger, no regular file, or outside.
+      OSError: it cannot be read.
+    """
+    if inside is not None and not is_inside(path, inside):
+        raise MalformedError("it is a link that leads elsewhere")
+    try:
+        kind = stat.S_IFMT(os.stat(path).st_mode)
+        if kind not in (stat.S_IFREG, stat.S_IFDIR):  # opening a directory fails by itself
+            raise MalformedError("it is not a regular file")
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > most:
+                raise MalformedError(f"it has more than {most} bytes")
+            return file.read(size)
+    except OSError as error:
+        if error.errno in (errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG):
+            raise MalformedError(error.strerror) from error
+        raise
+
+
+def reason(error: OSError | MalformedError) -> str:
+    """Why a file cannot be read, in few words."""
+    return (isinstance(error, OSError) and error.strerror) or str(error)
+
+
+def read_text(path: str | Path, most: int) -> str:
+    """The UTF-8 text of a file or pipe of at most `most` bytes; errors as of `read_bytes`."""
+    data = bytearray()
+    with open(path, "rb", opener=_not_waiting) as file:
+        while block := file.read(1 << 16):
+            data += block
+            if len(data) > most:
+                raise MalformedError(f"it has more than {most} bytes")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise MalformedError("not UTF-8 text") from error
+
+
+def _not_waiting(path: str, flags: int) -> int:
+    """Open a file; a pipe that nobody writes to is empty, and one that somebody does is read."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    os.set_blocking(descriptor, True)
+    return descriptor
+
+
+def parse_json(text: bytes) -> Any:
+    """The value of JSON text.
+
+    Raises:
+      MalformedError: not JSON, a key twice in one object, or a value outside the bounds above.
+    """
+    try:
+        value = json.loads(
+            text.decode("utf-8"),
+            object_pairs_hook=_unique,
+            parse_constant=_no_number,
+            parse_float=_finite,
+        )
+    except MalformedError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise MalformedError("it is not JSON") from error
+    _check(value, DEPTH)
+    return value
+
+
+def parse_yaml(text: str) -> Any:
+    """The value of YAML text: mappings, lists, text, numbers, dates, true, false and null.
+
+    Raises:
+      yaml.YAMLError: not YAML; anchors, aliases, tags, a key twice; too deep, too many values.
+      ValueError: a value outside the bounds above; an impossible date.
+    """
+    try:
+        value = yaml.load(text, Loader=_PlainLoader)
+    except OverflowError as error:
+        raise MalformedError(str(error)) from error
+    _check(value, YAML_DEPTH)
+    return value
+
+
+def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise MalformedError("it has a key twice")
+    return found
+
+
+def _no_number(name: str) -> float:
+    raise MalformedError(f"{name} is no number of JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise MalformedError("a number is too large")
+    return value
+
+
+def _check(value: Any, depth: int) -> None:
+    """Refuse what would trip those who print, hash or write the value."""
+    if depth < 0:
+        raise MalformedError("it is nested too deeply")
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _check(key, depth)
+            _check(item, depth - 1)
+    elif isinstance(value, list):
+        for item in value:
+            _check(item, depth - 1)
+    elif isinstance(value, int) and abs(value) > INTEGER_MAX:
+        raise MalformedError("an integer is too large")
+    elif isinstance(value, str):
+        if "\0" in value:
+            raise MalformedError("a text holds a zero character")
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise MalformedError("half a character stands in a text") from error
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """YAML without anchors, aliases and tags."""
+
+    _depth = _values = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event: Any = self.peek_event()
+        problem = ""
+        if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
+            problem = "anchors and aliases are not allowed here"
+        elif getattr(event, "tag", None) is not None:
+            problem = "tags are not allowed here"
+        elif self._depth >= YAML_DEPTH:
+            problem = "it is nested too deeply"
+        elif self._values >= YAML_VALUES:
+            problem = f"it has more than {YAML_VALUES} values"
+        if problem:
+            raise ComposerError(None, None, problem, event.start_mark)
+        self._depth += 1
+        self._values += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise ConstructorError(
+                    None, None, f"the key {key.value} is given twice", key.start_mark
+                )
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+        return super().construct_mapping(node, deep=deep)
