@@ -18,12 +18,13 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help train test slow check clean
+.PHONY: help train test slow long check clean
 
 help:
 	@echo "make train   pretrain a small model on this machine (configs/quickstart.yaml)"
 	@echo "make test    lint, types and all tests but the slow ones"
 	@echo "make slow    the slow tests"
+	@echo "make long    tests of many processes, faults and mutated files, which take an hour or more"
 	@echo "make check   lint and types only"
 	@echo "make clean   remove .venv and caches; runs are kept"
 	@echo "Options: PYTHON=python3.13, EXTRA=cuda12 (or cuda13, tpu), ARGS='--run.steps 100'"
@@ -32,10 +33,13 @@ train: $(INSTALLED)
 	$(BIN)/python train.py --config configs/quickstart.yaml $(ARGS)
 
 test: check
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not long"
 
 slow: $(INSTALLED_DEV)
 	$(BIN)/python -m pytest -m slow
+
+long: $(INSTALLED_DEV)
+	$(BIN)/python -m pytest -m long
 
 check: $(INSTALLED_DEV)
 	$(BIN)/ruff check .

@@ -10,11 +10,17 @@ import yaml
 from hypothesis import given, strategies as st
 
 from int_lm import command_line, config
-from int_lm.config import Config, DataConfig, EsConfig, ModelConfig, RunConfig
+from int_lm.config import Config, DataConfig, DistributedConfig, EsConfig, ModelConfig, RunConfig
 from int_lm.errors import UserError
 
 RunCommand = Callable[..., subprocess.CompletedProcess[str]]
-SECTIONS = {"model": ModelConfig, "es": EsConfig, "data": DataConfig, "run": RunConfig}
+SECTIONS = {
+    "model": ModelConfig,
+    "es": EsConfig,
+    "data": DataConfig,
+    "run": RunConfig,
+    "distributed": DistributedConfig,
+}
 FLAGS = [
     f"{name}.{field.name}" for name in SECTIONS for field in dataclasses.fields(SECTIONS[name])
 ]
@@ -69,8 +75,8 @@ def test_defaults_are_valid() -> None:
         ("model:\n  widht: 3\n", "unknown key model.widht in {file}; did you mean width?"),
         ("run:\n  zzzz: 3\n", "unknown key run.zzzz in {file}; known: dir, steps"),
         ("modle:\n  width: 3\n", "unknown section 'modle' in {file}; did you mean model?"),
-        ("7: 3\n", "unknown section 7 in {file}; known: model, es, data, run"),
-        ("- model\n", "{file} must be a mapping of sections (model, es, data, run)"),
+        ("7: 3\n", "unknown section 7 in {file}; known: model, es, data, run, distributed"),
+        ("- model\n", "{file} must be a mapping of sections (model, es, data, run, distributed)"),
         ("model: 3\n", "section model in {file} must be a mapping"),
         (
             "model:\n  width: wide\n",

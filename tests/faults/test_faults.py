@@ -16,7 +16,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 @pytest.mark.parametrize(
     "fault",
     [
-        pytest.param(fault, id=fault.name, marks=[] if fault.name in QUICK else pytest.mark.slow)
+        pytest.param(fault, id=fault.name, marks=[] if fault.name in QUICK else pytest.mark.long)
         for fault in FAULTS
     ],
 )

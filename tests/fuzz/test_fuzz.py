@@ -48,7 +48,7 @@ def test_mutated_files_do_no_harm(room: Path) -> None:
     assert_harmless(room, 10_000, 40)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_many_mutated_files_do_no_harm(room: Path) -> None:
     """The same, with 10 000 files of every format and kind of mutation."""
     assert_harmless(room, 0, 10_000)
