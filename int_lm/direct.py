@@ -10,9 +10,11 @@ The logits are linear in a row, so its gradient is the sum of the errors onehot(
 tokens that were read with it: no perturbation, and only rows that were read change. With e the mean
 error over its h readings in a step, and n the number of steps that have read it,
 
-    row += direct_rate e / sqrt(n)                    rounded up or down by a dither
+    row += direct_rate e / sqrt(max(1, floor(n / h)))      rounded up or down by a dither
 
-so that a context seen once learns at once, and a frequent one settles.
+so that a context seen once learns at once, and a frequent one settles, the later the more readings
+stand behind its mean error. A rate that suits contexts seen once, which must not be learnt by heart
+in reading after reading, is then none too small for frequent ones.
 
 Axes: P members, I pairs, K context lengths, J = T I readings of a segment, V vocabulary.
 """
@@ -84,7 +86,7 @@ def initial_counts(model: ModelConfig) -> dict[str, Array]:
 
 
 def _row_step(es: EsConfig, counts_J: Array) -> Array:
-    """direct_rate / sqrt(n), in units of 2^-8 of 1/16 bit: int32, for counts from 1 up.
+    """direct_rate / sqrt(count), in units of 2^-8 of 1/16 bit: int32, for counts from 1 up.
 
     Counts are brought below 2^12 by an even shift, whose root is half of it.
     """
@@ -133,7 +135,7 @@ def update(
     row_J = (size + jnp.arange(readings, dtype=jnp.int32)).at[slot_J].set(sorted_J)
     count_J = counts.at[row_J].get(mode="fill", fill_value=0)
     count_J = count_J + (count_J < COUNT_MAX).astype(jnp.int32)
-    step_J = _row_step(es, count_J)
+    step_J = _row_step(es, jnp.maximum(count_J // jnp.maximum(hits_J, 1), 1))
     factor_J = (step_J << _MEAN_BITS) // jnp.maximum(hits_J, 1)  # error x factor < 2^30
     width = errors_JW.shape[1]
     dither_JW = fixed.dither(

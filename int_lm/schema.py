@@ -88,7 +88,7 @@ class EsConfig:
         "by learning_rate, smaller ones in proportion (0: all move by it, only signs count)",
     )
     direct_rate: float = described(
-        40.0, "units (1/16 bit) that direct connections move by at a context's first reading"
+        12.0, "units (1/16 bit) that direct connections move by at a context's first reading"
     )
     schedule: Literal[
         "constant", "linear", "cosine", "inverse", "inverse_sqrt", "inverse_sqrt_to_zero"

@@ -54,7 +54,7 @@ def updated(
     for row in set(rows):
         hits = [error for place, error in zip(rows, errors, strict=True) if place == row]
         counts[row] = min(counts[row] + 1, 2**31 - 1)
-        factor = row_step(es.direct_rate, counts[row]) * 2**8 // len(hits)
+        factor = row_step(es.direct_rate, max(1, counts[row] // len(hits))) * 2**8 // len(hits)
         for v in range(len(table[row])):
             error = sum(hit[v] for hit in hits) << spare
             dither = oracle.dither(row, v, number, 23)
@@ -98,7 +98,7 @@ def test_update_equals_the_reference(rate: float, population: int):
     draw = random.Random(3)
     size, readings, V = 256, 40, 5
     table = [[draw.choice([-127, -3, 0, 90, 127]) for _ in range(V)] for _ in range(size)]
-    counts = [draw.choice([0, 1, 4094, 4095, 4096, 2**20, 2**31 - 1]) for _ in range(size)]
+    counts = [draw.choice([0, 1, 30, 4094, 4095, 4096, 2**20, 2**31 - 1]) for _ in range(size)]
     rows = [draw.choice([0, 255, 7, draw.randrange(size)]) for _ in range(readings)]
     most = 127 >> configuration.spare_bits(es)
     errors = [[draw.choice([-most, -1, 0, 1, most]) for _ in range(V)] for _ in range(readings)]
