@@ -152,10 +152,9 @@ def check(directory: Path) -> dict[str, Any]:
     """
     try:
         sealed = digest.check(directory)
-        text = untrusted.read_bytes(
+        facts = untrusted.read_json(
             directory / "shard.json", untrusted.METADATA_BYTES, inside=directory
         )
-        facts = untrusted.parse_json(text)
     except (digest.DamagedError, untrusted.MalformedError, FileNotFoundError) as error:
         raise _damaged(directory, str(error)) from error
     if not sealed:

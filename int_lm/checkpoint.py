@@ -218,8 +218,8 @@ def _document(root: Path, step: int) -> dict[str, Any]:
     path = root / str(step) / "host" / HOST_FILE
     name = path.relative_to(root).as_posix()
     try:
-        text = untrusted.read_bytes(path, untrusted.METADATA_BYTES, inside=root / str(step))
-        document = untrusted.parse_json(text)
+        most, inside = untrusted.METADATA_BYTES, root / str(step)
+        document = untrusted.read_json(path, most, inside=inside)
         expected = document.pop("sha256")
         version = document["format"]
     except (FileNotFoundError, NotADirectoryError) as error:

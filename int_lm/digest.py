@@ -132,10 +132,11 @@ def check(directory: Path) -> bool:
         return False
     except untrusted.MalformedError as error:
         raise DamagedError(f"{directory.name}/{FILE_DIGESTS} is no list: {error}") from error
-    lines, marker, own_digest = content.decode("ascii", "replace").rpartition(_SELF)
-    if not marker or own_digest != f"{hashlib.sha256(lines.encode()).hexdigest()}\n":
+    end = max(0, content.rfind(_SELF.encode()))  # compared as bytes: no copy of what is not ours
+    trailer = f"{_SELF}{hashlib.sha256(memoryview(content)[:end]).hexdigest()}\n"
+    if not content.isascii() or content[end : end + len(trailer) + 1] != trailer.encode():
         raise DamagedError(f"{directory.name}/{FILE_DIGESTS} has changed since it was written")
-    for line in lines.splitlines():
+    for line in content[:end].decode("ascii").splitlines():
         expected, _, name = line.partition("  ")
         try:
             found = _of_file(_inside(directory, name))

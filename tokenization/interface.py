@@ -111,7 +111,7 @@ def read_identity(directory: str | Path) -> dict[str, Any]:
     """
     path = Path(directory) / FILE_NAME
     try:
-        identity = untrusted.parse_json(untrusted.read_bytes(path, untrusted.METADATA_BYTES))
+        identity = untrusted.read_json(path, untrusted.METADATA_BYTES)
     except FileNotFoundError as error:
         raise UserError(
             f"no tokenizer at {path}; name a directory that a run or an export wrote"

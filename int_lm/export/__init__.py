@@ -165,7 +165,7 @@ def _check_tokenizer(run: "Run", directory: Path) -> None:
 
     path = directory / "tokenizer.json"
     try:
-        identity = untrusted.parse_json(untrusted.read_bytes(path, untrusted.METADATA_BYTES))
+        identity = untrusted.read_json(path, untrusted.METADATA_BYTES)
         del identity["format_version"]  # of the file, not of the tokenizer
     except (OSError, ValueError, TypeError, KeyError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is damaged"
