@@ -26,8 +26,8 @@ ORDER = re.findall(
     r"\w+",
     "errors < schema < config < command_line < digest < interrupt < runlog < fixed < tables < "
     "code_length < params < noise < perturb < layers < direct < models < likelihood < credit < "
-    "votes < population < fitness < update < evolve < diagnose < runtime < evaluate < sample < "
-    "checkpoint < checkpointer < run < trainer < export",
+    "votes < population < fitness < update < evolve < plan < diagnose < runtime < evaluate < "
+    "sample < checkpoint < checkpointer < run < trainer < export",
 )
 ONLY_IMPORT = {
     "__init__": set(),
