@@ -25,9 +25,9 @@ LINES_BY_EXCEPTION = {"runtime": 475}  # one file by contract: a copy of it goes
 ORDER = re.findall(
     r"\w+",
     "errors < schema < config < command_line < digest < interrupt < runlog < fixed < tables < "
-    "code_length < params < noise < perturb < layers < direct < models < likelihood < credit < "
-    "votes < population < fitness < update < evolve < plan < diagnose < runtime < evaluate < "
-    "sample < checkpoint < checkpointer < run < trainer < export",
+    "code_length < params < noise < native < perturb < layers < direct < models < likelihood < "
+    "credit < votes < population < fitness < update < evolve < plan < diagnose < runtime < "
+    "evaluate < sample < checkpoint < checkpointer < run < trainer < export",
 )
 ONLY_IMPORT = {
     "__init__": set(),
