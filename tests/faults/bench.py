@@ -136,6 +136,12 @@ class Training:
         """The directories of checkpoints that are being written."""
         return list((self.directory / "checkpoints").glob("*orbax-checkpoint-tmp"))
 
+    def until_between_checkpoints(self) -> None:
+        """Wait for a row of the log after a checkpoint: a moment with no save under way."""
+        self.until_checkpoint()
+        kept = self.newest()
+        self.until(lambda: self.rows()[-1]["step"] > kept, "row of the log")
+
     def until_checkpoint(self, count: int = 1) -> None:
         self.until(lambda: self.newest() >= count * FLAGS["--run.checkpoint_every"], "checkpoint")
 
@@ -149,34 +155,30 @@ class Training:
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """Stop the process for as long as the block lasts, so that nothing runs away."""
-        self.process.send_signal(signal.SIGSTOP)
+        self._stop()
         try:
             yield
         finally:
             self.process.send_signal(signal.SIGCONT)
 
-    @contextlib.contextmanager
-    def paused_between_saves(self) -> Iterator[None]:
-        """The same, at a moment at which no checkpoint is being written."""
-        checkpoints = self.directory / "checkpoints"
-        self.pause_when(
-            lambda: self.newest() == checkpoint.latest_step(checkpoints) and not self.unfinished()
-        )
-        with self.paused():
-            yield
-
     def pause_when(self, condition: Callable[[], bool]) -> None:
         """Stop the process at a moment at which a condition holds."""
 
         def holds() -> bool:
-            self.process.send_signal(signal.SIGSTOP)
-            time.sleep(0.01)  # until all its threads have stopped
+            self._stop()
             found = condition()
             if not found:
                 self.process.send_signal(signal.SIGCONT)
             return found
 
         self.until(holds, "moment to stop at")
+
+    def _stop(self) -> None:
+        """SIGSTOP, and wait until every thread has stopped."""
+        self.process.send_signal(signal.SIGSTOP)
+        for stat in Path(f"/proc/{self.process.pid}/task").glob("*/stat"):
+            while stat.exists() and stat.read_text().rpartition(")")[2].split()[0] not in "TZ":
+                time.sleep(0.001)
 
     def kill(self) -> None:
         """SIGKILL."""
@@ -288,4 +290,4 @@ def _as_root(*command: str | Path) -> None:
         raise ImpossibleError("only root can mount file systems")
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise ImpossibleError(done.stderr.strip())
+        raise ImpossibleError(" ".join(done.stderr.split()))

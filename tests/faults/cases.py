@@ -11,6 +11,7 @@ from int_lm import checkpoint
 from .bench import FLAGS, Bench, Fault, Outcome, Training, fill, read_only, without_privileges
 
 SAME = "the same command goes on to the weights and the log of the undisturbed run"
+SELDOM = ["--run.checkpoint_every", "150"]  # so that no save is under way just after one
 GOES_ON = "the run goes on to the weights and the log of the undisturbed run"
 
 
@@ -129,8 +130,8 @@ def full_disk_behind_the_output(bench: Bench) -> Outcome:
 
 def read_only_disk(bench: Bench) -> Outcome:
     """The file system of the checkpoints turns read-only, and writable again."""
-    with bench.training("read_only") as training:
-        training.until_checkpoint()
+    with bench.training("read_only", SELDOM) as training:
+        training.until_between_checkpoints()
         with read_only(training.directory / "checkpoints"):
             wait_for_failed_save(training)
             seen, kept = training.sentence(), training.newest()
@@ -158,11 +159,10 @@ def permission_lost(bench: Bench) -> Outcome:
 
 def directory_moved(bench: Bench) -> Outcome:
     """The run directory is moved away, and back."""
-    with bench.training("moved") as training:
-        training.until_checkpoint()
+    with bench.training("moved", SELDOM) as training:
+        training.until_between_checkpoints()
         away = bench.directory / "away"
-        with training.paused_between_saves():
-            training.directory.rename(away)
+        training.directory.rename(away)
         wait_for_failed_save(training)
         with training.paused():
             seen = training.sentence()
@@ -196,9 +196,9 @@ def directory_moved_during_a_save(bench: Bench) -> Outcome:
 
 def directory_deleted(bench: Bench) -> Outcome:
     """The run directory is deleted."""
-    with bench.training("deleted") as training:
-        training.until_checkpoint()
-        with training.paused_between_saves():
+    with bench.training("deleted", SELDOM) as training:
+        training.until_between_checkpoints()
+        with training.paused():
             shutil.rmtree(training.directory)
         assert training.end() == 2
         assert "bits per byte of all" in training.stdout()
@@ -212,9 +212,9 @@ def directory_deleted(bench: Bench) -> Outcome:
 
 def directory_replaced(bench: Bench) -> Outcome:
     """The run directory is deleted, and an empty one put in its place."""
-    with bench.training("replaced") as training:
-        training.until_checkpoint()
-        with training.paused_between_saves():
+    with bench.training("replaced", SELDOM) as training:
+        training.until_between_checkpoints()
+        with training.paused():
             shutil.rmtree(training.directory)
             training.directory.mkdir()
         assert training.end() == 0
@@ -238,7 +238,8 @@ def newest_damaged(bench: Bench) -> Outcome:
         training.until_checkpoint(2)
         training.kill()
         state = training.directory / "checkpoints" / str(training.newest()) / "state"
-        victim = max(state.rglob("*"), key=lambda path: path.stat().st_size)
+        files = [path for path in state.rglob("*") if path.is_file()]
+        victim = max(files, key=lambda path: path.stat().st_size)
         data = bytearray(victim.read_bytes())
         data[len(data) // 2] ^= 1
         victim.write_bytes(data)
