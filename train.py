@@ -128,14 +128,13 @@ def train_locked(settings: Config, opened: "Corpus", held: "Lock | None") -> Non
 
     paths = run.Paths(Path(settings.run.dir))
     vocab_size = opened.tokenizer.vocab_size
-    state = evolve.initial(settings, vocab_size)
     if checkpoint.steps(paths.checkpoints):
         host = checkpoint.read_host(paths.checkpoints)
         identity = tokenization.identity(opened.tokenizer)
         run.check_resumable(host, settings, identity, opened.sha256())
-    resumed = checkpoint.restore(paths.checkpoints, state, say=_say)
-    if resumed:
-        state = resumed.state
+    abstract = evolve.abstract(settings, vocab_size)
+    resumed = checkpoint.restore(paths.checkpoints, abstract, say=_say)
+    state = resumed.state if resumed else evolve.initial(settings, vocab_size)
     first = resumed.step if resumed else 0
     distributed.require_agreement("newest checkpoint", first)
     distributed.require_agreement("configuration", run.shared_configuration(settings))

@@ -5,7 +5,7 @@
 For every configuration: the bytes that each kind of collective moves in a step, read from the
 compiled program, beside the formula of docs/scaling.md; the step on two devices of this machine's
 CPU against the step on one, taking turns, both with all cores; and the hash of the weights against
-a step. `--predict` prints the efficiency that the formula predicts for other machines.
+a step.
 """
 
 import argparse

@@ -61,7 +61,7 @@ def processes(program: str, distributed: DistributedConfig) -> Iterator[None]:
 
 def _connect(distributed: DistributedConfig) -> None:
     named = distributed.coordinator != "auto"
-    # Otherwise the runtime takes SIGTERM for itself; `interrupt` sees to it, and `agreed`.
+    # Otherwise the runtime takes SIGTERM for itself; `interrupt` sees to it, and `most`.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
@@ -81,14 +81,10 @@ def _connect(distributed: DistributedConfig) -> None:
 
 def _explained(error: BaseException) -> tuple[int, str]:
     """Exit status and sentence for what ended this process."""
-    if isinstance(error, UserError):
-        return errors.EXIT_USER_ERROR, str(error)
-    if isinstance(error, OSError):
-        return errors.EXIT_USER_ERROR, errors.explain_os_error(error)
+    if isinstance(error, UserError | OSError | KeyboardInterrupt):
+        return errors.explained(error)
     if isinstance(error, SystemExit):
         return (error.code if isinstance(error.code, int) else 1), str(error.code)
-    if isinstance(error, KeyboardInterrupt):
-        return 130, "interrupted"
     first = (str(error).splitlines() or [""])[0][:200]
     if re.search(r"[Gg]loo|NCCL|coordination|[Cc]onnection|DEADLINE|UNAVAILABLE", str(error)):
         return errors.EXIT_LOST_PROCESS, (
@@ -113,11 +109,7 @@ def wait_for_first() -> None:
 
 def most(value: int) -> int:
     """The largest of the values that the processes give; all must ask."""
-    if jax.process_count() == 1:
-        return value
-    from jax.experimental import multihost_utils
-
-    return int(np.max(multihost_utils.process_allgather(np.int32(value))))
+    return int(np.max(everyones(np.asarray(value, np.int32))))
 
 
 def everyones(value: np.ndarray) -> np.ndarray:

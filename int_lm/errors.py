@@ -33,17 +33,18 @@ def reported(program: str) -> Iterator[None]:
     except BrokenPipeError:  # the reader of our output went away (`| head`): not an error
         sys.stderr.close()
         sys.exit(0)
-    except UserError as error:
-        message = str(error)
-    except OSError as error:
-        message = explain_os_error(error)
-    except KeyboardInterrupt:
-        tell(program, "interrupted; what is finished is kept")
-        sys.exit(EXIT_INTERRUPTED)
-    else:
-        return
-    tell(program, message)
-    sys.exit(EXIT_USER_ERROR)
+    except (UserError, OSError, KeyboardInterrupt) as error:
+        status, message = explained(error)
+        tell(program, message)
+        sys.exit(status)
+
+
+def explained(error: UserError | OSError | KeyboardInterrupt) -> tuple[int, str]:
+    """Exit code and sentence for what a user can mend, or has asked for."""
+    if isinstance(error, KeyboardInterrupt):
+        return EXIT_INTERRUPTED, "interrupted; what is finished is kept"
+    message = explain_os_error(error) if isinstance(error, OSError) else str(error)
+    return EXIT_USER_ERROR, message
 
 
 def tell(program: str, message: str) -> None:

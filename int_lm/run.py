@@ -2,6 +2,7 @@
 
 config.yaml      the resolved configuration
 metrics.jsonl    one object per logged step
+lock             held by the process that trains (see `lock`)
 checkpoints/     one directory per step (see `checkpoint`)
 tokenizer/       the tokenizer, as `tokenization` saved it
 evaluation.json  the last full evaluation, with the hash of the weights it measured
@@ -18,8 +19,7 @@ from int_lm.config import Config
 from int_lm.errors import UserError
 from int_lm.noise import NOISE_VERSION
 from int_lm.params import Tree
-
-VOCABULARY_MAX = 2**16
+from int_lm.runtime import VOCABULARY_MAX
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +122,16 @@ def _is_phase(value: Any) -> bool:
     )
 
 
+def settings_of(host: Mapping[str, Any], where: Path) -> Config:
+    """The configuration that a checkpoint in `where` was written with; errors as of `check_host`.
+
+    Raises:
+      UserError: it is none that this program accepts.
+    """
+    check_host(host, where)
+    return config.validate(config.from_dict(host["config"], f"the checkpoint in {where}"))
+
+
 def check_resumable(
     host: Mapping[str, Any], settings: Config, tokenizer: Mapping[str, Any], text_sha256: str
 ) -> None:
@@ -179,8 +189,7 @@ def open_run(
     if not paths.checkpoints.is_dir():
         raise UserError(f"{root} holds no run; name the directory that train.py printed (--run)")
     host = checkpoint.read_host(paths.checkpoints, step)
-    check_host(host, paths.checkpoints)
-    settings = config.validate(config.from_dict(host["config"], f"the checkpoint in {root}"))
+    settings = settings_of(host, paths.checkpoints)
     vocab_size = host["tokenizer"]["vocab_size"]
     abstract = evolve.abstract(settings, vocab_size)
     restored = checkpoint.restore(paths.checkpoints, abstract, step=step, say=say)

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,8 +36,15 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def start(count: int, text: Path, run: Path, environment, **changes) -> list[subprocess.Popen[str]]:
-    """Start a run of so many processes on this machine."""
+def start(
+    count: int,
+    text: Path,
+    run: Path,
+    environment,
+    of_each: Callable[[int], dict[str, object]] = lambda number: {},
+    **changes,
+) -> list[subprocess.Popen[str]]:
+    """Start a run of so many processes on this machine; `of_each` has what only one is given."""
     port = free_port()
     return [
         subprocess.Popen(
@@ -52,6 +59,7 @@ def start(count: int, text: Path, run: Path, environment, **changes) -> list[sub
                     distributed_dot_processes=count,
                     distributed_dot_process_id=number,
                     **changes,
+                    **of_each(number),
                 ),
             ],
             env=environment,
@@ -157,27 +165,8 @@ def test_a_stuck_process_does_not_hold_the_others(text, tmp_path: Path, environm
 @pytest.mark.long
 def test_processes_that_see_different_things_stop(text, tmp_path: Path, environment) -> None:
     """Another seed in one process: refused by both before anything is written."""
-    run, port = tmp_path / "run", free_port()
-    processes = []
-    for number in range(2):
-        arguments = train_arguments(
-            text,
-            run,
-            run_dot_seed=number,
-            distributed_dot_coordinator=f"127.0.0.1:{port}",
-            distributed_dot_processes=2,
-            distributed_dot_process_id=number,
-        )
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, ROOT / "train.py", *arguments],
-                env=environment,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                cwd=tmp_path,
-            )
-        )
+    run = tmp_path / "run"
+    processes = start(2, text, run, environment, of_each=lambda number: {"run_dot_seed": number})
     outputs = ended(processes)
     assert [process.returncode for process in processes] == [2, 2], outputs
     assert "sees another configuration" in outputs[0][1]

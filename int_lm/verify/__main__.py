@@ -38,12 +38,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not root.is_dir():
         raise UserError(f"no run at {root}; name the directory that train.py printed")
 
-    import jax
-    import jax.numpy as jnp
-
     import tokenization  # of the clone, as data is: an installed int_lm alone knows ids only
     from data import corpus
-    from int_lm import checkpoint, config, evolve, run
+    from int_lm import checkpoint, evolve, run
 
     paths = run.Paths(root)
     kept = checkpoint.steps(paths.checkpoints)
@@ -51,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"{root} holds no checkpoint, and so nothing that says what the run was")
     first = kept[0] if arguments.step is None else arguments.step
     host = checkpoint.read_host(paths.checkpoints, first or None)
-    settings = config.from_dict(host["config"], f"the checkpoint in {root}")
+    settings = run.settings_of(host, paths.checkpoints)
     hashes = verify.logged_hashes(paths.metrics)
     last = first + arguments.steps if arguments.steps else max(hashes, default=first)
     expected = {step: hashes[step] for step in hashes if first < step <= last}
@@ -63,11 +60,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     tokenizer = tokenization.load(paths.tokenizer)
     opened = corpus.open_corpus(settings.data, tokenizer, say=lambda _: None)
     run.check_resumable(host, settings, tokenization.identity(tokenizer), opened.sha256())
-    state = evolve.initial(settings, tokenizer.vocab_size)
     if first:
-        restored = checkpoint.restore(paths.checkpoints, state, step=first)
+        abstract = evolve.abstract(settings, tokenizer.vocab_size)
+        restored = checkpoint.restore(paths.checkpoints, abstract, step=first)
         assert restored is not None
-        state = jax.tree.map(jnp.asarray, restored.state)
+        specs = evolve.specs_of(settings, tokenizer.vocab_size)
+        state = evolve.placed(restored.state, specs, None)
+    else:
+        state = evolve.initial(settings, tokenizer.vocab_size)
     streams = opened.streams(settings, host["mixture"])
     with runlog.progress("computing steps again", max(expected) - first) as update:
         verdict = verify.recompute(
