@@ -47,8 +47,8 @@ def prepare(
     """
     opened = open_source(source, data.document_bytes, notice=say)
     directory = directory_of(data, source, tokenizer, opened)
-    with writing(directory):
-        if not manifest.is_complete(directory):
+    if not manifest.is_complete(directory):  # any number may read what is finished
+        with writing(directory):
             pinned = pin(directory, source)
             reading = open_source(pinned, data.document_bytes, notice=say)
             facts = manifest.facts_of(data, pinned, tokenizer)

@@ -8,6 +8,7 @@ the first one alone writes.
 
 import contextlib
 import hashlib
+import math
 import os
 import re
 import sys
@@ -26,6 +27,9 @@ from int_lm.errors import UserError
 # Launchers that JAX knows, by the variable that says how many processes they started.
 LAUNCHERS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
 CONNECTING_SECONDS = 300  # for processes that start one after another
+# The runtime aborts a process whose peers give no sign of life. `Watchdog`, which says why, is to
+# be there before it: heartbeats may be missing for this many times `timeout`, and some seconds.
+HEARTBEATS_OVER_TIMEOUT, HEARTBEAT_SECONDS = 2, 10
 
 
 def expected(distributed: DistributedConfig, environment: Mapping[str, str]) -> bool:
@@ -61,6 +65,7 @@ def processes(program: str, distributed: DistributedConfig) -> Iterator[None]:
 
 def _connect(distributed: DistributedConfig) -> None:
     named = distributed.coordinator != "auto"
+    heartbeats = HEARTBEAT_SECONDS + math.ceil(HEARTBEATS_OVER_TIMEOUT * distributed.timeout)
     # Otherwise the runtime takes SIGTERM for itself; `interrupt` sees to it, and `most`.
     jax.config.update("jax_enable_preemption_service", False)
     try:
@@ -69,7 +74,7 @@ def _connect(distributed: DistributedConfig) -> None:
             num_processes=distributed.processes if named else None,
             process_id=distributed.process_id if named else None,
             initialization_timeout=CONNECTING_SECONDS,
-            heartbeat_timeout_seconds=max(1, round(distributed.timeout)),
+            heartbeat_timeout_seconds=heartbeats,
         )
     except (RuntimeError, ValueError, OSError) as error:
         raise UserError(

@@ -203,8 +203,8 @@ class DistributedConfig:
     )
     timeout: float = described(
         120.0,
-        "seconds after which a process that waits for the others, for a step or for a sign of "
-        "life, gives up and ends, so that the run can be started again",
+        "seconds after which a process that waits for the others in a step gives up and ends, so "
+        "that the run can be started again (outside of steps: twice as long, and 10 more)",
         least=1,
     )
 

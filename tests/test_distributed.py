@@ -159,7 +159,7 @@ def test_a_stuck_process_does_not_hold_the_others(text, tmp_path: Path, environm
     finally:
         for process in processes:
             process.kill()
-            process.wait()
+            process.communicate()
 
 
 @pytest.mark.long
