@@ -24,7 +24,7 @@ help:
 	@echo "make train   pretrain a small model on this machine (configs/quickstart.yaml)"
 	@echo "make test    lint, types and all tests but the slow ones"
 	@echo "make slow    the slow tests"
-	@echo "make long    tests of many processes, faults and mutated files, which take an hour or more"
+	@echo "make long    10 000 mutated files of every format, an hour or more"
 	@echo "make check   lint and types only"
 	@echo "make clean   remove .venv and caches; runs are kept"
 	@echo "Options: PYTHON=python3.13, EXTRA=cuda12 (or cuda13, tpu), ARGS='--run.steps 100'"

@@ -87,7 +87,7 @@ def test_two_processes_give_the_bits_of_one(whole, text, tmp_path: Path, environ
     assert "steps" not in outputs[1][0]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 2])
 def test_four_processes_give_the_bits_of_one(
     whole, text, tmp_path: Path, environment, devices: int
@@ -100,7 +100,7 @@ def test_four_processes_give_the_bits_of_one(
     assert_same_run(run, whole[0])
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_signal_to_one_stops_all_and_any_number_goes_on(
     whole, text, tmp_path: Path, environment
 ) -> None:
@@ -121,7 +121,7 @@ def test_a_signal_to_one_stops_all_and_any_number_goes_on(
     assert_same_run(run, whole[0])
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_process_ends_the_others(
     whole, text, tmp_path: Path, environment, victim: int
@@ -141,7 +141,7 @@ def test_a_killed_process_ends_the_others(
     assert_same_run(run, whole[0])
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_stuck_process_does_not_hold_the_others(text, tmp_path: Path, environment) -> None:
     """SIGSTOP: the other one gives up after distributed.timeout, with a sentence."""
     run = tmp_path / "run"
@@ -162,7 +162,7 @@ def test_a_stuck_process_does_not_hold_the_others(text, tmp_path: Path, environm
             process.communicate()
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_processes_that_see_different_things_stop(text, tmp_path: Path, environment) -> None:
     """Another seed in one process: refused by both before anything is written."""
     run = tmp_path / "run"

@@ -221,8 +221,11 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another():
 def test_weights_hash_sees_every_weight_and_name():
     """One weight, a path, a shape: each changes the hash."""
     tree = {"a": np.zeros((2, 3), np.int8), "b": {"c": np.ones(4, np.int8)}}
+    rows = np.arange(8, dtype=np.int8).reshape(2, 4)
     variants = [
         tree,
+        {**tree, "a": rows},
+        {**tree, "a": rows[::-1]},
         {**tree, "a": np.zeros((3, 2), np.int8)},
         {**tree, "a": np.eye(2, 3, dtype=np.int8)},
         {"a": tree["a"], "d": tree["b"]},

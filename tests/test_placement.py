@@ -59,7 +59,7 @@ def test_four_devices_give_the_bits_of_one() -> None:
     assert_equal(config, [over(4, config, "sharded")], vocab_size=12)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize(("votes", "readout"), ESTIMATORS)
 def test_any_number_of_devices_gives_the_bits_of_one(architecture, votes, readout) -> None:
@@ -70,7 +70,7 @@ def test_any_number_of_devices_gives_the_bits_of_one(architecture, votes, readou
     assert_equal(config, [over(2, config), over(8, config, "sharded")])
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_columns_that_cannot_be_shared_are_summed_by_all() -> None:
     """A vocabulary that the devices do not divide: direct connections are still exact."""
     config = tiny(architecture="rwkv", votes="unit", readout="exact", update="carry", direct=(2,))
@@ -78,7 +78,7 @@ def test_columns_that_cannot_be_shared_are_summed_by_all() -> None:
     assert_equal(config, [over(4, config)])
 
 
-@pytest.mark.parametrize("kind", [pytest.param("replicated", marks=pytest.mark.long), "sharded"])
+@pytest.mark.parametrize("kind", [pytest.param("replicated", marks=pytest.mark.slow), "sharded"])
 def test_only_votes_scores_and_errors_cross(kind: str) -> None:
     """The compiled step's collectives, one by one: nothing else, and no float."""
     config = tiny(architecture="rwkv", votes="unit", readout="exact", update="carry", direct=(2,))

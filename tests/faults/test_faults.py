@@ -16,7 +16,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 @pytest.mark.parametrize(
     "fault",
     [
-        pytest.param(fault, id=fault.name, marks=[] if fault.name in QUICK else pytest.mark.long)
+        pytest.param(fault, id=fault.name, marks=[] if fault.name in QUICK else pytest.mark.slow)
         for fault in FAULTS
     ],
 )
