@@ -51,9 +51,10 @@ def test_every_token_is_read_once_before_the_source_begins_again(tmp_path: Path)
     settings = settings_of(write_json(tmp_path / "x.jsonl", values), tmp_path / "shards")
     found = opened(settings_of(tmp_path / "x.jsonl", tmp_path / "counted"))
     stages, passes = found.stages, 0
+    read_from = opened(settings)
     while not stages.facts(passes)["last"]:
         passes += 1
-    laid = opened(settings).streams(settings, [])
+    laid = read_from.streams(settings, [])
     steps = (
         sum(-(-stages.facts(stage)["totals"]["windows"] // 4) for stage in range(passes + 1))
         * laid.steps_per_round
@@ -63,6 +64,7 @@ def test_every_token_is_read_once_before_the_source_begins_again(tmp_path: Path)
     for step in range(steps):
         tokens_ST = laid.at(step)
         if step % laid.steps_per_round == 0:
+            read_from.stages.wait()  # with the stage to come the disk holds the most
             assert held(tmp_path / "shards") <= 40_000 + 4 * 20_000  # and a batch
         for row, places in zip(tokens_ST[:, 1:].tolist(), laid.locate(step), strict=True):
             for token, place in zip(row, places, strict=True):
