@@ -51,9 +51,9 @@ def test_every_token_is_read_once_before_the_source_begins_again(tmp_path: Path)
     settings = settings_of(write_json(tmp_path / "x.jsonl", values), tmp_path / "shards")
     found = opened(settings_of(tmp_path / "x.jsonl", tmp_path / "counted"))
     stages, passes = found.stages, 0
-    read_from = opened(settings)
     while not stages.facts(passes)["last"]:
         passes += 1
+    read_from = opened(settings)
     laid = read_from.streams(settings, [])
     steps = (
         sum(-(-stages.facts(stage)["totals"]["windows"] // 4) for stage in range(passes + 1))
