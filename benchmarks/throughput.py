@@ -1,170 +1,328 @@
-"""Throughput of the population: tokens/s of inference, of the perturbed forward pass, of a step.
+"""Throughput: tokens/s of inference, of the perturbed forward pass, of a whole training step.
 
     python benchmarks/throughput.py [--json] [--repeats 5] [--shape D,L,P,T ...]
+        [--recipe egg rwkv quickstart] [--config FILE ...] [--rank R ...] [--chunk N] [--profile]
 
-Every figure of a row is the median of runs that take turns, so that a machine whose speed drifts
-slows them all alike; compare ratios, not absolute times. `int8_peak_gops` is the best int8 dot
-measured in the same run. `learn` is fitness, votes (with their noise) and update; the noise of the
-forward pass is counted in `perturbed` and given apart as well.
+Rows are recipes x shapes x ranks: `egg` and `rwkv` with plain votes (the paper's recipe) and
+`quickstart`, the default recipe without its direct connections; `--config` adds configurations
+just as they are. The parts of a row take turns, and every figure is a median, so that a machine
+whose speed drifts slows them all alike: compare ratios, not absolute times. Ratios that end in
+`_cpu` are those of processor time, which other programs on the machine disturb least.
+
+    inference   the bare model reads and scores what the population reads, in the same chunks
+    perturbed   the same under perturbations, with their noise: the forward pass alone
+    voting      the forward pass with what votes are gathered from, and these votes
+    step        everything; `noise`, `update` (of votes at random) are parts of it
+    dots        the model's own matrices on their own, as int8 dots: the peak at these shapes
+
+Two floors stand beside the time of inference: its operations at `int8_peak_gops`, the best int8
+dot of the run, and the bytes it must move at `copy_gbytes_per_s`. With `--profile` a table follows
+that says where the time of a step goes (`breakdown.py`).
 """
 
 import argparse
+import dataclasses
 import functools
 import json
 import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from int_lm import config
-from int_lm.config import Config, EsConfig, ModelConfig
+import jax
+import jax.numpy as jnp
+import numpy as np
 
+from int_lm import config, evolve, fixed, params, perturb, plan, population
+from int_lm.config import Config, ModelConfig
+from int_lm.params import Role, Spec, Tree
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 SHAPES = ((64, 2, 2048, 50), (256, 4, 2048, 20))
 VOCAB_SIZE = 256
 PEAK_SHAPES = ((8192, 64, 64), (4096, 256, 256), (4096, 256, 1024), (4096, 1024, 256))
+COPY_BYTES = 1 << 26
+DOT_TURNS = 4  # calls timed together: one is short
+
+Functions = dict[str, Callable[[], Any]]
 
 
-def seconds_of(functions: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median seconds of each function, taking turns, after one call that compiles."""
-    import jax
+def recipes() -> dict[str, Config]:
+    """The recipes by name; their sizes are replaced by those of a shape."""
+    default = config.load(CONFIGS / "quickstart.yaml")
+    default = dataclasses.replace(default, model=dataclasses.replace(default.model, direct=()))
+    return {
+        "egg": Config(),
+        "rwkv": Config(model=ModelConfig(architecture="rwkv", ffn_multiple=2)),
+        "quickstart": default,
+    }
 
-    times: dict[str, list[float]] = {name: [] for name in functions}
+
+def sized(settings: Config, shape: Sequence[int], rank: int, chunk: int) -> Config:
+    """A recipe at (D, L, P, T)."""
+    width, layers, members, segment = shape
+    model = dataclasses.replace(settings.model, width=width, layers=layers)
+    es = dataclasses.replace(
+        settings.es, population=members, segment_length=segment, rank=rank, chunk=chunk
+    )
+    return config.validate(dataclasses.replace(settings, model=model, es=es))
+
+
+@dataclasses.dataclass(frozen=True)
+class Median:
+    """Of several runs: seconds by the clock, and of processor time."""
+
+    seconds: float
+    cpu: float
+
+
+def medians(functions: Functions, repeats: int) -> dict[str, Median]:
+    """Medians of each function, taking turns, after one call that compiles."""
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in functions}
     for turn in range(repeats + 1):
         for name, function in functions.items():
-            start = time.perf_counter()
+            start, cpu = time.perf_counter(), time.process_time()
             jax.block_until_ready(function())
             if turn:
-                times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
+                spent = time.perf_counter() - start, time.process_time() - cpu
+                times[name].append(spent)
+    return {
+        name: Median(*(statistics.median(column) for column in zip(*rows, strict=True)))
+        for name, rows in times.items()
+    }
 
 
-def int8_peak_gops(repeats: int) -> float:
-    """The best rate of int8 x int8 -> int32 dots over `PEAK_SHAPES`, in 10^9 operations/s."""
-    import jax
-    import numpy as np
-
-    from int_lm import fixed
-
+def dots_of(shapes: Sequence[tuple[int, int, int]]) -> Callable[[], Any]:
+    """int8 dots of random operands, (rows, inputs, outputs) each, in one compiled function."""
     generator = np.random.default_rng(0)
+
+    def operand(*shape: int) -> jax.Array:
+        return jax.device_put(generator.integers(-127, 128, shape, dtype=np.int8))
+
+    pairs = [(operand(rows, inputs), operand(outputs, inputs)) for rows, inputs, outputs in shapes]
+    return functools.partial(jax.jit(lambda pairs: [fixed.dot(*pair) for pair in pairs]), pairs)
+
+
+def machine_rates(repeats: int) -> tuple[float, float]:
+    """The best int8 dot of `PEAK_SHAPES` in 10^9 operations/s; a copy, read and write, in GB/s."""
     best = 0.0
-    for rows, inputs, outputs in PEAK_SHAPES:
-        x = jax.device_put(generator.integers(-127, 128, (rows, inputs), dtype=np.int8))
-        w = jax.device_put(generator.integers(-127, 128, (outputs, inputs), dtype=np.int8))
-        dot = jax.jit(fixed.dot)
-        seconds = seconds_of({"dot": lambda dot=dot, x=x, w=w: dot(x, w)}, 4 * repeats)["dot"]
-        best = max(best, 2 * rows * inputs * outputs / seconds / 1e9)
-    return best
+    for shape in PEAK_SHAPES:
+        median = medians({"dot": dots_of([shape])}, 4 * repeats)["dot"]
+        best = max(best, 2 * int(np.prod(shape)) / median.seconds / 1e9)
+    block = jnp.zeros(COPY_BYTES, jnp.int8)
+    copy = jax.jit(lambda x: x ^ jnp.int8(1))
+    seconds = medians({"copy": lambda: copy(block)}, 2 * repeats)["copy"].seconds
+    return best, 2 * COPY_BYTES / seconds / 1e9
 
 
-def row_of(width: int, layers: int, members: int, segment: int, repeats: int) -> dict[str, Any]:
-    """One row: the rates, ratios and memory of a shape."""
-    import jax
-    import numpy as np
+def trained_like(specs: Tree, weights: Tree) -> Tree:
+    """Weights with what starts at zero filled in: zeros would make activations, and work, easy."""
+    generator = np.random.default_rng(1)
 
-    from int_lm import evolve, params, perturb, population, tables
+    def leaf(spec: Spec, weight: jax.Array) -> jax.Array:
+        if spec.init == 0 and spec.role is not Role.DIRECT:
+            return jnp.asarray(generator.integers(-16, 17, weight.shape, dtype=np.int8))
+        return weight
 
-    settings = config.validate(
-        Config(
-            model=ModelConfig(width=width, layers=layers),
-            es=EsConfig(population=members, segment_length=segment),
-        )
-    )
-    model, es = settings.model, settings.es
+    return params.map_leaves(leaf, specs, weights)
+
+
+def functions_of(settings: Config) -> tuple[Functions, jax.stages.Compiled]:
+    """The compiled parts of a configuration's step, by name, ready to be called; the whole step."""
+    es = settings.es
     specs = evolve.specs_of(settings, VOCAB_SIZE)
     state = evolve.initial(settings, VOCAB_SIZE)
-    streams = members // es.members_per_stream
+    state = dataclasses.replace(state, weights=trained_like(specs, state.weights))
     generator = np.random.default_rng(0)
-    tokens_ST = generator.integers(1, VOCAB_SIZE, (streams, segment + 1), dtype=np.uint8)
-    tokens_PT = np.repeat(tokens_ST, es.members_per_stream, axis=0)
-    bare = perturb.unperturbed(state.weights)
+    tokens_ST = generator.integers(
+        1, VOCAB_SIZE, (es.streams, es.segment_length + 1), dtype=np.uint8
+    )
     # arguments, not constants, which the compiler would fold into ready-made noise
-    numbers = (np.uint32(0), np.uint32(0))
-    z = np.int32(tables.vote_threshold(es, 0))
+    seed, number, pace = np.uint32(0), np.uint32(0), evolve.pace(settings, 0)
 
-    infer = jax.jit(functools.partial(population.read, model))
-    noise = jax.jit(functools.partial(population.chunk_noise, es, specs))
-    perturbed = jax.jit(functools.partial(population.scores, model, es, specs))
-    learn = jax.jit(functools.partial(evolve.learn, es, specs))
-    scores_P = perturbed(state.weights, state.members, tokens_ST, *numbers)[0]
+    def forward(members_of: Callable[[Any], Tree], state: Tree, tokens_ST: Any):
+        """Every chunk's reading, by the members that a function of its number gives."""
+
+        def one_chunk(chunk: Any, arguments: tuple[Tree, Any]):
+            state, tokens_ST = arguments
+            tokens_PT = jnp.repeat(tokens_ST, es.members_per_stream, axis=0)
+            return population.read(settings.model, members_of(chunk), state, tokens_PT), ()
+
+        tokens = tokens_ST.reshape(population.chunks(es), -1, tokens_ST.shape[1])
+        members = population.split_members(population.chunks(es), state)
+        return population.over_chunks(one_chunk, population.all_chunks(es), (members, tokens))
+
+    @jax.jit
+    def inference(weights: Tree, state: Tree, tokens_ST: Any):
+        return forward(lambda chunk: perturb.unperturbed(weights), state, tokens_ST)
+
+    @jax.jit
+    def perturbed(weights: Tree, state: Tree, tokens_ST: Any, seed: Any, number: Any):
+        def members_of(chunk: Any) -> Tree:
+            return params.map_leaves(
+                lambda spec, value, noise: perturb.perturbed(es, spec, value, noise),
+                specs,
+                weights,
+                population.chunk_noise(es, specs, seed, number, chunk),
+            )
+
+        return forward(members_of, state, tokens_ST)
+
+    @jax.jit
+    def noise(seed: Any, number: Any):
+        def one_chunk(chunk: Any, _: Any):
+            return population.chunk_noise(es, specs, seed, number, chunk), ()
+
+        every = population.all_chunks(es)
+        return population.over_chunks(one_chunk, every, every)
+
+    voting = jax.jit(functools.partial(population.scores, settings, specs))
+    update = jax.jit(functools.partial(evolve.learn, es, specs))
     whole = jax.jit(functools.partial(evolve.step, settings, VOCAB_SIZE))
-    compiled = whole.lower(state, tokens_ST, *numbers, z).compile()
-    seconds = seconds_of(
-        {
-            "inference": lambda: infer(bare, state.members, tokens_PT),
-            "perturbed": lambda: perturbed(state.weights, state.members, tokens_ST, *numbers),
-            "noise": lambda: noise(*numbers, np.int32(0)),
-            "learn": lambda: learn(state.weights, scores_P, *numbers, z),
-            "step": lambda: compiled(state, tokens_ST, *numbers, z),
-        },
-        repeats,
-    )
-    tokens = members * segment
-    # operations of the matrices alone: two per weight and token
-    matrices = sum(
-        int(np.prod(spec.full_shape))
-        for _, spec in params.flatten(specs)
-        if spec.role in (params.Role.MATRIX, params.Role.READOUT)
-    )
-    memory = compiled.memory_analysis()
+    step = whole.lower(state, tokens_ST, seed, number, pace).compile()
+    ballots = {
+        path: jax.device_put(generator.integers(-999, 999, spec.full_shape, dtype=np.int32))
+        for path, spec in params.flatten(params.without_direct(specs))
+    }
+    fitness_I = jnp.ones(es.population // 2, jnp.int8)
+    rows = es.chunk or es.population
+    dots = dots_of([(rows, inputs, outputs) for outputs, inputs in plan.matrices(specs)])
+    read = state.weights, state.members, tokens_ST
+    functions = {
+        "inference": lambda: inference(*read),
+        "perturbed": lambda: perturbed(*read, seed, number),
+        "voting": lambda: voting(*read, seed, number, population.all_chunks(es)),
+        "step": lambda: step(state, tokens_ST, seed, number, pace),
+        "noise": lambda: noise(seed, number),
+        "update": lambda: update(state, ballots, fitness_I, seed, number, pace),
+        "dots": lambda: [dots() for _ in range(DOT_TURNS)],
+    }
+    return functions, step
+
+
+def row_of(name: str, settings: Config, peak: float, copy: float, repeats: int) -> dict[str, Any]:
+    """One row: rates, ratios, floors and memory of a configuration."""
+    model, es = settings.model, settings.es
+    functions, program = functions_of(settings)
+    times = medians(functions, repeats)
+    memory = program.memory_analysis()
+    tokens = es.population * es.segment_length
+    costs = plan.costs(settings, VOCAB_SIZE)
+    operations = costs.inference_operations * tokens
+    rows = es.chunk or es.population
+    dot_seconds = times["dots"].seconds / DOT_TURNS / rows * tokens
+
+    def rate(part: str) -> float:
+        return tokens / times[part].seconds
+
+    def ratio(over: str, under: str) -> dict[str, float]:
+        name, above, below = f"{over}_over_{under}", times[over], times[under]
+        return {name: above.seconds / below.seconds, f"{name}_cpu": above.cpu / below.cpu}
+
     return {
-        "width": width,
-        "layers": layers,
-        "population": members,
-        "segment_length": segment,
-        "weights": params.count(specs),
-        "inference_tokens_per_s": tokens / seconds["inference"],
-        "perturbed_tokens_per_s": tokens / seconds["perturbed"],
-        "step_tokens_per_s": tokens / seconds["step"],
-        "perturbed_over_inference": seconds["inference"] / seconds["perturbed"],
-        "noise_share_of_step": seconds["noise"] / seconds["step"],
-        "learn_share_of_step": seconds["learn"] / seconds["step"],
-        "inference_gops": 2 * matrices * tokens / seconds["inference"] / 1e9,
+        "recipe": name,
+        "architecture": model.architecture,
+        "votes": f"{es.votes}, {es.readout}",
+        "width": model.width,
+        "layers": model.layers,
+        "population": es.population,
+        "segment_length": es.segment_length,
+        "rank": es.rank,
+        "chunk": es.chunk,
+        "weights": costs.weights,
+        "inference_tokens_per_s": rate("inference"),
+        "perturbed_tokens_per_s": rate("perturbed"),
+        "voting_tokens_per_s": rate("voting"),
+        "step_tokens_per_s": rate("step"),
+        "perturbed_over_inference": rate("perturbed") / rate("inference"),
+        "perturbed_over_inference_cpu": times["inference"].cpu / times["perturbed"].cpu,
+        **ratio("step", "perturbed"),
+        **ratio("noise", "step"),
+        **ratio("update", "step"),
+        "int8_peak_gops": peak,
+        "copy_gbytes_per_s": copy,
+        "inference_gops": operations / times["inference"].seconds / 1e9,
+        "inference_over_dots": dot_seconds / times["inference"].seconds,
+        "operations_floor": operations / peak / 1e9 / times["inference"].seconds,
+        "bytes_floor": costs.inference_bytes * tokens / copy / 1e9 / times["inference"].seconds,
         "step_temporary_bytes": memory.temp_size_in_bytes if memory else None,
     }
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as columns."""
+
+    def cell(value: Any) -> str:
+        if isinstance(value, float):
+            return f"{value:>18,.3f}" if value < 100 else f"{value:>18,.0f}"
+        return f"{value:>18,}" if isinstance(value, int) else f"{value:>18}"
+
+    return "\n".join(f"{name:<30}" + "".join(cell(row[name]) for row in rows) for name in rows[0])
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--repeats", type=int, default=5, help="runs per figure (median)")
+    parser.add_argument("--recipe", nargs="+", default=list(recipes()), choices=list(recipes()))
     parser.add_argument(
         "--shape",
         action="append",
         metavar="D,L,P,T",
         help=f"width, layers, population, segment length (default: {SHAPES})",
     )
-    arguments = parser.parse_args()
-    shapes = [tuple(map(int, shape.split(","))) for shape in arguments.shape or ()] or SHAPES
+    parser.add_argument("--rank", type=int, nargs="+", default=[1], help="of perturbations")
+    parser.add_argument("--chunk", type=int, default=0, help="members at once (0: all)")
+    parser.add_argument("--config", nargs="+", default=[], help="configurations, in place of these")
+    parser.add_argument("--profile", action="store_true", help="where the time of a step goes")
+    return parser.parse_args()
 
-    import jax
 
-    peak = int8_peak_gops(arguments.repeats)
-    rows = []
-    for width, layers, members, segment in shapes:
-        row = row_of(width, layers, members, segment, arguments.repeats)
-        rows.append(
-            {**row, "int8_peak_gops": peak, "inference_over_peak": row["inference_gops"] / peak}
-        )
+def main() -> None:
+    """Measure and print."""
+    arguments = parse()
+    if arguments.config:
+        chosen = [
+            (Path(path).stem, config.validate(config.load(path))) for path in arguments.config
+        ]
+    else:
+        shapes = [tuple(map(int, shape.split(","))) for shape in arguments.shape or ()] or SHAPES
+        chosen = [
+            (name, sized(recipes()[name], shape, rank, arguments.chunk))
+            for shape in shapes
+            for name in arguments.recipe
+            for rank in arguments.rank
+        ]
+    peak, copy = machine_rates(arguments.repeats)
+    rows = [row_of(*row, peak, copy, arguments.repeats) for row in chosen]
+    profiles = []
+    if arguments.profile:
+        import breakdown
+
+        for name, settings in chosen:
+            functions, program = functions_of(settings)
+            jax.block_until_ready(functions["step"]())
+            parts = breakdown.of_call(functions["step"], program.as_text())
+            profiles.append({"recipe": name, "width": settings.model.width, "parts": parts})
     device = jax.devices()[0]
     machine = f"{platform.machine()}, {device.platform} {device.device_kind}, jax {jax.__version__}"
     if arguments.json:
-        print(json.dumps({"machine": machine, "python": platform.python_version(), "rows": rows}))
+        found = {"machine": machine, "python": platform.python_version(), "rows": rows}
+        print(json.dumps(found | ({"profiles": profiles} if profiles else {})))
         return
     print(f"{machine}, Python {platform.python_version()}; medians of {arguments.repeats}")
-    for name in rows[0]:
-        cells = (
-            f"{row[name]:>14,.3f}" if isinstance(row[name], float) else f"{row[name]:>14,}"
-            for row in rows
-        )
-        print(f"{name:<26}", *cells)
+    print(table(rows))
+    for profile in profiles:
+        print(f"\n{profile['recipe']}, width {profile['width']}: share of a step's time")
+        for part, share in profile["parts"].items():
+            print(f"  {part:<20}{share:7.1%}")
 
 
 if __name__ == "__main__":

@@ -30,8 +30,8 @@ ORDER = re.findall(
     "errors < schema < untrusted < config < command_line < digest < interrupt < runlog < fixed < "
     "tables < code_length < params < hashing < placement < noise < perturb < layers < direct < "
     "models < likelihood < credit < votes < population < fitness < voting < update < evolve < "
-    "diagnose < runtime < evaluate < sample < distributed < checkpoint < lock < checkpointer < "
-    "run < trainer < export < verify",
+    "plan < diagnose < runtime < evaluate < sample < distributed < checkpoint < lock < "
+    "checkpointer < run < trainer < export < verify",
 )
 ONLY_IMPORT = {
     "__init__": set(),
