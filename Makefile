@@ -47,7 +47,7 @@ check: $(INSTALLED_DEV)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build *.egg-info int_lm/native/*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/pyvenv.cfg:
@@ -60,6 +60,7 @@ clean:
 $(INSTALLED): pyproject.toml | .venv/pyvenv.cfg
 	@echo "Installing int_lm and its dependencies into .venv (a minute or two)"
 	@$(PIP) --editable '.$(EXTRA:%=[%])'
+	@$(BIN)/python -m int_lm.native
 	@touch $@
 
 $(INSTALLED_DEV): $(INSTALLED)

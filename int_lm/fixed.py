@@ -62,7 +62,7 @@ def dot(x_N: Array, weight_MN: Array) -> Array:
     )
 
 
-def _reciprocals() -> tuple[np.ndarray, np.ndarray]:
+def reciprocals() -> tuple[np.ndarray, np.ndarray]:
     """For each divisor d in [0, 127]: a multiplier below 2^15 + 1 and a shift (index 0 unused).
 
     Granlund and Montgomery, "Division by invariant integers using multiplication" (1994):
@@ -84,7 +84,7 @@ def floor_divide(dividend: Array, divisor: Array) -> Array:
     Returns:
       int32 of `dividend`'s shape.
     """
-    multipliers, shifts = _reciprocals()
+    multipliers, shifts = reciprocals()
     multiplier, shift = jnp.asarray(multipliers)[divisor], jnp.asarray(shifts)[divisor]
     sign = dividend >> 31  # 0 or -1; floor(n / d) = ~floor(~n / d) for negative n
     return (((dividend ^ sign) * multiplier) >> shift) ^ sign

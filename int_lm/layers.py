@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from int_lm import fixed
+from int_lm import fixed, native
 from int_lm.params import Tree
 
 CREDIT_BITS = 13  # |credit| < 2^13 into `norm_credit`
@@ -62,8 +62,14 @@ def _mean_magnitude(x_PD: Array) -> Array:
 
 def norm(gain_PD: Array, x_PD: Array) -> Array:
     """L1 norm: saturate(floor(x g / max(1, mean|x|))), g int32, x int8 q4 -> int8 q4 [P, D]."""
-    x = x_PD.astype(jnp.int32)
-    return fixed.saturate(fixed.floor_divide(x * gain_PD, _mean_magnitude(x)))
+
+    def by_jax() -> Array:
+        x = x_PD.astype(jnp.int32)
+        return fixed.saturate(fixed.floor_divide(x * gain_PD, _mean_magnitude(x)))
+
+    return native.either(
+        lambda: native.norm(x_PD, gain_PD.astype(jnp.int8), *fixed.reciprocals()), by_jax
+    )
 
 
 def norm_credit(gain_PD: Array, x_PD: Array, credit_PD: Array) -> Array:

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from int_lm import fixed, noise, params
+from int_lm import fixed, native, noise, params
 from int_lm.config import EsConfig, shift_for
 from int_lm.params import Role, Spec, Tree
 
@@ -116,22 +116,34 @@ def linear(weight: Weight, x_PN: Array) -> Array:
     y = saturate((x W^T + ((+-(x B) A^T) >> shift)) >> (4 + round(log2(N) / 2))), floor rounding.
     The int32 sums are exact within the bounds that `config.validate` checks.
     """
-    return fixed.saturate(_scaled(weight, x_PN))
+    return native.either(
+        lambda: _native(weight, x_PN, jnp.int8), lambda: fixed.saturate(_scaled(weight, x_PN))
+    )
 
 
 def readout(weight: Weight, x_PN: Array) -> Array:
     """`linear` for logits, kept to 16 bits: int8 [P, N] -> int16 in [-32767, 32767] [P, V]."""
     most = (1 << 15) - 1
-    return jnp.clip(_scaled(weight, x_PN), -most, most).astype(jnp.int16)
+    return native.either(
+        lambda: _native(weight, x_PN, jnp.int16),
+        lambda: jnp.clip(_scaled(weight, x_PN), -most, most).astype(jnp.int16),
+    )
+
+
+def _native(weight: Weight, x_PN: Array, dtype: type) -> Array:
+    """`linear` or `readout` by the kernel."""
+    operands = x_PN, weight.value, weight.left, weight.right
+    return native.linear(*operands, low=weight.shift, high=shift_for(x_PN.shape[-1]), dtype=dtype)
 
 
 def _scaled(weight: Weight, x_PN: Array) -> Array:
     """`linear` before it is narrowed: int32."""
     acc_PM = fixed.dot(x_PN, weight.value)
     if weight.left is not None and weight.right is not None:
-        score_I2R = jnp.einsum(
-            "ipn,inr->ipr", _pairwise(x_PN), weight.right, preferred_element_type=jnp.int32
-        )
+        # elementwise, not as a dot of every pair, which XLA on CPUs does in int32
+        x_I2N1 = _pairwise(x_PN)[..., None].astype(jnp.int16)
+        right_I1NR = weight.right[:, None].astype(jnp.int16)  # |x B| < 2^14
+        score_I2R = jnp.sum(x_I2N1 * right_I1NR, axis=2, dtype=jnp.int32)
         delta_I2M = fixed.shift_floor(_low_rank(weight.left, _signs(3) * score_I2R), weight.shift)
         acc_PM = acc_PM + delta_I2M.reshape(acc_PM.shape)
     return fixed.shift_floor(acc_PM, shift_for(x_PN.shape[-1]))

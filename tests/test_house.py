@@ -28,9 +28,9 @@ LINES_BY_EXCEPTION = {
 ORDER = re.findall(
     r"\w+",
     "errors < schema < untrusted < config < command_line < digest < interrupt < runlog < fixed < "
-    "tables < code_length < params < hashing < placement < noise < perturb < layers < direct < "
-    "models < likelihood < credit < votes < population < fitness < voting < update < evolve < "
-    "plan < diagnose < runtime < evaluate < sample < distributed < checkpoint < lock < "
+    "tables < code_length < params < hashing < placement < noise < native < perturb < layers < "
+    "direct < models < likelihood < credit < votes < population < fitness < voting < update < "
+    "evolve < plan < diagnose < runtime < evaluate < sample < distributed < checkpoint < lock < "
     "checkpointer < run < trainer < export < verify",
 )
 ONLY_IMPORT = {

@@ -1,0 +1,132 @@
+"""Kernels for CPUs, in C++: what `perturb` and `layers` compute, to the bit, and faster.
+
+    python -m int_lm.native         builds them with the C++ compiler of the machine (`make` does)
+
+Without them, on other processors or platforms, or with INT_LM_NATIVE=0 in the environment, the same
+is computed by the JAX code beside every call: nothing else changes, for all of it is integers.
+
+Axes: P members, I = P/2 pairs, N inputs, M outputs, R rank, D width.
+"""
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+HERE = Path(__file__).parent
+SOURCES = ("kernels.cc", "tile.inc")
+TARGETS = ("int_lm_linear8", "int_lm_linear16", "int_lm_norm")
+COMPILERS = ("c++", "g++", "clang++")
+SWITCH = "INT_LM_NATIVE"
+
+
+def library() -> Path:
+    """Where the kernels of these sources, for this jaxlib and machine, are when they are built."""
+    import jaxlib.version
+
+    digest = hashlib.blake2b(digest_size=6)
+    for name in SOURCES:
+        digest.update((HERE / name).read_bytes())
+    digest.update(f"{jaxlib.version.__version__} {platform.machine()}".encode())
+    return HERE / f"kernels-{digest.hexdigest()}.so"
+
+
+def build() -> str:
+    """Compile the kernels; says what came of it. They replace older ones."""
+    if platform.machine() not in ("x86_64", "AMD64") or os.name != "posix":
+        return f"no kernels for {platform.machine()}: JAX computes everything"
+    path = library()
+    if path.exists():
+        return f"kernels are built: {path.name}"
+    if not os.access(HERE, os.W_OK):
+        return f"no kernels: {HERE} cannot be written to; JAX computes everything"
+    with tempfile.TemporaryDirectory(dir=HERE) as directory:
+        fresh = Path(directory) / path.name
+        for compiler in COMPILERS:
+            command = [compiler, "-O3", "-std=c++17", "-fPIC", "-shared", "-w", "-pthread"]
+            command += [f"-I{jax.ffi.include_dir()}", "-o", str(fresh), str(HERE / "kernels.cc")]
+            try:
+                done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+            except (OSError, subprocess.TimeoutExpired):
+                continue
+            if done.returncode == 0:
+                for old in HERE.glob("kernels-*.so"):
+                    old.unlink(missing_ok=True)
+                fresh.replace(path)
+                return f"kernels built with {compiler}: {path.name}"
+    return "no C++ compiler could build the kernels: JAX computes everything"
+
+
+@functools.cache
+def available() -> bool:
+    """The kernels are built, wanted, and made for this processor; registers them with JAX."""
+    if os.environ.get(SWITCH) == "0" or not library().exists():
+        return False
+    loaded = ctypes.CDLL(str(library()))
+    if loaded.int_lm_supported() == 0:
+        return False
+    for name in TARGETS:
+        jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(loaded, name)), platform="cpu")
+    return True
+
+
+def either(kernel: Callable[[], Array], otherwise: Callable[[], Array]) -> Array:
+    """`kernel()` where it is available and the program runs on CPUs, else `otherwise()`."""
+    if not available():
+        return otherwise()
+    return jax.lax.platform_dependent(cpu=kernel, default=otherwise)
+
+
+def linear(
+    x_PN: Array,
+    weight_MN: Array,
+    left_IMR: Array | None,
+    right_INR: Array | None,
+    *,
+    low: int,
+    high: int,
+    dtype: type = jnp.int8,
+    avx2_only: bool = False,
+) -> Array:
+    """saturate((x W^T + ((+-(x B) A^T) >> low)) >> high), + for even rows: int8 or int16 [P, M].
+
+    Args:
+      x_PN, weight_MN, left_IMR, right_INR: int8; no perturbation for None.
+      low, high: right shifts.
+      dtype: int8, clipped to +-127, or int16, to +-32767.
+      avx2_only: take the slower path even where VNNI is to be had, for tests.
+    """
+    none = jnp.zeros((0, 0, 0), jnp.int8)
+    left, right = (none if x is None else x for x in (left_IMR, right_INR))
+    shape = jax.ShapeDtypeStruct((x_PN.shape[0], weight_MN.shape[0]), dtype)
+    call = jax.ffi.ffi_call("int_lm_linear8" if dtype == jnp.int8 else "int_lm_linear16", shape)
+    shifts = {"low": np.int64(low), "high": np.int64(high)}
+    return call(x_PN, weight_MN, left, right, **shifts, avx2_only=avx2_only)
+
+
+def norm(
+    x_PD: Array,
+    gain_PD: Array,
+    multipliers: np.ndarray,
+    shifts: np.ndarray,
+    *,
+    avx2_only: bool = False,
+) -> Array:
+    """saturate(floor(x g / max(1, mean|x|))): int8 and int8 [P, D] give int8 [P, D].
+
+    Args:
+      multipliers, shifts: of `fixed.reciprocals`. avx2_only: as for `linear`.
+    """
+    call = jax.ffi.ffi_call("int_lm_norm", jax.ShapeDtypeStruct(x_PD.shape, jnp.int8))
+    tables = jnp.asarray(multipliers), jnp.asarray(shifts)
+    return call(x_PD, gain_PD, *tables, avx2_only=avx2_only)

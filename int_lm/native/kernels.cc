@@ -1,0 +1,213 @@
+// Kernels for CPUs, called by XLA: what JAX says in many operations, each of which goes through
+// memory, is one pass here. They compute the same integers (tests/test_native.py).
+//
+//   linear   int8 [P, N] x W [M, N], the low-rank perturbation, both shifts and the narrowing
+//   norm     the L1 norm
+//
+// Sums are those of int32, exact within the bounds that config.validate checks. The instruction set
+// is chosen when a kernel runs: AVX-512 with VNNI, or AVX2.
+
+#include <immintrin.h>
+
+#include <atomic>
+#include <cstdint>
+#include <cstdlib>
+#include <functional>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "xla/ffi/api/ffi.h"
+
+namespace ffi = xla::ffi;
+
+namespace {
+
+constexpr int BLOCK_TILES = 8;  // tiles of rows in a piece of work: their inputs fit the L1 cache
+constexpr int NORM_ROWS = 64;   // likewise
+
+// W, its perturbation (rank 0 for none: `left` and `right` are then not read) and its shifts.
+struct Linear {
+  const int8_t *x, *weight, *left, *right;
+  int64_t rows, inputs, outputs;
+  int rank, low, high;
+};
+
+// Memory aligned to cache lines, not initialised.
+template <typename T>
+class Buffer {
+ public:
+  explicit Buffer(int64_t size)
+      : data_(static_cast<T*>(std::aligned_alloc(64, (size * sizeof(T) + 63) / 64 * 64))) {}
+  ~Buffer() { std::free(data_); }
+  Buffer(const Buffer&) = delete;
+  T* data() { return data_; }
+
+ private:
+  T* data_;
+};
+
+// Runs a function of 0 .. count - 1 on XLA's threads. The caller works too, and waits for pieces
+// that others have begun, never for a thread: a busy pool costs time, not the run.
+class Parallel {
+ public:
+  explicit Parallel(ffi::ThreadPool& pool) : pool_(pool) {}
+
+  void operator()(int64_t count, const std::function<void(int64_t)>& function) const {
+    struct Shared {
+      std::atomic<int64_t> next{0}, done{0};
+    };
+    const auto shared = std::make_shared<Shared>();
+    const auto* body = &function;  // outlives every piece; a late thread finds none and touches nothing
+    const auto work = [shared, count, body] {
+      for (int64_t i; (i = shared->next.fetch_add(1)) < count;) {
+        (*body)(i);
+        shared->done.fetch_add(1, std::memory_order_release);
+      }
+    };
+    const int64_t threads = pool_.num_threads() < count ? pool_.num_threads() : count;
+    for (int64_t t = 1; t < threads; ++t) pool_.Schedule(std::function<void()>(work));
+    work();
+    while (shared->done.load(std::memory_order_acquire) < count) std::this_thread::yield();
+  }
+
+ private:
+  ffi::ThreadPool& pool_;
+};
+
+namespace vnni {
+#define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")))
+constexpr int LANES = 16, GROUP = 4, ROWS = 6, VECTORS = 4;
+// VNNI multiplies unsigned by signed bytes: weights are packed as w + 128.
+constexpr int32_t OFFSET = 128;
+using Packed = uint8_t;
+using Input = int8_t;
+using Vector = __m512i;
+TARGET static inline uint8_t pack_of(int8_t w) { return uint8_t(w) ^ 0x80; }
+TARGET static inline Vector zero() { return _mm512_setzero_si512(); }
+TARGET static inline Vector load(const Packed* p) { return _mm512_load_si512(p); }
+TARGET static inline Vector spread(const Input* p) {
+  int32_t four;
+  __builtin_memcpy(&four, p, 4);
+  return _mm512_set1_epi32(four);
+}
+TARGET static inline Vector multiply_add(Vector total, Vector weight, Vector input) {
+  return _mm512_dpbusd_epi32(total, weight, input);
+}
+TARGET static inline void store(int32_t* p, Vector v) { _mm512_store_si512(p, v); }
+#include "tile.inc"
+#undef TARGET
+}  // namespace vnni
+
+namespace avx2 {
+#define TARGET __attribute__((target("avx2")))
+constexpr int LANES = 8, GROUP = 2, ROWS = 4, VECTORS = 2;
+constexpr int32_t OFFSET = 0;
+using Packed = int16_t;
+using Input = int16_t;
+using Vector = __m256i;
+TARGET static inline int16_t pack_of(int8_t w) { return w; }
+TARGET static inline Vector zero() { return _mm256_setzero_si256(); }
+TARGET static inline Vector load(const Packed* p) {
+  return _mm256_load_si256(reinterpret_cast<const __m256i*>(p));
+}
+TARGET static inline Vector spread(const Input* p) {
+  int32_t two;
+  __builtin_memcpy(&two, p, 4);
+  return _mm256_set1_epi32(two);
+}
+TARGET static inline Vector multiply_add(Vector total, Vector weight, Vector input) {
+  return _mm256_add_epi32(total, _mm256_madd_epi16(weight, input));
+}
+TARGET static inline void store(int32_t* p, Vector v) {
+  _mm256_store_si256(reinterpret_cast<__m256i*>(p), v);
+}
+#include "tile.inc"
+#undef TARGET
+}  // namespace avx2
+
+bool has_vnni() {
+  static const bool found = __builtin_cpu_supports("avx512vnni") &&
+                            __builtin_cpu_supports("avx512bw") &&
+                            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  return found;
+}
+
+template <typename Output>
+ffi::Error run_linear(ffi::ThreadPool pool, ffi::Buffer<ffi::S8> x, ffi::Buffer<ffi::S8> weight,
+                      ffi::Buffer<ffi::S8> left, ffi::Buffer<ffi::S8> right, Output* out,
+                      int64_t low, int64_t high, bool avx2_only) {
+  const auto rows = x.dimensions(), shape = weight.dimensions(), noise = left.dimensions();
+  if (rows.size() != 2 || shape.size() != 2 || noise.size() != 3 || rows[1] != shape[1])
+    return ffi::Error::InvalidArgument("linear: shapes do not fit");
+  const int rank = noise[0] == 0 ? 0 : int(noise[2]);
+  if (rank && (noise[0] * 2 != rows[0] || noise[1] != shape[0] ||
+               right.dimensions()[0] != noise[0] || right.dimensions()[1] != rows[1]))
+    return ffi::Error::InvalidArgument("linear: the perturbation does not fit");
+  const Linear job{x.typed_data(), weight.typed_data(), left.typed_data(), right.typed_data(),
+                   rows[0],        rows[1],             shape[0],          rank,
+                   int(low),       int(high)};
+  const Parallel parallel(pool);
+  if (has_vnni() && !avx2_only)
+    vnni::linear(job, parallel, out);
+  else
+    avx2::linear(job, parallel, out);
+  return ffi::Error::Success();
+}
+
+ffi::Error linear8(ffi::ThreadPool pool, ffi::Buffer<ffi::S8> x, ffi::Buffer<ffi::S8> weight,
+                   ffi::Buffer<ffi::S8> left, ffi::Buffer<ffi::S8> right,
+                   ffi::Result<ffi::Buffer<ffi::S8>> out, int64_t low, int64_t high, bool avx2_only) {
+  return run_linear(pool, x, weight, left, right, out->typed_data(), low, high, avx2_only);
+}
+
+ffi::Error linear16(ffi::ThreadPool pool, ffi::Buffer<ffi::S8> x, ffi::Buffer<ffi::S8> weight,
+                    ffi::Buffer<ffi::S8> left, ffi::Buffer<ffi::S8> right,
+                    ffi::Result<ffi::Buffer<ffi::S16>> out, int64_t low, int64_t high,
+                    bool avx2_only) {
+  return run_linear(pool, x, weight, left, right, out->typed_data(), low, high, avx2_only);
+}
+
+ffi::Error norm(ffi::ThreadPool pool, ffi::Buffer<ffi::S8> x, ffi::Buffer<ffi::S8> gain,
+                ffi::Buffer<ffi::S32> multipliers, ffi::Buffer<ffi::S32> shifts,
+                ffi::Result<ffi::Buffer<ffi::S8>> out, bool avx2_only) {
+  const int64_t rows = x.dimensions()[0], width = x.dimensions()[1];
+  const auto row_of = has_vnni() && !avx2_only ? vnni::norm_row : avx2::norm_row;
+  const Parallel parallel(pool);
+  parallel((rows + NORM_ROWS - 1) / NORM_ROWS, [&](int64_t block) {
+    const int64_t end = (block + 1) * NORM_ROWS < rows ? (block + 1) * NORM_ROWS : rows;
+    for (int64_t p = block * NORM_ROWS; p < end; ++p)
+      row_of(x.typed_data() + p * width, gain.typed_data() + p * width, width,
+             multipliers.typed_data(), shifts.typed_data(), out->typed_data() + p * width);
+  });
+  return ffi::Error::Success();
+}
+
+}  // namespace
+
+extern "C" int int_lm_supported() { return has_vnni() ? 2 : __builtin_cpu_supports("avx2") != 0; }
+
+#define LINEAR(name, function, type)                                          \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(name, function,                               \
+                                ffi::Ffi::Bind()                              \
+                                    .Ctx<ffi::ThreadPool>()                   \
+                                    .Arg<ffi::Buffer<ffi::S8>>()              \
+                                    .Arg<ffi::Buffer<ffi::S8>>()              \
+                                    .Arg<ffi::Buffer<ffi::S8>>()              \
+                                    .Arg<ffi::Buffer<ffi::S8>>()              \
+                                    .Ret<ffi::Buffer<type>>()                 \
+                                    .Attr<int64_t>("low")                     \
+                                    .Attr<int64_t>("high")                    \
+                                    .Attr<bool>("avx2_only"))
+LINEAR(int_lm_linear8, linear8, ffi::S8);
+LINEAR(int_lm_linear16, linear16, ffi::S16);
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(int_lm_norm, norm,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<ffi::Buffer<ffi::S8>>()
+                                  .Arg<ffi::Buffer<ffi::S8>>()
+                                  .Arg<ffi::Buffer<ffi::S32>>()
+                                  .Arg<ffi::Buffer<ffi::S32>>()
+                                  .Ret<ffi::Buffer<ffi::S8>>()
+                                  .Attr<bool>("avx2_only"));

@@ -1,0 +1,140 @@
+"""The kernels in C++ give the bits of the JAX code they stand in for, at every shape and extreme.
+
+They are built by `python -m int_lm.native` (`make` does); without a compiler these tests are
+skipped, and the program runs without them.
+"""
+
+import functools
+import shutil
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+
+from int_lm import fixed, native, perturb
+from int_lm.config import shift_for
+
+built = pytest.mark.skipif(not native.available(), reason="the kernels are not built")
+PATHS = [False, True]  # with VNNI where there is any, and with AVX2 only
+LOW = 7
+
+
+def random_int8(random: np.random.Generator, *shape: int, extreme: bool = False) -> np.ndarray:
+    """int8 in [-127, 127]; the two ends only, if `extreme`."""
+    if extreme:
+        return random.choice(np.array([-127, 127], np.int8), shape)
+    return random.integers(-127, 128, shape, dtype=np.int8)
+
+
+def by_jax(weight: perturb.Weight, x_PN: np.ndarray, dtype: type) -> jax.Array:
+    """`perturb.linear` or `readout` without kernels."""
+    scaled = perturb._scaled(weight, jnp.asarray(x_PN))
+    most = jnp.iinfo(dtype).max
+    return jnp.clip(scaled, -most, most).astype(dtype)
+
+
+# rows, inputs, outputs: one of everything, tiles and groups with and without remainders
+SHAPES = [(2, 1, 1), (12, 7, 65), (98, 66, 130), (60, 128, 64)]
+
+
+@built
+@pytest.mark.parametrize("avx2_only", PATHS)
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [*((shape, jnp.int8) for shape in SHAPES), (SHAPES[1], jnp.int16)]
+)
+def test_linear(shape: tuple[int, int, int], dtype: type, avx2_only: bool) -> None:
+    rows, inputs, outputs = shape
+    for rank in (0, 1, 2, 3, 4):
+        for extreme in (False, True):
+            draw = functools.partial(random_int8, np.random.default_rng(rank), extreme=extreme)
+            x_PN, weight_MN = draw(rows, inputs), draw(outputs, inputs)
+            left, right = (draw(rows // 2, size, rank) // 2 for size in (outputs, inputs))
+            noises = (jnp.asarray(left), jnp.asarray(right)) if rank else (None, None)
+            shifts = {"low": LOW, "high": shift_for(inputs)}
+            options = {"dtype": dtype, "avx2_only": avx2_only}
+            got = np.asarray(native.linear(x_PN, weight_MN, *noises, **shifts, **options))
+            weight = perturb.Weight(jnp.asarray(weight_MN), *noises, LOW)
+            assert np.array_equal(got, by_jax(weight, x_PN, dtype))
+            if rank == 1 and dtype == jnp.int8:  # and those of NumPy, member by member
+                for member, x_N in enumerate(x_PN):
+                    sign = 1 - 2 * (member % 2)
+                    pair = sign * left[member // 2].astype(np.int64), right[member // 2]
+                    assert np.array_equal(got[member], one_member(weight_MN, x_N, *pair))
+
+
+def one_member(weight_MN, x_N, left_MR, right_NR) -> np.ndarray:
+    """One member, in NumPy's int64."""
+    x = x_N.astype(np.int64)
+    delta = (left_MR @ (x @ right_NR.astype(np.int64))) >> LOW
+    return np.clip((weight_MN.astype(np.int64) @ x + delta) >> shift_for(len(x)), -127, 127)
+
+
+@built
+def test_an_odd_number_of_rows_without_a_perturbation() -> None:
+    random = np.random.default_rng(0)
+    x_PN, weight_MN = random_int8(random, 7, 20), random_int8(random, 9, 20)
+    got = native.linear(x_PN, weight_MN, None, None, low=0, high=shift_for(20))
+    weight = perturb.Weight(jnp.asarray(weight_MN))
+    assert np.array_equal(got, by_jax(weight, x_PN, jnp.int8))
+
+
+@built
+@pytest.mark.parametrize("avx2_only", PATHS)
+@pytest.mark.parametrize("width", [1, 5, 64, 250])
+def test_norm(width: int, avx2_only: bool) -> None:
+    random = np.random.default_rng(width)
+    # rows of every mean magnitude, from all zeros up
+    x_PD = np.concatenate(
+        [random.integers(-k, k + 1, (2, width), dtype=np.int8) for k in range(128)]
+    )
+    gain_PD = random_int8(random, *x_PD.shape)
+    got = native.norm(x_PD, gain_PD, *fixed.reciprocals(), avx2_only=avx2_only)
+    rows = zip(gain_PD.tolist(), x_PD.tolist(), strict=True)
+    want = [oracle.norm(gain, x) for gain, x in rows]
+    assert np.array_equal(got, np.stack(want))
+
+
+@built
+def test_the_program_calls_them_on_cpus() -> None:
+    weight = perturb.Weight(jnp.ones((8, 8), jnp.int8))
+    program = jax.jit(perturb.linear).lower(weight, jnp.ones((2, 8), jnp.int8)).as_text()
+    assert "int_lm_linear8" in program
+
+
+def test_the_switch_and_a_missing_library_leave_jax(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv(native.SWITCH, "0")
+    assert not native.available.__wrapped__()
+    monkeypatch.delenv(native.SWITCH)
+    for name in native.SOURCES:
+        shutil.copy(native.HERE / name, tmp_path)
+    monkeypatch.setattr(native, "HERE", tmp_path)
+    assert not native.available.__wrapped__()
+
+
+def test_building_without_a_compiler_says_so(monkeypatch, tmp_path) -> None:
+    for name in native.SOURCES:
+        shutil.copy(native.HERE / name, tmp_path)
+    monkeypatch.setattr(native, "HERE", tmp_path)
+    monkeypatch.setattr(native, "COMPILERS", ("no-such-compiler",))
+    assert "JAX computes everything" in native.build()
+    assert not list(tmp_path.glob("kernels-*"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("c++"), reason="there is no C++ compiler")
+def test_building_replaces_older_kernels(monkeypatch, tmp_path) -> None:
+    if sys.platform != "linux" or native.platform.machine() != "x86_64":
+        pytest.skip("kernels are for x86-64")
+    for name in native.SOURCES:
+        shutil.copy(native.HERE / name, tmp_path)
+    monkeypatch.setattr(native, "HERE", tmp_path)
+    (tmp_path / "kernels-0.so").touch()
+    assert native.build().startswith("kernels built")
+    assert [path.name for path in tmp_path.glob("kernels-*")] == [native.library().name]
+    assert native.build().startswith("kernels are built")
+    symbols = subprocess.run(["nm", "-D", native.library()], capture_output=True, text=True).stdout
+    assert all(target in symbols for target in native.TARGETS)
