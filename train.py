@@ -3,10 +3,13 @@
     python train.py --config configs/quickstart.yaml
     python train.py --config configs/quickstart.yaml --data.path books/ --run.dir runs/books
 
+    python train.py --config configs/quickstart.yaml --plan        what it will cost; trains nothing
+
 A run directory that holds a checkpoint is resumed, bit for bit. SIGINT and SIGTERM save and stop
 at the next step; a second one stops at once.
 """
 
+import argparse
 import contextlib
 import sys
 from collections.abc import Sequence
@@ -28,12 +31,27 @@ if TYPE_CHECKING:  # imported where needed, so that --help and a wrong flag answ
 VALIDATION_PIECE_BYTES = 2048  # validation while training reads pieces spread over held-out text
 
 
-def parse(argv: Sequence[str] | None) -> Config:
-    """The validated configuration that the command line describes."""
+def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Config]:
+    """The command's own flags, and the validated configuration that the command line describes."""
     parser = command_line.ConfigParser(
         usage="%(prog)s [--config FILE] [--section.field VALUE ...]", description=__doc__
     )
-    return parser.parse_config(argv)[1]
+    parser.add_argument(
+        "--plan",
+        action="store_true",
+        help="print weights, memory, operations and speed on this machine, and stop: nothing is "
+        "read, written or allocated",
+    )
+    return parser.parse_config(argv)
+
+
+def show_plan(settings: Config) -> None:
+    """Print what a run would cost."""
+    import tokenization
+    from int_lm import plan
+
+    vocab_size = tokenization.identity(tokenization.load(settings.data.tokenizer))["vocab_size"]
+    print(*plan.lines(settings, plan.measure(settings, vocab_size)), sep="\n")
 
 
 def encoded(tokenizer: "Tokenizer", documents: "dict[str, list[Document]]") -> "Documents":
@@ -225,4 +243,5 @@ def _say(sentence: str) -> None:
 
 if __name__ == "__main__":
     with errors.reported("train.py"):
-        train(parse(None))
+        flags, settings = parse(None)
+        show_plan(settings) if flags.plan else train(settings)

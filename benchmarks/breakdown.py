@@ -25,6 +25,8 @@ OUTER = (
     ("noise", "noise.py", ""),
 )
 INNER = (
+    ("linears", "native/", "linear"),  # by kernels: base matmuls with their perturbation
+    ("norms", "native/", "norm"),
     ("base matmuls", "fixed.py", "dot"),
     ("perturbation", "perturb.py", ""),
     ("norms", "layers.py", "norm"),

@@ -1,17 +1,22 @@
-"""What a configuration costs: weights, operations, bytes moved and held, before anything runs.
+"""What a configuration costs: weights, operations, bytes moved and held, seconds, before it runs.
 
-Counts follow from the parameter tree alone. A multiplication and its addition are two operations;
-only those of matrices are counted, of which there are hundreds for every other one.
+`costs` counts, from the parameter tree alone; `measure` asks the compiler for memory and times
+small populations. `python train.py --plan` prints both. A multiplication and its addition are two
+operations; only those of matrices are counted, of which there are hundreds for every other one.
 
 Axes: P members, T segment length, M outputs, N inputs, R rank, V vocabulary.
 """
 
 import dataclasses
+import functools
+import statistics
+import time
 
+import jax
 import numpy as np
 
-from int_lm import models, params, votes
-from int_lm.config import Config
+from int_lm import evolve, models, params, votes
+from int_lm.config import Config, EsConfig
 from int_lm.params import Role, Tree
 
 DENSE = (Role.MATRIX, Role.PROJECTION, Role.READOUT)
@@ -65,8 +70,6 @@ class Costs:
 
 def costs(config: Config, vocab_size: int) -> Costs:
     """Costs of a configuration; nothing is compiled or allocated."""
-    import jax
-
     model, es = config.model, config.es
     specs = models.specs(model, vocab_size)
     network = params.without_direct(specs)
@@ -99,3 +102,127 @@ def costs(config: Config, vocab_size: int) -> Costs:
         state_bytes=state_bytes,
         carried_bytes=4 * rows + (2 * weights if es.update == "carry" else 0),
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a run of a configuration will take on this machine.
+
+    Attributes:
+      costs: counted.
+      step_bytes: at the height of a step: what is held, the network and the members' states once
+        more as they become, and what the compiler needs besides.
+      seconds: of a step.
+      tokens_per_s: member tokens.
+      compile_seconds: of the step.
+    """
+
+    costs: Costs
+    step_bytes: int
+    seconds: float
+    tokens_per_s: float
+    compile_seconds: float
+
+
+PROBE_MEMBERS = (128, 512)  # populations that are timed in place of a larger one
+PROBE_TABLE_BITS = 12  # and 2^12 rows in their tables of direct connections at most
+PROBE_REPEATS = 5
+
+
+def measure(config: Config, vocab_size: int) -> Plan:
+    """The plan of a configuration: its step is compiled, and smaller populations are timed.
+
+    Nothing of the run's own size is allocated: the compiler says what a step needs. A step's time
+    is linear in the population, so that two sizes give it.
+    """
+    counted, es = costs(config, vocab_size), config.es
+    started = time.perf_counter()
+    memory = _lowered(config, vocab_size).compile().memory_analysis()
+    temporary = memory.temp_size_in_bytes if memory else 0  # some platforms do not say
+    compile_seconds = time.perf_counter() - started
+    readers = es.members_per_stream
+    sizes = [min(es.population, max(1, size // readers) * readers) for size in PROBE_MEMBERS]
+    small, large = sizes
+    times = _timed([_probe(config, size) for size in sorted(set(sizes))], vocab_size)
+    slope = max(times[-1] - times[0], 0.0) / max(1, large - small)
+    seconds = times[-1] + slope * (es.population - large)
+    renewed = counted.held_bytes - counted.direct_weights  # the tables are changed in place
+    return Plan(
+        costs=counted,
+        step_bytes=counted.held_bytes + renewed + temporary,
+        seconds=seconds,
+        tokens_per_s=es.population * es.segment_length / seconds,
+        compile_seconds=compile_seconds,
+    )
+
+
+def _tokens_shape(es: EsConfig) -> tuple[int, int]:
+    return es.streams, es.segment_length + 1
+
+
+def _lowered(config: Config, vocab_size: int) -> jax.stages.Lowered:
+    """The training step for the compiler, from shapes alone."""
+    state = evolve.abstract(config, vocab_size)
+    tokens_ST = jax.ShapeDtypeStruct(_tokens_shape(config.es), np.uint16)
+    word = jax.ShapeDtypeStruct((), np.uint32)
+    pace = jax.eval_shape(functools.partial(evolve.pace, config, 0))
+    step = jax.jit(functools.partial(evolve.step, config, vocab_size))
+    return step.lower(state, tokens_ST, word, word, pace)
+
+
+def _probe(config: Config, population: int) -> Config:
+    """The configuration at a smaller population."""
+    es, bits = config.es, min(config.model.direct_bits, PROBE_TABLE_BITS)
+    chunk = es.chunk if es.chunk and population % es.chunk == 0 else 0
+    return dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, direct_bits=bits),
+        es=dataclasses.replace(es, population=population, chunk=chunk),
+    )
+
+
+def _timed(configs: list[Config], vocab_size: int) -> list[float]:
+    """Median seconds of a step of each configuration, taking turns."""
+    generator = np.random.default_rng(0)
+    steps = [evolve.compiled_step(config, vocab_size) for config in configs]
+    states = [evolve.initial(config, vocab_size) for config in configs]
+    texts = [
+        generator.integers(0, vocab_size, _tokens_shape(config.es)).astype(np.uint16)
+        for config in configs
+    ]
+    times: list[list[float]] = [[] for _ in configs]
+    for turn in range(PROBE_REPEATS + 1):  # the first one compiles
+        for place, step in enumerate(steps):
+            started = time.perf_counter()
+            states[place], metrics = step(states[place], texts[place], turn)
+            metrics.scores_P.block_until_ready()
+            if turn:
+                times[place].append(time.perf_counter() - started)
+    return [statistics.median(column) for column in times]
+
+
+def lines(config: Config, found: Plan) -> list[str]:
+    """The plan for a reader."""
+    counted, es = found.costs, config.es
+    tokens = es.population * es.segment_length
+    weights = f"{counted.weights:,} int8 of the network"
+    if counted.direct_weights:
+        weights += f", {counted.direct_weights:,} of direct connections"
+    shares = {
+        "inference": counted.inference_operations,
+        "perturbation": counted.perturbation_operations,
+        "votes": counted.voting_operations,
+    }
+    parts = ", ".join(f"{name} {part / counted.operations:.0%}" for name, part in shares.items())
+    speed = f"{found.tokens_per_s:,.0f} member tokens/s, {1000 * found.seconds:,.1f} ms a step"
+    held, step = counted.held_bytes / 1e6, found.step_bytes / 1e6
+    minutes = config.run.steps * found.seconds / 60
+    return [
+        f"weights      {weights}",
+        f"a step       {es.population:,} members x {es.segment_length} tokens = {tokens:,} member "
+        f"tokens, {es.streams * es.segment_length:,} of text",
+        f"operations   {counted.operations * tokens / 1e9:,.1f}e9 a step: {parts}",
+        f"memory       {held:,.0f} MB held, {step:,.0f} MB at the height of a step",
+        f"speed        {speed}, after {found.compile_seconds:.0f} s of compiling",
+        f"the run      {config.run.steps:,} steps, {minutes:,.1f} minutes of training",
+    ]

@@ -45,7 +45,9 @@ ONLY_IMPORT = {
 NUMPY_ONLY = {"runtime"}
 
 FLOAT_ZONES = set(
-    re.findall(r"\w+", "schema config tables code_length runlog evaluate sample trainer export")
+    re.findall(
+        r"\w+", "schema config tables code_length runlog plan evaluate sample trainer export"
+    )
 )
 FLOAT_FUNCTIONS = {
     "params": {"initialise"},

@@ -1,0 +1,112 @@
+"""What low-rank perturbations save: the same forward pass with every member's own weights.
+
+    python benchmarks/naive.py [--json] [--width 256] [--layers 4] [--members 64] [--tokens 4]
+
+Naive evolution strategies give each member a perturbed copy of every matrix, W + sigma E, and read
+with it: as many bytes and products of one vector as there are members. Here a few members do so, in
+int8, by one batched dot a matrix; the cost per member and token does not depend on their number.
+The population reads as in training. Both take turns. XLA's batched dot is slow, so a bound is given
+beside it: what a naive pass could do at best, were it to read its weights as fast as memory can be
+copied.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import throughput
+
+from int_lm import evolve, fixed, params, plan, population
+from int_lm.config import shift_for
+
+
+def naive_linear(weight_PMN: jax.Array, x_PN: jax.Array) -> jax.Array:
+    """A linear in which every row has a matrix of its own: int8 [P, M]."""
+    sums_PM = jnp.einsum("pmn,pn->pm", weight_PMN, x_PN, preferred_element_type=jnp.int32)
+    return fixed.saturate(fixed.shift_floor(sums_PM, shift_for(x_PN.shape[-1])))
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--population", type=int, default=2048, help="of the low-rank pass")
+    parser.add_argument("--members", type=int, default=64, help="of the naive pass")
+    parser.add_argument("--tokens", type=int, default=4, help="that each member reads")
+    parser.add_argument("--repeats", type=int, default=5)
+    arguments = parser.parse_args()
+    shape = arguments.width, arguments.layers, arguments.population, arguments.tokens
+    settings = throughput.sized(throughput.recipes()["egg"], shape, rank=1, chunk=0)
+    specs = evolve.specs_of(settings, throughput.VOCAB_SIZE)
+    functions, _ = throughput.functions_of(settings)
+
+    members, generator = arguments.members, np.random.default_rng(0)
+
+    def own(spec: params.Spec) -> jax.Array:
+        """Every member's copy of one matrix, layers in front: int8 [L, P, M, N]."""
+        size = max(1, spec.layers), members, *spec.shape
+        return jnp.asarray(generator.integers(-40, 41, size, dtype=np.int8))
+
+    dense = {path: own(spec) for path, spec in params.flatten(specs) if spec.role in plan.DENSE}
+
+    @jax.jit
+    def naive(dense: dict[str, jax.Array], x_PD: jax.Array) -> jax.Array:
+        """The matrices of every token's reading, one after another; nothing else of the model."""
+
+        def token(x_PD: jax.Array, _: None) -> tuple[jax.Array, None]:
+            total = jnp.int32(0)
+            for weight_LPMN in dense.values():
+                for weight_PMN in weight_LPMN:
+                    repeat = weight_PMN.shape[-1] // x_PD.shape[-1]
+                    out_PM = naive_linear(weight_PMN, jnp.tile(x_PD, (1, repeat)))
+                    total = total + jnp.sum(out_PM, dtype=jnp.int32)
+            return x_PD ^ total.astype(jnp.int8), None
+
+        return jax.lax.scan(token, x_PD, length=arguments.tokens)[0]
+
+    x_PD = jnp.asarray(generator.integers(-40, 41, (members, arguments.width), dtype=np.int8))
+    times = throughput.medians(
+        {
+            "low-rank": functions["perturbed"],
+            "naive": lambda: naive(dense, x_PD),
+        },
+        arguments.repeats,
+    )
+    tokens = {"low-rank": arguments.population, "naive": members}
+    rates = {name: tokens[name] * arguments.tokens / times[name].seconds for name in times}
+    cpu = {name: tokens[name] * arguments.tokens / times[name].cpu for name in times}
+    weights = plan.costs(settings, throughput.VOCAB_SIZE).weights
+    noise = jax.eval_shape(
+        lambda: population.chunk_noise(
+            settings.es, specs, jnp.uint32(0), jnp.uint32(0), jnp.int32(0)
+        )
+    )
+    bound = throughput.machine_rates(arguments.repeats)[1] * 1e9 / weights
+    found = {
+        "width": arguments.width,
+        "layers": arguments.layers,
+        "population": arguments.population,
+        "low_rank_tokens_per_s": rates["low-rank"],
+        "naive_tokens_per_s": rates["naive"],
+        "speedup": rates["low-rank"] / rates["naive"],
+        "speedup_cpu": cpu["low-rank"] / cpu["naive"],
+        "naive_bound_tokens_per_s": bound,
+        "speedup_over_bound": rates["low-rank"] / bound,
+        "naive_weight_bytes": weights * arguments.population,
+        "low_rank_noise_bytes": sum(leaf.size for leaf in jax.tree.leaves(noise)),
+    }
+    print(json.dumps(found) if arguments.json else throughput.table([found]))
+
+
+if __name__ == "__main__":
+    main()
