@@ -45,6 +45,7 @@ def test_what_is_held_is_what_a_state_takes(architecture: str) -> None:
     assert plan.costs(settings, VOCABULARY).held_bytes == held
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_plan_and_writes_nothing(run_command, tmp_path: Path) -> None:
     file = tmp_path / "tiny.yaml"
     file.write_text(config.to_yaml(dataclasses.replace(TINY, data=config.DataConfig())))

@@ -25,7 +25,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         run_dot_sample_tokens=0,
         data_dot_shards=place / "shards",
     )
-    train.train(train.parse(arguments))
+    train.train(train.parse(arguments)[1])
     return place / "run"
 
 
