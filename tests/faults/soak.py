@@ -1,11 +1,11 @@
-"""Kill a run at random, again and again, and compare it with one that nothing disturbed.
+"""Kill a run at random, again and again, and compare it with one that nothing disturbs.
 
     python -m tests.faults.soak --seconds 3600
 
-A run trains undisturbed for that long. A second one is started and killed (SIGKILL, now and then
-SIGTERM) at random moments, and restarted by the same command until it has done as many steps. It
-must come to the same weights and leave neither files nor processes behind, and no restart may need
-more memory than the undisturbed process did. Exit code 1 if anything is amiss.
+Two runs of the same configuration train beside each other for that long. One is killed (SIGKILL,
+now and then SIGTERM) at random moments and restarted by the same command. Its log must be, row by
+row and hash by hash, the log of the other; it must leave neither files nor processes behind, and
+no restart may need more memory than the undisturbed process did. Exit code 1 if anything is amiss.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import statistics
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -99,89 +100,110 @@ def leaked_files(run: Path, whole: Path, temporary: Path, shards: Path) -> list[
 
 
 def disturbed(
-    bench: Bench, flags: list[Any], steps: int, chance: random.Random, between: tuple[float, float]
+    bench: Bench, flags: list[str], seconds: float, chance: random.Random, options: Any
 ) -> tuple[Training, list[Ended], list[int]]:
-    """Train to the last step through kills; the last process, all processes, and stray ones."""
+    """Train through kills for some time; the last process, all of them, and stray processes."""
     ended: list[Ended] = []
     stray: list[int] = []
+    end = time.monotonic() + seconds
     newest = fruitless = 0
     while True:
-        number = signal.SIGTERM if chance.random() < 0.2 else signal.SIGKILL
-        training = bench.training("disturbed", [*flags, "--run.steps", str(steps)])
-        with training:
-            ended.append(watch(training, chance.uniform(*between), number))
+        wait, number = chance.uniform(options.least, options.most), signal.SIGKILL
+        if time.monotonic() + wait + options.least > end:  # the last one stops in order
+            wait, number = max(options.least, end - time.monotonic()), signal.SIGTERM
+        elif chance.random() < 0.2:
+            number = signal.SIGTERM
+        with bench.training("disturbed", flags) as training:
+            ended.append(watch(training, wait, number))
         stray += marked_processes(bench.environment[MARK])
-        kept, code, sent = training.newest(), ended[-1].code, ended[-1].signal
+        kept, code = training.newest(), ended[-1].code
         print(
-            f"{len(ended)}: {sent.name if sent else 'end'}, exit code {code} after "
-            f"{ended[-1].seconds:.0f} s, step {kept} of {steps}, {ended[-1].peak_mb:.0f} MB",
+            f"{len(ended)}: {number.name}, exit code {code} after {ended[-1].seconds:.0f} s, "
+            f"step {kept}, {ended[-1].peak_mb:.0f} MB",
             flush=True,
         )
         assert "Traceback" not in training.stderr(), training.stderr()
         assert code in (0, -number), (code, training.stderr())
-        if kept == steps and (training.directory / "evaluation.json").exists():
-            return training, ended, stray
         fruitless = 0 if kept > newest else fruitless + 1
         newest = kept
         assert fruitless < MOST_FRUITLESS, "no new checkpoint: kill less often"
+        if time.monotonic() >= end:
+            return training, ended, stray
+
+
+def reach(training: Training, step: int) -> None:
+    """Wait until a run has logged a step, and stop it in order."""
+    while training.process.poll() is None and (training.rows() or [{"step": 0}])[-1]["step"] < step:
+        time.sleep(1)
+    training.process.send_signal(signal.SIGTERM)
 
 
 def main() -> None:
     """Run a soak."""
-    parser = argparse.ArgumentParser(prog="python -m tests.faults.soak", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=3600, help="of undisturbed training")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.faults.soak",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--seconds", type=float, default=3600, help="of training and killing")
     parser.add_argument("--least", type=float, default=20, help="seconds from start to kill")
     parser.add_argument("--most", type=float, default=120, help="seconds from start to kill")
     parser.add_argument("--seed", type=int, default=0, help="of the moments and signals")
     options = parser.parse_args()
     flags = [str(item) for flag in FLAGS.items() for item in flag]
-    with tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory() as directory, ThreadPoolExecutor() as pool:
         temporary = Path(directory) / "temporary"
         temporary.mkdir()
-        mark = f"{os.getpid()}"
-        bench = Bench(Path(directory), TMPDIR=str(temporary), **{MARK: mark})
+        bench = Bench(Path(directory), TMPDIR=str(temporary), **{MARK: f"{os.getpid()}"})
         with bench.training("warm", [*flags, "--run.steps", "1"]) as warm:  # compiles
             assert watch(warm, 0).code == 0, warm.stderr()
-        limits = ["--run.steps", str(10**9), "--run.seconds", str(options.seconds)]
-        with bench.training("whole", [*flags, *limits]) as whole:
-            alone = watch(whole, 0)
+        flags += ["--run.steps", str(10**9)]
+        apart = {MARK: "whole", "TMPDIR": directory}
+        with bench.training("whole", flags, **apart) as whole:
+            watched = pool.submit(watch, whole, 0)
+            began = time.monotonic()
+            last, ended, stray = disturbed(
+                bench, flags, options.seconds, random.Random(options.seed), options
+            )
+            seconds = time.monotonic() - began
+            found = {row["step"]: row for row in last.rows()}
+            reach(whole, max(found))
+            alone = watched.result()
         assert alone.code == 0, whole.stderr()
-        steps = whole.newest()
+        expected = {row["step"]: row for row in whole.rows()}
         print(
-            f"undisturbed: {steps} steps in {alone.seconds:.0f} s, "
-            f"{alone.mb[len(alone.mb) // 5]:.0f} MB of memory after a fifth, {alone.mb[-1]:.0f} at "
-            f"the end, {alone.peak_mb:.0f} at most",
+            f"undisturbed: {max(expected)} steps, {alone.mb[len(alone.mb) // 5]:.0f} MB of memory "
+            f"after a fifth, {alone.mb[-1]:.0f} at the end, {alone.peak_mb:.0f} at most",
             flush=True,
         )
-        began = time.monotonic()
-        chance = random.Random(options.seed)
-        last, ended, stray = disturbed(bench, flags, steps, chance, (options.least, options.most))
         peaks = [process.peak_mb for process in ended]
         some = max(1, len(peaks) // 3)
         early, late = (statistics.median(part) for part in (peaks[:some], peaks[-some:]))
-        rows = [training.rows() for training in (whole, last)]
         leaked = leaked_files(
             last.directory, whole.directory, temporary, bench.directory / "shards"
         )
         sent = [process.signal for process in ended]
         kills, terms = sent.count(signal.SIGKILL), sent.count(signal.SIGTERM)
-    hashes = [log[-1]["weights_hash"] for log in rows]
+    wrong = [step for step, row in found.items() if row != expected.get(step)]
     faults = {
-        "other weights": hashes[0] != hashes[1],
-        "another log": rows[0] != rows[1],
+        f"another log at steps {wrong[:3]}": wrong != [],
+        "rows missing": set(expected) & set(range(max(found) + 1)) != set(found),
         "leaked files": leaked != [],
         "leftover processes": stray != [],
         "more memory than undisturbed": max(peaks) > MORE * alone.peak_mb,
         "no kill": kills == 0,
     }
     print(
-        f"disturbed: {kills} SIGKILL, {terms} SIGTERM in {time.monotonic() - began:.0f} s\n"
-        f"weights {hashes[0][:16]} undisturbed, {hashes[1][:16]} disturbed\n"
+        f"disturbed: {max(found)} steps, {kills} SIGKILL, {terms} SIGTERM in {seconds:.0f} s; "
+        f"{len(found) - len(wrong)} of {len(found)} rows of the log, with their hashes of the "
+        f"weights, as undisturbed\n"
+        f"weights at step {max(found)}: {expected[max(found)]['weights_hash']} undisturbed, "
+        f"{found[max(found)]['weights_hash']} disturbed\n"
         f"leaked files: {leaked or 'none'}; leftover processes: {stray or 'none'}\n"
         f"peak memory: {early:.0f} MB in the first third of the restarts, {late:.0f} in the last, "
         f"{max(peaks):.0f} at most"
     )
-    amiss = [name for name, found in faults.items() if found]
+    amiss = [name for name, found_it in faults.items() if found_it]
     print("amiss: " + ", ".join(amiss) if amiss else "all as it should be")
     sys.exit(bool(amiss))
 
