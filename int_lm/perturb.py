@@ -16,6 +16,7 @@ the leading one of every activation; member 2i is the row before member 2i+1.
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -117,7 +118,9 @@ def linear(weight: Weight, x_PN: Array) -> Array:
     The int32 sums are exact within the bounds that `config.validate` checks.
     """
     return native.either(
-        lambda: _native(weight, x_PN, jnp.int8), lambda: fixed.saturate(_scaled(weight, x_PN))
+        lambda: _native(weight, x_PN, jnp.int8),
+        lambda: fixed.saturate(_scaled(weight, x_PN)),
+        _on_gpu(weight, x_PN, jnp.int8),
     )
 
 
@@ -127,13 +130,29 @@ def readout(weight: Weight, x_PN: Array) -> Array:
     return native.either(
         lambda: _native(weight, x_PN, jnp.int16),
         lambda: jnp.clip(_scaled(weight, x_PN), -most, most).astype(jnp.int16),
+        _on_gpu(weight, x_PN, jnp.int16),
     )
 
 
 def _native(weight: Weight, x_PN: Array, dtype: type) -> Array:
-    """`linear` or `readout` by the kernel."""
+    """`linear` or `readout` by the kernel for CPUs."""
     operands = x_PN, weight.value, weight.left, weight.right
     return native.linear(*operands, low=weight.shift, high=shift_for(x_PN.shape[-1]), dtype=dtype)
+
+
+def _on_gpu(weight: Weight, x_PN: Array, dtype: type) -> Callable[[], Array] | None:
+    """The same by the kernel for GPUs; None where it does not fit."""
+    rank = 0 if weight.left is None else weight.left.shape[-1]
+    if not native.on_gpu() or rank > 1:
+        return None
+    from int_lm.native import triton  # takes a while, and needs a GPU
+
+    tile = triton.tile_of(*x_PN.shape, weight.value.shape[0])
+    if tile is None:
+        return None
+    operands = x_PN, weight.value, weight.left, weight.right, tile
+    shifts = {"low": weight.shift, "high": shift_for(x_PN.shape[-1])}
+    return lambda: triton.linear(*operands, **shifts, dtype=dtype)
 
 
 def _scaled(weight: Weight, x_PN: Array) -> Array:

@@ -1,9 +1,10 @@
-"""Kernels for CPUs, in C++: what `perturb` and `layers` compute, to the bit, and faster.
+"""Kernels: what `perturb` and `layers` compute, to the bit, and faster. For CPUs, in C++:
 
     python -m int_lm.native         builds them with the C++ compiler of the machine (`make` does)
 
-Without them, on other processors or platforms, or with INT_LM_NATIVE=0 in the environment, the same
-is computed by the JAX code beside every call: nothing else changes, for all of it is integers.
+and for GPUs, in Pallas (`triton`), compiled where they run. Without them, on other platforms, or
+with INT_LM_NATIVE=0 in the environment, the same is computed by the JAX code beside every call:
+nothing else changes, for all of it is integers.
 
 Axes: P members, I = P/2 pairs, N inputs, M outputs, R rank, D width.
 """
@@ -80,11 +81,25 @@ def available() -> bool:
     return True
 
 
-def either(kernel: Callable[[], Array], otherwise: Callable[[], Array]) -> Array:
-    """`kernel()` where it is available and the program runs on CPUs, else `otherwise()`."""
-    if not available():
-        return otherwise()
-    return jax.lax.platform_dependent(cpu=kernel, default=otherwise)
+def on_gpu() -> bool:
+    """Programs run on a GPU, unless they are told not to, and its kernels are wanted."""
+    return os.environ.get(SWITCH) != "0" and jax.default_backend() == "gpu"
+
+
+def either(
+    kernel: Callable[[], Array],
+    otherwise: Callable[[], Array],
+    gpu: Callable[[], Array] | None = None,
+) -> Array:
+    """`kernel()` where it is available and the program runs on CPUs, else `otherwise()`.
+
+    Args:
+      gpu: likewise on NVIDIA's GPUs, if there is a kernel for these shapes.
+    """
+    kernels = {"cpu": kernel} if available() else {}
+    if gpu is not None and on_gpu():
+        kernels["cuda"] = gpu
+    return jax.lax.platform_dependent(**kernels, default=otherwise) if kernels else otherwise()
 
 
 def linear(

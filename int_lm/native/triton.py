@@ -1,0 +1,142 @@
+"""A kernel for GPUs, in Pallas (Triton): the perturbed linear in one pass, to the bit.
+
+XLA writes the int32 sums of a matmul to memory and reads them again to add the perturbation and to
+narrow them: several times the bytes of the inputs. Here they stay in registers.
+
+Axes: P members, I = P/2 pairs, N inputs, M outputs, R rank.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as pallas_triton
+
+SCORE_ROWS = 32  # of a program of `scores`
+
+
+@dataclasses.dataclass(frozen=True)
+class Tile:
+    """What one program computes, rows x outputs, and how many inputs it takes at a time."""
+
+    rows: int
+    outputs: int
+    inputs: int
+
+
+def tile_of(rows: int, inputs: int, outputs: int) -> Tile | None:
+    """The tile for these shapes, powers of two that divide them; None if they are too small."""
+    most = [min(128, size & -size) for size in (rows, outputs, inputs)]
+    return Tile(*most) if min(most) >= 32 else None
+
+
+def linear(
+    x_PN: Array,
+    weight_MN: Array,
+    left_IM1: Array | None,
+    right_IN1: Array | None,
+    tile: Tile,
+    *,
+    low: int,
+    high: int,
+    dtype: type = jnp.int8,
+    interpret: bool = False,
+) -> Array:
+    """saturate((x W^T + ((+-(x B) A^T) >> low)) >> high), + for even rows: int8 or int16 [P, M].
+
+    Args:
+      x_PN, weight_MN, left_IM1, right_IN1: int8, of rank 1; no perturbation for None.
+      tile: of `tile_of`.
+      low, high: right shifts.
+      dtype: int8, clipped to +-127, or int16, to +-32767.
+      interpret: compute on any platform, slowly, for tests.
+    """
+    (rows, inputs), outputs = x_PN.shape, weight_MN.shape[0]
+    operands = [x_PN, weight_MN]
+    specs = [
+        pl.BlockSpec((tile.rows, inputs), lambda i, j: (i, 0)),
+        pl.BlockSpec((tile.outputs, inputs), lambda i, j: (j, 0)),
+    ]
+    if left_IM1 is not None and right_IN1 is not None:
+        operands += [left_IM1[..., 0], _scores(x_PN, right_IN1[..., 0], interpret)]
+        specs += [
+            pl.BlockSpec((tile.rows // 2, tile.outputs), lambda i, j: (i, j)),
+            pl.BlockSpec((tile.rows,), lambda i, j: (i,)),
+        ]
+    return pl.pallas_call(
+        functools.partial(_linear, tile=tile, low=low, high=high),
+        grid=(rows // tile.rows, outputs // tile.outputs),
+        in_specs=specs,
+        out_specs=pl.BlockSpec((tile.rows, tile.outputs), lambda i, j: (i, j)),
+        out_shape=jax.ShapeDtypeStruct((rows, outputs), dtype),
+        compiler_params=pallas_triton.CompilerParams(num_warps=8, num_stages=3),
+        interpret=interpret,
+        name="linear" if len(operands) == 2 else "perturbed_linear",
+    )(*operands)
+
+
+def _linear(x_ref, weight_ref, *refs, tile: Tile, low: int, high: int) -> None:
+    """One tile of the outputs."""
+    *noise_refs, out_ref = refs
+
+    def add(step: Array, total: Array) -> Array:
+        span = pl.ds(step * tile.inputs, tile.inputs)
+        return total + jax.lax.dot_general(
+            x_ref[:, span],
+            weight_ref[:, span],
+            (((1,), (1,)), ((), ())),
+            preferred_element_type=jnp.int32,
+        )
+
+    shape = tile.rows, tile.outputs
+    steps = x_ref.shape[1] // tile.inputs
+    total = jax.lax.fori_loop(0, steps, add, jnp.zeros(shape, jnp.int32))
+    if noise_refs:
+        left_ref, score_ref = noise_refs
+        left = left_ref[_pairs(shape), _columns(shape)].astype(jnp.int32)
+        total += (left * score_ref[...][:, None]) >> low
+    most = 127 if out_ref.dtype == jnp.int8 else 32767
+    out_ref[...] = jnp.clip(total >> high, -most, most).astype(out_ref.dtype)
+
+
+def _scores(x_PN: Array, right_IN: Array, interpret: bool) -> Array:
+    """+-(x B), + for even rows: int32 [P]."""
+    (rows, inputs), block = x_PN.shape, min(128, x_PN.shape[1] & -x_PN.shape[1])
+
+    def program(x_ref, right_ref, out_ref) -> None:
+        shape = SCORE_ROWS, block
+
+        def add(step: Array, total: Array) -> Array:
+            x = x_ref[:, pl.ds(step * block, block)].astype(jnp.int32)
+            right = right_ref[_pairs(shape), step * block + _columns(shape)].astype(jnp.int32)
+            return total + x * right
+
+        total = jax.lax.fori_loop(0, inputs // block, add, jnp.zeros(shape, jnp.int32))
+        sign = 1 - 2 * (jnp.arange(SCORE_ROWS) % 2)
+        out_ref[...] = sign * jnp.sum(total, axis=1)
+
+    return pl.pallas_call(
+        program,
+        grid=(rows // SCORE_ROWS,),
+        in_specs=[
+            pl.BlockSpec((SCORE_ROWS, inputs), lambda i: (i, 0)),
+            pl.BlockSpec((SCORE_ROWS // 2, inputs), lambda i: (i, 0)),
+        ],
+        out_specs=pl.BlockSpec((SCORE_ROWS,), lambda i: (i,)),
+        out_shape=jax.ShapeDtypeStruct((rows,), jnp.int32),
+        compiler_params=pallas_triton.CompilerParams(num_warps=4, num_stages=2),
+        interpret=interpret,
+        name="perturbation_scores",
+    )(x_PN, right_IN)
+
+
+def _pairs(shape: tuple[int, int]) -> Array:
+    """Number of the pair of every row of a tile, counted from its first: int32."""
+    return jax.lax.broadcasted_iota(jnp.int32, shape, 0) // 2
+
+
+def _columns(shape: tuple[int, int]) -> Array:
+    return jax.lax.broadcasted_iota(jnp.int32, shape, 1)
