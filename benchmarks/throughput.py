@@ -13,7 +13,7 @@ whose speed drifts slows them all alike: compare ratios, not absolute times. Rat
     perturbed   the same under perturbations, with their noise: the forward pass alone
     voting      the forward pass with what votes are gathered from, and these votes
     step        everything; `noise`, `update` (of votes at random) are parts of it
-    dots        the model's own matrices on their own, as int8 dots: the peak at these shapes
+    dots        the model's own matrices on their own, as XLA's int8 dots: its peak at these shapes
 
 Two floors stand beside the time of inference: its operations at `int8_peak_gops`, the best int8
 dot of the run, and the bytes it must move at `copy_gbytes_per_s`. With `--profile` a table follows
@@ -219,7 +219,7 @@ def row_of(name: str, settings: Config, peak: float, copy: float, repeats: int) 
     costs = plan.costs(settings, VOCAB_SIZE)
     operations = costs.inference_operations * tokens
     rows = es.chunk or es.population
-    dot_seconds = times["dots"].seconds / DOT_TURNS / rows * tokens
+    turns = tokens / rows / DOT_TURNS  # of the dots, for as many tokens
 
     def rate(part: str) -> float:
         return tokens / times[part].seconds
@@ -251,7 +251,8 @@ def row_of(name: str, settings: Config, peak: float, copy: float, repeats: int) 
         "int8_peak_gops": peak,
         "copy_gbytes_per_s": copy,
         "inference_gops": operations / times["inference"].seconds / 1e9,
-        "inference_over_dots": dot_seconds / times["inference"].seconds,
+        "inference_over_dots": turns * times["dots"].seconds / times["inference"].seconds,
+        "inference_over_dots_cpu": turns * times["dots"].cpu / times["inference"].cpu,
         "operations_floor": operations / peak / 1e9 / times["inference"].seconds,
         "bytes_floor": costs.inference_bytes * tokens / copy / 1e9 / times["inference"].seconds,
         "step_temporary_bytes": memory.temp_size_in_bytes if memory else None,

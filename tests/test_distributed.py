@@ -1,11 +1,9 @@
 """Several processes: the bits of one, one decision, and no waiting for the dead."""
 
 import os
-import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,11 +16,10 @@ from test_commands import (
     environment,
     text,
     train_arguments,
-    wait_for_rows,
     whole,
 )
 
-from int_lm import checkpoint, config, distributed
+from int_lm import config, distributed
 from int_lm.config import Config, DistributedConfig
 from int_lm.errors import UserError
 
@@ -98,79 +95,6 @@ def test_four_processes_give_the_bits_of_one(
     outputs = ended(processes)
     assert [process.returncode for process in processes] == [0] * 4, outputs
     assert_same_run(run, whole[0])
-
-
-@pytest.mark.slow
-def test_a_signal_to_one_stops_all_and_any_number_goes_on(
-    whole, text, tmp_path: Path, environment
-) -> None:
-    """SIGTERM to the second of two: both stop at one step, it is saved, and one process ends it."""
-    run = tmp_path / "run"
-    processes = start(2, text, run, environment)
-    wait_for_rows(run, 2, processes[0])
-    processes[1].send_signal(signal.SIGTERM)
-    outputs = ended(processes)
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    assert "saved step" in outputs[0][0]
-    saved = checkpoint.latest_step(run / "checkpoints")
-    assert saved is not None and saved < 60
-    processes = start(1, text, run, environment)
-    outputs = ended(processes)
-    assert processes[0].returncode == 0, outputs
-    assert f"at step {saved}" in outputs[0][0]
-    assert_same_run(run, whole[0])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("victim", [0, 1])
-def test_a_killed_process_ends_the_others(
-    whole, text, tmp_path: Path, environment, victim: int
-) -> None:
-    """With a sentence and exit code 3; started again, the run ends with the same bits."""
-    run = tmp_path / "run"
-    processes = start(2, text, run, environment, distributed_dot_timeout=10)
-    wait_for_rows(run, 3, processes[0])
-    processes[victim].kill()
-    outputs = ended(processes, 60)
-    assert processes[1 - victim].returncode == 3, outputs
-    assert "another process of the run ended" in outputs[1 - victim][1]
-    assert "Traceback" not in outputs[1 - victim][1]
-    processes = start(2, text, run, environment)
-    outputs = ended(processes)
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    assert_same_run(run, whole[0])
-
-
-@pytest.mark.slow
-def test_a_stuck_process_does_not_hold_the_others(text, tmp_path: Path, environment) -> None:
-    """SIGSTOP: the other one gives up after distributed.timeout, with a sentence."""
-    run = tmp_path / "run"
-    changes = {"distributed_dot_timeout": 6, "run_dot_steps": 100_000}
-    processes = start(2, text, run, environment, **changes)
-    try:
-        wait_for_rows(run, 3, processes[0])
-        processes[1].send_signal(signal.SIGSTOP)
-        began = time.monotonic()
-        stderr = processes[0].communicate(timeout=120)[1]
-        assert time.monotonic() - began < 60
-        assert processes[0].returncode == 3, stderr
-        assert "stuck or gone" in stderr or "another process of the run ended" in stderr
-        assert "newest checkpoint" in stderr
-    finally:
-        for process in processes:
-            process.kill()
-            process.communicate()
-
-
-@pytest.mark.slow
-def test_processes_that_see_different_things_stop(text, tmp_path: Path, environment) -> None:
-    """Another seed in one process: refused by both before anything is written."""
-    run = tmp_path / "run"
-    processes = start(2, text, run, environment, of_each=lambda number: {"run_dot_seed": number})
-    outputs = ended(processes)
-    assert [process.returncode for process in processes] == [2, 2], outputs
-    assert "sees another configuration" in outputs[0][1]
-    assert not run.exists()
 
 
 # -- In one process --------------------------------------------------------------------------------
