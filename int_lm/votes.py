@@ -33,7 +33,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from int_lm import credit, fixed, params
+from int_lm import credit, fixed, native, params
 from int_lm.config import FITNESS_MAX, INT8_MAX, EsConfig, noise_max, spare_bits
 from int_lm.credit import Rounding
 from int_lm.layers import Activity
@@ -229,7 +229,13 @@ def of_segment(
 
 
 def _outer(left_TIM: Array, x_TIN: Array) -> Array:
-    """sum over tokens and pairs of left x^T, int8 operands: int32 [M, N].
+    """sum over tokens and pairs of left x^T, int8 operands: int32 [M, N]."""
+    flat = left_TIM.reshape(-1, left_TIM.shape[-1]), x_TIN.reshape(-1, x_TIN.shape[-1])
+    return native.either(lambda: native.outer(*flat), lambda: _outer_by_jax(left_TIM, x_TIN))
+
+
+def _outer_by_jax(left_TIM: Array, x_TIN: Array) -> Array:
+    """`_outer` without kernels.
 
     Summed piece by piece in a loop, and not at once, for the speed of it: XLA on CPUs takes int8
     matmuls if the left operand's last axis is the one summed over, and folds a transposition that

@@ -1,11 +1,12 @@
-"""Kernels for CPUs, in C++: what `perturb` and `layers` compute, to the bit, and faster.
+"""Kernels for CPUs, in C++: what `perturb`, `layers` and `votes` compute, to the bit, and faster.
 
     python -m int_lm.native         builds them with the C++ compiler of the machine (`make` does)
 
 Without them, on other processors or platforms, or with INT_LM_NATIVE=0 in the environment, the same
 is computed by the JAX code beside every call: nothing else changes, for all of it is integers.
 
-Axes: P members, I = P/2 pairs, N inputs, M outputs, R rank, D width.
+Axes: P members, I = P/2 pairs, N inputs, M outputs, R rank, D width,
+J tokens and pairs.
 """
 
 import ctypes
@@ -24,8 +25,8 @@ import numpy as np
 from jax import Array
 
 HERE = Path(__file__).parent
-SOURCES = ("kernels.cc", "tile.inc")
-TARGETS = ("int_lm_linear8", "int_lm_linear16", "int_lm_norm")
+SOURCES = ("kernels.cc", "tile.inc", "outer.inc")
+TARGETS = ("int_lm_linear8", "int_lm_linear16", "int_lm_norm", "int_lm_outer")
 COMPILERS = ("c++", "g++", "clang++")
 SWITCH = "INT_LM_NATIVE"
 
@@ -130,3 +131,14 @@ def norm(
     call = jax.ffi.ffi_call("int_lm_norm", jax.ShapeDtypeStruct(x_PD.shape, jnp.int8))
     tables = jnp.asarray(multipliers), jnp.asarray(shifts)
     return call(x_PD, gain_PD, *tables, avx2_only=avx2_only)
+
+
+def outer(left_JM: Array, right_JN: Array, *, avx2_only: bool = False) -> Array:
+    """left^T right, of int8 operands: int32 [M, N]. Contract: the sums fit int32.
+
+    Args:
+      avx2_only: as for `linear`.
+    """
+    shape = jax.ShapeDtypeStruct((left_JM.shape[1], right_JN.shape[1]), jnp.int32)
+    call = jax.ffi.ffi_call("int_lm_outer", shape)
+    return call(left_JM, right_JN, avx2_only=avx2_only)

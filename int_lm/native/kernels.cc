@@ -3,6 +3,7 @@
 //
 //   linear   int8 [P, N] x W [M, N], the low-rank perturbation, both shifts and the narrowing
 //   norm     the L1 norm
+//   outer    sum over tokens and pairs of outer products, of int8 [J, M] and [J, N]
 //
 // Sums are those of int32, exact within the bounds that config.validate checks. The instruction set
 // is chosen when a kernel runs: AVX-512 with VNNI, or AVX2.
@@ -12,8 +13,10 @@
 #include <atomic>
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <thread>
 #include <vector>
 
@@ -31,6 +34,12 @@ struct Linear {
   const int8_t *x, *weight, *left, *right;
   int64_t rows, inputs, outputs;
   int rank, low, high;
+};
+
+// Operands of a sum of outer products.
+struct Outer {
+  const int8_t *left, *right;
+  int64_t terms, rows, columns;
 };
 
 // Memory aligned to cache lines, not initialised.
@@ -95,7 +104,30 @@ TARGET static inline Vector multiply_add(Vector total, Vector weight, Vector inp
   return _mm512_dpbusd_epi32(total, weight, input);
 }
 TARGET static inline void store(int32_t* p, Vector v) { _mm512_store_si512(p, v); }
+TARGET static inline Vector load_sums(const int32_t* p) { return _mm512_load_si512(p); }
+TARGET static inline void to_packed(int8_t x, Packed* p) { *p = pack_of(x); }
+TARGET static inline void to_packed(int8_t x, Input* p) { *p = x; }
+TARGET static inline void interleave16(const int8_t* const* rows, int64_t n, void* out, int flip) {
+  __m128i row[4];
+  for (int k = 0; k < 4; ++k)
+    row[k] = _mm_xor_si128(_mm_loadu_si128(reinterpret_cast<const __m128i*>(rows[k] + n)),
+                           _mm_set1_epi8(char(flip)));
+  const __m128i low01 = _mm_unpacklo_epi8(row[0], row[1]), high01 = _mm_unpackhi_epi8(row[0], row[1]);
+  const __m128i low23 = _mm_unpacklo_epi8(row[2], row[3]), high23 = _mm_unpackhi_epi8(row[2], row[3]);
+  auto* to = static_cast<__m128i*>(out);
+  _mm_storeu_si128(to + 0, _mm_unpacklo_epi16(low01, low23));
+  _mm_storeu_si128(to + 1, _mm_unpackhi_epi16(low01, low23));
+  _mm_storeu_si128(to + 2, _mm_unpacklo_epi16(high01, high23));
+  _mm_storeu_si128(to + 3, _mm_unpackhi_epi16(high01, high23));
+}
+TARGET static inline void interleave16(const int8_t* const* rows, int64_t n, Packed* out) {
+  interleave16(rows, n, out, 0x80);
+}
+TARGET static inline void interleave16(const int8_t* const* rows, int64_t n, Input* out) {
+  interleave16(rows, n, out, 0);
+}
 #include "tile.inc"
+#include "outer.inc"
 #undef TARGET
 }  // namespace vnni
 
@@ -122,7 +154,19 @@ TARGET static inline Vector multiply_add(Vector total, Vector weight, Vector inp
 TARGET static inline void store(int32_t* p, Vector v) {
   _mm256_store_si256(reinterpret_cast<__m256i*>(p), v);
 }
+TARGET static inline Vector load_sums(const int32_t* p) {
+  return _mm256_load_si256(reinterpret_cast<const __m256i*>(p));
+}
+TARGET static inline void to_packed(int8_t x, Packed* p) { *p = x; }
+TARGET static inline void interleave16(const int8_t* const* rows, int64_t n, Packed* out) {
+  const __m128i even = _mm_loadu_si128(reinterpret_cast<const __m128i*>(rows[0] + n));
+  const __m128i odd = _mm_loadu_si128(reinterpret_cast<const __m128i*>(rows[1] + n));
+  auto* to = reinterpret_cast<__m256i*>(out);
+  _mm256_storeu_si256(to + 0, _mm256_cvtepi8_epi16(_mm_unpacklo_epi8(even, odd)));
+  _mm256_storeu_si256(to + 1, _mm256_cvtepi8_epi16(_mm_unpackhi_epi8(even, odd)));
+}
 #include "tile.inc"
+#include "outer.inc"
 #undef TARGET
 }  // namespace avx2
 
@@ -183,6 +227,17 @@ ffi::Error norm(ffi::ThreadPool pool, ffi::Buffer<ffi::S8> x, ffi::Buffer<ffi::S
   return ffi::Error::Success();
 }
 
+ffi::Error outer(ffi::ThreadPool pool, ffi::Buffer<ffi::S8> left, ffi::Buffer<ffi::S8> right,
+                 ffi::Result<ffi::Buffer<ffi::S32>> out, bool avx2_only) {
+  const auto rows = left.dimensions(), columns = right.dimensions();
+  if (rows.size() != 2 || columns.size() != 2 || rows[0] != columns[0])
+    return ffi::Error::InvalidArgument("outer: shapes do not fit");
+  const Outer job{left.typed_data(), right.typed_data(), rows[0], rows[1], columns[1]};
+  const auto kernel = has_vnni() && !avx2_only ? vnni::outer : avx2::outer;
+  kernel(job, Parallel(pool), out->typed_data());
+  return ffi::Error::Success();
+}
+
 }  // namespace
 
 extern "C" int int_lm_supported() { return has_vnni() ? 2 : __builtin_cpu_supports("avx2") != 0; }
@@ -210,4 +265,12 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(int_lm_norm, norm,
                                   .Arg<ffi::Buffer<ffi::S32>>()
                                   .Arg<ffi::Buffer<ffi::S32>>()
                                   .Ret<ffi::Buffer<ffi::S8>>()
+                                  .Attr<bool>("avx2_only"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(int_lm_outer, outer,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<ffi::Buffer<ffi::S8>>()
+                                  .Arg<ffi::Buffer<ffi::S8>>()
+                                  .Ret<ffi::Buffer<ffi::S32>>()
                                   .Attr<bool>("avx2_only"));
