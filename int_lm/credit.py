@@ -102,7 +102,8 @@ def of_stream(
     bits = INT8_MAX.bit_length() - rounding.spare_bits + _level(head_VD) - LEVEL
 
     def by_kernel() -> Array:
-        operands = errors_JV, head_VD, bits, flat(gain_TID), residual_JD, *fixed.reciprocals()
+        gain_JD = flat(gain_TID).astype(jnp.int8)
+        operands = errors_JV, head_VD, bits, gain_JD, residual_JD, *fixed.reciprocals()
         credit_JD = native.stream(*rounding.place, *operands, bits=layers.CREDIT_FRACTION_BITS)
         return credit_JD.reshape(residual_TID.shape)
 
@@ -112,7 +113,7 @@ def of_stream(
         )
         most = (1 << layers.CREDIT_BITS) - 1
         credit_JD = jnp.clip(_shifted(credit_JD, bits), -most, most)
-        credit_JD = layers.norm_credit(flat(gain_TID), residual_JD, credit_JD)
+        credit_JD = layers.norm_credit(flat(gain_TID).astype(jnp.int32), residual_JD, credit_JD)
         credit_TID = credit_JD.reshape(residual_TID.shape)
         return rounding.narrowed(credit_TID, layers.CREDIT_FRACTION_BITS)
 

@@ -149,7 +149,7 @@ def record(
         logits_IV=logits_PV[0::2],
         targets_I=targets_P[0::2],
         residual_ID=activity.residual[0::2],
-        gain_ID=activity.gain[0::2],
+        gain_ID=activity.gain[0::2].astype(jnp.int8),
     )
 
 

@@ -185,7 +185,7 @@ def stream(
     """`credit.of_stream`: errors times the head, back through the norm: int8 [J, D].
 
     Args:
-      shift: right shift of the product, int32 scalar of either sign. gain_JD: int32.
+      shift: right shift of the product, int32 scalar of either sign.
       multipliers, shifts: of `fixed.reciprocals`. bits: that the dither rounds off.
     """
     shape = jax.ShapeDtypeStruct(residual_JD.shape, jnp.int8)

@@ -62,8 +62,8 @@ struct Credit {
   Dither dither;
   const int8_t *x, *weight;
   int64_t rows, inputs, outputs;
-  const int32_t *shift, *gain;
-  const int8_t* residual;
+  const int32_t* shift;
+  const int8_t *gain, *residual;
   const int32_t *multipliers, *shifts;
   int bits;
 };
@@ -298,7 +298,7 @@ Dither dither_of(int64_t rows, ffi::Buffer<ffi::S32> pairs, ffi::Buffer<ffi::U32
 
 ffi::Error stream(ffi::ThreadPool pool, ffi::Buffer<ffi::S32> pairs, ffi::Buffer<ffi::U32> step,
                   ffi::Buffer<ffi::S8> errors, ffi::Buffer<ffi::S8> head,
-                  ffi::Buffer<ffi::S32> shift, ffi::Buffer<ffi::S32> gain,
+                  ffi::Buffer<ffi::S32> shift, ffi::Buffer<ffi::S8> gain,
                   ffi::Buffer<ffi::S8> residual, ffi::Buffer<ffi::S32> multipliers,
                   ffi::Buffer<ffi::S32> shifts, ffi::Result<ffi::Buffer<ffi::S8>> out, int64_t bits,
                   bool avx2_only) {
@@ -406,7 +406,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(int_lm_stream, stream,
                                   .Arg<ffi::Buffer<ffi::S8>>()
                                   .Arg<ffi::Buffer<ffi::S8>>()
                                   .Arg<ffi::Buffer<ffi::S32>>()
-                                  .Arg<ffi::Buffer<ffi::S32>>()
+                                  .Arg<ffi::Buffer<ffi::S8>>()
                                   .Arg<ffi::Buffer<ffi::S8>>()
                                   .Arg<ffi::Buffer<ffi::S32>>()
                                   .Arg<ffi::Buffer<ffi::S32>>()
