@@ -19,6 +19,7 @@ import jax
 # `OUTER`, one at its innermost frame of int_lm for the others
 OUTER = (
     ("votes", "votes.py", ""),
+    ("votes", "units.py", ""),
     ("votes", "credit.py", ""),
     ("update", "update.py", ""),
     ("update", "direct.py", "update"),

@@ -16,10 +16,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from int_lm import fixed, layers, likelihood
+from int_lm import fixed, layers, likelihood, native
 from int_lm.config import INT8_MAX
 
 LEVEL = 9  # log2 of the credit of a channel, times mean|x|, where the error is a large one
+
+THROUGH_BITS = 4  # that a dither rounds off what went through a projection
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +31,11 @@ class Rounding:
     pairs_I: Array
     number: Array
     spare_bits: int
+
+    @property
+    def place(self) -> tuple[Array, Array]:
+        """What kernels make the dithers of."""
+        return self.pairs_I, self.number
 
     def dither(self, length: int, columns: int, bits: int) -> Array:
         """int32 [T, I, columns] in [0, 2^bits)."""
@@ -54,11 +61,16 @@ class Rounding:
 def readout_errors(logits_TIV: Array, targets_TI: Array, rounding: Rounding) -> Array:
     """onehot(target) - p: int8 [T, I, V]; 127 >> spare_bits make 1."""
     length, pairs, vocabulary = logits_TIV.shape
-    errors_JV = likelihood.errors(
-        logits_TIV.reshape(-1, vocabulary),
-        targets_TI.reshape(-1),
-        INT8_MAX >> rounding.spare_bits,
-        rounding.dither(length, vocabulary, 16).reshape(-1, vocabulary),
+    logits_JV, targets_J = logits_TIV.reshape(-1, vocabulary), targets_TI.reshape(-1)
+    scale = INT8_MAX >> rounding.spare_bits
+
+    def by_jax() -> Array:
+        dither = rounding.dither(length, vocabulary, 16).reshape(-1, vocabulary)
+        return likelihood.errors(logits_JV, targets_J, scale, dither)
+
+    tables = likelihood.error_tables(vocabulary)
+    errors_JV = native.either(
+        lambda: native.errors(*rounding.place, logits_JV, targets_J, scale, *tables), by_jax
     )
     return errors_JV.reshape(length, pairs, vocabulary)
 
@@ -86,24 +98,41 @@ def of_stream(
     weights: one power of two for all tokens of a step.
     """
     flat = functools.partial(jnp.reshape, shape=(-1, head_VD.shape[-1]))
-    credit_JD = jax.lax.dot_general(
-        errors.reshape(-1, errors.shape[-1]),
-        head_VD,
-        (((1,), (0,)), ((), ())),
-        preferred_element_type=jnp.int32,
-    )
+    errors_JV, residual_JD = errors.reshape(-1, errors.shape[-1]), flat(residual_TID)
     bits = INT8_MAX.bit_length() - rounding.spare_bits + _level(head_VD) - LEVEL
-    most = (1 << layers.CREDIT_BITS) - 1
-    credit_JD = jnp.clip(_shifted(credit_JD, bits), -most, most)
-    credit_JD = layers.norm_credit(flat(gain_TID), flat(residual_TID), credit_JD)
-    credit_TID = credit_JD.reshape(residual_TID.shape)
-    return rounding.narrowed(credit_TID, layers.CREDIT_FRACTION_BITS)
+
+    def by_kernel() -> Array:
+        gain_JD = flat(gain_TID).astype(jnp.int8)
+        operands = errors_JV, head_VD, bits, gain_JD, residual_JD, *fixed.reciprocals()
+        credit_JD = native.stream(*rounding.place, *operands, bits=layers.CREDIT_FRACTION_BITS)
+        return credit_JD.reshape(residual_TID.shape)
+
+    def by_jax() -> Array:
+        credit_JD = jax.lax.dot_general(
+            errors_JV, head_VD, (((1,), (0,)), ((), ())), preferred_element_type=jnp.int32
+        )
+        most = (1 << layers.CREDIT_BITS) - 1
+        credit_JD = jnp.clip(_shifted(credit_JD, bits), -most, most)
+        credit_JD = layers.norm_credit(flat(gain_TID).astype(jnp.int32), residual_JD, credit_JD)
+        credit_TID = credit_JD.reshape(residual_TID.shape)
+        return rounding.narrowed(credit_TID, layers.CREDIT_FRACTION_BITS)
+
+    return native.either(by_kernel, by_jax)
 
 
 def through(value_DF: Array, credit_TID: Array, rounding: Rounding) -> Array:
     """Credit of a PROJECTION's inputs from that of the stream: int8 [T, I, F]."""
-    credit_TIF = jax.lax.dot_general(
-        credit_TID, value_DF, (((2,), (0,)), ((), ())), preferred_element_type=jnp.int32
-    )
     bits = _level(value_DF) + round(math.log2(value_DF.shape[-2]) / 2) - 2
-    return rounding.narrowed(_shifted(credit_TIF, bits), 4)
+
+    def by_kernel() -> Array:
+        operands = credit_TID.reshape(-1, credit_TID.shape[-1]), value_DF, bits
+        credit_JF = native.through(*rounding.place, *operands, bits=THROUGH_BITS)
+        return credit_JF.reshape(*credit_TID.shape[:-1], -1)
+
+    def by_jax() -> Array:
+        credit_TIF = jax.lax.dot_general(
+            credit_TID, value_DF, (((2,), (0,)), ((), ())), preferred_element_type=jnp.int32
+        )
+        return rounding.narrowed(_shifted(credit_TIF, bits), THROUGH_BITS)
+
+    return native.either(by_kernel, by_jax)

@@ -20,6 +20,7 @@ Axes: P members (or any batch), V vocabulary.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from int_lm import fixed, tables
@@ -95,6 +96,12 @@ def log2_likelihood(logits_PV: Array, targets_P: Array) -> Array:
     target_P = jnp.take_along_axis(distance_PV, targets_P[:, None], axis=-1)[:, 0]
     unit_shift = LOG2_FRACTION_BITS - 4  # from 1/16 bit
     return -(target_P << unit_shift) - log2_sum_exp2(distance_PV)
+
+
+def error_tables(vocabulary: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What `errors` looks up: exp2 as the vocabulary allows, log2 and fractions of exp2; int32."""
+    bits = NARROW_BITS if vocabulary <= NARROW_VOCABULARY else WIDE_BITS
+    return tables.exp2(bits), tables.log2_mantissa(), tables.exp2_fraction()
 
 
 def errors(logits_PV: Array, targets_P: Array, scale: int, dither_PV: Array) -> Array:

@@ -26,14 +26,13 @@ V vocabulary; L layers, and the leading axes of `eggroll` are free.
 """
 
 import dataclasses
-import functools
 import math
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from int_lm import credit, fixed, params
+from int_lm import credit, fixed, native, params, units
 from int_lm.config import FITNESS_MAX, INT8_MAX, EsConfig, noise_max, spare_bits
 from int_lm.credit import Rounding
 from int_lm.layers import Activity
@@ -44,7 +43,6 @@ from int_lm.perturb import Weight
 EXACT = "exact"
 DIFFERENCE_SHIFT = 10  # log-likelihood differences in units of 2^-6 bit
 TRACE_SHIFT = 5  # of the product of a difference and a perturbation score
-UNIT_SHIFT = 10  # of the product of a credit, an effect and a perturbation
 
 _PIECES = 4  # of the sum over a segment's tokens and pairs
 
@@ -151,7 +149,7 @@ def record(
         logits_IV=logits_PV[0::2],
         targets_I=targets_P[0::2],
         residual_ID=activity.residual[0::2],
-        gain_ID=activity.gain[0::2],
+        gain_ID=activity.gain[0::2].astype(jnp.int8),
     )
 
 
@@ -197,7 +195,7 @@ def of_segment(
         credit_TIE = credit_TID
         if value is not None:
             credit_TIE = credit.through(value, credit_TID, rounding)
-        return _outer(_unit_operand(weight, x, effect, credit_TIE, rounding), x)
+        return _outer(units.operand(weight, x, effect, credit_TIE, rounding), x)
 
     ballots, picked = {}, {}
     for path, spec in params.flatten(specs):
@@ -229,7 +227,13 @@ def of_segment(
 
 
 def _outer(left_TIM: Array, x_TIN: Array) -> Array:
-    """sum over tokens and pairs of left x^T, int8 operands: int32 [M, N].
+    """sum over tokens and pairs of left x^T, int8 operands: int32 [M, N]."""
+    flat = left_TIM.reshape(-1, left_TIM.shape[-1]), x_TIN.reshape(-1, x_TIN.shape[-1])
+    return native.either(lambda: native.outer(*flat), lambda: _outer_by_jax(left_TIM, x_TIN))
+
+
+def _outer_by_jax(left_TIM: Array, x_TIN: Array) -> Array:
+    """`_outer` without kernels.
 
     Summed piece by piece in a loop, and not at once, for the speed of it: XLA on CPUs takes int8
     matmuls if the left operand's last axis is the one summed over, and folds a transposition that
@@ -255,42 +259,6 @@ def _scattered(spec: Spec, tokens_TI: Array, row_TIN: Array) -> Array:
     return jnp.zeros(spec.shape, jnp.int32).at[tokens_TI.reshape(-1)].add(rows_JN)
 
 
-def _score(weight: Weight, x_TIN: Array) -> Array:
-    """B x of every pair, about 32 in magnitude: int8 [T, I, R]."""
-    score_TIR = jnp.einsum("tin,inr->tir", x_TIN, weight.right, preferred_element_type=jnp.int32)
-    return fixed.saturate(fixed.shift_floor(score_TIR, 3 + round(math.log2(x_TIN.shape[-1]) / 2)))
-
-
-def _root_bits(weight: Weight) -> int:
-    """log2 of the root of the rank, rounded."""
-    assert weight.right is not None
-    return round(math.log2(weight.right.shape[-1]) / 2)
-
-
-def _unit_operand(
-    weight: Weight, x_TIN: Array, effect_TIE: Array, credit_TIE: Array, rounding: Rounding
-) -> Array:
-    """r a of the module's docstring, rounded: int8 [T, I, M].
-
-    The product of credit, difference and score is rounded first, A then brings in its sign and, if
-    it is gaussian, its size.
-    """
-    assert weight.left is not None
-    score_TIR = _score(weight, x_TIN).astype(jnp.int32)
-    product_TIE = credit_TIE.astype(jnp.int32) * effect_TIE.astype(jnp.int32)
-    rank, effects = score_TIR.shape[-1], product_TIE.shape[-1]
-    groups = weight.left.shape[-2] // effects  # output m acts on effect m mod E
-    terms = []
-    for r in range(rank):
-        scaled = rounding.operand(product_TIE * score_TIR[..., r : r + 1], UNIT_SHIFT)
-        scaled_TIM = jnp.concatenate([scaled] * groups, axis=-1).astype(jnp.int32)
-        terms.append(scaled_TIM * weight.left[None, ..., r].astype(jnp.int32))
-    total_TIM = functools.reduce(jnp.add, terms)
-    most = INT8_MAX >> rounding.spare_bits
-    total_TIM = fixed.shift_down(total_TIM, 4 + _root_bits(weight))
-    return jnp.clip(total_TIM, -most, most).astype(jnp.int8)
-
-
 def _difference(records: Record, rounding: Rounding) -> Array:
     """Difference of the members' log-likelihoods, units of 2^-6 bit, in int8: int32 [T, I, 1]."""
     return rounding.narrowed(records.difference_I[..., None], DIFFERENCE_SHIFT).astype(jnp.int32)
@@ -303,7 +271,7 @@ def _trace(weight: Weight, x_TIN: Array, difference_TI1: Array, rounding: Roundi
     which 8 bits hold five deviations.
     """
     coefficient_TIR = rounding.narrowed(
-        difference_TI1 * _score(weight, x_TIN).astype(jnp.int32), TRACE_SHIFT
+        difference_TI1 * units.score(weight, x_TIN).astype(jnp.int32), TRACE_SHIFT
     )
     u_IRN = jnp.einsum("tir,tin->irn", coefficient_TIR, x_TIN, preferred_element_type=jnp.int32)
     bits = 3 + round(math.log2(x_TIN.shape[0]) / 2)
@@ -320,5 +288,5 @@ def _trace_rows(
     assert weight.left is not None and weight.right is not None
     left_TIR = jnp.take_along_axis(weight.left[None], tokens_TI[..., None, None], axis=2)[:, :, 0]
     row_TIN = jnp.einsum("tir,inr->tin", left_TIR, weight.right, preferred_element_type=jnp.int32)
-    row_TIN = fixed.saturate(fixed.shift_floor(row_TIN, 3 + _root_bits(weight)))
+    row_TIN = fixed.saturate(fixed.shift_floor(row_TIN, 3 + units.root_bits(weight)))
     return rounding.operand(difference_TI1 * row_TIN.astype(jnp.int32), TRACE_SHIFT)

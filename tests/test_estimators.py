@@ -9,7 +9,7 @@ import oracle
 import pytest
 
 from benchmarks import backprop
-from int_lm import credit as crediting, evolve, params, perturb, population, votes
+from int_lm import credit as crediting, evolve, params, perturb, population, units, votes
 from int_lm.config import Config, EsConfig, ModelConfig, RunConfig, spare_bits, validate
 from int_lm.models import rwkv
 from int_lm.params import Role
@@ -107,7 +107,7 @@ def unit(left, right, x, effect, credit, spare: int) -> np.ndarray:
     B, groups = score(right, x), left.shape[1] // effect.shape[-1]
     total = np.zeros((LENGTH, PAIRS, left.shape[1]), np.int64)
     for r in range(left.shape[-1]):
-        scaled = operand(credit * effect * B[..., r : r + 1], votes.UNIT_SHIFT, spare)
+        scaled = operand(credit * effect * B[..., r : r + 1], units.UNIT_SHIFT, spare)
         total += np.tile(scaled, groups) * left[None, ..., r]
     total = shifted(total, 4 + root_bits(left.shape[-1]))
     most = 127 // 2**spare

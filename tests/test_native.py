@@ -15,7 +15,7 @@ import numpy as np
 import oracle
 import pytest
 
-from int_lm import fixed, native, perturb
+from int_lm import fixed, native, perturb, votes
 from int_lm.config import shift_for
 
 built = pytest.mark.skipif(not native.available(), reason="the kernels are not built")
@@ -96,6 +96,44 @@ def test_norm(width: int, avx2_only: bool) -> None:
     rows = zip(gain_PD.tolist(), x_PD.tolist(), strict=True)
     want = [oracle.norm(gain, x) for gain, x in rows]
     assert np.array_equal(got, np.stack(want))
+
+
+# terms, rows, columns: one of everything, remainders of every block, and several pieces of work
+OUTER_SHAPES = [(1, 1, 1), (6, 5, 17), (259, 193, 257), (2051, 130, 66), (4100, 7, 300)]
+
+
+@built
+@pytest.mark.parametrize("avx2_only", PATHS)
+@pytest.mark.parametrize("shape", OUTER_SHAPES)
+@pytest.mark.parametrize("extreme", [False, True])
+def test_outer(shape: tuple[int, int, int], extreme: bool, avx2_only: bool) -> None:
+    terms, rows, columns = shape
+    draw = functools.partial(random_int8, np.random.default_rng(terms), extreme=extreme)
+    left_JM, right_JN = draw(terms, rows), draw(terms, columns)
+    got = native.outer(left_JM, right_JN, avx2_only=avx2_only)
+    assert np.array_equal(got, left_JM.T.astype(np.int64) @ right_JN.astype(np.int64))
+    by_jax = votes._outer_by_jax(jnp.asarray(left_JM)[:, None], jnp.asarray(right_JN)[:, None])
+    assert np.array_equal(got, by_jax)
+
+
+@built
+@pytest.mark.parametrize("avx2_only", PATHS)
+def test_outer_is_exact_up_to_the_bound_of_int32(avx2_only: bool) -> None:
+    """The longest sum of equal signs that `config.validate` allows, and no wrap."""
+    terms = (2**31 - 1) // 127**2
+    ones = np.full((terms, 1), 127, np.int8)
+    both = np.concatenate([ones, -ones], axis=1)
+    got = native.outer(both, both, avx2_only=avx2_only)
+    assert np.array_equal(got, terms * 127**2 * np.array([[1, -1], [-1, 1]]))
+
+
+@built
+def test_outer_in_a_loop_over_layers() -> None:
+    random = np.random.default_rng(0)
+    left_LJM, right_LJN = random_int8(random, 3, 40, 5), random_int8(random, 3, 40, 9)
+    program = jax.jit(lambda *both: jax.lax.map(lambda layer: native.outer(*layer), both))
+    got = program(left_LJM, right_LJN)
+    assert np.array_equal(got, np.einsum("ljm,ljn->lmn", left_LJM, right_LJN, dtype=np.int64))
 
 
 @built

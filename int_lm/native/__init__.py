@@ -1,4 +1,4 @@
-"""Kernels: what `perturb` and `layers` compute, to the bit, and faster. For CPUs, in C++:
+"""Kernels: what `perturb`, `layers` and votes compute, to the bit, and faster. For CPUs, in C++:
 
     python -m int_lm.native         builds them with the C++ compiler of the machine (`make` does)
 
@@ -6,7 +6,8 @@ and for GPUs, in Pallas (`triton`), compiled where they run. Without them, on ot
 with INT_LM_NATIVE=0 in the environment, the same is computed by the JAX code beside every call:
 nothing else changes, for all of it is integers.
 
-Axes: P members, I = P/2 pairs, N inputs, M outputs, R rank, D width.
+Axes: P members, I = P/2 pairs, N inputs, M outputs, R rank, D width, J
+tokens and pairs.
 """
 
 import ctypes
@@ -25,8 +26,9 @@ import numpy as np
 from jax import Array
 
 HERE = Path(__file__).parent
-SOURCES = ("kernels.cc", "tile.inc")
-TARGETS = ("int_lm_linear8", "int_lm_linear16", "int_lm_norm")
+SOURCES = ("kernels.cc", "tile.inc", "outer.inc", "credit.inc")
+KERNELS = "linear8 linear16 norm outer errors8 errors16 stream through unit"
+TARGETS = tuple(f"int_lm_{kernel}" for kernel in KERNELS.split())
 COMPILERS = ("c++", "g++", "clang++")
 SWITCH = "INT_LM_NATIVE"
 
@@ -145,3 +147,113 @@ def norm(
     call = jax.ffi.ffi_call("int_lm_norm", jax.ShapeDtypeStruct(x_PD.shape, jnp.int8))
     tables = jnp.asarray(multipliers), jnp.asarray(shifts)
     return call(x_PD, gain_PD, *tables, avx2_only=avx2_only)
+
+
+def outer(left_JM: Array, right_JN: Array, *, avx2_only: bool = False) -> Array:
+    """left^T right, of int8 operands: int32 [M, N]. Contract: the sums fit int32.
+
+    Args:
+      avx2_only: as for `linear`.
+    """
+    shape = jax.ShapeDtypeStruct((left_JM.shape[1], right_JN.shape[1]), jnp.int32)
+    call = jax.ffi.ffi_call("int_lm_outer", shape)
+    return call(left_JM, right_JN, avx2_only=avx2_only)
+
+
+# -- What votes are made of: the pairs' numbers and the step's, for the dither, come first ---------
+
+
+def errors(
+    pairs_I: Array,
+    number: Array,
+    logits_JV: Array,
+    targets_J: Array,
+    scale: int,
+    *arrays: np.ndarray,
+    avx2_only: bool = False,
+) -> Array:
+    """`likelihood.errors`: int8 or int16 logits [J, V] give int8 [J, V].
+
+    Args:
+      scale: what makes 1. arrays: `likelihood.error_tables` for V. avx2_only: as for `linear`.
+    """
+    name = "int_lm_errors8" if logits_JV.dtype == jnp.int8 else "int_lm_errors16"
+    call = jax.ffi.ffi_call(name, jax.ShapeDtypeStruct(logits_JV.shape, jnp.int8))
+    operands = pairs_I, number, logits_JV, targets_J, *map(jnp.asarray, arrays)
+    return call(*operands, scale=np.int64(scale), avx2_only=avx2_only)
+
+
+def stream(
+    pairs_I: Array,
+    number: Array,
+    errors_JV: Array,
+    head_VD: Array,
+    shift: Array,
+    gain_JD: Array,
+    residual_JD: Array,
+    multipliers: np.ndarray,
+    shifts: np.ndarray,
+    *,
+    bits: int,
+    avx2_only: bool = False,
+) -> Array:
+    """`credit.of_stream`: errors times the head, back through the norm: int8 [J, D].
+
+    Args:
+      shift: right shift of the product, int32 scalar of either sign.
+      multipliers, shifts: of `fixed.reciprocals`. bits: that the dither rounds off.
+    """
+    shape = jax.ShapeDtypeStruct(residual_JD.shape, jnp.int8)
+    tables = jnp.asarray(multipliers), jnp.asarray(shifts)
+    operands = pairs_I, number, errors_JV, head_VD, shift, gain_JD, residual_JD, *tables
+    return jax.ffi.ffi_call("int_lm_stream", shape)(
+        *operands, bits=np.int64(bits), avx2_only=avx2_only
+    )
+
+
+def through(
+    pairs_I: Array,
+    number: Array,
+    credit_JD: Array,
+    value_DF: Array,
+    shift: Array,
+    *,
+    bits: int,
+    avx2_only: bool = False,
+) -> Array:
+    """`credit.through`: credit times a projection, int8 [J, F]; arguments as for `stream`."""
+    shape = jax.ShapeDtypeStruct((len(credit_JD), value_DF.shape[1]), jnp.int8)
+    operands = pairs_I, number, credit_JD, value_DF, shift
+    return jax.ffi.ffi_call("int_lm_through", shape)(
+        *operands, bits=np.int64(bits), avx2_only=avx2_only
+    )
+
+
+def unit(
+    pairs_I: Array,
+    number: Array,
+    x_JN: Array,
+    left_IMR: Array,
+    right_INR: Array,
+    effect_JE: Array,
+    credit_JE: Array,
+    *,
+    score_shift: int,
+    bits: int,
+    spare: int,
+    down: int,
+    avx2_only: bool = False,
+) -> Array:
+    """`units.operand`: int8 operands give int8 [J, M].
+
+    Args:
+      score_shift: of B x. bits: that the dither rounds off the product, beside `spare` ones, by
+        which what comes of it is narrower than int8. down: of the sum over the rank, rounded.
+    """
+    shape = jax.ShapeDtypeStruct((len(x_JN), left_IMR.shape[1]), jnp.int8)
+    numbers = {"score_shift": score_shift, "bits": bits, "spare": spare, "down": down}
+    return jax.ffi.ffi_call("int_lm_unit", shape)(
+        *(pairs_I, number, x_JN, left_IMR, right_INR, effect_JE, credit_JE),
+        **{name: np.int64(value) for name, value in numbers.items()},
+        avx2_only=avx2_only,
+    )

@@ -3,6 +3,8 @@
 //
 //   linear   int8 [P, N] x W [M, N], the low-rank perturbation, both shifts and the narrowing
 //   norm     the L1 norm
+//   errors, stream, through, unit    what votes are made of, dithered (credit.py, votes.py)
+//   outer    sum over tokens and pairs of outer products, of int8 [J, M] and [J, N]
 //
 // Sums are those of int32, exact within the bounds that config.validate checks. The instruction set
 // is chosen when a kernel runs: AVX-512 with VNNI, or AVX2.
@@ -12,8 +14,10 @@
 #include <atomic>
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <thread>
 #include <vector>
 
@@ -25,12 +29,59 @@ namespace {
 
 constexpr int BLOCK_TILES = 8;  // tiles of rows in a piece of work: their inputs fit the L1 cache
 constexpr int NORM_ROWS = 64;   // likewise
+constexpr uint32_t DITHER_COLUMN = 0x85EBCA77;
+constexpr int32_t CREDIT_MOST = (1 << 13) - 1, DIVIDEND_MOST = (1 << 14) - 1;
+constexpr int32_t NO_TARGET = -1;
 
 // W, its perturbation (rank 0 for none: `left` and `right` are then not read) and its shifts.
 struct Linear {
   const int8_t *x, *weight, *left, *right;
   int64_t rows, inputs, outputs;
   int rank, low, high;
+};
+
+// Operands of a sum of outer products.
+struct Outer {
+  const int8_t *left, *right;
+  int64_t terms, rows, columns;
+};
+
+// Of fixed.dither: rows are those of [T, I], tokens of the step's segment by pairs.
+struct Dither {
+  const int32_t* numbers;  // of the pairs
+  int64_t pairs, length;
+  uint32_t step;
+  uint32_t word(int64_t row) const {
+    const uint32_t place = uint32_t(row / pairs) + step * uint32_t(length);
+    return uint32_t(numbers[row % pairs]) * 0x9E3779B1u + place * 0xC2B2AE3Du;
+  }
+};
+
+// Credit taken back through W [inputs, outputs] and, if there is a gain, the norm after it.
+struct Credit {
+  Dither dither;
+  const int8_t *x, *weight;
+  int64_t rows, inputs, outputs;
+  const int32_t* shift;
+  const int8_t *gain, *residual;
+  const int32_t *multipliers, *shifts;
+  int bits;
+};
+
+// A unit's perturbation and inputs, its effects and their credit.
+struct Unit {
+  Dither dither;
+  const int8_t *x, *left, *right, *effect, *credit;
+  int64_t inputs, outputs, effects;
+  int rank, score_shift, bits, spare, down;
+};
+
+// Tables of the likelihood, and what makes 1.
+struct Errors {
+  Dither dither;
+  const int32_t *targets, *exp2, *log2, *fraction;
+  int64_t vocabulary;
+  int32_t scale;
 };
 
 // Memory aligned to cache lines, not initialised.
@@ -95,7 +146,31 @@ TARGET static inline Vector multiply_add(Vector total, Vector weight, Vector inp
   return _mm512_dpbusd_epi32(total, weight, input);
 }
 TARGET static inline void store(int32_t* p, Vector v) { _mm512_store_si512(p, v); }
+TARGET static inline Vector load_sums(const int32_t* p) { return _mm512_load_si512(p); }
+TARGET static inline void to_packed(int8_t x, Packed* p) { *p = pack_of(x); }
+TARGET static inline void to_packed(int8_t x, Input* p) { *p = x; }
+TARGET static inline void interleave16(const int8_t* const* rows, int64_t n, void* out, int flip) {
+  __m128i row[4];
+  for (int k = 0; k < 4; ++k)
+    row[k] = _mm_xor_si128(_mm_loadu_si128(reinterpret_cast<const __m128i*>(rows[k] + n)),
+                           _mm_set1_epi8(char(flip)));
+  const __m128i low01 = _mm_unpacklo_epi8(row[0], row[1]), high01 = _mm_unpackhi_epi8(row[0], row[1]);
+  const __m128i low23 = _mm_unpacklo_epi8(row[2], row[3]), high23 = _mm_unpackhi_epi8(row[2], row[3]);
+  auto* to = static_cast<__m128i*>(out);
+  _mm_storeu_si128(to + 0, _mm_unpacklo_epi16(low01, low23));
+  _mm_storeu_si128(to + 1, _mm_unpackhi_epi16(low01, low23));
+  _mm_storeu_si128(to + 2, _mm_unpacklo_epi16(high01, high23));
+  _mm_storeu_si128(to + 3, _mm_unpackhi_epi16(high01, high23));
+}
+TARGET static inline void interleave16(const int8_t* const* rows, int64_t n, Packed* out) {
+  interleave16(rows, n, out, 0x80);
+}
+TARGET static inline void interleave16(const int8_t* const* rows, int64_t n, Input* out) {
+  interleave16(rows, n, out, 0);
+}
 #include "tile.inc"
+#include "outer.inc"
+#include "credit.inc"
 #undef TARGET
 }  // namespace vnni
 
@@ -122,7 +197,20 @@ TARGET static inline Vector multiply_add(Vector total, Vector weight, Vector inp
 TARGET static inline void store(int32_t* p, Vector v) {
   _mm256_store_si256(reinterpret_cast<__m256i*>(p), v);
 }
+TARGET static inline Vector load_sums(const int32_t* p) {
+  return _mm256_load_si256(reinterpret_cast<const __m256i*>(p));
+}
+TARGET static inline void to_packed(int8_t x, Packed* p) { *p = x; }
+TARGET static inline void interleave16(const int8_t* const* rows, int64_t n, Packed* out) {
+  const __m128i even = _mm_loadu_si128(reinterpret_cast<const __m128i*>(rows[0] + n));
+  const __m128i odd = _mm_loadu_si128(reinterpret_cast<const __m128i*>(rows[1] + n));
+  auto* to = reinterpret_cast<__m256i*>(out);
+  _mm256_storeu_si256(to + 0, _mm256_cvtepi8_epi16(_mm_unpacklo_epi8(even, odd)));
+  _mm256_storeu_si256(to + 1, _mm256_cvtepi8_epi16(_mm_unpackhi_epi8(even, odd)));
+}
 #include "tile.inc"
+#include "outer.inc"
+#include "credit.inc"
 #undef TARGET
 }  // namespace avx2
 
@@ -183,6 +271,95 @@ ffi::Error norm(ffi::ThreadPool pool, ffi::Buffer<ffi::S8> x, ffi::Buffer<ffi::S
   return ffi::Error::Success();
 }
 
+ffi::Error outer(ffi::ThreadPool pool, ffi::Buffer<ffi::S8> left, ffi::Buffer<ffi::S8> right,
+                 ffi::Result<ffi::Buffer<ffi::S32>> out, bool avx2_only) {
+  const auto rows = left.dimensions(), columns = right.dimensions();
+  if (rows.size() != 2 || columns.size() != 2 || rows[0] != columns[0])
+    return ffi::Error::InvalidArgument("outer: shapes do not fit");
+  const Outer job{left.typed_data(), right.typed_data(), rows[0], rows[1], columns[1]};
+  const auto kernel = has_vnni() && !avx2_only ? vnni::outer : avx2::outer;
+  kernel(job, Parallel(pool), out->typed_data());
+  return ffi::Error::Success();
+}
+
+// Calls function(begin, end) for blocks of rows.
+template <typename Function>
+void by_rows(ffi::ThreadPool pool, int64_t rows, Function function) {
+  const Parallel parallel(pool);
+  parallel((rows + NORM_ROWS - 1) / NORM_ROWS, [&](int64_t block) {
+    function(block * NORM_ROWS, (block + 1) * NORM_ROWS < rows ? (block + 1) * NORM_ROWS : rows);
+  });
+}
+
+Dither dither_of(int64_t rows, ffi::Buffer<ffi::S32> pairs, ffi::Buffer<ffi::U32> step) {
+  const int64_t count = pairs.element_count();
+  return {pairs.typed_data(), count, rows / count, step.typed_data()[0]};
+}
+
+ffi::Error stream(ffi::ThreadPool pool, ffi::Buffer<ffi::S32> pairs, ffi::Buffer<ffi::U32> step,
+                  ffi::Buffer<ffi::S8> errors, ffi::Buffer<ffi::S8> head,
+                  ffi::Buffer<ffi::S32> shift, ffi::Buffer<ffi::S8> gain,
+                  ffi::Buffer<ffi::S8> residual, ffi::Buffer<ffi::S32> multipliers,
+                  ffi::Buffer<ffi::S32> shifts, ffi::Result<ffi::Buffer<ffi::S8>> out, int64_t bits,
+                  bool avx2_only) {
+  const auto x = errors.dimensions(), weight = head.dimensions();
+  if (x[1] != weight[0] || residual.dimensions()[0] != x[0] || gain.element_count() != x[0] * weight[1])
+    return ffi::Error::InvalidArgument("stream: shapes do not fit");
+  const Credit job{dither_of(x[0], pairs, step), errors.typed_data(), head.typed_data(), x[0], x[1],
+                   weight[1], shift.typed_data(), gain.typed_data(), residual.typed_data(),
+                   multipliers.typed_data(), shifts.typed_data(), int(bits)};
+  (has_vnni() && !avx2_only ? vnni::credit : avx2::credit)(job, Parallel(pool), out->typed_data());
+  return ffi::Error::Success();
+}
+
+ffi::Error through(ffi::ThreadPool pool, ffi::Buffer<ffi::S32> pairs, ffi::Buffer<ffi::U32> step,
+                   ffi::Buffer<ffi::S8> credit, ffi::Buffer<ffi::S8> value,
+                   ffi::Buffer<ffi::S32> shift, ffi::Result<ffi::Buffer<ffi::S8>> out, int64_t bits,
+                   bool avx2_only) {
+  const auto x = credit.dimensions(), weight = value.dimensions();
+  if (x[1] != weight[0]) return ffi::Error::InvalidArgument("through: shapes do not fit");
+  const Credit job{dither_of(x[0], pairs, step), credit.typed_data(), value.typed_data(), x[0], x[1],
+                   weight[1], shift.typed_data(), nullptr, nullptr, nullptr, nullptr, int(bits)};
+  (has_vnni() && !avx2_only ? vnni::credit : avx2::credit)(job, Parallel(pool), out->typed_data());
+  return ffi::Error::Success();
+}
+
+ffi::Error unit(ffi::ThreadPool pool, ffi::Buffer<ffi::S32> pairs, ffi::Buffer<ffi::U32> step,
+                ffi::Buffer<ffi::S8> x, ffi::Buffer<ffi::S8> left, ffi::Buffer<ffi::S8> right,
+                ffi::Buffer<ffi::S8> effect, ffi::Buffer<ffi::S8> credit,
+                ffi::Result<ffi::Buffer<ffi::S8>> out, int64_t score_shift, int64_t bits,
+                int64_t spare, int64_t down, bool avx2_only) {
+  const auto rows = x.dimensions(), shape = left.dimensions(), effects = effect.dimensions();
+  if (rows[0] != effects[0] || shape[0] != int64_t(pairs.element_count()) ||
+      shape[1] % effects[1] || right.dimensions()[1] != rows[1])
+    return ffi::Error::InvalidArgument("unit: shapes do not fit");
+  const Unit job{dither_of(rows[0], pairs, step), x.typed_data(), left.typed_data(),
+                 right.typed_data(), effect.typed_data(), credit.typed_data(), rows[1], shape[1],
+                 effects[1], int(shape[2]), int(score_shift), int(bits), int(spare), int(down)};
+  const auto kernel = has_vnni() && !avx2_only ? vnni::unit_rows : avx2::unit_rows;
+  int8_t* to = out->typed_data();
+  by_rows(pool, rows[0], [&](int64_t begin, int64_t end) { kernel(job, begin, end, to); });
+  return ffi::Error::Success();
+}
+
+template <ffi::DataType TYPE>
+ffi::Error errors(ffi::ThreadPool pool, ffi::Buffer<ffi::S32> pairs, ffi::Buffer<ffi::U32> step,
+                  ffi::Buffer<TYPE> logits, ffi::Buffer<ffi::S32> targets,
+                  ffi::Buffer<ffi::S32> exp2, ffi::Buffer<ffi::S32> log2,
+                  ffi::Buffer<ffi::S32> fraction, ffi::Result<ffi::Buffer<ffi::S8>> out,
+                  int64_t scale, bool avx2_only) {
+  const auto shape = logits.dimensions();
+  const Errors job{dither_of(shape[0], pairs, step), targets.typed_data(), exp2.typed_data(),
+                   log2.typed_data(), fraction.typed_data(), shape[1], int32_t(scale)};
+  const auto* from = logits.typed_data();
+  int8_t* to = out->typed_data();
+  const bool wide = has_vnni() && !avx2_only;
+  by_rows(pool, shape[0], [&](int64_t begin, int64_t end) {
+    wide ? vnni::errors_rows(job, from, begin, end, to) : avx2::errors_rows(job, from, begin, end, to);
+  });
+  return ffi::Error::Success();
+}
+
 }  // namespace
 
 extern "C" int int_lm_supported() { return has_vnni() ? 2 : __builtin_cpu_supports("avx2") != 0; }
@@ -211,3 +388,65 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(int_lm_norm, norm,
                                   .Arg<ffi::Buffer<ffi::S32>>()
                                   .Ret<ffi::Buffer<ffi::S8>>()
                                   .Attr<bool>("avx2_only"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(int_lm_outer, outer,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<ffi::Buffer<ffi::S8>>()
+                                  .Arg<ffi::Buffer<ffi::S8>>()
+                                  .Ret<ffi::Buffer<ffi::S32>>()
+                                  .Attr<bool>("avx2_only"));
+
+// Kernels that dither: the pairs' numbers and the step's come first.
+#define DITHERED() \
+  ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<ffi::Buffer<ffi::S32>>().Arg<ffi::Buffer<ffi::U32>>()
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(int_lm_stream, stream,
+                              DITHERED()
+                                  .Arg<ffi::Buffer<ffi::S8>>()
+                                  .Arg<ffi::Buffer<ffi::S8>>()
+                                  .Arg<ffi::Buffer<ffi::S32>>()
+                                  .Arg<ffi::Buffer<ffi::S8>>()
+                                  .Arg<ffi::Buffer<ffi::S8>>()
+                                  .Arg<ffi::Buffer<ffi::S32>>()
+                                  .Arg<ffi::Buffer<ffi::S32>>()
+                                  .Ret<ffi::Buffer<ffi::S8>>()
+                                  .Attr<int64_t>("bits")
+                                  .Attr<bool>("avx2_only"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(int_lm_through, through,
+                              DITHERED()
+                                  .Arg<ffi::Buffer<ffi::S8>>()
+                                  .Arg<ffi::Buffer<ffi::S8>>()
+                                  .Arg<ffi::Buffer<ffi::S32>>()
+                                  .Ret<ffi::Buffer<ffi::S8>>()
+                                  .Attr<int64_t>("bits")
+                                  .Attr<bool>("avx2_only"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(int_lm_unit, unit,
+                              DITHERED()
+                                  .Arg<ffi::Buffer<ffi::S8>>()
+                                  .Arg<ffi::Buffer<ffi::S8>>()
+                                  .Arg<ffi::Buffer<ffi::S8>>()
+                                  .Arg<ffi::Buffer<ffi::S8>>()
+                                  .Arg<ffi::Buffer<ffi::S8>>()
+                                  .Ret<ffi::Buffer<ffi::S8>>()
+                                  .Attr<int64_t>("score_shift")
+                                  .Attr<int64_t>("bits")
+                                  .Attr<int64_t>("spare")
+                                  .Attr<int64_t>("down")
+                                  .Attr<bool>("avx2_only"));
+
+#define ERRORS(name, type)                                      \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(name, errors<type>,             \
+                                DITHERED()                      \
+                                    .Arg<ffi::Buffer<type>>()   \
+                                    .Arg<ffi::Buffer<ffi::S32>>() \
+                                    .Arg<ffi::Buffer<ffi::S32>>() \
+                                    .Arg<ffi::Buffer<ffi::S32>>() \
+                                    .Arg<ffi::Buffer<ffi::S32>>() \
+                                    .Ret<ffi::Buffer<ffi::S8>>() \
+                                    .Attr<int64_t>("scale")     \
+                                    .Attr<bool>("avx2_only"))
+ERRORS(int_lm_errors8, ffi::S8);
+ERRORS(int_lm_errors16, ffi::S16);

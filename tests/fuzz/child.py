@@ -105,6 +105,8 @@ def attempt(case: Format, directory: Path, watch: Watch, expected: str | None) -
                 verdict = "same"
             elif expected is not None:
                 verdict = "fault: other values than were written, without a word"
+        except UserError:  # a tokenizer is refused at the first text that it would change
+            verdict = "refused"
         except BaseException:
             verdict = f"fault: afterwards, {traceback.format_exc(limit=-4)}"
     return verdict, excess
@@ -127,18 +129,25 @@ def read_all(
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, resource.RLIM_INFINITY))
     tracemalloc.start()
-    for number in numbers:
-        at.write_text(json.dumps([label, number, found]))
+    expected = summary if mode == "damage" and case.forge else None
+
+    def mutate(number: int) -> None:
         fill(directory, honest)
         rng = Random(f"{label} {number}")
         if mode == "forge" and case.forge:
             case.forge(rng, directory)
         else:
             damage(rng, directory, case)
-        expected = summary if mode == "damage" and case.forge else None
+
+    for number in numbers:
+        at.write_text(json.dumps([label, number, found]))
+        mutate(number)
         faulthandler.dump_traceback_later(SECONDS, exit=True)
         began = time.monotonic()
         verdict, excess = attempt(case, directory, watch, expected)
+        if excess > case.spare:  # again: what is imported for the first time is not the file's
+            mutate(number)
+            verdict, excess = attempt(case, directory, watch, expected)
         faulthandler.cancel_dump_traceback_later()
         found["seconds"] = max(found["seconds"], time.monotonic() - began)
         found["excess"] = max(found["excess"], excess)
