@@ -296,7 +296,13 @@ class Trainer:
             return
         text = self.text
         host = run.host_data(self.settings, text.identity, text.sha256, text.mixture, self.seconds)
-        self.checkpointer.save(self.number, state, host, valid_bits_per_byte=valid)
+        self.checkpointer.save(
+            self.number,
+            state,
+            host,
+            valid_bits_per_byte=valid,
+            lasting=not evolve.changes_in_place(self.state),
+        )
 
     def secure(self) -> None:
         """Wait until the state reached is on the disk; if its save failed, try once more.
