@@ -121,8 +121,8 @@ class Checkpointer:
         """Write `state` in the background; waits for the save before, if any.
 
         Arrays that may change are copied first or, if they are large, written before this returns:
-        only their digests and the disk are left to the background then. Whether all of it succeeds
-        is known later: see `poll`.
+        only the list of digests is left to the background then. Whether all of it succeeds is
+        known later: see `poll`.
 
         Args:
           step: number of updates done; larger than that of every checkpoint in the directory.
