@@ -1,11 +1,18 @@
-"""Memory that the C library keeps although nobody uses it any more."""
+"""Memory of this process: the most it has had, and what the C library keeps without need."""
 
 import ctypes
+import resource
 import sys
 
 
+def peak() -> int:
+    """The most bytes that have been resident so far."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
 def trim() -> None:
-    """Give it back to the system; after a compilation that is some 200 MB.
+    """Give back to the system what nobody uses any more; after a compilation that is some 200 MB.
 
     GNU's C library alone is asked, others keep less.
     """
