@@ -11,6 +11,7 @@ at the next step; a second one stops at once.
 
 import argparse
 import contextlib
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -153,6 +154,8 @@ def train_locked(settings: Config, opened: "Corpus", held: "Lock | None") -> Non
     abstract = evolve.abstract(settings, vocab_size)
     resumed = checkpoint.restore(paths.checkpoints, abstract, say=_say)
     state = resumed.state if resumed else evolve.initial(settings, vocab_size)
+    if resumed:  # what JAX makes of its arrays takes their place
+        resumed = dataclasses.replace(resumed, state=None)
     first = resumed.step if resumed else 0
     distributed.require_agreement("newest checkpoint", first)
     distributed.require_agreement("configuration", run.shared_configuration(settings))
@@ -162,6 +165,7 @@ def train_locked(settings: Config, opened: "Corpus", held: "Lock | None") -> Non
     specs = evolve.specs_of(settings, vocab_size)
     weights = params.count(params.without_direct(specs))
     place = placement.choose(settings.distributed, settings.es, weights)
+    state = evolve.placed(state, specs, place)
     writes = distributed.is_first()
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(interrupt.StopFlag())
@@ -191,7 +195,7 @@ def train_locked(settings: Config, opened: "Corpus", held: "Lock | None") -> Non
             metrics=metrics,
             checkpointer=checkpointer,
             stop=stop,
-            state=evolve.placed(state, specs, place),
+            state=state,
             place=place,
             number=first,
             saved=first if resumed else -1,

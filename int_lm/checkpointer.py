@@ -20,6 +20,7 @@ from int_lm import checkpoint, digest
 from int_lm.errors import UserError
 from int_lm.lock import Lock
 
+COPIED_BYTES = 1 << 26  # of arrays that may change: more than this is not copied, but waited for
 FIRST_RETRY = 1  # seconds after a save that failed; twice as long after every further one ...
 LAST_RETRY = 300  # ... but never longer than this
 _UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a step that Orbax has not finished
@@ -115,20 +116,26 @@ class Checkpointer:
         host: Mapping[str, Any],
         *,
         valid_bits_per_byte: float | None,
+        lasting: bool = False,
     ) -> None:
-        """Copy `state`, then write it in the background; waits for the save before, if any.
+        """Write `state` in the background; waits for the save before, if any.
 
-        Whether it succeeds is known later: see `poll`.
+        Arrays that may change are copied first or, if they are large, written before this returns:
+        only the list of digests is left to the background then. Whether all of it succeeds is
+        known later: see `poll`.
 
         Args:
           step: number of updates done; larger than that of every checkpoint in the directory.
           state: pytree of non-empty arrays.
           host: JSON-able data to keep beside it.
           valid_bits_per_byte: bits per byte of held-out text at this step; None if not evaluated.
+          lasting: whether the arrays stay as they are until they are written.
         """
         self._finish()
-        # Orbax copies NumPy arrays before `save` returns, so a later step may reuse the memory.
         arrays = {path: np.asarray(leaf) for path, leaf in checkpoint.leaves(state).items()}
+        wait = not lasting and sum(array.nbytes for array in arrays.values()) > COPIED_BYTES
+        if not (lasting or wait):
+            arrays = {path: array.copy() for path, array in arrays.items()}
         document: dict[str, Any] = {
             "format": checkpoint.FORMAT,
             "step": step,
@@ -144,6 +151,8 @@ class Checkpointer:
             if self._lock:
                 self._lock.check()
             self._begin(step, arrays, document)
+            if wait and self._manager is not None:
+                self._manager.wait_until_finished()
         except Exception as error:
             self._failed(step, error)
             return
@@ -208,7 +217,7 @@ class Checkpointer:
     def _begin(
         self, step: int, arrays: Mapping[str, np.ndarray], document: Mapping[str, Any]
     ) -> None:
-        """Let Orbax copy and write, unless all but the list of digests is there already."""
+        """Let Orbax write, unless all but the list of digests is there already."""
         if self._failure and step == self._saving_step == checkpoint.latest_step(self._directory):
             return
         orbax = checkpoint.orbax_module()
@@ -219,7 +228,7 @@ class Checkpointer:
         saved = self._manager.save(
             step,
             args=orbax.args.Composite(
-                state=orbax.args.StandardSave(arrays), host=orbax.args.JsonSave(document)
+                state=orbax.args.PyTreeSave(arrays), host=orbax.args.JsonSave(document)
             ),
         )
         if not saved:
@@ -230,10 +239,17 @@ class Checkpointer:
         """Orbax's manager of the directory as it is now."""
         self._evaluations = checkpoint.evaluations(self._directory)
         orbax, alone = checkpoint.orbax_module(), checkpoint.processes_of_orbax()
+        handlers = orbax.type_handlers
+        uncopied = handlers.NumpyHandler(deepcopy_host_arrays=False)
         return orbax.CheckpointManager(
             self._directory,
             item_handlers={
-                "state": orbax.StandardCheckpointHandler(multiprocessing_options=alone),
+                "state": orbax.PyTreeCheckpointHandler(
+                    multiprocessing_options=alone,
+                    type_handler_registry=handlers.create_type_handler_registry(
+                        (np.ndarray, uncopied)
+                    ),
+                ),
                 "host": orbax.JsonCheckpointHandler(
                     filename=checkpoint.HOST_FILE, multiprocessing_options=alone
                 ),

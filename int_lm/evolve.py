@@ -244,6 +244,14 @@ def compiled_step(config: Config, vocab_size: int, place: Placement | None = Non
     return run
 
 
+def changes_in_place(state: State) -> bool:
+    """Whether the next step changes what NumPy sees of a state: tables, which share their memory.
+
+    Elsewhere than on CPUs NumPy has a copy.
+    """
+    return bool(state.counts) and jax.default_backend() == "cpu"
+
+
 def placed(state: State, specs: Tree, place: Placement | None) -> State:
     """A whole state, of which every process has all, laid out over the devices; None for one."""
     if place is None:

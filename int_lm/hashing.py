@@ -24,6 +24,7 @@ from jax import Array
 from int_lm import params
 from int_lm.params import Tree
 
+BLOCK = 1 << 20  # weights that are hashed at once
 _POSITION = np.uint32(0x9E3779B1)
 
 
@@ -55,20 +56,38 @@ def _keys(path: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _tensor(keys: np.ndarray, values: Array) -> Array:
-    """Both lanes of one tensor, with a constant of its own for its name and shape."""
-    padding = [(0, 0)] * (values.ndim - 1) + [(0, -values.shape[-1] % 4)]
-    grouped = jnp.pad(values, padding).reshape(*values.shape[:-1], -1, 4)
-    words = jax.lax.bitcast_convert_type(grouped, jnp.uint32)
-    positions = [
-        jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
-        * np.uint32(int(np.prod(words.shape[axis + 1 :], dtype=np.int64)) & 0xFFFFFFFF)
-        for axis in range(words.ndim)
-    ]
-    position = functools.reduce(jnp.add, positions) * _POSITION
-    first = _mixed(words ^ (position + keys[0]))
+    """Both lanes of one tensor, with a constant of its own for its name and shape.
+
+    Block by block of rows, for the words of a tensor are a copy of it.
+    """
+    values_RN = values.reshape(-1, values.shape[-1])
+    rows, length = values_RN.shape
+    height = max(1, BLOCK // length)
+    whole = rows // height if rows > height else 0
+
+    def add(block: Array, total: Array) -> Array:
+        start = block * height
+        block_RN = jax.lax.dynamic_slice_in_dim(values_RN, start, height)
+        return total + _block(keys, block_RN, start)
+
+    total = jnp.zeros(2, jnp.uint32) + keys[2]
+    if whole:
+        total = jax.lax.fori_loop(0, whole, add, total)
+    return total + _block(keys, values_RN[whole * height :], whole * height)
+
+
+def _block(keys: np.ndarray, values_RN: Array, start: Array | int) -> Array:
+    """Both lanes of rows of a tensor from number `start` on."""
+    rows, length = values_RN.shape
+    words = -(-length // 4)
+    padded = jnp.pad(values_RN, ((0, 0), (0, 4 * words - length))).reshape(rows, words, 4)
+    words_RW = jax.lax.bitcast_convert_type(padded, jnp.uint32)
+    row, column = (jax.lax.broadcasted_iota(jnp.uint32, (rows, words), axis) for axis in (0, 1))
+    number = (row + jnp.asarray(start, jnp.uint32)) * np.uint32(words) + column
+    first = _mixed(words_RW ^ (number * _POSITION + keys[0]))
     second = _mixed(first + keys[1])
     total = functools.partial(jnp.sum, dtype=jnp.uint32)
-    return jnp.stack([total(first), total(second)]) + keys[2]
+    return jnp.stack([total(first), total(second)])
 
 
 def _mixed(x: Array) -> Array:

@@ -15,7 +15,7 @@ import time
 import jax
 import numpy as np
 
-from int_lm import evolve, models, params, votes
+from int_lm import evolve, memory, models, params, votes
 from int_lm.config import Config, EsConfig
 from int_lm.params import Role, Tree
 
@@ -112,6 +112,7 @@ class Plan:
       costs: counted.
       step_bytes: at the height of a step: what is held, the network and the members' states once
         more as they become, and what the compiler needs besides.
+      process_bytes: of Python and JAX when they have compiled the step; most of it is free then.
       seconds: of a step.
       tokens_per_s: member tokens.
       compile_seconds: of the step.
@@ -119,6 +120,7 @@ class Plan:
 
     costs: Costs
     step_bytes: int
+    process_bytes: int
     seconds: float
     tokens_per_s: float
     compile_seconds: float
@@ -137,8 +139,9 @@ def measure(config: Config, vocab_size: int) -> Plan:
     """
     counted, es = costs(config, vocab_size), config.es
     started = time.perf_counter()
-    memory = _lowered(config, vocab_size).compile().memory_analysis()
-    temporary = memory.temp_size_in_bytes if memory else 0  # some platforms do not say
+    needed = _lowered(config, vocab_size).compile().memory_analysis()
+    temporary = needed.temp_size_in_bytes if needed else 0  # some platforms do not say
+    process_bytes = memory.peak()
     compile_seconds = time.perf_counter() - started
     readers = es.members_per_stream
     sizes = [min(es.population, max(1, size // readers) * readers) for size in PROBE_MEMBERS]
@@ -150,6 +153,7 @@ def measure(config: Config, vocab_size: int) -> Plan:
     return Plan(
         costs=counted,
         step_bytes=counted.held_bytes + renewed + temporary,
+        process_bytes=process_bytes,
         seconds=seconds,
         tokens_per_s=es.population * es.segment_length / seconds,
         compile_seconds=compile_seconds,
@@ -216,13 +220,17 @@ def lines(config: Config, found: Plan) -> list[str]:
     parts = ", ".join(f"{name} {part / counted.operations:.0%}" for name, part in shares.items())
     speed = f"{found.tokens_per_s:,.0f} member tokens/s, {1000 * found.seconds:,.1f} ms a step"
     held, step = counted.held_bytes / 1e6, found.step_bytes / 1e6
+    own = found.process_bytes / 1e6
+    process = f"{own:,.0f} MB of the process besides"
+    if jax.default_backend() == "cpu":
+        process += f": {step + own:,.0f} MB at the most"
     minutes = config.run.steps * found.seconds / 60
     return [
         f"weights      {weights}",
         f"a step       {es.population:,} members x {es.segment_length} tokens = {tokens:,} member "
         f"tokens, {es.streams * es.segment_length:,} of text",
         f"operations   {counted.operations * tokens / 1e9:,.1f}e9 a step: {parts}",
-        f"memory       {held:,.0f} MB held, {step:,.0f} MB at the height of a step",
+        f"memory       {held:,.0f} MB held, {step:,.0f} MB at the height of a step, {process}",
         f"speed        {speed}, after {found.compile_seconds:.0f} s of compiling",
         f"the run      {config.run.steps:,} steps, {minutes:,.1f} minutes of training",
     ]

@@ -19,6 +19,7 @@ from int_lm import (
     evaluate,
     evolve,
     hashing,
+    memory,
     params,
     placement,
     run,
@@ -162,6 +163,8 @@ class Trainer:
             if self.checkpointer and (failure := self.checkpointer.poll()):
                 self.console.warn(f"{failure}; training goes on and will try again")
             last = standing == FINISHED
+            if self.number == first + 1:  # the step was compiled
+                memory.trim()
             evaluate = last or _due(self.number, settings.eval_every)
             valid = None
             if evaluate or self.number == 1 or _due(self.number, settings.log_every):
@@ -226,6 +229,8 @@ class Trainer:
         self.console.report(report)
         if evaluate and not last:  # the end shows one beside the final figures
             self.sample()
+        if evaluate:  # at the first one, that was compiled
+            memory.trim()
         self._speed_since = (self.number, time.monotonic())
         return valid
 
@@ -291,7 +296,13 @@ class Trainer:
             return
         text = self.text
         host = run.host_data(self.settings, text.identity, text.sha256, text.mixture, self.seconds)
-        self.checkpointer.save(self.number, state, host, valid_bits_per_byte=valid)
+        self.checkpointer.save(
+            self.number,
+            state,
+            host,
+            valid_bits_per_byte=valid,
+            lasting=not evolve.changes_in_place(self.state),
+        )
 
     def secure(self) -> None:
         """Wait until the state reached is on the disk; if its save failed, try once more.

@@ -235,6 +235,22 @@ def test_evaluation_reads_the_tables():
     assert zero.tolist() != scores.tolist()
 
 
+@pytest.mark.parametrize("direct", [(), (1, 2)])
+def test_what_numpy_sees_of_a_state_lasts_unless_it_is_said_to_change(direct: tuple[int, ...]):
+    """A checkpoint is written from it while steps go on."""
+    config = tiny("rwkv")
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, direct=direct))
+    state, step = evolve.initial(config, VOCABULARY), evolve.compiled_step(config, VOCABULARY)
+    lasts = not evolve.changes_in_place(state)
+    assert lasts == (not direct or jax.default_backend() != "cpu")
+    seen = [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
+    before = [leaf.copy() for leaf in seen]
+    for number in range(3):
+        state, _ = step(state, np.full((4, 5), number, np.uint8), number)
+    jax.block_until_ready(state)
+    assert not lasts or all(map(np.array_equal, seen, before))
+
+
 def test_tables_are_changed_in_place():
     """The state that went into a step has lost its tables: they are not held twice."""
     config = tiny("rwkv")

@@ -235,6 +235,17 @@ def test_weights_hash_sees_every_weight_and_name():
     assert hashing.weights_hash({"a": jnp.zeros((2, 3), jnp.int8), "b": tree["b"]}) == hashes[0]
 
 
+def test_weights_hash_does_not_depend_on_blocks(monkeypatch: pytest.MonkeyPatch):
+    """Whether rows are hashed at once, a few at a time or with some left over."""
+    rng = np.random.default_rng(0)
+    shapes = [(7, 10), (2, 5, 8), (3, 1, 9), (6,)]
+    tree = {f"t{len(s)}{s[0]}": rng.integers(-127, 128, s).astype(np.int8) for s in shapes}
+    expected = hashing.shown(np.asarray(hashing.lanes(tree)))
+    for block in (1, 16, 30, 70):
+        monkeypatch.setattr(hashing, "BLOCK", block)
+        assert hashing.shown(np.asarray(hashing.lanes(tree))) == expected
+
+
 # -- The program -----------------------------------------------------------------------------------
 
 

@@ -27,11 +27,11 @@ LINES_BY_EXCEPTION = {
 # A module of int_lm imports only what stands left of it.
 ORDER = re.findall(
     r"\w+",
-    "errors < schema < untrusted < config < command_line < digest < interrupt < runlog < fixed < "
-    "tables < code_length < params < hashing < placement < noise < native < perturb < layers < "
-    "direct < models < likelihood < credit < units < votes < population < fitness < voting < "
-    "update < evolve < plan < diagnose < runtime < evaluate < sample < distributed < checkpoint < "
-    "lock < checkpointer < run < trainer < export < verify",
+    "errors < memory < schema < untrusted < config < command_line < digest < interrupt < runlog < "
+    "fixed < tables < code_length < params < hashing < placement < noise < native < perturb < "
+    "layers < direct < models < likelihood < credit < units < votes < population < fitness < "
+    "voting < update < evolve < plan < diagnose < runtime < evaluate < sample < distributed < "
+    "checkpoint < lock < checkpointer < run < trainer < export < verify",
 )
 ONLY_IMPORT = {
     "__init__": set(),

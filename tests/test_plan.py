@@ -56,6 +56,7 @@ def test_the_command_prints_a_plan_and_writes_nothing(run_command, tmp_path: Pat
     assert list(found) == ["weights", "a step", "operations", "memory", "speed", "the run"]
     counted = plan.costs(TINY, 256)
     assert found["weights"].startswith(f"{counted.weights:,} int8")
-    held, height = (int(number) for number in re.findall(r"([\d,]+) MB", found["memory"]))
-    assert held == round(counted.held_bytes / 1e6) and height >= held
+    numbers = re.findall(r"([\d,]+) MB", found["memory"])
+    held, height, process = (int(number.replace(",", "")) for number in numbers[:3])
+    assert held == round(counted.held_bytes / 1e6) and height >= held and process > 50
     assert float(found["speed"].split()[0].replace(",", "")) > 0
