@@ -150,9 +150,9 @@ def _on_gpu(weight: Weight, x_PN: Array, dtype: type) -> Callable[[], Array] | N
     tile = triton.tile_of(*x_PN.shape, weight.value.shape[0])
     if tile is None:
         return None
+    high = shift_for(x_PN.shape[-1])
     operands = x_PN, weight.value, weight.left, weight.right, tile
-    shifts = {"low": weight.shift, "high": shift_for(x_PN.shape[-1])}
-    return lambda: triton.linear(*operands, **shifts, dtype=dtype)
+    return lambda: triton.linear(*operands, low=weight.shift, high=high, dtype=dtype)
 
 
 def _scaled(weight: Weight, x_PN: Array) -> Array:
