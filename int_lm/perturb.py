@@ -147,10 +147,11 @@ def _on_gpu(weight: Weight, x_PN: Array, dtype: type) -> Callable[[], Array] | N
         return None
     from int_lm.native import triton  # takes a while, and needs a GPU
 
-    tile = triton.tile_of(*x_PN.shape, weight.value.shape[0])
+    (rows, inputs), outputs = x_PN.shape, len(weight.value)
+    tile = triton.tile_of(rows, inputs, outputs)
     if tile is None:
         return None
-    high = shift_for(x_PN.shape[-1])
+    high = shift_for(inputs)
     operands = x_PN, weight.value, weight.left, weight.right, tile
     return lambda: triton.linear(*operands, low=weight.shift, high=high, dtype=dtype)
 
