@@ -210,6 +210,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", metavar="NAME", help="parts of names of columns")
     parser.add_argument("--python", help="another Python with int_lm's dependencies")
     parser.add_argument("--gpu", action="store_true", help="a run on a GPU as well")
+    parser.add_argument("--rows", nargs="+", metavar="NAME", help="names of rows, as in the table")
     parser.add_argument("--jobs", type=int, default=1, help="rows of the table at a time")
     arguments = parser.parse_args()
     columns = [
@@ -241,8 +242,13 @@ def main() -> None:
             wrong = expected.startswith("failed") + sum(value != expected for value in found)
             return line, wrong
 
+        chosen = [
+            names
+            for names in itertools.product(("egg", "rwkv"), RECIPES)
+            if not arguments.rows or ", ".join(names) in arguments.rows
+        ]
         differ = 0
-        for line, wrong in pool.map(row, itertools.product(("egg", "rwkv"), RECIPES)):
+        for line, wrong in pool.map(row, chosen):
             lines.append(line)
             differ += wrong
             print(line, flush=True)

@@ -19,7 +19,8 @@ from int_lm import fixed, native, perturb, votes
 from int_lm.config import shift_for
 
 built = pytest.mark.skipif(not native.available(), reason="the kernels are not built")
-PATHS = [False, True]  # with VNNI where there is any, and with AVX2 only
+# with VNNI where there is any, and with AVX2 only
+PATHS = [False, pytest.param(True, marks=pytest.mark.slow)]
 LOW = 7
 
 
@@ -44,7 +45,13 @@ SHAPES = [(2, 1, 1), (12, 7, 65), (98, 66, 130), (60, 128, 64)]
 @built
 @pytest.mark.parametrize("avx2_only", PATHS)
 @pytest.mark.parametrize(
-    ("shape", "dtype"), [*((shape, jnp.int8) for shape in SHAPES), (SHAPES[1], jnp.int16)]
+    ("shape", "dtype"),
+    [
+        (SHAPES[1], jnp.int8),
+        *(pytest.param(shape, jnp.int8, marks=pytest.mark.slow) for shape in SHAPES[::2]),
+        pytest.param(SHAPES[3], jnp.int8, marks=pytest.mark.slow),
+        pytest.param(SHAPES[1], jnp.int16, marks=pytest.mark.slow),
+    ],
 )
 def test_linear(shape: tuple[int, int, int], dtype: type, avx2_only: bool) -> None:
     rows, inputs, outputs = shape

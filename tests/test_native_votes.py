@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_native import PATHS
 
 from int_lm import credit, native, units
 from int_lm.credit import Rounding
@@ -20,7 +21,7 @@ LENGTH = 3
 Both = Callable[..., np.ndarray]
 
 
-@pytest.fixture(params=[False, True], ids=["widest", "avx2"])
+@pytest.fixture(params=PATHS, ids=["widest", "avx2"])
 def both(request, monkeypatch) -> Both:
     """Calls a function with kernels, of the one or the other path, and without: the same."""
     for name in KERNELS:

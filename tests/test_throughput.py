@@ -19,6 +19,7 @@ KEYS = {
 TINY = ("--shape", "8,2,16,3", "--repeats", "1", "--json")
 
 
+@pytest.mark.slow
 def test_rows_and_breakdown(run_command) -> None:
     done = run_command("benchmarks/throughput.py", *TINY, "--recipe", "quickstart", "--profile")
     assert done.returncode == 0, done.stderr

@@ -18,7 +18,11 @@ SHAPES = [(32, 32, 32), (256, 384, 256), (96, 160, 64)]
 
 
 @pytest.mark.parametrize(
-    ("shape", "dtype"), [*((shape, jnp.int8) for shape in SHAPES), (SHAPES[2], jnp.int16)]
+    ("shape", "dtype"),
+    [
+        (SHAPES[0], jnp.int16),
+        *(pytest.param(shape, jnp.int8, marks=pytest.mark.slow) for shape in SHAPES),
+    ],
 )
 @pytest.mark.parametrize("extreme", [False, True])
 def test_linear(shape: tuple[int, int, int], dtype: type, extreme: bool) -> None:
