@@ -119,6 +119,8 @@ def read_all(
     name, mode = label.split(":")
     case, directory = FORMATS[name], watch.directory
     at.write_text(json.dumps([label, None, None]))
+    # a library that is read for the first time may start as many threads as it likes
+    resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     fill(directory, honest)
     case.inspect(case.read(directory))
     summary = case.summary(case.read(directory))
