@@ -173,7 +173,8 @@ class Trainer:
             if due or standing == SAVING_AGAIN:
                 self.save(valid)
             if evaluate and not last:  # it may have taken long
-                standing = self._standing()
+                with Watchdog("train.py", self.settings.distributed.timeout):
+                    standing = self._standing()
         if self.saved < self.number:
             self.save(None)
         return standing == FINISHED
@@ -191,7 +192,8 @@ class Trainer:
         """
         copies = placement.copies(self.state.weights)
         lanes = np.stack([np.asarray(hashing.compiled_lanes(copy)) for copy in copies])
-        distributed.require_equal_weights(self.number, lanes)
+        with Watchdog("train.py", self.settings.distributed.timeout):
+            distributed.require_equal_weights(self.number, lanes)
         return hashing.shown(lanes[0])
 
     def log(self, measured: Metrics, evaluate: bool, last: bool) -> float | None:

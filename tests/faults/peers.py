@@ -98,11 +98,11 @@ def another_configuration(bench: Bench) -> Outcome:
         seen = first.sentence()
         assert "sees another configuration" in seen
         assert not first.directory.exists()
-    return Outcome(f"exit code 2 of both: `{seen}`", "nothing has been written")
+    return Outcome(f"exit code 2 of both: `{_general(seen)}`", "nothing has been written")
 
 
 def _general(line: str) -> str:
-    """A line of stderr, without what the transport says of addresses."""
+    """A line of stderr, without addresses and configurations."""
     return re.sub(r"\(.*\)", "(...)", line)
 
 
