@@ -4,8 +4,8 @@
 
 The default recipe without direct connections, with 512 members of 16 tokens. Steps of one axis
 take turns; their processor time is fitted by a constant and a share in proportion to the axis, or,
-for D, to the operations. Fitted values are given beside measured ones, with the largest relative
-difference. `compile_seconds` is processor time too.
+for D, to the operations. Every row says how much of its time the fit gives.
+`compile_seconds` is processor time too.
 """
 
 import argparse

@@ -24,6 +24,7 @@ from int_lm.config import Config
 from int_lm.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
+WAYS = ("replicated", "sharded")
 CONFIGURATIONS = ("gpu_small", "gpu_base", "paper_egg")
 # measured on an H100 at D 256, P 16 384, T 20: whole steps, with votes of units and plain ones
 OPERATIONS_PER_S = {"unit": 80e12, "eggroll": 115e12}
@@ -79,9 +80,6 @@ def cell(settings: Config, devices: int, links: Links) -> str:
     times = {name: seconds(settings, devices, name == "sharded", links) for name in WAYS}
     best = min(times, key=lambda name: times[name])
     return f"{alone / devices / times[best]:.2f} ({best}, {1e3 * times[best]:,.1f} ms)"
-
-
-WAYS = ("replicated", "sharded")
 
 
 def main() -> None:

@@ -20,6 +20,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from int_lm import memory
+
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = [str(ROOT / "configs" / name) for name in ("quickstart.yaml", "recurrent_only.yaml")]
 
@@ -41,7 +45,7 @@ def train(*arguments: str) -> tuple[str, int]:
         if process.returncode != 0:
             raise SystemExit(f"train.py ended with {process.returncode}")
         output.seek(0)
-        return output.read(), usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        return output.read(), memory.peak(usage)
 
 
 def predicted(config: str) -> dict[str, float]:

@@ -5,10 +5,10 @@ import resource
 import sys
 
 
-def peak() -> int:
-    """The most bytes that have been resident so far."""
+def peak(usage: resource.struct_rusage | None = None) -> int:
+    """The most bytes that have been resident: here so far, or by the `usage` of another process."""
     unit = 1 if sys.platform == "darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return unit * (usage or resource.getrusage(resource.RUSAGE_SELF)).ru_maxrss
 
 
 def trim() -> None:

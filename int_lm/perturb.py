@@ -145,7 +145,7 @@ def _on_gpu(weight: Weight, x_PN: Array, dtype: type) -> Callable[[], Array] | N
     rank = 0 if weight.left is None else weight.left.shape[-1]
     if not native.on_gpu() or rank > 1:
         return None
-    from int_lm.native import triton  # takes a while, and needs a GPU
+    from int_lm.native import triton  # takes a while
 
     (rows, inputs), outputs = x_PN.shape, len(weight.value)
     tile = triton.tile_of(rows, inputs, outputs)

@@ -131,6 +131,10 @@ class Trainer:
     def seconds(self) -> float:
         return self.seconds_before + time.monotonic() - self._started
 
+    def _watchdog(self, longer: float = 0) -> Watchdog:
+        """Around what waits for the other processes; `longer` seconds beside the time they have."""
+        return Watchdog("train.py", self.settings.distributed.timeout + longer)
+
     def _standing(self) -> int:
         """Whether the run goes on, is to save again, has reached its end, or is asked to stop.
 
@@ -150,9 +154,7 @@ class Trainer:
         settings, first = self.settings.run, self.number
         standing, tokens_ST = self._standing(), self.text.streams.at(self.number)
         while standing in (GOING_ON, SAVING_AGAIN):
-            patience = self.settings.distributed.timeout
-            patience += COMPILING_SECONDS if self.number == first else 0
-            with Watchdog("train.py", patience):
+            with self._watchdog(COMPILING_SECONDS if self.number == first else 0):
                 self.state, measured = step(self.state, tokens_ST, self.number)
                 if self.number + 1 < settings.steps:  # read while the step is computed
                     tokens_ST = self.text.streams.at(self.number + 1)
@@ -173,7 +175,7 @@ class Trainer:
             if due or standing == SAVING_AGAIN:
                 self.save(valid)
             if evaluate and not last:  # it may have taken long
-                with Watchdog("train.py", self.settings.distributed.timeout):
+                with self._watchdog():
                     standing = self._standing()
         if self.saved < self.number:
             self.save(None)
@@ -192,7 +194,7 @@ class Trainer:
         """
         copies = placement.copies(self.state.weights)
         lanes = np.stack([np.asarray(hashing.compiled_lanes(copy)) for copy in copies])
-        with Watchdog("train.py", self.settings.distributed.timeout):
+        with self._watchdog():
             distributed.require_equal_weights(self.number, lanes)
         return hashing.shown(lanes[0])
 

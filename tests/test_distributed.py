@@ -4,7 +4,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,10 +38,9 @@ def start(
     text: Path,
     run: Path,
     environment,
-    of_each: Callable[[int], dict[str, object]] = lambda number: {},
     **changes,
 ) -> list[subprocess.Popen[str]]:
-    """Start a run of so many processes on this machine; `of_each` has what only one is given."""
+    """Start a run of so many processes on this machine."""
     port = free_port()
     return [
         subprocess.Popen(
@@ -56,7 +55,6 @@ def start(
                     distributed_dot_processes=count,
                     distributed_dot_process_id=number,
                     **changes,
-                    **of_each(number),
                 ),
             ],
             env=environment,

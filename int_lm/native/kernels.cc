@@ -256,15 +256,22 @@ ffi::Error linear16(ffi::ThreadPool pool, ffi::Buffer<ffi::S8> x, ffi::Buffer<ff
   return run_linear(pool, x, weight, left, right, out->typed_data(), low, high, avx2_only);
 }
 
+// Calls function(begin, end) for blocks of rows.
+template <typename Function>
+void by_rows(ffi::ThreadPool pool, int64_t rows, Function function) {
+  const Parallel parallel(pool);
+  parallel((rows + NORM_ROWS - 1) / NORM_ROWS, [&](int64_t block) {
+    function(block * NORM_ROWS, (block + 1) * NORM_ROWS < rows ? (block + 1) * NORM_ROWS : rows);
+  });
+}
+
 ffi::Error norm(ffi::ThreadPool pool, ffi::Buffer<ffi::S8> x, ffi::Buffer<ffi::S8> gain,
                 ffi::Buffer<ffi::S32> multipliers, ffi::Buffer<ffi::S32> shifts,
                 ffi::Result<ffi::Buffer<ffi::S8>> out, bool avx2_only) {
   const int64_t rows = x.dimensions()[0], width = x.dimensions()[1];
   const auto row_of = has_vnni() && !avx2_only ? vnni::norm_row : avx2::norm_row;
-  const Parallel parallel(pool);
-  parallel((rows + NORM_ROWS - 1) / NORM_ROWS, [&](int64_t block) {
-    const int64_t end = (block + 1) * NORM_ROWS < rows ? (block + 1) * NORM_ROWS : rows;
-    for (int64_t p = block * NORM_ROWS; p < end; ++p)
+  by_rows(pool, rows, [&](int64_t begin, int64_t end) {
+    for (int64_t p = begin; p < end; ++p)
       row_of(x.typed_data() + p * width, gain.typed_data() + p * width, width,
              multipliers.typed_data(), shifts.typed_data(), out->typed_data() + p * width);
   });
@@ -280,15 +287,6 @@ ffi::Error outer(ffi::ThreadPool pool, ffi::Buffer<ffi::S8> left, ffi::Buffer<ff
   const auto kernel = has_vnni() && !avx2_only ? vnni::outer : avx2::outer;
   kernel(job, Parallel(pool), out->typed_data());
   return ffi::Error::Success();
-}
-
-// Calls function(begin, end) for blocks of rows.
-template <typename Function>
-void by_rows(ffi::ThreadPool pool, int64_t rows, Function function) {
-  const Parallel parallel(pool);
-  parallel((rows + NORM_ROWS - 1) / NORM_ROWS, [&](int64_t block) {
-    function(block * NORM_ROWS, (block + 1) * NORM_ROWS < rows ? (block + 1) * NORM_ROWS : rows);
-  });
 }
 
 Dither dither_of(int64_t rows, ffi::Buffer<ffi::S32> pairs, ffi::Buffer<ffi::U32> step) {

@@ -3,7 +3,7 @@
 XLA writes the int32 sums of a matmul to memory and reads them again to add the perturbation and to
 narrow them: several times the bytes of the inputs. Here they stay in registers.
 
-Axes: P members, I = P/2 pairs, N inputs, M outputs, R rank.
+Axes: P members, I = P/2 pairs, N inputs, M outputs.
 """
 
 import dataclasses
@@ -15,7 +15,9 @@ from jax import Array
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as pallas_triton
 
-SCORE_ROWS = 32  # of a program of `scores`
+from int_lm import fixed
+
+SCORE_ROWS = 32  # of a program of `_scores`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +63,7 @@ def linear(
         pl.BlockSpec((tile.outputs, inputs), lambda i, j: (j, 0)),
     ]
     if left_IM1 is not None and right_IN1 is not None:
-        operands += [left_IM1[..., 0], _scores(x_PN, right_IN1[..., 0], interpret)]
+        operands += [left_IM1[..., 0], _scores(x_PN, right_IN1[..., 0], tile, interpret)]
         specs += [
             pl.BlockSpec((tile.rows // 2, tile.outputs), lambda i, j: (i, j)),
             pl.BlockSpec((tile.rows,), lambda i, j: (i,)),
@@ -84,12 +86,7 @@ def _linear(x_ref, weight_ref, *refs, tile: Tile, low: int, high: int) -> None:
 
     def add(step: Array, total: Array) -> Array:
         span = pl.ds(step * tile.inputs, tile.inputs)
-        return total + jax.lax.dot_general(
-            x_ref[:, span],
-            weight_ref[:, span],
-            (((1,), (1,)), ((), ())),
-            preferred_element_type=jnp.int32,
-        )
+        return total + fixed.dot(x_ref[:, span], weight_ref[:, span])
 
     shape = tile.rows, tile.outputs
     steps = x_ref.shape[1] // tile.inputs
@@ -102,9 +99,9 @@ def _linear(x_ref, weight_ref, *refs, tile: Tile, low: int, high: int) -> None:
     out_ref[...] = jnp.clip(total >> high, -most, most).astype(out_ref.dtype)
 
 
-def _scores(x_PN: Array, right_IN: Array, interpret: bool) -> Array:
+def _scores(x_PN: Array, right_IN: Array, tile: Tile, interpret: bool) -> Array:
     """+-(x B), + for even rows: int32 [P]."""
-    (rows, inputs), block = x_PN.shape, min(128, x_PN.shape[1] & -x_PN.shape[1])
+    (rows, inputs), block = x_PN.shape, tile.inputs
 
     def program(x_ref, right_ref, out_ref) -> None:
         shape = SCORE_ROWS, block
