@@ -37,6 +37,7 @@ RECIPES = {  # name: (readout, votes, update)
     "unit, exact, direct": ("exact", "unit", "carry"),
 }
 KILLS, STOPS = 10, 2
+LIMIT = 1200  # seconds for a run
 
 
 @dataclasses.dataclass
@@ -115,7 +116,13 @@ def last_row(run: Path) -> tuple[int, str]:
 
 def hash_of(run: Path, *processes: subprocess.Popen[str]) -> str:
     """The hash that a run ends with, or what it said instead."""
-    said = [process.communicate(timeout=1200)[1] for process in processes]
+    try:
+        said = [process.communicate(timeout=LIMIT)[1] for process in processes]
+    except subprocess.TimeoutExpired:
+        for process in processes:
+            process.kill()
+            process.communicate()
+        return f"failed: not at its end after {LIMIT} seconds"
     step, found = last_row(run)
     if any(process.returncode for process in processes) or step != STEPS:
         return f"failed: {' '.join(said)[-200:]}"
