@@ -43,12 +43,17 @@ def _lanes_for(documents: int) -> int:
     return next((count for count in LANE_COUNTS if count >= documents), LANE_COUNTS[-1])
 
 
-def _lay_out(documents: Sequence[np.ndarray], lanes: int) -> tuple[np.ndarray, np.ndarray]:
+def _lay_out(
+    documents: Sequence[np.ndarray], lanes: int
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Documents in lanes, longest first into the shortest lane; longer lanes come first.
 
+    A lane is as long as what it holds, in whole segments: beside one long document, many short
+    ones take no more than their own room.
+
     Returns:
-      tokens [B, n + 1], a separator before, between and after documents, and owners int32 [B, n]:
-      the document that target t+1 belongs to, -1 in the padding.
+      tokens [n + 1] of every lane, a separator before, between and after documents, and its owners,
+      int32 [n]: the document that target t+1 belongs to, -1 in the padding.
     """
     queue = [(0, lane) for lane in range(lanes)]
     contents: list[list[int]] = [[] for _ in range(lanes)]
@@ -56,30 +61,38 @@ def _lay_out(documents: Sequence[np.ndarray], lanes: int) -> tuple[np.ndarray, n
         length, lane = heapq.heappop(queue)
         contents[lane].append(index)
         heapq.heappush(queue, (length + len(documents[index]) + 1, lane))
-    contents = [contents[lane] for _, lane in sorted(queue, reverse=True)]
-    longest = max(length for length, _ in queue)
-    steps = -(-longest // SEGMENT_LENGTH) * SEGMENT_LENGTH
-    tokens = np.full((lanes, steps + 1), SEPARATOR, documents[0].dtype)
-    owners = np.full((lanes, steps), -1, np.int32)
-    for lane, indices in enumerate(contents):
+    tokens, owners = [], []
+    for length, lane in sorted(queue, reverse=True):
+        steps = -(-length // SEGMENT_LENGTH) * SEGMENT_LENGTH
+        tokens.append(np.full(steps + 1, SEPARATOR, documents[0].dtype))
+        owners.append(np.full(steps, -1, np.int32))
         position = 0
-        for index in indices:
+        for index in contents[lane]:
             end = position + len(documents[index])
-            tokens[lane, position + 1 : end + 1] = documents[index]
-            owners[lane, position : end + 1] = index
+            tokens[-1][position + 1 : end + 1] = documents[index]
+            owners[-1][position : end + 1] = index
             position = end + 1
     return tokens, owners
 
 
 def _from(owners: np.ndarray, documents: Sequence[np.ndarray], firsts: Sequence[int]) -> np.ndarray:
-    """Owners, less the targets before `firsts` and the separators."""
+    """Owners of a lane, less the targets before `firsts` and the separators."""
     counted = np.full_like(owners, -1)
-    for lane, row in enumerate(owners):
-        edges = np.flatnonzero(np.diff(row, prepend=-2))
-        for begin in edges[row[edges] >= 0]:
-            index = row[begin]
-            counted[lane, begin + firsts[index] : begin + len(documents[index])] = index
+    edges = np.flatnonzero(np.diff(owners, prepend=-2))
+    for begin in edges[owners[edges] >= 0].tolist():
+        index = int(owners[begin])
+        counted[begin + firsts[index] : begin + len(documents[index])] = index
     return counted
+
+
+def _side_by_side(
+    lanes: Sequence[np.ndarray], start: int, end: int, rows: int, filler: int
+) -> np.ndarray:
+    """Entries start:end of the lanes, [rows, end - start], rows beyond them `filler`."""
+    together = np.full((rows, end - start), filler, lanes[0].dtype)
+    for row, lane in enumerate(lanes):
+        together[row] = lane[start:end]
+    return together
 
 
 def log2_likelihoods(
@@ -101,21 +114,23 @@ def log2_likelihoods(
       firsts: the place from which the tokens of each document count, its separator then not;
         all count if None.
     """
-    lanes = _lanes_for(len(documents))
-    tokens, owners = _lay_out(documents, lanes)
-    counted = owners if firsts is None else _from(owners, documents, firsts)
+    tokens, owners = _lay_out(documents, _lanes_for(len(documents)))
+    counted = owners
+    if firsts is not None:
+        counted = [_from(lane, documents, firsts) for lane in owners]
     totals = np.zeros(len(documents) + 1, np.int64)  # the last entry takes the padding
-    state = models.initial_state(model, lanes)
+    state = models.initial_state(model, len(owners))
     bare = jax.tree.map(jnp.asarray, perturb.unperturbed(weights))
-    for start in range(0, owners.shape[1], SEGMENT_LENGTH):
+    for start in range(0, len(owners[0]), SEGMENT_LENGTH):
         # lanes that have ended are left behind: they are the last ones
-        lanes = _lanes_for(int(np.count_nonzero(owners[:, start] >= 0)))
-        state = jax.tree.map(lambda leaf, lanes=lanes: leaf[:, :lanes], state)
-        segment = tokens[:lanes, start : start + SEGMENT_LENGTH + 1]
-        state, scores_TB = _reader(model, score)(bare, state, jnp.asarray(segment))
-        np.add.at(totals, counted[:lanes, start : start + SEGMENT_LENGTH].T, np.asarray(scores_TB))
-        owner = owners[:lanes, start : start + SEGMENT_LENGTH]
-        progress(int(np.count_nonzero(owner >= 0)))
+        going_on = sum(len(lane) > start for lane in owners)
+        rows, end = _lanes_for(going_on), start + SEGMENT_LENGTH
+        segment_BT = _side_by_side(tokens[:going_on], start, end + 1, rows, SEPARATOR)
+        state = jax.tree.map(lambda leaf, rows=rows: leaf[:, :rows], state)
+        state, scores_TB = _reader(model, score)(bare, state, jnp.asarray(segment_BT))
+        counted_BT = _side_by_side(counted[:going_on], start, end, rows, -1)
+        np.add.at(totals, counted_BT.T, np.asarray(scores_TB))
+        progress(sum(int(np.count_nonzero(lane[start:end] >= 0)) for lane in owners[:going_on]))
     return totals[:-1]
 
 

@@ -1,0 +1,45 @@
+"""Documents of unequal lengths, side by side."""
+
+import numpy as np
+import pytest
+
+from int_lm import evaluate
+from tests.tiny_run import tiny_run
+
+
+def documents_of(*lengths: int) -> list[np.ndarray]:
+    generator = np.random.default_rng(5)
+    return [generator.integers(1, 256, length).astype(np.uint16) for length in lengths]
+
+
+@pytest.mark.parametrize("skip", [None, 2], ids=["all of them", "but the first two tokens"])
+def test_together_as_one_by_one(skip: int | None) -> None:
+    """Lanes of several documents, lanes that end segments before others, and empty documents."""
+    run = tiny_run()
+    documents = documents_of(3 * evaluate.SEGMENT_LENGTH + 7, *[2, 90, 5, 17, 300] * 4)
+    if skip is None:
+        documents += documents_of(0, 1)
+    places = None if skip is None else [skip] * len(documents)
+
+    def scores(chosen: list[np.ndarray], firsts: list[int] | None) -> list[int]:
+        read: list[int] = []
+        found = evaluate.log2_likelihoods(
+            run.config.model, run.weights, chosen, firsts=firsts, progress=read.append
+        )
+        assert sum(read) == sum(len(document) + 1 for document in chosen)
+        return found.tolist()
+
+    alone = [scores([document], places and places[:1])[0] for document in documents]
+    assert scores(documents, places) == alone
+    assert skip is not None or min(map(abs, alone)) > 0
+
+
+def test_a_long_document_does_not_make_room_for_others() -> None:
+    """Lanes take what they hold and less than a segment more, whatever the longest one takes."""
+    documents = documents_of(100_000, *[10] * 1000)
+    tokens, owners = evaluate._lay_out(documents, 256)
+    needed = sum(len(document) + 1 for document in documents)
+    assert sum(lane.size for lane in owners) < needed + 256 * evaluate.SEGMENT_LENGTH
+    assert [lane.size for lane in tokens] == [lane.size + 1 for lane in owners]
+    counts = np.bincount(np.concatenate([lane[lane >= 0] for lane in owners]))
+    assert counts.tolist() == [len(document) + 1 for document in documents]
