@@ -2,13 +2,16 @@
 #   make train PYTHON=python3.13            another Python for .venv (after `make clean`)
 #   make train EXTRA=cuda12                 JAX for a GPU or TPU: cuda12, cuda13 or tpu
 #   make train ARGS="--run.steps 100"       more arguments for train.py
+#   make test JOBS=8                        test files at a time (2)
 
 PYTHON ?= python3
 EXTRA ?=
 ARGS ?=
+JOBS ?= 2
 BIN := .venv/bin
 INSTALLED := .venv/.installed$(EXTRA:%=-%)
 INSTALLED_DEV := .venv/.installed-dev$(EXTRA:%=-%)
+PYTEST := $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 # Settings that would let other packages into .venv, or send ours elsewhere.
@@ -27,19 +30,19 @@ help:
 	@echo "make long    10 000 mutated files of every format, an hour or more"
 	@echo "make check   lint and types only"
 	@echo "make clean   remove .venv and caches; runs are kept"
-	@echo "Options: PYTHON=python3.13, EXTRA=cuda12 (or cuda13, tpu), ARGS='--run.steps 100'"
+	@echo "Options: PYTHON=python3.13, EXTRA=cuda12 (or cuda13, tpu), ARGS='--run.steps 100', JOBS=8"
 
 train: $(INSTALLED)
 	$(BIN)/python train.py --config configs/quickstart.yaml $(ARGS)
 
 test: check
-	$(BIN)/python -m pytest -m "not slow and not long"
+	$(PYTEST) -m "not slow and not long"
 
 slow: $(INSTALLED_DEV)
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 long: $(INSTALLED_DEV)
-	$(BIN)/python -m pytest -m long
+	$(PYTEST) -m long
 
 check: $(INSTALLED_DEV)
 	$(BIN)/ruff check .
