@@ -11,7 +11,7 @@ JOBS ?= 2
 BIN := .venv/bin
 INSTALLED := .venv/.installed$(EXTRA:%=-%)
 INSTALLED_DEV := .venv/.installed-dev$(EXTRA:%=-%)
-PYTEST := $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
+PYTEST := $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 # Settings that would let other packages into .venv, or send ours elsewhere.

@@ -23,44 +23,74 @@ from int_lm.config import RADEMACHER_MAX
 NOISE_VERSION = 1  # raise it whenever a bit of the noise changes; checkpoints carry it
 
 _PARITY = np.uint32(0x1BD11BDA)
-_EVEN_ROTATIONS = [np.uint32(count) for count in (13, 15, 26, 6)]
-_ODD_ROTATIONS = [np.uint32(count) for count in (17, 29, 16, 24)]
+_ROTATIONS = np.array([[13, 15, 26, 6], [17, 29, 16, 24]], np.uint32)
+_GROUPS = 5  # of four rounds each
 
 Words = Array | np.ndarray | np.uint32
-Block = tuple[Words, Words]
+Block = tuple[Words, Words, Words, Words, Words]  # left and right word, and the key's three words
 
 
-def threefry2x32(key: Block, counter: Block) -> tuple[Array, Array]:
-    """Threefry-2x32-20: uint32 words of any broadcastable shapes.
+def _start(key: tuple[Words, Words], counter: tuple[Words, Words]) -> Block:
+    """The block before the first round."""
+    words = (*key, key[0] ^ key[1] ^ _PARITY)
+    return counter[0] + words[0], counter[1] + words[1], *words
 
-    Five groups of four rounds, four of them in a loop, across which XLA does not fuse. Fused into
-    what makes entries of the words, all rounds would be computed anew for every entry; and where
-    all entries read one word, LLVM asks of both operands of every round whether they change in
-    the loop over entries: for hours.
+
+def _group(block: Block, number: Words, rotations: Array | np.ndarray) -> Block:
+    """The block after group `number` = 1..5: four rounds, and the key mixed in once."""
+    left, right, *words = block
+    for place in range(4):
+        left = left + right
+        right = (right << rotations[place]) | (right >> (np.uint32(32) - rotations[place]))
+        right = right ^ left
+    first, second, third = words[1], words[2], words[0]
+    return left + first, right + second + number, first, second, third
+
+
+def threefry2x32(key: tuple[Words, Words], counter: tuple[Words, Words]) -> tuple[Words, Words]:
+    """Threefry-2x32-20: uint32 words (or NumPy's) of any broadcastable shapes, in and out."""
+    block = _start(key, counter)
+    for number in range(_GROUPS):
+        block = _group(block, np.uint32(number + 1), _ROTATIONS[number % 2])
+    return block[:2]
+
+
+def tensor_key(seed: Words, step: Words, tensor: Words) -> tuple[Words, Words]:
+    """Key of one tensor at one step. All arguments are uint32, scalar or broadcastable.
+
+    A loop, unlike `threefry2x32`: XLA does not fuse across it. Fused into the draw, the key is
+    evaluated anew for every use, and LLVM can take minutes over the result.
     """
-    keys = jnp.stack(jnp.broadcast_arrays(*key, key[0] ^ key[1] ^ _PARITY))
-    shape = jnp.broadcast_shapes(keys.shape[1:], *(np.shape(word) for word in counter))
+    block = _start((seed, np.uint32(NOISE_VERSION)), (step, tensor))
+    shape = np.broadcast_shapes(*(np.shape(word) for word in block))
 
-    def group(number: int | Array, rotations: list[np.uint32], block: Block) -> Block:
-        left, right = block
-        for count in rotations:
-            left = left + right
-            right = (right << count) | (right >> (np.uint32(32) - count))
-            right = right ^ left
-        mixed = right + keys[(number + 1) % 3] + jnp.asarray(number, jnp.uint32)
-        return left + keys[number % 3], mixed
+    def group(number: Array, block: Block) -> Block:
+        return _group(block, number.astype(jnp.uint32) + 1, jnp.asarray(_ROTATIONS)[number % 2])
 
-    def two_groups(index: Array, block: Block) -> Block:
-        block = group(2 * index + 2, _ODD_ROTATIONS, block)
-        return group(2 * index + 3, _EVEN_ROTATIONS, block)
-
-    left, right = (jnp.broadcast_to(counter[i] + keys[i], shape) for i in range(2))
-    return jax.lax.fori_loop(0, 2, two_groups, group(1, _EVEN_ROTATIONS, (left, right)))
+    whole = tuple(jnp.broadcast_to(word, shape) for word in block)
+    return jax.lax.fori_loop(0, _GROUPS, group, whole)[:2]
 
 
-def tensor_key(seed: Words, step: Words, tensor: Words) -> tuple[Array, Array]:
-    """Key of one tensor at one step. All arguments are uint32, scalar or broadcastable."""
-    return threefry2x32((seed, np.uint32(NOISE_VERSION)), (step, tensor))
+@jax.jit  # traced once for every shape: a step draws often
+def _lane(key: tuple[Array, Array], counter: tuple[Array, Array]) -> Array:
+    """Both words of every block side by side: uint32 [..., 2]."""
+    return jnp.stack(threefry2x32(key, counter), axis=-1)
+
+
+@jax.jit
+def _unfused_lane(key: tuple[Array, Array], counter: tuple[Array, Array]) -> Array:
+    """`_lane`, computed once on CPUs, and not anew by everything that reads it.
+
+    It runs in a loop, across which XLA does not fuse, of one turn, which XLA must not know to
+    be one or it would take the loop away: a word has at most 32 bits set. Fused into what makes
+    32 entries of a word, all rounds would be computed for every entry; and where all entries read
+    one word, LLVM asks of both operands of every round whether they change from entry to entry, by
+    all ways through 20 rounds, and does not come to an end.
+    """
+    shape = jnp.broadcast_shapes(*(word.shape for word in (*key, *counter)))
+    turns = 1 + (jax.lax.population_count(key[0].ravel()[0]) >> 6).astype(jnp.int32)
+    empty = jnp.zeros((*shape, 2), jnp.uint32)
+    return jax.lax.fori_loop(0, turns, lambda turn, before: _lane(key, counter), empty)
 
 
 def _last_axis(row: Array, ndim: int) -> Array:
@@ -68,17 +98,19 @@ def _last_axis(row: Array, ndim: int) -> Array:
     return row.reshape(*([1] * (ndim - 1)), -1)
 
 
-def _words(key: Block, pairs: Array, count: int) -> Array:
+def _words(key: tuple[Words, Words], pairs: Array, count: int) -> Array:
     """`count` random uint32 words for every pair: [..., pairs, count]."""
     ndim = np.ndim(key[0]) + 2
     lanes = _last_axis(jnp.arange((count + 1) // 2, dtype=jnp.uint32), ndim)
     pairs = jnp.swapaxes(_last_axis(pairs.astype(jnp.uint32), ndim), -1, -2)
     left_key, right_key = (jnp.asarray(word)[..., None, None] for word in key)
-    both = jnp.stack(threefry2x32((left_key, right_key), (pairs, lanes)), axis=-1)
+    both = jax.lax.platform_dependent(
+        (left_key, right_key), (pairs, lanes), cpu=_unfused_lane, default=_lane
+    )
     return both.reshape(*both.shape[:-2], -1)[..., :count]
 
 
-def draw(kind: str, key: Block, pairs: Array, size: int) -> Array:
+def draw(kind: str, key: tuple[Words, Words], pairs: Array, size: int) -> Array:
     """Noise of every pair for one tensor.
 
     Args:
@@ -102,7 +134,7 @@ def draw(kind: str, key: Block, pairs: Array, size: int) -> Array:
     return jnp.asarray(tables.gaussian_quantiles())[index]
 
 
-def rounding(key: Block, size: int, bits: int) -> Array:
+def rounding(key: tuple[Words, Words], size: int, bits: int) -> Array:
     """`size` random numbers in [0, 2^bits), int32 [..., size]: to round with, bits at most 31.
 
     They use a pair number that no pair has, and so are independent of every perturbation.

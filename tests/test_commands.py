@@ -211,6 +211,7 @@ def assert_same_run(run: Path, whole: Path) -> None:
     assert rows(run) == rows(whole)
 
 
+@pytest.mark.slow
 def test_kills_change_nothing(whole, text: Path, tmp_path: Path, environment) -> None:
     """A run killed three times ends with the bits and the log of the undisturbed one."""
     run = tmp_path / "run"

@@ -71,6 +71,7 @@ def ended(processes: Sequence[subprocess.Popen[str]], seconds: float = 300) -> l
     return [list(process.communicate(timeout=seconds)) for process in processes]
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_bits_of_one(whole, text, tmp_path: Path, environment) -> None:
     """The same weights, states and log; the first process alone speaks and writes."""
     run = tmp_path / "run"

@@ -46,7 +46,6 @@ def test_what_is_held_is_what_a_state_takes(architecture: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_the_command_prints_a_plan_and_writes_nothing(run_command, tmp_path: Path) -> None:
     file = tmp_path / "tiny.yaml"
     file.write_text(config.to_yaml(dataclasses.replace(TINY, data=config.DataConfig())))

@@ -29,6 +29,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place / "run"
 
 
+@pytest.mark.slow
 def test_a_run_is_confirmed_from_any_checkpoint_and_from_its_beginning(run, capsys) -> None:
     """Every logged hash after the checkpoint is found again."""
     command.main([str(run), "--json"])

@@ -191,6 +191,7 @@ def rows(run: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in json.loads(line).items() if k not in without} for line in lines]
 
 
+@pytest.mark.slow
 def test_a_mixture_in_pieces_is_trained_and_used(prepared: Path, run_command) -> None:
     """Train, evaluate by source, sample, export: the same figures and text from JAX and NumPy."""
     run, export = prepared / "run", prepared / "export"
