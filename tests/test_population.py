@@ -173,7 +173,10 @@ def test_a_members_state_reaches_no_other_member():
     np.testing.assert_array_equal(still_state["cell"], fresh_state["cell"])
 
 
-@pytest.mark.parametrize("votes", ["eggroll", "trace", "unit"])
+@pytest.mark.parametrize(
+    "votes",
+    ["unit", *(pytest.param(votes, marks=pytest.mark.slow) for votes in ("trace", "eggroll"))],
+)
 def test_padding_is_as_if_it_were_not_there(votes: str) -> None:
     """Streams that end early change no score and no vote by the separators they are filled with."""
     readout = "perturbed" if votes == "eggroll" else "exact"

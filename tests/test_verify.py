@@ -41,6 +41,7 @@ def test_a_run_is_confirmed_from_any_checkpoint_and_from_its_beginning(run, caps
     assert json.loads(capsys.readouterr().out)["confirmed"] == [1, 5]
 
 
+@pytest.mark.slow
 def test_a_hash_that_was_changed_is_found(run: Path, tmp_path: Path, capsys) -> None:
     """The first step that differs is named, with both hashes, and the exit code is 1."""
     metrics = run / "metrics.jsonl"
@@ -60,6 +61,7 @@ def test_a_hash_that_was_changed_is_found(run: Path, tmp_path: Path, capsys) -> 
         metrics.write_bytes(honest)
 
 
+@pytest.mark.slow
 def test_mistakes_are_one_sentence(run: Path, tmp_path: Path) -> None:
     """No run, no such checkpoint, nothing logged after it, a log that is none."""
     with pytest.raises(UserError, match="no run at"):

@@ -62,7 +62,7 @@ def test_a_step_at_32768_is_the_same_in_chunks(votes: str) -> None:
         assert first.dtype == second.dtype and (first == second).all()
 
 
-@pytest.mark.parametrize("vocab_size", [LARGE, 65_536])
+@pytest.mark.parametrize("vocab_size", [LARGE, pytest.param(65_536, marks=pytest.mark.slow)])
 def test_evaluation_at_large_vocabularies(vocab_size: int, tmp_path: Path) -> None:
     """JAX and the NumPy runtime agree bit for bit, and bits per token are what they must be."""
     run = tiny_run(vocab_size, MODEL)

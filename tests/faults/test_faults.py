@@ -5,21 +5,14 @@ import pytest
 from . import FAULTS
 from .bench import Bench, Fault, ImpossibleError
 
-QUICK = {"second_run", "full_for_a_while"}
-
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return Bench(tmp_path_factory.mktemp("faults"))
 
 
-@pytest.mark.parametrize(
-    "fault",
-    [
-        pytest.param(fault, id=fault.name, marks=[] if fault.name in QUICK else pytest.mark.slow)
-        for fault in FAULTS
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", [pytest.param(fault, id=fault.name) for fault in FAULTS])
 def test_a_run_survives(fault: Fault, bench: Bench) -> None:
     """The user is told, nothing sound is lost, and the weights come to the same bits."""
     try:
