@@ -2,7 +2,7 @@
 #   make train PYTHON=python3.13            another Python for .venv (after `make clean`)
 #   make train EXTRA=cuda12                 JAX for a GPU or TPU: cuda12, cuda13 or tpu
 #   make train ARGS="--run.steps 100"       more arguments for train.py
-#   make test JOBS=8                        test files at a time (2)
+#   make test JOBS=8                        tests at a time (2); slow ones run one by one
 
 PYTHON ?= python3
 EXTRA ?=
@@ -11,7 +11,6 @@ JOBS ?= 2
 BIN := .venv/bin
 INSTALLED := .venv/.installed$(EXTRA:%=-%)
 INSTALLED_DEV := .venv/.installed-dev$(EXTRA:%=-%)
-PYTEST := $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 # Settings that would let other packages into .venv, or send ours elsewhere.
@@ -36,13 +35,13 @@ train: $(INSTALLED)
 	$(BIN)/python train.py --config configs/quickstart.yaml $(ARGS)
 
 test: check
-	$(PYTEST) -m "not slow and not long"
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal -m "not slow and not long"
 
 slow: $(INSTALLED_DEV)
-	$(PYTEST) -m slow
+	$(BIN)/python -m pytest -m slow
 
 long: $(INSTALLED_DEV)
-	$(PYTEST) -m long
+	$(BIN)/python -m pytest -m long
 
 check: $(INSTALLED_DEV)
 	$(BIN)/ruff check .

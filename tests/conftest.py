@@ -38,14 +38,14 @@ def run_command(tmp_path: Path, command_environment: dict[str, str]) -> RunComma
     `run_command("train.py", "--help")` and `run_command("-m", "int_lm.sample", "--help")` start
     Python; the result carries `returncode`, `stdout` and `stderr` (text).
 
-    Keyword arguments: `timeout` in seconds (120), `env` with additions to the environment, `cwd`
+    Keyword arguments: `timeout` in seconds (600), `env` with additions to the environment, `cwd`
     in place of the test's `tmp_path`.
     """
 
     def run(
         program: str | Path,
         *arguments: str | Path,
-        timeout: float = 120,
+        timeout: float = 600,
         env: Mapping[str, str] | None = None,
         cwd: Path = tmp_path,
     ) -> subprocess.CompletedProcess[str]:

@@ -181,7 +181,7 @@ def test_saving_large_tables_takes_little_memory(tmp_path: Path) -> None:
     """Two hundred megabytes of tables, saved in less than a third of that besides."""
     done = subprocess.run(
         [sys.executable, "-c", SAVES_TABLES, tmp_path],
-        cwd=ROOT, check=True, capture_output=True, text=True, timeout=120,
+        cwd=ROOT, check=True, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert float(done.stdout) < 0.33
 
@@ -389,7 +389,7 @@ def test_a_kill_at_any_moment_leaves_a_whole_newest_step(tmp_path: Path) -> None
     subprocess.run(
         [sys.executable, "-W", "ignore", "-c", KILLED, tmp_path, ROOT, ROOT / "tests"],
         check=True,
-        timeout=120,
+        timeout=600,
     )
     newest = checkpoint.latest_step(tmp_path)
     assert newest is not None

@@ -236,7 +236,7 @@ def test_a_signal_saves_and_stops(whole, text, tmp_path: Path, environment, numb
     process = start(text, run, environment)
     wait_for_rows(run, 1, process)
     process.send_signal(number)
-    stdout, stderr = process.communicate(timeout=120)
+    stdout, stderr = process.communicate(timeout=600)
     assert process.returncode == 0, stderr
     stopped = re.search(r"saved step (\d+)", stdout)
     assert stopped, stdout

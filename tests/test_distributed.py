@@ -157,7 +157,7 @@ def test_the_watchdog_ends_a_process_that_waits(tmp_path: Path) -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 3 and done.stdout == "back\n", done

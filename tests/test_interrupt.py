@@ -101,7 +101,7 @@ def test_a_second_signal_stops_at_once(number: signal.Signals) -> None:
             assert process.stderr.readline().startswith(f"{number.name}: saving and stopping")
             assert process.poll() is None
             process.send_signal(number)
-            assert process.wait(timeout=20) == 128 + number
+            assert process.wait(timeout=120) == 128 + number
         finally:
             process.kill()
 

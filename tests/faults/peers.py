@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from .bench import Bench, Fault, Outcome, Training
 from .cases import SAME
 
-TIMEOUT = 10  # seconds, --distributed.timeout
-PAUSE = 8 * TIMEOUT  # in which the other process must have ended
+TIMEOUT = 20  # seconds, --distributed.timeout
+PAUSE = 6 * TIMEOUT  # in which the other process must have ended
 
 
 @contextlib.contextmanager
