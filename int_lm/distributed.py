@@ -28,8 +28,9 @@ from int_lm.errors import UserError
 LAUNCHERS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
 CONNECTING_SECONDS = 300  # for processes that start one after another
 # The runtime aborts a process whose peers give no sign of life. `Watchdog`, which says why, is to
-# be there before it: heartbeats may be missing for this many times `timeout`, and some seconds.
-HEARTBEATS_OVER_TIMEOUT, HEARTBEAT_SECONDS = 2, 10
+# be there before it, also where a process reaches what it must wait in late, from an evaluation:
+# heartbeats may be missing for this many times `timeout`, and a minute.
+HEARTBEATS_OVER_TIMEOUT, HEARTBEAT_SECONDS = 2, 60
 
 
 def expected(distributed: DistributedConfig, environment: Mapping[str, str]) -> bool:

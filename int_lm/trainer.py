@@ -252,7 +252,8 @@ class Trainer:
         """Counts at the state reached, with the tokens and perturbations of the next step."""
         if self._count is None:
             self._count = diagnose.compiled(self.settings, self.text.identity["vocab_size"])
-        members = placement.on_host(self.state.members)
+        with self._watchdog():
+            members = placement.on_host(self.state.members)
         state = State(self.weights, jax.tree.map(jnp.asarray, members))
         return self._count(state, self.text.streams.at(self.number), self.number)
 
@@ -289,7 +290,8 @@ class Trainer:
 
         All processes bring their members' states together; the one that writes writes them.
         """
-        state = placement.on_host(self.state)
+        with self._watchdog():
+            state = placement.on_host(self.state)
         self.saved, self._valid = self.number, valid
         if self.metrics is None or self.checkpointer is None:
             return
