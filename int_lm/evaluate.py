@@ -64,14 +64,16 @@ def _lay_out(
     tokens, owners = [], []
     for length, lane in sorted(queue, reverse=True):
         steps = -(-length // SEGMENT_LENGTH) * SEGMENT_LENGTH
-        tokens.append(np.full(steps + 1, SEPARATOR, documents[0].dtype))
-        owners.append(np.full(steps, -1, np.int32))
+        ids = np.full(steps + 1, SEPARATOR, documents[0].dtype)
+        owner = np.full(steps, -1, np.int32)
         position = 0
         for index in contents[lane]:
             end = position + len(documents[index])
-            tokens[-1][position + 1 : end + 1] = documents[index]
-            owners[-1][position : end + 1] = index
+            ids[position + 1 : end + 1] = documents[index]
+            owner[position : end + 1] = index
             position = end + 1
+        tokens.append(ids)
+        owners.append(owner)
     return tokens, owners
 
 

@@ -11,6 +11,8 @@ from int_lm import verify
 from int_lm.errors import UserError
 from int_lm.verify import __main__ as command
 
+pytestmark = pytest.mark.slow  # all of them need a finished run
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -29,7 +31,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place / "run"
 
 
-@pytest.mark.slow
 def test_a_run_is_confirmed_from_any_checkpoint_and_from_its_beginning(run, capsys) -> None:
     """Every logged hash after the checkpoint is found again."""
     command.main([str(run), "--json"])
@@ -41,7 +42,6 @@ def test_a_run_is_confirmed_from_any_checkpoint_and_from_its_beginning(run, caps
     assert json.loads(capsys.readouterr().out)["confirmed"] == [1, 5]
 
 
-@pytest.mark.slow
 def test_a_hash_that_was_changed_is_found(run: Path, tmp_path: Path, capsys) -> None:
     """The first step that differs is named, with both hashes, and the exit code is 1."""
     metrics = run / "metrics.jsonl"
@@ -61,7 +61,6 @@ def test_a_hash_that_was_changed_is_found(run: Path, tmp_path: Path, capsys) -> 
         metrics.write_bytes(honest)
 
 
-@pytest.mark.slow
 def test_mistakes_are_one_sentence(run: Path, tmp_path: Path) -> None:
     """No run, no such checkpoint, nothing logged after it, a log that is none."""
     with pytest.raises(UserError, match="no run at"):
