@@ -127,37 +127,39 @@ def make(
         groups = iter(()) if finished else _grouped(source.read(position), data.shard_bytes)
         for documents, after, last in groups:
             path = directory / manifest.shard_name(len(done))
-            if path.exists():  # one before it was lost
-                done.append(shards.check(path))
-                continue
-            train, heldout = _sides(documents, data.holdout, whole=last and not done and not first)
-            shard = shards.lay_out(
-                _encoded(train, tokenizer, update),
-                _encoded(heldout, tokenizer, update),
-                first=first + sum(shard["documents"] for shard in done),
-                tokenizer=tokenizer,
-            )
-            counts = {
-                "documents": len(train),
-                "bytes": sum(len(document.text) for document in train),
-                "tokens": len(shard.tokens),
-                "windows": len(shard.windows) - 1,
-                "heldout_documents": len(heldout),
-                "heldout_bytes": sum(len(document.text) for document in heldout),
-                "heldout_tokens": len(shard.heldout_tokens),
-                "last": last,
-            }
-            if not last:  # before the shard, which counts only with it
-                position_file = directory / f"{path.name}{POSITION}"
-                digest.write_atomically(position_file, digest.canonical_json(after).encode())
-            shards.write(shard, counts, path)
+            if path.exists():  # the position after it was lost
+                counts = shards.check(path)
+            else:
+                whole = last and not done and not first
+                train, heldout = _sides(documents, data.holdout, whole=whole)
+                shard = shards.lay_out(
+                    _encoded(train, tokenizer, update),
+                    _encoded(heldout, tokenizer, update),
+                    first=first + sum(shard["documents"] for shard in done),
+                    tokenizer=tokenizer,
+                )
+                counts = {
+                    "documents": len(train),
+                    "bytes": sum(len(document.text) for document in train),
+                    "tokens": len(shard.tokens),
+                    "windows": len(shard.windows) - 1,
+                    "heldout_documents": len(heldout),
+                    "heldout_bytes": sum(len(document.text) for document in heldout),
+                    "heldout_tokens": len(shard.heldout_tokens),
+                    "last": last,
+                }
+                if not last:  # before the shard, which counts only with it
+                    position_file = directory / f"{path.name}{POSITION}"
+                    digest.write_atomically(position_file, digest.canonical_json(after).encode())
+                shards.write(shard, counts, path)
             done.append(counts)
             position = after
             if _full(done, tokenizer, most_bytes):
                 break
     made = manifest.manifest_of(directory, facts, done)
     if most_bytes:
-        made |= {"after": position, "last": done[-1]["last"]}
+        after = json.loads(digest.canonical_json(position))  # as its file would give it
+        made |= {"after": after, "last": done[-1]["last"]}
     totals = made["totals"]
     for side, key in (("be held out", "heldout_documents"), ("train on", "documents")):
         if totals[key] == 0 and not first:
@@ -165,9 +167,9 @@ def make(
                 f"of {totals['documents'] + totals['heldout_documents']} documents none is left to "
                 f"{side}; change --data.holdout"
             )
-    manifest.write(directory, made)
-    for position_file in directory.glob(f"*{POSITION}"):
+    for position_file in directory.glob(f"*{POSITION}"):  # with a manifest, nobody looks for them
         position_file.unlink()
+    manifest.write(directory, made)
     seconds = max(time.monotonic() - began, 1e-9)
     size, tokens = totals["bytes"] + totals["heldout_bytes"], totals["tokens"]
     say(
