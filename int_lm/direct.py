@@ -109,8 +109,8 @@ def update(
 ) -> tuple[Array, Array]:
     """A table and its counts after one step.
 
-    Rows are sorted so that the readings of one row lie together; the work and the memory follow the
-    readings, not the table.
+    The errors of one row's readings are summed where its last reading stands, so that the work
+    follows the readings, and the memory too but for a word for each row.
 
     Args:
       table: int8 [rows, V]. counts: int32 [rows].
@@ -121,18 +121,13 @@ def update(
       axis: of the devices that share the columns, if any (see `placement`).
     """
     readings, size = len(rows_J), len(table)
-    order_J = jnp.argsort(rows_J)
-    sorted_J = rows_J[order_J]
-    begins_J = jnp.concatenate([jnp.ones(1, bool), sorted_J[1:] != sorted_J[:-1]])
-    slot_J = jnp.cumsum(begins_J.astype(jnp.int32)) - 1
-    zeros_J = jnp.zeros(readings, jnp.int32)
-    error_JW = jnp.zeros(errors_JW.shape, jnp.int32)
-    error_JW = error_JW.at[slot_J].add(
-        errors_JW[order_J].astype(jnp.int32), indices_are_sorted=True
-    )
-    hits_J = zeros_J.at[slot_J].add(1, indices_are_sorted=True)
-    # slots beyond the last row stay empty: they name rows past the table, and are dropped
-    row_J = (size + jnp.arange(readings, dtype=jnp.int32)).at[slot_J].set(sorted_J)
+    reading_J = jnp.arange(readings, dtype=jnp.int32)
+    last = jnp.zeros(size, jnp.int32).at[rows_J].max(reading_J, mode="drop")
+    last_J = jnp.where(rows_J < size, last.at[rows_J].get(mode="clip"), reading_J)
+    hits_J = jnp.zeros(readings, jnp.int32).at[last_J].add(1)
+    error_JW = jnp.zeros(errors_JW.shape, jnp.int32).at[last_J].add(errors_JW.astype(jnp.int32))
+    # readings that are not their row's last one, and padding, name rows past the table: dropped
+    row_J = jnp.where((last_J == reading_J) & (rows_J < size), rows_J, size + reading_J)
     count_J = counts.at[row_J].get(mode="fill", fill_value=0)
     count_J = count_J + (count_J < COUNT_MAX).astype(jnp.int32)
     step_J = _row_step(es, jnp.maximum(count_J // jnp.maximum(hits_J, 1), 1))

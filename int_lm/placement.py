@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as Spec
@@ -157,7 +158,11 @@ def copies(tree: Any) -> list[Any]:
 
 def gathered(x: Array, axis: str | None, along: int = 0) -> Array:
     """The parts of all devices, joined along an axis."""
-    return x if axis is None else jax.lax.all_gather(x, axis, axis=along, tiled=True)
+    if axis is None:
+        return x
+    # part after part: gathering along a later axis makes XLA lay out what it is made of by columns
+    parts = jnp.moveaxis(jax.lax.all_gather(x, axis), 0, along)
+    return parts.reshape(*x.shape[:along], -1, *x.shape[along + 1 :])
 
 
 def summed(x: Array, axis: str | None, spec: Spec | None = None) -> Array:
