@@ -2,7 +2,7 @@
 #   make train PYTHON=python3.13            another Python for .venv (after `make clean`)
 #   make train EXTRA=cuda12                 JAX for a GPU or TPU: cuda12, cuda13 or tpu
 #   make train ARGS="--run.steps 100"       more arguments for train.py
-#   make test JOBS=8                        tests at a time (2); slow ones run one by one
+#   make test JOBS=8                        tests at a time (2), but for those marked `alone`
 
 PYTHON ?= python3
 EXTRA ?=
@@ -38,7 +38,8 @@ test: check
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal -m "not slow and not long"
 
 slow: $(INSTALLED_DEV)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal -m "slow and not alone"
+	$(BIN)/python -m pytest -m "slow and alone"
 
 long: $(INSTALLED_DEV)
 	$(BIN)/python -m pytest -m long

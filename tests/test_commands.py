@@ -212,6 +212,7 @@ def assert_same_run(run: Path, whole: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_kills_change_nothing(whole, text: Path, tmp_path: Path, environment) -> None:
     """A run killed three times ends with the bits and the log of the undisturbed one."""
     run = tmp_path / "run"
@@ -220,6 +221,7 @@ def test_kills_change_nothing(whole, text: Path, tmp_path: Path, environment) ->
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_many_kills_change_nothing(whole, text: Path, tmp_path: Path, environment) -> None:
     """The same with twelve kills."""
     run = tmp_path / "run"
@@ -228,7 +230,8 @@ def test_many_kills_change_nothing(whole, text: Path, tmp_path: Path, environmen
 
 
 @pytest.mark.parametrize(
-    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+    "number",
+    [signal.SIGTERM, pytest.param(signal.SIGINT, marks=[pytest.mark.slow, pytest.mark.alone])],
 )
 def test_a_signal_saves_and_stops(whole, text, tmp_path: Path, environment, number) -> None:
     """SIGTERM or SIGINT saves at the next step, exits with 0, and the run goes on from there."""

@@ -72,6 +72,7 @@ def ended(processes: Sequence[subprocess.Popen[str]], seconds: float = 300) -> l
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_two_processes_give_the_bits_of_one(whole, text, tmp_path: Path, environment) -> None:
     """The same weights, states and log; the first process alone speaks and writes."""
     run = tmp_path / "run"
@@ -84,6 +85,7 @@ def test_two_processes_give_the_bits_of_one(whole, text, tmp_path: Path, environ
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize("devices", [1, 2])
 def test_four_processes_give_the_bits_of_one(
     whole, text, tmp_path: Path, environment, devices: int

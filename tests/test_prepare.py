@@ -216,6 +216,7 @@ def start(data: DataConfig, directory: Path, environment: dict[str, str]) -> sub
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize("kind", ["json", "text"])
 def test_kills_change_no_byte_of_the_shards(
     tmp_path: Path, command_environment: dict[str, str], kind: str

@@ -231,6 +231,7 @@ def test_a_mixture_in_pieces_is_trained_and_used(prepared: Path, run_command) ->
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_kills_and_new_weights_change_no_order(
     prepared: Path, command_environment: dict[str, str], run_command
 ) -> None:

@@ -12,6 +12,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_a_run_survives(fault: Fault, bench: Bench) -> None:
     """The user is told, nothing sound is lost, and the weights come to the same bits."""

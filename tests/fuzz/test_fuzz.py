@@ -44,6 +44,7 @@ def assert_harmless(room: Path, first: int, count: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_mutated_files_do_no_harm(room: Path) -> None:
     """Whatever is changed, it is refused in a sentence, or what is read is as it should be."""
     assert_harmless(room, 10_000, 40)
