@@ -167,6 +167,7 @@ class Trainer:
             last = standing == FINISHED
             if self.number == first + 1:  # the step was compiled
                 memory.trim()
+                memory.keep()
             evaluate = last or _due(self.number, settings.eval_every)
             valid = None
             if evaluate or self.number == 1 or _due(self.number, settings.log_every):
