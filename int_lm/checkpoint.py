@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from int_lm import digest, untrusted
+from int_lm import digest, storage, untrusted
 from int_lm.config import RESUMABLE_CHANGES
 from int_lm.digest import DamagedError
 from int_lm.errors import UserError
@@ -164,24 +164,6 @@ def _refuse_differences(saved: dict[str, Any], current: dict[str, Any], remedy: 
         )
 
 
-def orbax_module() -> Any:
-    """Orbax, imported when first needed (it imports jax) and told to be silent."""
-    import absl.logging
-    import orbax.checkpoint
-
-    absl.logging.set_verbosity(absl.logging.FATAL)  # every failure reaches us as an exception
-    return orbax.checkpoint
-
-
-def processes_of_orbax() -> Any:
-    """What tells Orbax that this process reads or writes alone, whatever other ones there are."""
-    import jax
-
-    own = jax.process_index()
-    options = orbax_module().options.MultiprocessingOptions
-    return options(primary_host=own, active_processes={own}, barrier_sync_key_prefix=str(own))
-
-
 def leaves(tree: Any) -> dict[str, Any]:
     """The leaves of a pytree by path, such as `weights/head`."""
     import jax
@@ -273,17 +255,13 @@ def _restore_step(root: Path, step: int, abstract_state: Any) -> Restored:
     document = _document(root, step)
     expected = leaves(abstract_state)
     _check_leaves(root / str(step), document["arrays"], expected)
-    orbax = orbax_module()
     place = root.absolute() / str(step) / "state"
     try:
         target = {path: np.empty(leaf.shape, leaf.dtype) for path, leaf in expected.items()}
     except (MemoryError, ValueError) as error:  # ValueError: more than can be addressed
         raise UserError(f"the arrays of checkpoint {place} do not fit into memory") from error
     try:
-        alone = processes_of_orbax()
-        handler = orbax.StandardCheckpointHandler(multiprocessing_options=alone)
-        with orbax.Checkpointer(handler, multiprocessing_options=alone) as reader:
-            arrays = reader.restore(place, args=orbax.args.StandardRestore(target))
+        arrays = storage.read_arrays(place, target)
     except MemoryError:
         raise
     except Exception as error:

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from int_lm import checkpoint, digest
+from int_lm import checkpoint, digest, storage
 from int_lm.errors import UserError
 from int_lm.lock import Lock
 
@@ -220,7 +220,7 @@ class Checkpointer:
         """Let Orbax write, unless all but the list of digests is there already."""
         if self._failure and step == self._saving_step == checkpoint.latest_step(self._directory):
             return
-        orbax = checkpoint.orbax_module()
+        orbax = storage.orbax_module()
         _ignore_abandoned_writes()
         if self._manager is None:
             self._manager = self._open()
@@ -238,18 +238,12 @@ class Checkpointer:
     def _open(self) -> Any:
         """Orbax's manager of the directory as it is now."""
         self._evaluations = checkpoint.evaluations(self._directory)
-        orbax, alone = checkpoint.orbax_module(), checkpoint.processes_of_orbax()
-        handlers = orbax.type_handlers
-        uncopied = handlers.NumpyHandler(deepcopy_host_arrays=False)
+        orbax, alone = storage.orbax_module(), storage.processes_of_orbax()
+        uncopied = orbax.type_handlers.NumpyHandler(deepcopy_host_arrays=False)
         return orbax.CheckpointManager(
             self._directory,
             item_handlers={
-                "state": orbax.PyTreeCheckpointHandler(
-                    multiprocessing_options=alone,
-                    type_handler_registry=handlers.create_type_handler_registry(
-                        (np.ndarray, uncopied)
-                    ),
-                ),
+                "state": storage.tree_handler(uncopied),
                 "host": orbax.JsonCheckpointHandler(
                     filename=checkpoint.HOST_FILE, multiprocessing_options=alone
                 ),

@@ -255,6 +255,44 @@ def test_without_the_list_of_files_no_bit_yields_other_weights(copy: Path) -> No
     assert caught > 10
 
 
+READ_ALL = """
+import sys
+import numpy as np
+from int_lm import checkpoint, errors
+target = {f"array_{i}": np.empty((32, 32), np.int8) for i in range(24)}
+for directory in sys.argv[1:]:
+    try:
+        checkpoint.restore(directory, target)
+        print("read")
+    except errors.UserError as error:
+        print(error)
+"""
+
+
+def test_of_many_arrays_that_cannot_be_read_nothing_goes_on_behind(tmp_path: Path) -> None:
+    """Where one fails, the others are still being opened: Orbax would close the loop under them."""
+    rng = np.random.default_rng(1)
+    arrays = {f"array_{i}": rng.integers(-127, 128, (32, 32)).astype(np.int8) for i in range(24)}
+    with Checkpointer(tmp_path / "sound", keep=1) as writer:
+        writer.save(1, arrays, host_of(1), valid_bits_per_byte=None)
+    (tmp_path / "sound" / "1" / digest.FILE_DIGESTS).unlink()
+    directories = []
+    for place, path in enumerate(files_of(tmp_path / "sound")):
+        if path.parent.name == "d":
+            copy = shutil.copytree(tmp_path / "sound", tmp_path / f"flipped_{place}")
+            changed = copy / path
+            flip_bit(changed, 8 * (changed.stat().st_size - 4))  # of its checksum
+            directories.append(str(copy))
+    done = subprocess.run(
+        [sys.executable, "-c", READ_ALL, *directories], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    assert done.stderr == ""
+    told = done.stdout.splitlines()  # "read" of a file that a later one has replaced
+    assert len(told) == len(directories)
+    assert any("1/state cannot be read" in sentence for sentence in told)
+
+
 def test_host_data_that_differs_from_its_own_digest_is_damage(copy: Path) -> None:
     """One digit of host.json changed, with no list of files to tell: the step does not count."""
     (copy / "3" / digest.FILE_DIGESTS).unlink()
