@@ -29,7 +29,8 @@ if TYPE_CHECKING:  # imported where needed, so that --help and a wrong flag answ
     from int_lm.trainer import Documents, Text, Trainer
     from tokenization import Tokenizer
 
-VALIDATION_PIECE_BYTES = 2048  # validation while training reads pieces spread over held-out text
+VALIDATION_PIECE_BYTES = 2047  # validation while training reads pieces spread over held-out text:
+# with a separator each, whole segments of `evaluate`
 
 
 def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Config]:

@@ -22,21 +22,20 @@ from int_lm.evolve import State
 from int_lm.params import Role, Tree
 
 
-@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Counts:
     """What is counted.
 
     Attributes:
-      agreeing: by path, weights on which the votes of both halves have one sign: int32.
-      voting: by path, weights on which both halves' votes are not 0: int32.
+      agreeing: by path, weights on which the votes of both halves have one sign.
+      voting: by path, weights on which both halves' votes are not 0.
       histograms: by path, how often each value stands among the inputs of a layer's matrices:
         int32 [L, 255].
     """
 
-    agreeing: dict[str, Array]
-    voting: dict[str, Array]
-    histograms: dict[str, Array]
+    agreeing: dict[str, int]
+    voting: dict[str, int]
+    histograms: dict[str, np.ndarray]
 
 
 def _halves(config: Config) -> Config:
@@ -73,11 +72,11 @@ def _signs(
     return {path: jnp.sign(ballot).astype(jnp.int8) for path, ballot in ballots.items()}
 
 
-def histograms(config: Config, specs: Tree, state: State, tokens_P: Array) -> dict[str, Array]:
+def histograms(
+    config: Config, specs: Tree, weights: Tree, members: Tree, tokens_P: Array
+) -> dict[str, Array]:
     """Values of the inputs of every layer's matrices: the bare model reads one more token."""
-    _, _, activity = models.step(
-        config.model, perturb.unperturbed(state.weights), state.members, tokens_P
-    )
+    _, _, activity = models.step(config.model, perturb.unperturbed(weights), members, tokens_P)
     kinds, counted = dict(params.flatten(specs)), {}
     for path, use in params.flatten(activity.uses):
         if kinds[path].role not in (Role.MATRIX, Role.PROJECTION):
@@ -87,40 +86,48 @@ def histograms(config: Config, specs: Tree, state: State, tokens_P: Array) -> di
     return counted
 
 
+def _half(
+    config: Config,
+    specs: Tree,
+    weights: Tree,
+    members: Tree,
+    tokens_ST: Array,
+    seed: Array,
+    number: Array,
+    chunk: Array,
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """One half of the population: the signs of its votes, and its histograms."""
+    signs = _signs(config, specs, weights, members, tokens_ST, seed, number, chunk)
+    tokens_P = jnp.repeat(tokens_ST[:, 0].astype(jnp.int32), config.es.members_per_stream, axis=0)
+    return signs, histograms(config, specs, weights, members, tokens_P)
+
+
 def compiled(config: Config, vocab_size: int) -> Callable[[State, np.ndarray, int], Counts]:
     """`(state, tokens_ST, number) -> Counts`; costs as much as a step, and changes nothing."""
-    half = _halves(config)
-    specs = evolve.specs_of(config, vocab_size)
-    signs_of = jax.jit(functools.partial(_signs, half, specs))
-
-    @jax.jit
-    def count(first: dict[str, Array], second: dict[str, Array], state: State, tokens_ST: Array):
-        product = {path: first[path] * second[path] for path in first}
-        total = functools.partial(jnp.sum, dtype=jnp.int32)
-        tokens_P = jnp.repeat(
-            tokens_ST[:, 0].astype(jnp.int32), config.es.members_per_stream, axis=0
-        )
-        return Counts(
-            agreeing={path: total(signs > 0) for path, signs in product.items()},
-            voting={path: total(signs != 0) for path, signs in product.items()},
-            histograms=histograms(config, specs, state, tokens_P),
-        )
+    half = functools.partial(_half, _halves(config), evolve.specs_of(config, vocab_size))
+    # it runs too seldom for the compiler to take pains with it
+    jitted = jax.jit(half, compiler_options={"xla_backend_optimization_level": 1})
 
     def run(state: State, tokens_ST: np.ndarray, number: int) -> Counts:
-        parts = population.split_members(2, state.members)
-        seed, halves = np.uint32(config.run.seed), tokens_ST.reshape(2, -1, tokens_ST.shape[1])
-        signs = [
-            signs_of(
+        members = jax.tree.map(lambda leaf: np.split(np.asarray(leaf), 2, axis=1), state.members)
+        seed, tokens = np.uint32(config.run.seed), tokens_ST.reshape(2, -1, tokens_ST.shape[1])
+        (first, counted), (second, more) = (
+            jitted(
                 state.weights,
-                jax.tree.map(lambda leaf, chunk=chunk: leaf[chunk], parts),
-                halves[chunk],
+                {name: halves[chunk] for name, halves in members.items()},
+                tokens[chunk],
                 seed,
                 np.uint32(number),
                 np.int32(chunk),
             )
             for chunk in (0, 1)
-        ]
-        return count(*signs, state, tokens_ST)
+        )
+        product = {path: np.asarray(first[path]) * np.asarray(second[path]) for path in first}
+        return Counts(
+            agreeing={path: int(np.count_nonzero(signs > 0)) for path, signs in product.items()},
+            voting={path: int(np.count_nonzero(signs)) for path, signs in product.items()},
+            histograms={path: np.asarray(counted[path]) + np.asarray(more[path]) for path in more},
+        )
 
     return run
 
@@ -133,12 +140,12 @@ def summary(counts: Counts) -> dict[str, Any]:
     path, a list over layers: share of values at +-127, and bits per value (at most 7.99).
     """
     agreement = {
-        path: int(agreeing) / int(counts.voting[path]) if int(counts.voting[path]) else None
+        path: agreeing / counts.voting[path] if counts.voting[path] else None
         for path, agreeing in counts.agreeing.items()
     }
     saturation, entropy = {}, {}
     for path, histogram in counts.histograms.items():
-        rows = np.asarray(histogram, np.float64)
+        rows = histogram.astype(np.float64)
         shares = rows / rows.sum(axis=1, keepdims=True)
         saturation[path] = (shares[:, 0] + shares[:, -1]).tolist()
         entropy[path] = [-sum(p * math.log2(p) for p in row if p > 0) for row in shares.tolist()]

@@ -22,7 +22,9 @@ from int_lm.code_length import CodeLengths
 from int_lm.config import SEPARATOR, ModelConfig
 from int_lm.params import Tree
 
-LANE_COUNTS = (1, 4, 16, 64, 256)  # documents read side by side; each count compiles once
+LANES_AT_MOST = 256  # documents read side by side
+FEWER_LANES = (64, 16, 4, 1)  # when others have ended; each count compiles once
+WORTH_COMPILING = 16  # segments that fewer lanes must still have to read
 SEGMENT_LENGTH = 256  # tokens per call of the compiled reader
 
 
@@ -38,9 +40,18 @@ def _reader(
     return jax.jit(functools.partial(population.read, model, score=score))
 
 
-def _lanes_for(documents: int) -> int:
-    """The smallest lane count that holds `documents` side by side, or the largest there is."""
-    return next((count for count in LANE_COUNTS if count >= documents), LANE_COUNTS[-1])
+def _rows(lengths: Sequence[int]) -> list[int]:
+    """How many lanes to read in every segment: all at first, fewer when many have ended.
+
+    Args:
+      lengths: of the lanes, in segments, the longest first.
+    """
+    rows = [len(lengths)] * lengths[0]
+    for count in FEWER_LANES:
+        ended = lengths[count] if count < len(lengths) else lengths[0]
+        if lengths[0] - ended >= WORTH_COMPILING:
+            rows[ended:] = [count] * (lengths[0] - ended)
+    return rows
 
 
 def _lay_out(
@@ -116,17 +127,17 @@ def log2_likelihoods(
       firsts: the place from which the tokens of each document count, its separator then not;
         all count if None.
     """
-    tokens, owners = _lay_out(documents, _lanes_for(len(documents)))
+    tokens, owners = _lay_out(documents, min(len(documents), LANES_AT_MOST))
     counted = owners
     if firsts is not None:
         counted = [_from(lane, documents, firsts) for lane in owners]
     totals = np.zeros(len(documents) + 1, np.int64)  # the last entry takes the padding
     state = models.initial_state(model, len(owners))
     bare = jax.tree.map(jnp.asarray, perturb.unperturbed(weights))
-    for start in range(0, len(owners[0]), SEGMENT_LENGTH):
+    for segment, rows in enumerate(_rows([len(lane) // SEGMENT_LENGTH for lane in owners])):
         # lanes that have ended are left behind: they are the last ones
+        start, end = segment * SEGMENT_LENGTH, (segment + 1) * SEGMENT_LENGTH
         going_on = sum(len(lane) > start for lane in owners)
-        rows, end = _lanes_for(going_on), start + SEGMENT_LENGTH
         segment_BT = _side_by_side(tokens[:going_on], start, end + 1, rows, SEPARATOR)
         state = jax.tree.map(lambda leaf, rows=rows: leaf[:, :rows], state)
         state, scores_TB = _reader(model, score)(bare, state, jnp.asarray(segment_BT))

@@ -9,8 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from int_lm import (
@@ -254,8 +252,7 @@ class Trainer:
         if self._count is None:
             self._count = diagnose.compiled(self.settings, self.text.identity["vocab_size"])
         with self._watchdog():
-            members = placement.on_host(self.state.members)
-        state = State(self.weights, jax.tree.map(jnp.asarray, members))
+            state = State(self.weights, placement.on_host(self.state.members))
         return self._count(state, self.text.streams.at(self.number), self.number)
 
     def evaluate(self, documents: Documents) -> CodeLengths:

@@ -43,3 +43,16 @@ def test_a_long_document_does_not_make_room_for_others() -> None:
     assert [lane.size for lane in tokens] == [lane.size + 1 for lane in owners]
     counts = np.bincount(np.concatenate([lane[lane >= 0] for lane in owners]))
     assert counts.tolist() == [len(document) + 1 for document in documents]
+
+
+def test_lanes_are_left_behind_where_that_is_worth_a_compilation() -> None:
+    """A count of lanes changes only for the segments that make up for compiling it."""
+    worth = evaluate.WORTH_COMPILING
+    assert evaluate._rows([8] * 68) == [68] * 8
+    assert evaluate._rows([9] * 3 + [8] * 65) == [68] * 9
+    assert evaluate._rows([worth + 3] + [3] * 9) == [10] * 3 + [1] * worth
+    assert evaluate._rows([worth + 2] + [3] * 9) == [10] * (worth + 2)
+    lengths = [100 + 3 * worth, *[100 + 2 * worth] * 3, *[100 + worth] * 12, *[100] * 100]
+    expected = [116] * 100 + [16] * worth + [4] * worth + [1] * worth
+    assert evaluate._rows(lengths) == expected
+    assert evaluate._rows([5]) == [1] * 5
