@@ -73,7 +73,7 @@ def evolution(settings: Config, train: list[Any]) -> tuple[Callable[[int], None]
 
     import tokenization
     from data import streams
-    from int_lm import evolve
+    from int_lm import evolve, memory
 
     tokenizer, es = tokenization.load(settings.data.tokenizer), settings.es
     laid = streams.build(
@@ -87,6 +87,7 @@ def evolution(settings: Config, train: list[Any]) -> tuple[Callable[[int], None]
     step = evolve.compiled_step(settings, tokenizer.vocab_size)
     # tables of direct connections are changed in place: what compiles gets a copy
     jax.block_until_ready(step(jax.tree.map(jax.numpy.copy, state), laid.at(0), 0))
+    memory.keep()  # as in training
 
     def advance(number: int) -> None:
         nonlocal state

@@ -73,6 +73,27 @@ def test_linear(shape: tuple[int, int, int], dtype: type, avx2_only: bool) -> No
                     assert np.array_equal(got[member], one_member(weight_MN, x_N, *pair))
 
 
+@built
+@pytest.mark.parametrize("avx2_only", [False, True])
+@pytest.mark.parametrize("inputs", [15, 16, native.NARROW_INPUTS, native.NARROW_INPUTS + 1])
+def test_scores_of_rank_4_as_large_as_they_get(inputs: int, avx2_only: bool) -> None:
+    """x B of 127 and -127 only, whose bytes the kernel multiplies apart up to NARROW_INPUTS."""
+    x_PN = np.full((4, inputs), 127, np.int8)
+    x_PN[2:] = random_int8(np.random.default_rng(0), 2, inputs, extreme=True)
+    weight_MN = random_int8(np.random.default_rng(1), 65, inputs)
+    right_INR = np.full((2, inputs, 4), 127, np.int8)
+    right_INR[0, :, 1::2] = -127
+    left_IMR = random_int8(np.random.default_rng(2), 2, 65, 4) // 3  # their sum stays in int32
+    noises = jnp.asarray(left_IMR), jnp.asarray(right_INR)
+    got = native.linear(x_PN, weight_MN, *noises, low=14, high=10, avx2_only=avx2_only)
+    scores_PR = x_PN.astype(np.int64)[:, None] @ right_INR.repeat(2, axis=0).astype(np.int64)
+    signs_P1 = np.array([1, -1, 1, -1])[:, None]
+    delta_PM = (left_IMR.repeat(2, axis=0) @ (signs_P1 * scores_PR[:, 0])[..., None])[..., 0]
+    assert np.abs(delta_PM).max() < 2**31
+    sums_PM = x_PN.astype(np.int64) @ weight_MN.T.astype(np.int64) + (delta_PM >> 14)
+    np.testing.assert_array_equal(np.asarray(got), np.clip(sums_PM >> 10, -127, 127))
+
+
 def one_member(weight_MN, x_N, left_MR, right_NR) -> np.ndarray:
     """One member, in NumPy's int64."""
     x = x_N.astype(np.int64)
