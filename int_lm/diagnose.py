@@ -105,8 +105,9 @@ def _half(
 def compiled(config: Config, vocab_size: int) -> Callable[[State, np.ndarray, int], Counts]:
     """`(state, tokens_ST, number) -> Counts`; costs as much as a step, and changes nothing."""
     half = functools.partial(_half, _halves(config), evolve.specs_of(config, vocab_size))
-    # it runs too seldom for the compiler to take pains with it
-    jitted = jax.jit(half, compiler_options={"xla_backend_optimization_level": 1})
+    # it runs too seldom for the compiler to take pains with it; other compilers may not know how
+    easily = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+    jitted = jax.jit(half, compiler_options=easily)
 
     def run(state: State, tokens_ST: np.ndarray, number: int) -> Counts:
         members = jax.tree.map(lambda leaf: np.split(np.asarray(leaf), 2, axis=1), state.members)

@@ -169,8 +169,9 @@ TARGET static inline void interleave16(const int8_t* const* rows, int64_t n, Pac
 TARGET static inline void interleave16(const int8_t* const* rows, int64_t n, Input* out) {
   interleave16(rows, n, out, 0);
 }
-// Sixteen inputs at a time. A lane of 128 bits has four of them, with four factors each, which are turned so that
-// a sum of four products is one of the ranks; inputs are taken as x + 128, and 128 B is taken off again.
+// Sixteen inputs at a time. A lane of 128 bits has four of them, with four factors each, which are
+// turned so that a sum of four products is of one rank; inputs are taken as x + 128, and 128 B is
+// taken off again.
 TARGET static inline int64_t project_on_4(const int8_t* x, const int8_t* right, int64_t inputs,
                                           int32_t* sums) {
   const Vector turned = _mm512_broadcast_i32x4(
@@ -190,11 +191,13 @@ TARGET static inline int64_t project_on_4(const int8_t* x, const int8_t* right, 
   total = _mm512_sub_epi32(total, excess);
   const __m256i half =
       _mm256_add_epi32(_mm512_castsi512_si256(total), _mm512_extracti64x4_epi64(total, 1));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(sums), _mm_add_epi32(_mm256_castsi256_si128(half),
-                                                                   _mm256_extracti128_si256(half, 1)));
+  const __m128i quarter =
+      _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(sums), quarter);
   return n;
 }
-// Sixteen outputs at a time; a score is taken as the three bytes of score + 2^23, and 2^23 A is taken off again.
+// Sixteen outputs at a time; a score is taken as the three bytes of score + 2^23, and 2^23 A is
+// taken off again.
 TARGET static inline int64_t spread_scores_of_4(const int8_t* left, const int32_t* score,
                                                 int64_t count, int32_t* delta) {
   uint32_t bytes[3] = {0, 0, 0};
