@@ -49,29 +49,6 @@ def possible(config: Config) -> bool:
     return config.es.population // 2 % config.es.members_per_stream == 0
 
 
-def _signs(
-    config: Config,
-    specs: Tree,
-    weights: Tree,
-    state: Tree,
-    tokens_ST: Array,
-    seed: Array,
-    number: Array,
-    chunk: Array,
-) -> dict[str, Array]:
-    """Signs of the votes of one half on its own, by path: int8."""
-    es = config.es
-    _, score_P, ballots, _ = population.chunk_scores(
-        config, specs, weights, state, tokens_ST, seed, number, chunk
-    )
-    fitness_I = fitness.fitness(es, score_P)
-    noises = dict(params.flatten(population.chunk_noise(es, specs, seed, number, chunk)))
-    for path, spec in params.flatten(specs):
-        if votes.estimator(es, spec.role) == "eggroll":
-            ballots[path] = votes.eggroll(es, noises[path], fitness_I)
-    return {path: jnp.sign(ballot).astype(jnp.int8) for path, ballot in ballots.items()}
-
-
 def histograms(
     config: Config, specs: Tree, weights: Tree, members: Tree, tokens_P: Array
 ) -> dict[str, Array]:
@@ -96,9 +73,18 @@ def _half(
     number: Array,
     chunk: Array,
 ) -> tuple[dict[str, Array], dict[str, Array]]:
-    """One half of the population: the signs of its votes, and its histograms."""
-    signs = _signs(config, specs, weights, members, tokens_ST, seed, number, chunk)
-    tokens_P = jnp.repeat(tokens_ST[:, 0].astype(jnp.int32), config.es.members_per_stream, axis=0)
+    """One half of the population on its own: the signs of its votes, int8, and its histograms."""
+    es = config.es
+    _, score_P, ballots, _ = population.chunk_scores(
+        config, specs, weights, members, tokens_ST, seed, number, chunk
+    )
+    fitness_I = fitness.fitness(es, score_P)
+    noises = dict(params.flatten(population.chunk_noise(es, specs, seed, number, chunk)))
+    for path, spec in params.flatten(specs):
+        if votes.estimator(es, spec.role) == "eggroll":
+            ballots[path] = votes.eggroll(es, noises[path], fitness_I)
+    signs = {path: jnp.sign(ballot).astype(jnp.int8) for path, ballot in ballots.items()}
+    tokens_P = jnp.repeat(tokens_ST[:, 0].astype(jnp.int32), es.members_per_stream, axis=0)
     return signs, histograms(config, specs, weights, members, tokens_P)
 
 

@@ -1,7 +1,7 @@
 """Orbax as checkpoints use it: silent, one process alone, and failing only when it is at rest."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ def tree_handler(numpy_handler: Any) -> Any:
     )
 
 
-def read_arrays(place: Path, target: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def read_arrays(place: Path, target: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The arrays that Orbax wrote into the directory `place`.
 
     Args:
@@ -48,7 +48,7 @@ def read_arrays(place: Path, target: Mapping[str, np.ndarray]) -> dict[str, np.n
     """
     orbax = orbax_module()
     arguments = orbax.args.PyTreeRestore(
-        dict(target), restore_args=orbax.checkpoint_utils.construct_restore_args(dict(target))
+        target, restore_args=orbax.checkpoint_utils.construct_restore_args(target)
     )
     handler = tree_handler(_patient_reader())
     with orbax.Checkpointer(handler, multiprocessing_options=processes_of_orbax()) as reader:

@@ -57,17 +57,17 @@ def test_halves_add_up_to_the_votes_of_the_step(architecture: str, es: dict):
     specs = evolve.specs_of(config, VOCABULARY)
     half = dataclasses.replace(config, es=dataclasses.replace(config.es, chunk=8))
     parts = population.split_members(2, state.members)
-    signs_of = jax.jit(functools.partial(diagnose._signs, half, specs))
+    half_of = jax.jit(functools.partial(diagnose._half, half, specs))
     word = jnp.uint32(3)
     signs = [
-        signs_of(
+        half_of(
             state.weights,
             jax.tree.map(lambda leaf, chunk=chunk: leaf[chunk], parts),
             tokens.reshape(2, 4, 5)[chunk],
             jnp.uint32(config.run.seed),
             word,
             jnp.int32(chunk),
-        )
+        )[0]
         for chunk in (0, 1)
     ]
 

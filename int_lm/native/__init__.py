@@ -31,7 +31,6 @@ KERNELS = "linear8 linear16 norm outer errors8 errors16 stream through unit"
 TARGETS = tuple(f"int_lm_{kernel}" for kernel in KERNELS.split())
 COMPILERS = ("c++", "g++", "clang++")
 SWITCH = "INT_LM_NATIVE"
-NARROW_INPUTS = 520  # of kernels.cc: where `linear` of rank 4 changes its way
 
 
 def library() -> Path:
