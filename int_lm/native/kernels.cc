@@ -30,7 +30,6 @@ namespace {
 
 constexpr int BLOCK_TILES = 8;  // tiles of rows in a piece of work: their inputs fit the L1 cache
 constexpr int NORM_ROWS = 64;   // likewise
-constexpr int64_t NARROW_INPUTS = 520;  // up to here a score x B is below 127^2 520 < 2^23
 constexpr uint32_t DITHER_COLUMN = 0x85EBCA77;
 constexpr int32_t CREDIT_MOST = (1 << 13) - 1, DIVIDEND_MOST = (1 << 14) - 1;
 constexpr int32_t NO_TARGET = -1;
@@ -170,54 +169,6 @@ TARGET static inline void interleave16(const int8_t* const* rows, int64_t n, Pac
 TARGET static inline void interleave16(const int8_t* const* rows, int64_t n, Input* out) {
   interleave16(rows, n, out, 0);
 }
-// Sixteen inputs at a time. A lane of 128 bits has four of them, with four factors each, which are
-// turned so that a sum of four products is of one rank; inputs are taken as x + 128, and 128 B is
-// taken off again.
-TARGET static inline int64_t project_on_4(const int8_t* x, const int8_t* right, int64_t inputs,
-                                          int32_t* sums) {
-  const Vector turned = _mm512_broadcast_i32x4(
-      _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
-  const Vector fours = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
-  const Vector flip = _mm512_set1_epi8(char(0x80));
-  Vector total = zero(), excess = zero();
-  int64_t n = 0;
-  for (; n + 16 <= inputs; n += 16) {
-    const Vector sixteen =
-        _mm512_castsi128_si512(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x + n)));
-    const Vector input = _mm512_xor_si512(_mm512_permutexvar_epi32(fours, sixteen), flip);
-    const Vector factors = _mm512_shuffle_epi8(_mm512_loadu_si512(right + 4 * n), turned);
-    total = _mm512_dpbusd_epi32(total, input, factors);
-    excess = _mm512_dpbusd_epi32(excess, flip, factors);
-  }
-  total = _mm512_sub_epi32(total, excess);
-  const __m256i half =
-      _mm256_add_epi32(_mm512_castsi512_si256(total), _mm512_extracti64x4_epi64(total, 1));
-  const __m128i quarter =
-      _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(sums), quarter);
-  return n;
-}
-// Sixteen outputs at a time; a score is taken as the three bytes of score + 2^23, and 2^23 A is
-// taken off again.
-TARGET static inline int64_t spread_scores_of_4(const int8_t* left, const int32_t* score,
-                                                int64_t count, int32_t* delta) {
-  uint32_t bytes[3] = {0, 0, 0};
-  for (int r = 0; r < 4; ++r)
-    for (int k = 0; k < 3; ++k)
-      bytes[k] |= (((uint32_t(score[r]) + (1u << 23)) >> (8 * k)) & 255) << (8 * r);
-  const Vector low = _mm512_set1_epi32(int(bytes[0])), middle = _mm512_set1_epi32(int(bytes[1])),
-               high = _mm512_set1_epi32(int(bytes[2])), excess = _mm512_set1_epi8(char(0x80));
-  int64_t m = 0;
-  for (; m + LANES <= count; m += LANES) {
-    const Vector factors = _mm512_loadu_si512(left + 4 * m);
-    const Vector upper = _mm512_sub_epi32(_mm512_dpbusd_epi32(zero(), high, factors),
-                                          _mm512_dpbusd_epi32(zero(), excess, factors));
-    const Vector lower = _mm512_dpbusd_epi32(
-        _mm512_slli_epi32(_mm512_dpbusd_epi32(zero(), middle, factors), 8), low, factors);
-    store(delta + m, _mm512_add_epi32(_mm512_slli_epi32(upper, 16), lower));
-  }
-  return m;
-}
 #include "tile.inc"
 #include "outer.inc"
 #include "credit.inc"
@@ -257,12 +208,6 @@ TARGET static inline void interleave16(const int8_t* const* rows, int64_t n, Pac
   auto* to = reinterpret_cast<__m256i*>(out);
   _mm256_storeu_si256(to + 0, _mm256_cvtepi8_epi16(_mm_unpacklo_epi8(even, odd)));
   _mm256_storeu_si256(to + 1, _mm256_cvtepi8_epi16(_mm_unpackhi_epi8(even, odd)));
-}
-TARGET static inline int64_t project_on_4(const int8_t*, const int8_t*, int64_t, int32_t*) {
-  return 0;
-}
-TARGET static inline int64_t spread_scores_of_4(const int8_t*, const int32_t*, int64_t, int32_t*) {
-  return 0;
 }
 #include "tile.inc"
 #include "outer.inc"
