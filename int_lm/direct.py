@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from int_lm import fixed, placement, tables
+from int_lm import fixed, native, placement, tables
 from int_lm.config import INT8_MAX, SEPARATOR, EsConfig, ModelConfig, spare_bits
 from int_lm.params import Role, Spec, Tree
 
@@ -74,15 +74,27 @@ def rows(model: ModelConfig, context_KP: Array) -> dict[str, Array]:
 
 def added(weights: Tree, picked: dict[str, Array], logits_PV: Array) -> Array:
     """Logits + the picked rows, clipped to 16 bits: int16 q4 [P, V]. `weights`: int8 tables."""
-    total_PV = logits_PV.astype(jnp.int32)
-    for name, rows_P in picked.items():
-        total_PV = total_PV + weights[name][rows_P].astype(jnp.int32)
-    return jnp.clip(total_PV, -LOGIT_MAX, LOGIT_MAX).astype(jnp.int16)
+
+    def by_jax() -> Array:
+        total_PV = logits_PV.astype(jnp.int32)
+        for name, rows_P in picked.items():
+            total_PV = total_PV + weights[name][rows_P].astype(jnp.int32)
+        return jnp.clip(total_PV, -LOGIT_MAX, LOGIT_MAX).astype(jnp.int16)
+
+    read = [weights[name] for name in picked]
+    return native.either(
+        lambda: native.direct_added(read, list(picked.values()), logits_PV), by_jax
+    )
 
 
 def initial_counts(model: ModelConfig) -> dict[str, Array]:
     """Steps that have read each row: {"context_k": int32 zeros [2^direct_bits]}."""
     return {_name(length): jnp.zeros(1 << model.direct_bits, jnp.int32) for length in model.direct}
+
+
+def _rate(es: EsConfig) -> int:
+    """direct_rate in units of 2^-8: below 2^15."""
+    return round(es.direct_rate * (1 << _STEP_BITS))
 
 
 def _row_step(es: EsConfig, counts_J: Array) -> Array:
@@ -93,8 +105,7 @@ def _row_step(es: EsConfig, counts_J: Array) -> Array:
     width_J = 32 - jax.lax.clz(counts_J)
     halves_J = (jnp.maximum(width_J - tables.ROOT_INDEX_BITS, 0) + 1) >> 1
     root_J = jnp.asarray(tables.reciprocal_root())[counts_J >> (2 * halves_J)]
-    rate = round(es.direct_rate * (1 << _STEP_BITS))  # below 2^15
-    return fixed.shift_down(rate * root_J, 15) >> halves_J
+    return fixed.shift_down(_rate(es) * root_J, 15) >> halves_J
 
 
 def update(
@@ -109,9 +120,6 @@ def update(
 ) -> tuple[Array, Array]:
     """A table and its counts after one step.
 
-    The errors of one row's readings are summed where its last reading stands, so that the work
-    follows the readings, and the memory too but for a word for each row.
-
     Args:
       table: int8 [rows, V]. counts: int32 [rows].
       rows_J: int32, the row of every reading, one past the table for padding.
@@ -119,6 +127,33 @@ def update(
         columns of the table, or of this device's own, of which `first_column` is the first.
       number: the step's, uint32 scalar.
       axis: of the devices that share the columns, if any (see `placement`).
+    """
+
+    def by_kernel() -> tuple[Array, Array]:
+        operands = table, counts, rows_J, errors_JW, number, tables.reciprocal_root()
+        return native.direct_update(*operands, rate=_rate(es), spare=spare_bits(es))
+
+    def by_jax() -> tuple[Array, Array]:
+        return _updated(es, table, counts, rows_J, errors_JW, number, first_column, axis)
+
+    all_columns = errors_JW.shape[1] == table.shape[1]
+    return native.either(by_kernel, by_jax) if all_columns else by_jax()
+
+
+def _updated(
+    es: EsConfig,
+    table: Array,
+    counts: Array,
+    rows_J: Array,
+    errors_JW: Array,
+    number: Array,
+    first_column: Array | int,
+    axis: str | None,
+) -> tuple[Array, Array]:
+    """`update` without kernels.
+
+    The errors of one row's readings are summed where its last reading stands, so that the work
+    follows the readings, and the memory too but for a word for each row.
     """
     readings, size = len(rows_J), len(table)
     reading_J = jnp.arange(readings, dtype=jnp.int32)

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from int_lm import fixed, tables
+from int_lm import fixed, native, tables
 from int_lm.config import LOG2_FRACTION_BITS
 
 NARROW_VOCABULARY = 256  # up to here one int32 holds the sum
@@ -92,10 +92,15 @@ def log2_likelihood(logits_PV: Array, targets_P: Array) -> Array:
       logits_PV: int8 or int16 in units of 1/16 bit.
       targets_P: int32 ids below V.
     """
-    distance_PV = _distances(logits_PV)
-    target_P = jnp.take_along_axis(distance_PV, targets_P[:, None], axis=-1)[:, 0]
-    unit_shift = LOG2_FRACTION_BITS - 4  # from 1/16 bit
-    return -(target_P << unit_shift) - log2_sum_exp2(distance_PV)
+
+    def by_jax() -> Array:
+        distance_PV = _distances(logits_PV)
+        target_P = jnp.take_along_axis(distance_PV, targets_P[:, None], axis=-1)[:, 0]
+        unit_shift = LOG2_FRACTION_BITS - 4  # from 1/16 bit
+        return -(target_P << unit_shift) - log2_sum_exp2(distance_PV)
+
+    exp2, log2, _ = error_tables(logits_PV.shape[-1])
+    return native.either(lambda: native.likelihood(logits_PV, targets_P, exp2, log2), by_jax)
 
 
 def error_tables(vocabulary: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""The kernels that votes are made with give the bits of the JAX code they stand in for."""
+"""The kernels of the likelihood, votes and direct connections give the bits of the JAX code."""
 
 import functools
 from collections.abc import Callable
@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 from test_native import PATHS
 
-from int_lm import credit, native, units
+from int_lm import config as configuration, credit, direct, likelihood, native, units
+from int_lm.config import EsConfig
 from int_lm.credit import Rounding
 from int_lm.likelihood import NO_TARGET
 from int_lm.perturb import Weight
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="the kernels are not built")
-KERNELS = ("errors", "stream", "through", "unit")
+KERNELS = ("likelihood", "errors", "stream", "through", "unit", "direct_added", "direct_update")
 LENGTH = 3
-Both = Callable[..., np.ndarray]
+Both = Callable[..., Any]
 
 
 @pytest.fixture(params=PATHS, ids=["widest", "avx2"])
@@ -28,15 +29,16 @@ def both(request, monkeypatch) -> Both:
         kernel = functools.partial(getattr(native, name), avx2_only=request.param)
         monkeypatch.setattr(native, name, kernel)
 
-    def call(function: Callable[..., jax.Array], *operands: Any) -> np.ndarray:
+    def call(function: Callable[..., Any], *operands: Any) -> Any:
         with_kernels = jax.jit(lambda *operands: function(*operands))
         assert "int_lm_" in with_kernels.lower(*operands).as_text()
-        got = np.asarray(with_kernels(*operands))
+        got = jax.tree.map(np.asarray, with_kernels(*operands))
         with monkeypatch.context() as patch:
             patch.setattr(native, "either", lambda kernel, otherwise: otherwise())
-            want = np.asarray(jax.jit(lambda *operands: function(*operands))(*operands))
-        assert got.dtype == want.dtype
-        np.testing.assert_array_equal(got, want)
+            want = jax.jit(lambda *operands: function(*operands))(*operands)
+        for ours, theirs in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+            assert ours.dtype == theirs.dtype
+            np.testing.assert_array_equal(ours, np.asarray(theirs))
         return got
 
     return call
@@ -60,24 +62,47 @@ def rounding(pairs: int, spare_bits: int) -> Rounding:
     return Rounding(jnp.asarray(numbers), jnp.uint32(2**31 + 5), spare_bits)
 
 
+def logits_of(dtype: type, *shape: int, extreme: bool) -> np.ndarray:
+    """Two ends, or what is likely; the first row's are all alike."""
+    random, most = np.random.default_rng(shape[-1]), np.iinfo(dtype).max
+    logits = random.choice([-most, most], shape) if extreme else random.integers(-90, 91, shape)
+    logits[0, 0] = logits[0, 0, 0]
+    return logits.astype(dtype)
+
+
 cases = pytest.mark.parametrize("spare_bits, extreme", [(0, False), (3, True)])
+kinds_of_logits = pytest.mark.parametrize(
+    "dtype, vocabulary", [(np.int8, 11), (np.int8, 300), (np.int16, 256), (np.int16, 300)]
+)
+
+
+@pytest.mark.parametrize("extreme", [False, True])
+@kinds_of_logits
+def test_likelihood(both: Both, dtype: type, vocabulary: int, extreme: bool) -> None:
+    """Every logit alike, the two ends, the first and the last target; both forms of the sum."""
+    logits = logits_of(dtype, 33, 2, vocabulary, extreme=extreme).reshape(66, vocabulary)
+    targets = np.random.default_rng(0).integers(0, vocabulary, 66).astype(np.int32)
+    targets[:2] = 0, vocabulary - 1
+    found = both(likelihood.log2_likelihood, jnp.asarray(logits), jnp.asarray(targets))
+    assert found.max() <= 0 and np.unique(found).size > 1
+
+
+def test_likelihood_of_the_largest_vocabulary(both: Both) -> None:
+    """Of 65 536 tokens, all as likely: 16 bits."""
+    logits, targets = jnp.zeros((2, 65536), jnp.int16), jnp.array([5, 65535])
+    assert both(likelihood.log2_likelihood, logits, targets).tolist() == [-(16 << 16)] * 2
 
 
 @cases
-@pytest.mark.parametrize(
-    "dtype, vocabulary", [(np.int8, 11), (np.int8, 300), (np.int16, 256), (np.int16, 300)]
-)
+@kinds_of_logits
 def test_errors(both: Both, dtype: type, vocabulary: int, spare_bits: int, extreme: bool) -> None:
     """Every logit alike, the two ends, padding and real targets; both forms of the sum."""
-    random, shape = np.random.default_rng(vocabulary), (LENGTH, 4, vocabulary)
-    most = np.iinfo(dtype).max if extreme else 90
-    logits = random.choice([-most, most], shape) if extreme else random.integers(-90, 91, shape)
-    logits[0, 0] = logits[0, 0, 0]
-    targets = random.integers(0, vocabulary, shape[:2])
+    logits = logits_of(dtype, LENGTH, 4, vocabulary, extreme=extreme)
+    targets = np.random.default_rng(0).integers(0, vocabulary, logits.shape[:2])
     targets[1] = NO_TARGET
     errors = both(
         lambda *operands: credit.readout_errors(*operands, rounding(4, spare_bits)),
-        jnp.asarray(logits.astype(dtype)),
+        jnp.asarray(logits),
         jnp.asarray(targets.astype(np.int32)),
     )
     assert not np.any(errors[1]) and np.abs(errors).max() <= 127 >> spare_bits
@@ -150,3 +175,49 @@ def test_in_a_loop_over_layers(both: Both) -> None:
         ),
         *(values, credit_TID),
     )
+
+
+@pytest.mark.parametrize("dtype, extreme", [(np.int8, False), (np.int16, False), (np.int16, True)])
+@pytest.mark.parametrize("lengths, vocabulary", [((1,), 33), ((1, 2, 3, 4, 5, 6), 256)])
+def test_direct_added(
+    both: Both, lengths: tuple[int, ...], vocabulary: int, dtype: type, extreme: bool
+) -> None:
+    """One table and many, their first and last rows; sums that 16 bits do not hold."""
+    draw, random = drawing(vocabulary, extreme), np.random.default_rng(0)
+    logits = logits_of(dtype, 1, 130, vocabulary, extreme=extreme)[0]
+    tables = {f"context_{k}": draw(40, vocabulary) for k in lengths}
+    rows = {name: random.integers(0, 40, 130).astype(np.int32) for name in tables}
+    for picked in rows.values():
+        picked[:2] = 0, 39
+    total = both(direct.added, tables, rows, jnp.asarray(logits))
+    assert np.abs(total.astype(int)).max() == 32767 if extreme else np.abs(total).max() > 127
+
+
+@pytest.mark.parametrize("population, rate", [(16, 127.0), (16, 0.01), (2**20, 40.0)])
+@pytest.mark.parametrize("size, readings", [(256, 1), (256, 300), (3, 700), (5000, 700)])
+def test_direct_update(both: Both, size: int, readings: int, population: int, rate: float) -> None:
+    """Rows read by all, by some and by one; padding; counts from 0 to the largest; errors alike."""
+    es = EsConfig(direct_rate=rate, population=population, segment_length=4)
+    random, most = np.random.default_rng(size), 127 >> configuration.spare_bits(es)
+    rows = random.integers(0, size + 2, readings).astype(np.int32)
+    errors = random.integers(-most, most + 1, (readings, 70)).astype(np.int8)
+    errors[:, :2] = -most, most
+    counts = random.choice([0, 1, 4095, 4096, 2**20, 2**31 - 2, 2**31 - 1], size).astype(np.int32)
+    table = random.integers(-127, 128, (size, 70)).astype(np.int8)
+    operands = [jnp.asarray(x) for x in (table, counts, rows, errors)]
+    moved, seen = both(lambda *x: direct.update(es, *x), *operands, jnp.uint32(2**32 - 5))
+    read = np.unique(rows[rows < size])
+    assert np.array_equal(np.flatnonzero(seen != counts), read[counts[read] < 2**31 - 1])
+    untouched = np.setdiff1d(np.arange(size), read)
+    assert np.array_equal(moved[untouched], table[untouched])
+    assert np.array_equal(np.asarray(operands[0]), table)  # a copy of what was not given away
+
+
+def test_direct_update_of_padding_only(both: Both) -> None:
+    """Nothing moves, and nothing is counted."""
+    table, counts = jnp.ones((7, 9), jnp.int8), jnp.arange(7, dtype=jnp.int32)
+    rows, errors = jnp.full(20, 7, jnp.int32), jnp.ones((20, 9), jnp.int8)
+    moved, seen = both(
+        lambda *x: direct.update(EsConfig(), *x), table, counts, rows, errors, jnp.uint32(1)
+    )
+    assert np.array_equal(moved, table) and np.array_equal(seen, counts)

@@ -17,8 +17,9 @@ import os
 import platform
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -26,11 +27,16 @@ import numpy as np
 from jax import Array
 
 HERE = Path(__file__).parent
-SOURCES = ("kernels.cc", "tile.inc", "outer.inc", "credit.inc")
-KERNELS = "linear8 linear16 norm outer errors8 errors16 stream through unit"
+SOURCES = ("kernels.cc", "tile.inc", "outer.inc", "credit.inc", "direct.inc", "handlers.inc")
+KERNELS = (
+    "linear8 linear16 norm likelihood8 likelihood16 outer errors8 errors16 stream through unit"
+    " direct_added8 direct_added16 direct_update"
+)
 TARGETS = tuple(f"int_lm_{kernel}" for kernel in KERNELS.split())
 COMPILERS = ("c++", "g++", "clang++")
 SWITCH = "INT_LM_NATIVE"
+
+Result = TypeVar("Result")  # an array or a tree of arrays
 
 
 def library() -> Path:
@@ -89,10 +95,10 @@ def on_gpu() -> bool:
 
 
 def either(
-    kernel: Callable[[], Array],
-    otherwise: Callable[[], Array],
-    gpu: Callable[[], Array] | None = None,
-) -> Array:
+    kernel: Callable[[], Result],
+    otherwise: Callable[[], Result],
+    gpu: Callable[[], Result] | None = None,
+) -> Result:
     """`kernel()` where it is available and the program runs on CPUs, else `otherwise()`.
 
     Args:
@@ -147,6 +153,19 @@ def norm(
     call = jax.ffi.ffi_call("int_lm_norm", jax.ShapeDtypeStruct(x_PD.shape, jnp.int8))
     tables = jnp.asarray(multipliers), jnp.asarray(shifts)
     return call(x_PD, gain_PD, *tables, avx2_only=avx2_only)
+
+
+def likelihood(
+    logits_PV: Array, targets_P: Array, *arrays: np.ndarray, avx2_only: bool = False
+) -> Array:
+    """`likelihood.log2_likelihood`: int8 or int16 logits [P, V] give int32 [P].
+
+    Args:
+      arrays: the first two of `likelihood.error_tables` for V. avx2_only: as for `linear`.
+    """
+    name = "int_lm_likelihood8" if logits_PV.dtype == jnp.int8 else "int_lm_likelihood16"
+    call = jax.ffi.ffi_call(name, jax.ShapeDtypeStruct(targets_P.shape, jnp.int32))
+    return call(logits_PV, targets_P, *map(jnp.asarray, arrays), avx2_only=avx2_only)
 
 
 def outer(left_JM: Array, right_JN: Array, *, avx2_only: bool = False) -> Array:
@@ -257,3 +276,44 @@ def unit(
         **{name: np.int64(value) for name, value in numbers.items()},
         avx2_only=avx2_only,
     )
+
+
+# -- Direct connections ----------------------------------------------------------------------------
+
+
+def direct_added(
+    tables: Sequence[Array], rows: Sequence[Array], logits_PV: Array, *, avx2_only: bool = False
+) -> Array:
+    """`direct.added`: int8 or int16 [P, V] + a row of every int8 table [.., V] give int16 [P, V].
+
+    Args:
+      rows: int32 [P] for each of the tables. avx2_only: as for `linear`.
+    """
+    name = "int_lm_direct_added8" if logits_PV.dtype == jnp.int8 else "int_lm_direct_added16"
+    call = jax.ffi.ffi_call(name, jax.ShapeDtypeStruct(logits_PV.shape, jnp.int16))
+    return call(logits_PV, *tables, *rows, avx2_only=avx2_only)
+
+
+def direct_update(
+    table: Array,
+    counts: Array,
+    rows_J: Array,
+    errors_JV: Array,
+    number: Array,
+    roots: np.ndarray,
+    *,
+    rate: int,
+    spare: int,
+    avx2_only: bool = False,
+) -> tuple[Array, Array]:
+    """`direct.update`: the table and its counts, changed in place where XLA lets them be.
+
+    Args:
+      roots: `tables.reciprocal_root`. rate: the learning rate in units of 2^-8. spare: bits that
+        errors are short of int8. avx2_only: as for `linear`.
+    """
+    shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (table, counts)]
+    call = jax.ffi.ffi_call("int_lm_direct_update", shapes, input_output_aliases={0: 0, 1: 1})
+    operands = table, counts, rows_J, errors_JV, number, jnp.asarray(roots)
+    table, counts = call(*operands, rate=np.int64(rate), spare=np.int64(spare), avx2_only=avx2_only)
+    return table, counts

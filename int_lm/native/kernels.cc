@@ -3,11 +3,13 @@
 //
 //   linear   int8 [P, N] x W [M, N], the low-rank perturbation, both shifts and the narrowing
 //   norm     the L1 norm
+//   likelihood                       log2 p(target) of logits (likelihood.py)
 //   errors, stream, through, unit    what votes are made of, dithered (credit.py, votes.py)
+//   direct_added, direct_update      direct connections: read, and learnt (direct.py)
 //   outer    sum over tokens and pairs of outer products, of int8 [J, M] and [J, N]
 //
 // Sums are those of int32, exact within the bounds that config.validate checks. The instruction set
-// is chosen when a kernel runs: AVX-512 with VNNI, or AVX2.
+// is chosen when a kernel runs: AVX-512 with VNNI, or AVX2. What XLA calls is in handlers.inc.
 
 #include <immintrin.h>
 
@@ -32,7 +34,9 @@ constexpr int BLOCK_TILES = 8;  // tiles of rows in a piece of work: their input
 constexpr int NORM_ROWS = 64;   // likewise
 constexpr uint32_t DITHER_COLUMN = 0x85EBCA77;
 constexpr int32_t CREDIT_MOST = (1 << 13) - 1, DIVIDEND_MOST = (1 << 14) - 1;
-constexpr int32_t NO_TARGET = -1;
+constexpr int32_t NO_TARGET = -1, DISTANCE_MOST = 254;
+constexpr int64_t NARROW_VOCABULARY = 256;
+constexpr int MOVE_BITS = 23;  // direct._MOVE_BITS
 
 // W, its perturbation (rank 0 for none: `left` and `right` are then not read) and its shifts.
 struct Linear {
@@ -77,12 +81,73 @@ struct Unit {
   int rank, score_shift, bits, spare, down;
 };
 
-// Tables of the likelihood, and what makes 1.
+// Targets, and tables of the likelihood.
+struct Likelihood {
+  const int32_t *targets, *exp2, *log2;
+  int64_t vocabulary;
+};
+
+// Beside them the table of fractions, and what makes 1.
 struct Errors {
   Dither dither;
-  const int32_t *targets, *exp2, *log2, *fraction;
-  int64_t vocabulary;
+  Likelihood of;
+  const int32_t* fraction;
   int32_t scale;
+};
+
+// Tables, of which every row of the logits has a row picked that is added to it.
+struct DirectAdded {
+  struct Table {
+    const int8_t* entries;
+    const int32_t* picked;
+    int64_t size;
+  };
+  std::vector<Table> tables;
+  int64_t vocabulary;
+};
+
+// A table of direct connections, how many steps have read each row, and the errors of its readings.
+struct DirectUpdate {
+  int8_t* table;
+  int32_t* counts;
+  const int8_t* errors;
+  const int32_t* roots;  // of tables.reciprocal_root
+  int64_t vocabulary;
+  uint32_t step;
+  int32_t rate;
+  int spare;
+};
+
+// Readings by the row that they read: those of row `row(k)` are first(k), next(first(k)), ..., to -1.
+class Readings {
+ public:
+  // Rows of `size` and more are of padding, which belongs to none.
+  Readings(const int32_t* rows, int64_t readings, int64_t size) : next_(readings) {
+    int bits = 1;
+    while ((int64_t(1) << bits) < 2 * readings) ++bits;
+    std::vector<int32_t> slots(int64_t(1) << bits, -1);  // of a hash table, at most half of it full
+    const uint32_t mask = uint32_t(slots.size() - 1);
+    for (int64_t j = readings - 1; j >= 0; --j) {
+      const int32_t row = rows[j];
+      if (row < 0 || row >= size) continue;
+      uint32_t slot = uint32_t(row) * 0x9E3779B1u >> (32 - bits);
+      while (slots[slot] >= 0 && rows_[slots[slot]] != row) slot = (slot + 1) & mask;
+      if (slots[slot] < 0) {
+        slots[slot] = int32_t(rows_.size());
+        rows_.push_back(row);
+        first_.push_back(-1);
+      }
+      next_[j] = first_[slots[slot]];
+      first_[slots[slot]] = int32_t(j);
+    }
+  }
+  int64_t count() const { return int64_t(rows_.size()); }
+  int32_t row(int64_t k) const { return rows_[k]; }
+  int32_t first(int64_t k) const { return first_[k]; }
+  int32_t next(int32_t j) const { return next_[j]; }
+
+ private:
+  std::vector<int32_t> rows_, first_, next_;
 };
 
 // Memory aligned to cache lines, not initialised.
@@ -172,6 +237,7 @@ TARGET static inline void interleave16(const int8_t* const* rows, int64_t n, Inp
 #include "tile.inc"
 #include "outer.inc"
 #include "credit.inc"
+#include "direct.inc"
 #undef TARGET
 }  // namespace vnni
 
@@ -212,6 +278,7 @@ TARGET static inline void interleave16(const int8_t* const* rows, int64_t n, Pac
 #include "tile.inc"
 #include "outer.inc"
 #include "credit.inc"
+#include "direct.inc"
 #undef TARGET
 }  // namespace avx2
 
@@ -222,142 +289,7 @@ bool has_vnni() {
   return found;
 }
 
-template <typename Output>
-ffi::Error run_linear(ffi::ThreadPool pool, ffi::Buffer<ffi::S8> x, ffi::Buffer<ffi::S8> weight,
-                      ffi::Buffer<ffi::S8> left, ffi::Buffer<ffi::S8> right, Output* out,
-                      int64_t low, int64_t high, bool avx2_only) {
-  const auto rows = x.dimensions(), shape = weight.dimensions(), noise = left.dimensions();
-  if (rows.size() != 2 || shape.size() != 2 || noise.size() != 3 || rows[1] != shape[1])
-    return ffi::Error::InvalidArgument("linear: shapes do not fit");
-  const int rank = noise[0] == 0 ? 0 : int(noise[2]);
-  if (rank && (noise[0] * 2 != rows[0] || noise[1] != shape[0] ||
-               right.dimensions()[0] != noise[0] || right.dimensions()[1] != rows[1]))
-    return ffi::Error::InvalidArgument("linear: the perturbation does not fit");
-  const Linear job{x.typed_data(), weight.typed_data(), left.typed_data(), right.typed_data(),
-                   rows[0],        rows[1],             shape[0],          rank,
-                   int(low),       int(high)};
-  const Parallel parallel(pool);
-  if (has_vnni() && !avx2_only)
-    vnni::linear(job, parallel, out);
-  else
-    avx2::linear(job, parallel, out);
-  return ffi::Error::Success();
-}
-
-ffi::Error linear8(ffi::ThreadPool pool, ffi::Buffer<ffi::S8> x, ffi::Buffer<ffi::S8> weight,
-                   ffi::Buffer<ffi::S8> left, ffi::Buffer<ffi::S8> right,
-                   ffi::Result<ffi::Buffer<ffi::S8>> out, int64_t low, int64_t high, bool avx2_only) {
-  return run_linear(pool, x, weight, left, right, out->typed_data(), low, high, avx2_only);
-}
-
-ffi::Error linear16(ffi::ThreadPool pool, ffi::Buffer<ffi::S8> x, ffi::Buffer<ffi::S8> weight,
-                    ffi::Buffer<ffi::S8> left, ffi::Buffer<ffi::S8> right,
-                    ffi::Result<ffi::Buffer<ffi::S16>> out, int64_t low, int64_t high,
-                    bool avx2_only) {
-  return run_linear(pool, x, weight, left, right, out->typed_data(), low, high, avx2_only);
-}
-
-// Calls function(begin, end) for blocks of rows.
-template <typename Function>
-void by_rows(ffi::ThreadPool pool, int64_t rows, Function function) {
-  const Parallel parallel(pool);
-  parallel((rows + NORM_ROWS - 1) / NORM_ROWS, [&](int64_t block) {
-    function(block * NORM_ROWS, (block + 1) * NORM_ROWS < rows ? (block + 1) * NORM_ROWS : rows);
-  });
-}
-
-ffi::Error norm(ffi::ThreadPool pool, ffi::Buffer<ffi::S8> x, ffi::Buffer<ffi::S8> gain,
-                ffi::Buffer<ffi::S32> multipliers, ffi::Buffer<ffi::S32> shifts,
-                ffi::Result<ffi::Buffer<ffi::S8>> out, bool avx2_only) {
-  const int64_t rows = x.dimensions()[0], width = x.dimensions()[1];
-  const auto row_of = has_vnni() && !avx2_only ? vnni::norm_row : avx2::norm_row;
-  by_rows(pool, rows, [&](int64_t begin, int64_t end) {
-    for (int64_t p = begin; p < end; ++p)
-      row_of(x.typed_data() + p * width, gain.typed_data() + p * width, width,
-             multipliers.typed_data(), shifts.typed_data(), out->typed_data() + p * width);
-  });
-  return ffi::Error::Success();
-}
-
-ffi::Error outer(ffi::ThreadPool pool, ffi::Buffer<ffi::S8> left, ffi::Buffer<ffi::S8> right,
-                 ffi::Result<ffi::Buffer<ffi::S32>> out, bool avx2_only) {
-  const auto rows = left.dimensions(), columns = right.dimensions();
-  if (rows.size() != 2 || columns.size() != 2 || rows[0] != columns[0])
-    return ffi::Error::InvalidArgument("outer: shapes do not fit");
-  const Outer job{left.typed_data(), right.typed_data(), rows[0], rows[1], columns[1]};
-  const auto kernel = has_vnni() && !avx2_only ? vnni::outer : avx2::outer;
-  kernel(job, Parallel(pool), out->typed_data());
-  return ffi::Error::Success();
-}
-
-Dither dither_of(int64_t rows, ffi::Buffer<ffi::S32> pairs, ffi::Buffer<ffi::U32> step) {
-  const int64_t count = pairs.element_count();
-  return {pairs.typed_data(), count, rows / count, step.typed_data()[0]};
-}
-
-ffi::Error stream(ffi::ThreadPool pool, ffi::Buffer<ffi::S32> pairs, ffi::Buffer<ffi::U32> step,
-                  ffi::Buffer<ffi::S8> errors, ffi::Buffer<ffi::S8> head,
-                  ffi::Buffer<ffi::S32> shift, ffi::Buffer<ffi::S8> gain,
-                  ffi::Buffer<ffi::S8> residual, ffi::Buffer<ffi::S32> multipliers,
-                  ffi::Buffer<ffi::S32> shifts, ffi::Result<ffi::Buffer<ffi::S8>> out, int64_t bits,
-                  bool avx2_only) {
-  const auto x = errors.dimensions(), weight = head.dimensions();
-  if (x[1] != weight[0] || residual.dimensions()[0] != x[0] || gain.element_count() != x[0] * weight[1])
-    return ffi::Error::InvalidArgument("stream: shapes do not fit");
-  const Credit job{dither_of(x[0], pairs, step), errors.typed_data(), head.typed_data(), x[0], x[1],
-                   weight[1], shift.typed_data(), gain.typed_data(), residual.typed_data(),
-                   multipliers.typed_data(), shifts.typed_data(), int(bits)};
-  (has_vnni() && !avx2_only ? vnni::credit : avx2::credit)(job, Parallel(pool), out->typed_data());
-  return ffi::Error::Success();
-}
-
-ffi::Error through(ffi::ThreadPool pool, ffi::Buffer<ffi::S32> pairs, ffi::Buffer<ffi::U32> step,
-                   ffi::Buffer<ffi::S8> credit, ffi::Buffer<ffi::S8> value,
-                   ffi::Buffer<ffi::S32> shift, ffi::Result<ffi::Buffer<ffi::S8>> out, int64_t bits,
-                   bool avx2_only) {
-  const auto x = credit.dimensions(), weight = value.dimensions();
-  if (x[1] != weight[0]) return ffi::Error::InvalidArgument("through: shapes do not fit");
-  const Credit job{dither_of(x[0], pairs, step), credit.typed_data(), value.typed_data(), x[0], x[1],
-                   weight[1], shift.typed_data(), nullptr, nullptr, nullptr, nullptr, int(bits)};
-  (has_vnni() && !avx2_only ? vnni::credit : avx2::credit)(job, Parallel(pool), out->typed_data());
-  return ffi::Error::Success();
-}
-
-ffi::Error unit(ffi::ThreadPool pool, ffi::Buffer<ffi::S32> pairs, ffi::Buffer<ffi::U32> step,
-                ffi::Buffer<ffi::S8> x, ffi::Buffer<ffi::S8> left, ffi::Buffer<ffi::S8> right,
-                ffi::Buffer<ffi::S8> effect, ffi::Buffer<ffi::S8> credit,
-                ffi::Result<ffi::Buffer<ffi::S8>> out, int64_t score_shift, int64_t bits,
-                int64_t spare, int64_t down, bool avx2_only) {
-  const auto rows = x.dimensions(), shape = left.dimensions(), effects = effect.dimensions();
-  if (rows[0] != effects[0] || shape[0] != int64_t(pairs.element_count()) ||
-      shape[1] % effects[1] || right.dimensions()[1] != rows[1])
-    return ffi::Error::InvalidArgument("unit: shapes do not fit");
-  const Unit job{dither_of(rows[0], pairs, step), x.typed_data(), left.typed_data(),
-                 right.typed_data(), effect.typed_data(), credit.typed_data(), rows[1], shape[1],
-                 effects[1], int(shape[2]), int(score_shift), int(bits), int(spare), int(down)};
-  const auto kernel = has_vnni() && !avx2_only ? vnni::unit_rows : avx2::unit_rows;
-  int8_t* to = out->typed_data();
-  by_rows(pool, rows[0], [&](int64_t begin, int64_t end) { kernel(job, begin, end, to); });
-  return ffi::Error::Success();
-}
-
-template <ffi::DataType TYPE>
-ffi::Error errors(ffi::ThreadPool pool, ffi::Buffer<ffi::S32> pairs, ffi::Buffer<ffi::U32> step,
-                  ffi::Buffer<TYPE> logits, ffi::Buffer<ffi::S32> targets,
-                  ffi::Buffer<ffi::S32> exp2, ffi::Buffer<ffi::S32> log2,
-                  ffi::Buffer<ffi::S32> fraction, ffi::Result<ffi::Buffer<ffi::S8>> out,
-                  int64_t scale, bool avx2_only) {
-  const auto shape = logits.dimensions();
-  const Errors job{dither_of(shape[0], pairs, step), targets.typed_data(), exp2.typed_data(),
-                   log2.typed_data(), fraction.typed_data(), shape[1], int32_t(scale)};
-  const auto* from = logits.typed_data();
-  int8_t* to = out->typed_data();
-  const bool wide = has_vnni() && !avx2_only;
-  by_rows(pool, shape[0], [&](int64_t begin, int64_t end) {
-    wide ? vnni::errors_rows(job, from, begin, end, to) : avx2::errors_rows(job, from, begin, end, to);
-  });
-  return ffi::Error::Success();
-}
+#include "handlers.inc"
 
 }  // namespace
 
@@ -449,3 +381,42 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(int_lm_unit, unit,
                                     .Attr<bool>("avx2_only"))
 ERRORS(int_lm_errors8, ffi::S8);
 ERRORS(int_lm_errors16, ffi::S16);
+
+#define LIKELIHOOD(name, type)                                    \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(name, likelihood<type>,           \
+                                ffi::Ffi::Bind()                  \
+                                    .Ctx<ffi::ThreadPool>()       \
+                                    .Arg<ffi::Buffer<type>>()     \
+                                    .Arg<ffi::Buffer<ffi::S32>>() \
+                                    .Arg<ffi::Buffer<ffi::S32>>() \
+                                    .Arg<ffi::Buffer<ffi::S32>>() \
+                                    .Ret<ffi::Buffer<ffi::S32>>() \
+                                    .Attr<bool>("avx2_only"))
+LIKELIHOOD(int_lm_likelihood8, ffi::S8);
+LIKELIHOOD(int_lm_likelihood16, ffi::S16);
+
+#define DIRECT_ADDED(name, type)                                  \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(name, direct_added<type>,         \
+                                ffi::Ffi::Bind()                  \
+                                    .Ctx<ffi::ThreadPool>()       \
+                                    .Arg<ffi::Buffer<type>>()     \
+                                    .RemainingArgs()              \
+                                    .Ret<ffi::Buffer<ffi::S16>>() \
+                                    .Attr<bool>("avx2_only"))
+DIRECT_ADDED(int_lm_direct_added8, ffi::S8);
+DIRECT_ADDED(int_lm_direct_added16, ffi::S16);
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(int_lm_direct_update, direct_update,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<ffi::Buffer<ffi::S8>>()
+                                  .Arg<ffi::Buffer<ffi::S32>>()
+                                  .Arg<ffi::Buffer<ffi::S32>>()
+                                  .Arg<ffi::Buffer<ffi::S8>>()
+                                  .Arg<ffi::Buffer<ffi::U32>>()
+                                  .Arg<ffi::Buffer<ffi::S32>>()
+                                  .Ret<ffi::Buffer<ffi::S8>>()
+                                  .Ret<ffi::Buffer<ffi::S32>>()
+                                  .Attr<int64_t>("rate")
+                                  .Attr<int64_t>("spare")
+                                  .Attr<bool>("avx2_only"));
