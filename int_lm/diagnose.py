@@ -88,35 +88,51 @@ def _half(
     return signs, histograms(config, specs, weights, members, tokens_P)
 
 
-def compiled(config: Config, vocab_size: int) -> Callable[[State, np.ndarray, int], Counts]:
-    """`(state, tokens_ST, number) -> Counts`; costs as much as a step, and changes nothing."""
+@functools.cache
+def _compiled_half(config: Config, vocab_size: int) -> Callable[..., Any]:
     half = functools.partial(_half, _halves(config), evolve.specs_of(config, vocab_size))
     # it runs too seldom for the compiler to take pains with it; other compilers may not know how
     easily = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
-    jitted = jax.jit(half, compiler_options=easily)
+    return jax.jit(half, compiler_options=easily)
 
-    def run(state: State, tokens_ST: np.ndarray, number: int) -> Counts:
-        members = jax.tree.map(lambda leaf: np.split(np.asarray(leaf), 2, axis=1), state.members)
-        seed, tokens = np.uint32(config.run.seed), tokens_ST.reshape(2, -1, tokens_ST.shape[1])
-        (first, counted), (second, more) = (
-            jitted(
-                state.weights,
-                {name: halves[chunk] for name, halves in members.items()},
-                tokens[chunk],
-                seed,
-                np.uint32(number),
-                np.int32(chunk),
-            )
-            for chunk in (0, 1)
-        )
-        product = {path: np.asarray(first[path]) * np.asarray(second[path]) for path in first}
-        return Counts(
-            agreeing={path: int(np.count_nonzero(signs > 0)) for path, signs in product.items()},
-            voting={path: int(np.count_nonzero(signs)) for path, signs in product.items()},
-            histograms={path: np.asarray(counted[path]) + np.asarray(more[path]) for path in more},
-        )
 
-    return run
+def _arguments(
+    config: Config, state: State, tokens_ST: np.ndarray, number: int, chunk: int
+) -> tuple[Any, ...]:
+    """What `_half` takes, of one half."""
+
+    def own(leaf: Any) -> np.ndarray:
+        return np.split(np.asarray(leaf), 2, axis=1)[chunk]
+
+    members = jax.tree.map(own, state.members)
+    tokens = np.split(tokens_ST, 2)[chunk]
+    numbers = np.uint32(config.run.seed), np.uint32(number), np.int32(chunk)
+    return state.weights, members, tokens, *numbers
+
+
+def prepare(config: Config, vocab_size: int, tokens_ST: np.ndarray) -> None:
+    """Compile what `count` needs, which it then does not wait for."""
+    like = evolve.abstract(config, vocab_size)
+    members = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like.members)
+    like = dataclasses.replace(like, members=members)
+    arguments = _arguments(config, like, tokens_ST, 0, 0)
+    _compiled_half(config, vocab_size).lower(*arguments).compile()
+
+
+def count(
+    config: Config, vocab_size: int, state: State, tokens_ST: np.ndarray, number: int
+) -> Counts:
+    """The counts of a state and the next step's tokens; as dear as a step, and changes nothing."""
+    half = _compiled_half(config, vocab_size)
+    (first, counted), (second, more) = (
+        half(*_arguments(config, state, tokens_ST, number, chunk)) for chunk in (0, 1)
+    )
+    product = {path: np.asarray(first[path]) * np.asarray(second[path]) for path in first}
+    return Counts(
+        agreeing={path: int(np.count_nonzero(signs > 0)) for path, signs in product.items()},
+        voting={path: int(np.count_nonzero(signs)) for path, signs in product.items()},
+        histograms={path: np.asarray(counted[path]) + np.asarray(more[path]) for path in more},
+    )
 
 
 def summary(counts: Counts) -> dict[str, Any]:

@@ -147,6 +147,20 @@ def log2_likelihoods(
     return totals[:-1]
 
 
+def prepare(model: ModelConfig, weights: Tree, documents: Sequence[np.ndarray]) -> None:
+    """Compile what `evaluate` needs for these documents, which it then does not wait for.
+
+    Args:
+      weights: int8 tree, or what it is like (`jax.ShapeDtypeStruct`s).
+    """
+    tokens, _ = _lay_out(documents, min(len(documents), LANES_AT_MOST))
+    bare = jax.eval_shape(perturb.unperturbed, weights)
+    for rows in sorted(set(_rows([len(lane) // SEGMENT_LENGTH for lane in tokens]))):
+        state = jax.eval_shape(lambda rows=rows: models.initial_state(model, rows))
+        segment = jax.ShapeDtypeStruct((rows, SEGMENT_LENGTH + 1), documents[0].dtype)
+        _reader(model, likelihood.log2_likelihood).lower(bare, state, segment).compile()
+
+
 def evaluate(
     model: ModelConfig,
     weights: Tree,

@@ -24,6 +24,7 @@ from int_lm import (
     runlog,
     sample,
     tables,
+    warmup,
 )
 from int_lm.checkpointer import Checkpointer
 from int_lm.code_length import CodeLengths
@@ -122,7 +123,6 @@ class Trainer:
     def __post_init__(self) -> None:
         self._started = time.monotonic()
         self._speed_since = (self.number, self._started)
-        self._count: Callable[..., diagnose.Counts] | None = None
         self._valid: float | None = None  # of the last save
 
     @property
@@ -148,9 +148,16 @@ class Trainer:
 
     def loop(self) -> bool:
         """Step until the run is finished (True) or is asked to stop; the last state is saved."""
+        vocab_size, tokens_ST = self.text.identity["vocab_size"], self.text.streams.at(self.number)
+        validation = self.text.validation.ids
+        with warmup.beside(self.settings, vocab_size, tokens_ST, validation) as ready:
+            return self._steps(tokens_ST, ready)
+
+    def _steps(self, tokens_ST: np.ndarray, ready: Callable[[], None]) -> bool:
+        """`loop`, from the next step's tokens on; `ready` waits for what evaluating needs."""
         step = evolve.compiled_step(self.settings, self.text.identity["vocab_size"], self.place)
         settings, first = self.settings.run, self.number
-        standing, tokens_ST = self._standing(), self.text.streams.at(self.number)
+        standing = self._standing()
         while standing in (GOING_ON, SAVING_AGAIN):
             with self._watchdog(COMPILING_SECONDS if self.number == first else 0):
                 self.state, measured = step(self.state, tokens_ST, self.number)
@@ -168,6 +175,8 @@ class Trainer:
                 memory.keep()
             evaluate = last or _due(self.number, settings.eval_every)
             valid = None
+            if evaluate:
+                ready()
             if evaluate or self.number == 1 or _due(self.number, settings.log_every):
                 valid = self.log(measured, evaluate, last)
             due = last or _due(self.number, settings.checkpoint_every)
@@ -249,11 +258,10 @@ class Trainer:
 
     def _diagnose(self) -> diagnose.Counts:
         """Counts at the state reached, with the tokens and perturbations of the next step."""
-        if self._count is None:
-            self._count = diagnose.compiled(self.settings, self.text.identity["vocab_size"])
         with self._watchdog():
             state = State(self.weights, placement.on_host(self.state.members))
-        return self._count(state, self.text.streams.at(self.number), self.number)
+        vocab_size, tokens_ST = self.text.identity["vocab_size"], self.text.streams.at(self.number)
+        return diagnose.count(self.settings, vocab_size, state, tokens_ST, self.number)
 
     def evaluate(self, documents: Documents) -> CodeLengths:
         """Code lengths of documents under the unperturbed weights."""

@@ -98,7 +98,7 @@ def test_halves_add_up_to_the_votes_of_the_step(architecture: str, es: dict):
             np.sign(np.asarray(ballot))[same], np.asarray(signs[0][path])[same]
         )
         agreed += int(same.sum())
-    counts = diagnose.compiled(config, VOCABULARY)(state, tokens_of(3), 3)
+    counts = diagnose.count(config, VOCABULARY, state, tokens_of(3), 3)
     assert sum(counts.agreeing.values()) == agreed > 0
 
 
@@ -124,7 +124,7 @@ def test_histograms_count_every_value_of_every_layer(architecture: str, es: dict
     config = tiny(architecture, es)
     state = evolve.initial(config, VOCABULARY)
     before = hashing.weights_hash(state.weights)
-    counts = diagnose.compiled(config, VOCABULARY)(state, tokens_of(0), 0)
+    counts = diagnose.count(config, VOCABULARY, state, tokens_of(0), 0)
     specs = dict(params.flatten(evolve.specs_of(config, VOCABULARY)))
     for path, histogram in counts.histograms.items():
         inputs = specs[path].shape[-1]
@@ -144,7 +144,7 @@ def test_votes_of_a_learnable_text_agree_more_than_noise():
     config = tiny("rwkv", RECIPES[2][1])
     state = evolve.initial(config, VOCABULARY)
     tokens = np.full((8, 5), 7, np.uint8)
-    summary = diagnose.summary(diagnose.compiled(config, VOCABULARY)(state, tokens, 0))
+    summary = diagnose.summary(diagnose.count(config, VOCABULARY, state, tokens, 0))
     assert summary["vote_agreement"]["head"] > 0.9
 
 

@@ -30,7 +30,7 @@ ORDER = re.findall(
     "fixed < tables < code_length < params < hashing < placement < noise < native < perturb < "
     "layers < direct < models < likelihood < credit < units < votes < population < fitness < "
     "voting < update < evolve < plan < diagnose < runtime < evaluate < sample < distributed < "
-    "storage < checkpoint < lock < checkpointer < run < trainer < export < verify",
+    "storage < checkpoint < lock < checkpointer < run < warmup < trainer < export < verify",
 )
 ONLY_IMPORT = {
     "__init__": set(),

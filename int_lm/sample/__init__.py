@@ -17,7 +17,7 @@ from int_lm.runtime import Sampler
 if TYPE_CHECKING:
     from int_lm.params import Tree
 
-__all__ = ["Sampler", "generate", "reader"]
+__all__ = ["Sampler", "generate", "prepare", "reader"]
 
 
 @functools.cache
@@ -28,6 +28,22 @@ def _compiled_step(model: ModelConfig) -> Callable[..., Any]:
     from int_lm import models
 
     return jax.jit(functools.partial(models.step, model))
+
+
+def prepare(model: ModelConfig, weights: "Tree") -> None:
+    """Compile what `generate` needs, which it then does not wait for.
+
+    Args:
+      weights: int8 tree, or what it is like (`jax.ShapeDtypeStruct`s).
+    """
+    import jax
+    import jax.numpy as jnp
+
+    from int_lm import models, perturb
+
+    bare = jax.eval_shape(perturb.unperturbed, weights)
+    state = jax.eval_shape(lambda: models.initial_state(model, 1))
+    _compiled_step(model).lower(bare, state, jax.ShapeDtypeStruct((1,), jnp.int32)).compile()
 
 
 def reader(model: ModelConfig, weights: "Tree") -> runtime.Reader:

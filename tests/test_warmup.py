@@ -1,0 +1,88 @@
+"""What evaluating needs is compiled beside the steps, once, and nobody waits for it in vain."""
+
+import re
+import threading
+from collections import Counter
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+import pytest
+
+from int_lm import diagnose, evaluate, evolve, sample, warmup
+from int_lm.config import Config, EsConfig, ModelConfig, RunConfig
+from int_lm.runtime import Sampler
+
+VOCABULARY = 11
+DOCUMENTS = [np.full(length, 3, np.uint8) for length in (300, 20, 5)]
+CONFIG = Config(
+    model=ModelConfig(architecture="rwkv", width=8, layers=1, direct=(1, 2), direct_bits=8),
+    es=EsConfig(population=16, segment_length=4, votes="unit", readout="exact", update="carry"),
+    run=RunConfig(sample_tokens=2),
+)
+TOKENS = np.ones((CONFIG.es.streams, CONFIG.es.segment_length + 1), np.uint8)
+ARGUMENTS = CONFIG, VOCABULARY, TOKENS, DOCUMENTS
+
+
+def compiled(caplog: pytest.LogCaptureFixture) -> Counter[str]:
+    """How often a program of each name was compiled since the last call."""
+    messages = [record.getMessage() for record in caplog.records]
+    caplog.clear()
+    return Counter(found[1] for m in messages if (found := re.match(r"Compiling jit\((.*?)\)", m)))
+
+
+@pytest.fixture
+def compilations() -> Iterator[None]:
+    """JAX logs what it compiles, in every thread."""
+    jax.clear_caches()
+    jax.config.update("jax_log_compiles", True)
+    yield
+    jax.config.update("jax_log_compiles", False)
+
+
+@pytest.mark.usefixtures("compilations")
+def test_an_evaluation_finds_everything_compiled(caplog: pytest.LogCaptureFixture) -> None:
+    """The reader, the halves and the one-token step: each compiled once, and not again."""
+    state = evolve.initial(CONFIG, VOCABULARY)
+    compiled(caplog)
+    with warmup.beside(*ARGUMENTS) as ready:
+        ready()
+        assert compiled(caplog) == {"read": 1, "_half": 1, "step": 1}
+    sizes = [len(document) for document in DOCUMENTS]
+    evaluate.evaluate(CONFIG.model, state.weights, DOCUMENTS, sizes)
+    diagnose.count(CONFIG, VOCABULARY, state, TOKENS, 1)
+    list(sample.generate(CONFIG.model, state.weights, b"\1", Sampler(), tokens=2))
+    assert not {"read", "_half", "step"} & set(compiled(caplog))
+
+
+def test_a_run_that_stops_drops_what_has_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits for one program, not for all of them."""
+    began, go_on, others = threading.Event(), threading.Event(), []
+
+    def slow(*_: object) -> None:
+        began.set()
+        assert go_on.wait(60)
+
+    monkeypatch.setattr(evaluate, "prepare", slow)
+    monkeypatch.setattr(diagnose, "prepare", lambda *_: others.append("diagnose"))
+    monkeypatch.setattr(sample, "prepare", lambda *_: others.append("sample"))
+    with pytest.raises(KeyboardInterrupt), warmup.beside(*ARGUMENTS):
+        assert began.wait(60)
+        threading.Timer(0.2, go_on.set).start()
+        raise KeyboardInterrupt
+    assert not others
+
+
+def test_what_fails_does_not_keep_the_run_from_going_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor the other programs from being compiled."""
+    others: list[str] = []
+
+    def fails(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(evaluate, "prepare", fails)
+    monkeypatch.setattr(diagnose, "prepare", lambda *_: others.append("diagnose"))
+    monkeypatch.setattr(sample, "prepare", lambda *_: others.append("sample"))
+    with warmup.beside(*ARGUMENTS) as ready:
+        ready()
+        assert others == ["diagnose", "sample"]
