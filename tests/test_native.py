@@ -38,8 +38,9 @@ def by_jax(weight: perturb.Weight, x_PN: np.ndarray, dtype: type) -> jax.Array:
     return jnp.clip(scaled, -most, most).astype(dtype)
 
 
-# rows, inputs, outputs: one of everything, tiles and groups with and without remainders
-SHAPES = [(2, 1, 1), (12, 7, 65), (98, 66, 130), (60, 128, 64)]
+# rows, inputs, outputs: one of everything, tiles and groups with and without remainders, and few
+# rows, whose weights are not packed
+SHAPES = [(2, 1, 1), (12, 7, 65), (98, 66, 130), (60, 128, 64), (2, 149, 70)]
 
 
 @built
@@ -48,6 +49,7 @@ SHAPES = [(2, 1, 1), (12, 7, 65), (98, 66, 130), (60, 128, 64)]
     ("shape", "dtype"),
     [
         (SHAPES[1], jnp.int8),
+        (SHAPES[4], jnp.int8),
         *(pytest.param(shape, jnp.int8, marks=pytest.mark.slow) for shape in SHAPES[::2]),
         pytest.param(SHAPES[3], jnp.int8, marks=pytest.mark.slow),
         pytest.param(SHAPES[1], jnp.int16, marks=pytest.mark.slow),
@@ -102,9 +104,10 @@ def one_member(weight_MN, x_N, left_MR, right_NR) -> np.ndarray:
 
 
 @built
-def test_an_odd_number_of_rows_without_a_perturbation() -> None:
+@pytest.mark.parametrize("rows", [1, 7])
+def test_an_odd_number_of_rows_without_a_perturbation(rows: int) -> None:
     random = np.random.default_rng(0)
-    x_PN, weight_MN = random_int8(random, 7, 20), random_int8(random, 9, 20)
+    x_PN, weight_MN = random_int8(random, rows, 20), random_int8(random, 9, 20)
     got = native.linear(x_PN, weight_MN, None, None, low=0, high=shift_for(20))
     weight = perturb.Weight(jnp.asarray(weight_MN))
     assert np.array_equal(got, by_jax(weight, x_PN, jnp.int8))

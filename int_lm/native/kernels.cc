@@ -32,6 +32,7 @@ namespace {
 
 constexpr int BLOCK_TILES = 8;  // tiles of rows in a piece of work: their inputs fit the L1 cache
 constexpr int NORM_ROWS = 64;   // likewise
+constexpr int64_t UNPACKED_ROWS = 2;  // of a linear whose weights are read as they are
 constexpr uint32_t DITHER_COLUMN = 0x85EBCA77;
 constexpr int32_t CREDIT_MOST = (1 << 13) - 1, DIVIDEND_MOST = (1 << 14) - 1;
 constexpr int32_t NO_TARGET = -1, DISTANCE_MOST = 254;
