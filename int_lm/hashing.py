@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from int_lm import params
+from int_lm import native, params
 from int_lm.params import Tree
 
 BLOCK = 1 << 20  # weights that are hashed at once
@@ -56,11 +56,19 @@ def _keys(path: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _tensor(keys: np.ndarray, values: Array) -> Array:
-    """Both lanes of one tensor, with a constant of its own for its name and shape.
-
-    Block by block of rows, for the words of a tensor are a copy of it.
-    """
+    """Both lanes of one tensor, with a constant of its own for its name and shape."""
     values_RN = values.reshape(-1, values.shape[-1])
+
+    def by_jax() -> Array:
+        return _rows(keys, values_RN)
+
+    if values_RN.shape[1] % 4:
+        return keys[2] + by_jax()
+    return keys[2] + native.either(lambda: native.hashed(values_RN, keys[:2]), by_jax)
+
+
+def _rows(keys: np.ndarray, values_RN: Array) -> Array:
+    """Both lanes of a tensor, rows after rows, for the words of all of it are a copy."""
     rows, length = values_RN.shape
     height = max(1, BLOCK // length)
     whole = rows // height if rows > height else 0
@@ -70,7 +78,7 @@ def _tensor(keys: np.ndarray, values: Array) -> Array:
         block_RN = jax.lax.dynamic_slice_in_dim(values_RN, start, height)
         return total + _block(keys, block_RN, start)
 
-    total = jnp.zeros(2, jnp.uint32) + keys[2]
+    total = jnp.zeros(2, jnp.uint32)
     if whole:
         total = jax.lax.fori_loop(0, whole, add, total)
     return total + _block(keys, values_RN[whole * height :], whole * height)

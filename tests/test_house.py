@@ -27,7 +27,7 @@ LINES_BY_EXCEPTION = {
 ORDER = re.findall(
     r"\w+",
     "errors < memory < schema < untrusted < config < command_line < digest < interrupt < runlog < "
-    "fixed < tables < code_length < params < hashing < placement < noise < native < perturb < "
+    "fixed < tables < code_length < params < native < hashing < placement < noise < perturb < "
     "layers < direct < models < likelihood < credit < units < votes < population < fitness < "
     "voting < update < evolve < plan < diagnose < runtime < evaluate < sample < distributed < "
     "storage < checkpoint < lock < checkpointer < run < warmup < trainer < export < verify",

@@ -1,4 +1,4 @@
-"""The kernels of the likelihood, votes and direct connections give the bits of the JAX code."""
+"""The kernels of likelihood, votes, direct connections and hash give the bits of the JAX code."""
 
 import functools
 from collections.abc import Callable
@@ -10,14 +10,23 @@ import numpy as np
 import pytest
 from test_native import PATHS
 
-from int_lm import config as configuration, credit, direct, likelihood, native, units
+from int_lm import config as configuration, credit, direct, hashing, likelihood, native, units
 from int_lm.config import EsConfig
 from int_lm.credit import Rounding
 from int_lm.likelihood import NO_TARGET
 from int_lm.perturb import Weight
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="the kernels are not built")
-KERNELS = ("likelihood", "errors", "stream", "through", "unit", "direct_added", "direct_update")
+KERNELS = (
+    "likelihood",
+    "errors",
+    "stream",
+    "through",
+    "unit",
+    "direct_added",
+    "direct_update",
+    "hashed",
+)
 LENGTH = 3
 Both = Callable[..., Any]
 
@@ -221,3 +230,14 @@ def test_direct_update_of_padding_only(both: Both) -> None:
         lambda *x: direct.update(EsConfig(), *x), table, counts, rows, errors, jnp.uint32(1)
     )
     assert np.array_equal(moved, table) and np.array_equal(seen, counts)
+
+
+@pytest.mark.parametrize("shape", [(1, 4), (3, 2, 8), (131, 4004), (2, 6)])
+def test_hash_of_weights(both: Both, shape: tuple[int, ...]) -> None:
+    """One word, one thread's share and a little more, and beside a tensor of broken words."""
+    draw = drawing(sum(shape), extreme=False)
+    weights = {"weight": draw(*shape), "whole": draw(2, 4)}
+    found = both(hashing.lanes, weights)
+    for place in ((0,) * len(shape), tuple(size - 1 for size in shape)):
+        changed = weights | {"weight": weights["weight"].at[place].add(1)}
+        assert not np.any(np.asarray(hashing.lanes(changed)) == found)

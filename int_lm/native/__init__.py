@@ -27,10 +27,11 @@ import numpy as np
 from jax import Array
 
 HERE = Path(__file__).parent
-SOURCES = ("kernels.cc", "tile.inc", "outer.inc", "credit.inc", "direct.inc", "handlers.inc")
+PARTS = ("tile", "outer", "credit", "direct", "hash", "handlers")
+SOURCES = ("kernels.cc", *(f"{part}.inc" for part in PARTS))
 KERNELS = (
     "linear8 linear16 norm likelihood8 likelihood16 outer errors8 errors16 stream through unit"
-    " direct_added8 direct_added16 direct_update"
+    " direct_added8 direct_added16 direct_update hash"
 )
 TARGETS = tuple(f"int_lm_{kernel}" for kernel in KERNELS.split())
 COMPILERS = ("c++", "g++", "clang++")
@@ -317,3 +318,17 @@ def direct_update(
     operands = table, counts, rows_J, errors_JV, number, jnp.asarray(roots)
     table, counts = call(*operands, rate=np.int64(rate), spare=np.int64(spare), avx2_only=avx2_only)
     return table, counts
+
+
+# -- The hash of weights ---------------------------------------------------------------------------
+
+
+def hashed(values_RN: Array, keys: np.ndarray, *, avx2_only: bool = False) -> Array:
+    """Both lanes of the hash of a tensor, int8 [R, N], N a multiple of 4: uint32 [2].
+
+    Args:
+      keys: uint32, the first two that `hashing` makes of its name and shape.
+      avx2_only: as for `linear`.
+    """
+    call = jax.ffi.ffi_call("int_lm_hash", jax.ShapeDtypeStruct((2,), jnp.uint32))
+    return call(values_RN, jnp.asarray(keys), avx2_only=avx2_only)

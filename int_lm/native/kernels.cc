@@ -6,6 +6,7 @@
 //   likelihood                       log2 p(target) of logits (likelihood.py)
 //   errors, stream, through, unit    what votes are made of, dithered (credit.py, votes.py)
 //   direct_added, direct_update      direct connections: read, and learnt (direct.py)
+//   hash                             of weights (hashing.py)
 //   outer    sum over tokens and pairs of outer products, of int8 [J, M] and [J, N]
 //
 // Sums are those of int32, exact within the bounds that config.validate checks. The instruction set
@@ -33,7 +34,8 @@ namespace {
 constexpr int BLOCK_TILES = 8;  // tiles of rows in a piece of work: their inputs fit the L1 cache
 constexpr int NORM_ROWS = 64;   // likewise
 constexpr int64_t UNPACKED_ROWS = 2;  // of a linear whose weights are read as they are
-constexpr uint32_t DITHER_COLUMN = 0x85EBCA77;
+constexpr uint32_t DITHER_COLUMN = 0x85EBCA77, HASH_POSITION = 0x9E3779B1;
+constexpr int64_t HASH_WORDS = 1 << 17;  // hashed by one thread at a time
 constexpr int32_t CREDIT_MOST = (1 << 13) - 1, DIVIDEND_MOST = (1 << 14) - 1;
 constexpr int32_t NO_TARGET = -1, DISTANCE_MOST = 254;
 constexpr int64_t NARROW_VOCABULARY = 256;
@@ -239,6 +241,7 @@ TARGET static inline void interleave16(const int8_t* const* rows, int64_t n, Inp
 #include "outer.inc"
 #include "credit.inc"
 #include "direct.inc"
+#include "hash.inc"
 #undef TARGET
 }  // namespace vnni
 
@@ -280,6 +283,7 @@ TARGET static inline void interleave16(const int8_t* const* rows, int64_t n, Pac
 #include "outer.inc"
 #include "credit.inc"
 #include "direct.inc"
+#include "hash.inc"
 #undef TARGET
 }  // namespace avx2
 
@@ -420,4 +424,12 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(int_lm_direct_update, direct_update,
                                   .Ret<ffi::Buffer<ffi::S32>>()
                                   .Attr<int64_t>("rate")
                                   .Attr<int64_t>("spare")
+                                  .Attr<bool>("avx2_only"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(int_lm_hash, hash,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<ffi::Buffer<ffi::S8>>()
+                                  .Arg<ffi::Buffer<ffi::U32>>()
+                                  .Ret<ffi::Buffer<ffi::U32>>()
                                   .Attr<bool>("avx2_only"));
