@@ -4,6 +4,7 @@ They are built by `python -m int_lm.native` (`make` does); without a compiler th
 skipped, and the program runs without them.
 """
 
+import ctypes
 import functools
 import shutil
 import subprocess
@@ -19,8 +20,24 @@ from int_lm import fixed, native, perturb, votes
 from int_lm.config import shift_for
 
 built = pytest.mark.skipif(not native.available(), reason="the kernels are not built")
-# with VNNI where there is any, and with AVX2 only
-PATHS = [False, pytest.param(True, marks=pytest.mark.slow)]
+
+
+def has_vnni() -> bool:
+    """Kernels take the path of AVX-512 with VNNI unless they are told not to."""
+    return native.available() and ctypes.CDLL(str(native.library())).int_lm_supported() == 2
+
+
+# the widest path that there is, and that of AVX2, if that is another one
+PATHS = [
+    False,
+    pytest.param(
+        True,
+        marks=[
+            pytest.mark.slow,
+            pytest.mark.skipif(not has_vnni(), reason="AVX2 is the widest path of this processor"),
+        ],
+    ),
+]
 LOW = 7
 
 
