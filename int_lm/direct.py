@@ -128,58 +128,44 @@ def update(
       number: the step's, uint32 scalar.
       axis: of the devices that share the columns, if any (see `placement`).
     """
+    all_columns = errors_JW.shape[1] == table.shape[1]
 
     def by_kernel() -> tuple[Array, Array]:
         operands = table, counts, rows_J, errors_JW, number, tables.reciprocal_root()
         return native.direct_update(*operands, rate=_rate(es), spare=spare_bits(es))
 
     def by_jax() -> tuple[Array, Array]:
-        return _updated(es, table, counts, rows_J, errors_JW, number, first_column, axis)
+        """The errors of one row's readings are summed where its last reading stands.
 
-    all_columns = errors_JW.shape[1] == table.shape[1]
+        So the work follows the readings, and the memory too but for a word for each row.
+        """
+        readings, size = len(rows_J), len(table)
+        reading_J = jnp.arange(readings, dtype=jnp.int32)
+        last = jnp.zeros(size, jnp.int32).at[rows_J].max(reading_J, mode="drop")
+        last_J = jnp.where(rows_J < size, last.at[rows_J].get(mode="clip"), reading_J)
+        hits_J = jnp.zeros(readings, jnp.int32).at[last_J].add(1)
+        error_JW = jnp.zeros(errors_JW.shape, jnp.int32).at[last_J].add(errors_JW.astype(jnp.int32))
+        # readings that are not their row's last one, and padding, name rows past the table: dropped
+        row_J = jnp.where((last_J == reading_J) & (rows_J < size), rows_J, size + reading_J)
+        count_J = counts.at[row_J].get(mode="fill", fill_value=0)
+        count_J = count_J + (count_J < COUNT_MAX).astype(jnp.int32)
+        step_J = _row_step(es, jnp.maximum(count_J // jnp.maximum(hits_J, 1), 1))
+        factor_J = (step_J << _MEAN_BITS) // jnp.maximum(hits_J, 1)  # error x factor < 2^30
+        width = errors_JW.shape[1]
+        dither_JW = fixed.dither(
+            row_J[:, None],
+            first_column + jnp.arange(width, dtype=jnp.int32)[None],
+            number,
+            _MOVE_BITS,
+        )
+        error_JW = error_JW << spare_bits(es)
+        move_JW = (error_JW * factor_J[:, None] + dither_JW) >> _MOVE_BITS
+        old_JV = table.at[row_J].get(mode="fill", fill_value=0)
+        old_JW = jax.lax.dynamic_slice_in_dim(old_JV, first_column, width, axis=1).astype(jnp.int32)
+        moved_JW = jnp.clip(old_JW + move_JW, -INT8_MAX, INT8_MAX).astype(jnp.int8)
+        shared = None if all_columns else axis
+        moved_JV = placement.gathered(moved_JW, shared, along=1)
+        options = {"mode": "drop", "unique_indices": True}
+        return table.at[row_J].set(moved_JV, **options), counts.at[row_J].set(count_J, **options)
+
     return native.either(by_kernel, by_jax) if all_columns else by_jax()
-
-
-def _updated(
-    es: EsConfig,
-    table: Array,
-    counts: Array,
-    rows_J: Array,
-    errors_JW: Array,
-    number: Array,
-    first_column: Array | int,
-    axis: str | None,
-) -> tuple[Array, Array]:
-    """`update` without kernels.
-
-    The errors of one row's readings are summed where its last reading stands, so that the work
-    follows the readings, and the memory too but for a word for each row.
-    """
-    readings, size = len(rows_J), len(table)
-    reading_J = jnp.arange(readings, dtype=jnp.int32)
-    last = jnp.zeros(size, jnp.int32).at[rows_J].max(reading_J, mode="drop")
-    last_J = jnp.where(rows_J < size, last.at[rows_J].get(mode="clip"), reading_J)
-    hits_J = jnp.zeros(readings, jnp.int32).at[last_J].add(1)
-    error_JW = jnp.zeros(errors_JW.shape, jnp.int32).at[last_J].add(errors_JW.astype(jnp.int32))
-    # readings that are not their row's last one, and padding, name rows past the table: dropped
-    row_J = jnp.where((last_J == reading_J) & (rows_J < size), rows_J, size + reading_J)
-    count_J = counts.at[row_J].get(mode="fill", fill_value=0)
-    count_J = count_J + (count_J < COUNT_MAX).astype(jnp.int32)
-    step_J = _row_step(es, jnp.maximum(count_J // jnp.maximum(hits_J, 1), 1))
-    factor_J = (step_J << _MEAN_BITS) // jnp.maximum(hits_J, 1)  # error x factor < 2^30
-    width = errors_JW.shape[1]
-    dither_JW = fixed.dither(
-        row_J[:, None],
-        first_column + jnp.arange(width, dtype=jnp.int32)[None],
-        number,
-        _MOVE_BITS,
-    )
-    error_JW = error_JW << spare_bits(es)
-    move_JW = (error_JW * factor_J[:, None] + dither_JW) >> _MOVE_BITS
-    old_JV = table.at[row_J].get(mode="fill", fill_value=0)
-    old_JW = jax.lax.dynamic_slice_in_dim(old_JV, first_column, width, axis=1).astype(jnp.int32)
-    moved_JW = jnp.clip(old_JW + move_JW, -INT8_MAX, INT8_MAX).astype(jnp.int8)
-    shared = axis if width < table.shape[1] else None
-    moved_JV = placement.gathered(moved_JW, shared, along=1)
-    table = table.at[row_J].set(moved_JV, mode="drop", unique_indices=True)
-    return table, counts.at[row_J].set(count_J, mode="drop", unique_indices=True)

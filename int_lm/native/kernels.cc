@@ -54,6 +54,11 @@ struct Outer {
   int64_t terms, rows, columns;
 };
 
+// What fixed.dither makes of a row and a position, at column 0.
+inline uint32_t dither_word(uint32_t row, uint32_t position) {
+  return row * 0x9E3779B1u + position * 0xC2B2AE3Du;
+}
+
 // Of fixed.dither: rows are those of [T, I], tokens of the step's segment by pairs.
 struct Dither {
   const int32_t* numbers;  // of the pairs
@@ -61,7 +66,7 @@ struct Dither {
   uint32_t step;
   uint32_t word(int64_t row) const {
     const uint32_t place = uint32_t(row / pairs) + step * uint32_t(length);
-    return uint32_t(numbers[row % pairs]) * 0x9E3779B1u + place * 0xC2B2AE3Du;
+    return dither_word(uint32_t(numbers[row % pairs]), place);
   }
 };
 
