@@ -36,18 +36,44 @@ class Weight:
       value: int8; a VECTOR under perturbation is already the members' own [..., P, N].
       left: A, int8 [..., I, M, R] ([..., I, V, R] for an embedding), or None.
       right: B, int8 [..., I, N, R], or None.
+      layer: int32 scalar, if the arrays hold all layers of a stacked tensor and this is one of them
+        (see `of_layer`).
       shift: of the low-rank product, 4 + sigma_shift + round(log2(R) / 2).
     """
 
     value: Array
     left: Array | None = None
     right: Array | None = None
+    layer: Array | None = None
     shift: int = dataclasses.field(default=0, metadata={"static": True})
 
 
 def unperturbed(weights: Tree) -> Tree:
     """The tree of `Weight`s that the bare model uses: to validate, sample and export."""
     return params.map_leaves(Weight, weights)
+
+
+def of_layer(weights: Tree, layer: Array) -> Tree:
+    """One layer of a tree of stacked `Weight`s: all of them still, and its number.
+
+    A slice would be copied for every token: as many bytes of noise as its linear reads and writes.
+    """
+    return jax.tree.map(
+        lambda weight: dataclasses.replace(weight, layer=layer),
+        weights,
+        is_leaf=lambda node: isinstance(node, Weight),
+    )
+
+
+def _alone(weight: Weight) -> Weight:
+    """The `Weight` of one layer, cut out of the others."""
+    if weight.layer is None:
+        return weight
+    arrays = jax.tree.map(
+        lambda leaf: jax.lax.dynamic_index_in_dim(leaf, weight.layer, keepdims=False),
+        (weight.value, weight.left, weight.right),
+    )
+    return Weight(*arrays, shift=weight.shift)
 
 
 def tensor_noise(es: EsConfig, spec: Spec, tensor: int, seed: Array, step: Array, pairs: Array):
@@ -90,7 +116,7 @@ def perturbed(
         members = both.reshape(*step.shape[:-2], -1, step.shape[-1])
         return Weight(fixed.saturate(value[..., None, :].astype(jnp.int32) + members))
     shift = 4 + es.sigma_shift + round(math.log2(es.rank) / 2)
-    return Weight(value, left, right, shift)
+    return Weight(value, left, right, shift=shift)
 
 
 def _pairwise(x_P: Array) -> Array:
@@ -136,7 +162,7 @@ def readout(weight: Weight, x_PN: Array) -> Array:
 
 def _native(weight: Weight, x_PN: Array, dtype: type) -> Array:
     """`linear` or `readout` by the kernel for CPUs."""
-    operands = x_PN, weight.value, weight.left, weight.right
+    operands = x_PN, weight.value, weight.left, weight.right, weight.layer
     return native.linear(*operands, low=weight.shift, high=shift_for(x_PN.shape[-1]), dtype=dtype)
 
 
@@ -147,17 +173,23 @@ def _on_gpu(weight: Weight, x_PN: Array, dtype: type) -> Callable[[], Array] | N
         return None
     from int_lm.native import triton  # takes a while
 
-    (rows, inputs), outputs = x_PN.shape, len(weight.value)
+    (rows, inputs), outputs = x_PN.shape, weight.value.shape[-2]
     tile = triton.tile_of(rows, inputs, outputs)
     if tile is None:
         return None
     high = shift_for(inputs)
-    operands = x_PN, weight.value, weight.left, weight.right, tile
-    return lambda: triton.linear(*operands, low=weight.shift, high=high, dtype=dtype)
+
+    def by_triton() -> Array:
+        alone = _alone(weight)
+        operands = x_PN, alone.value, alone.left, alone.right, tile
+        return triton.linear(*operands, low=weight.shift, high=high, dtype=dtype)
+
+    return by_triton
 
 
 def _scaled(weight: Weight, x_PN: Array) -> Array:
     """`linear` before it is narrowed: int32."""
+    weight = _alone(weight)
     acc_PM = fixed.dot(x_PN, weight.value)
     if weight.left is not None and weight.right is not None:
         # elementwise, not as a dot of every pair, which XLA on CPUs does in int32
@@ -185,4 +217,4 @@ def embed(weight: Weight, tokens_P: Array) -> Array:
 
 def vector(weight: Weight, x_PN: Array) -> Array:
     """A VECTOR as int32, one row per row of `x_PN`."""
-    return jnp.broadcast_to(weight.value, x_PN.shape).astype(jnp.int32)
+    return jnp.broadcast_to(_alone(weight).value, x_PN.shape).astype(jnp.int32)

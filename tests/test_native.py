@@ -83,7 +83,7 @@ def test_linear(shape: tuple[int, int, int], dtype: type, avx2_only: bool) -> No
             shifts = {"low": LOW, "high": shift_for(inputs)}
             options = {"dtype": dtype, "avx2_only": avx2_only}
             got = np.asarray(native.linear(x_PN, weight_MN, *noises, **shifts, **options))
-            weight = perturb.Weight(jnp.asarray(weight_MN), *noises, LOW)
+            weight = perturb.Weight(jnp.asarray(weight_MN), *noises, shift=LOW)
             assert np.array_equal(got, by_jax(weight, x_PN, dtype))
             if rank == 1 and dtype == jnp.int8:  # and those of NumPy, member by member
                 for member, x_N in enumerate(x_PN):
@@ -118,6 +118,41 @@ def one_member(weight_MN, x_N, left_MR, right_NR) -> np.ndarray:
     x = x_N.astype(np.int64)
     delta = (left_MR @ (x @ right_NR.astype(np.int64))) >> LOW
     return np.clip((weight_MN.astype(np.int64) @ x + delta) >> shift_for(len(x)), -127, 127)
+
+
+@built
+@pytest.mark.parametrize("avx2_only", PATHS)
+@pytest.mark.parametrize("dtype", [jnp.int8, jnp.int16])
+@pytest.mark.parametrize("outputs", [31, 32, 63, 96])
+def test_narrowing_of_the_largest_sums(outputs: int, dtype: type, avx2_only: bool) -> None:
+    """Outputs are narrowed 32 at a time: whole and broken ones, clipped on both sides."""
+    x_PN = np.full((6, 40), 127, np.int8)
+    x_PN[1::2] = -127
+    weight_MN = np.full((outputs, 40), 127, np.int8)
+    weight_MN[1::3], weight_MN[2::3] = -127, 0
+    draw = functools.partial(random_int8, np.random.default_rng(outputs), extreme=True)
+    for rank in (1, 2, 4):
+        noises = (jnp.asarray(draw(3, size, rank)) for size in (outputs, 40))
+        left, right = noises
+        weight = perturb.Weight(jnp.asarray(weight_MN), left, right, shift=3)
+        got = native.linear(
+            x_PN, weight_MN, left, right, low=3, high=7, dtype=dtype, avx2_only=avx2_only
+        )
+        expected = perturb._scaled(weight, jnp.asarray(x_PN))
+        shifted = np.asarray(expected)  # by shift_for(40) = 7
+        most = 127 if dtype == jnp.int8 else 32767
+        assert shifted.max() > 127 and shifted.min() < -127
+        np.testing.assert_array_equal(np.asarray(got), np.clip(shifted, -most, most))
+
+
+@built
+@pytest.mark.parametrize("layer", [-1, 2])
+def test_a_layer_that_is_not_there(layer: int) -> None:
+    x_PN, weight_LMN = np.zeros((4, 8), np.int8), np.zeros((2, 8, 8), np.int8)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="there is no such layer"):
+        native.linear(
+            x_PN, weight_LMN, None, None, jnp.int32(layer), low=0, high=6
+        ).block_until_ready()
 
 
 @built

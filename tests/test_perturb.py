@@ -9,7 +9,7 @@ import numpy as np
 import oracle
 import pytest
 
-from int_lm import config, perturb
+from int_lm import config, native, perturb
 from int_lm.config import INT8_MAX, INT32_MAX, EsConfig
 from int_lm.params import Role, Spec
 from int_lm.perturb import Weight
@@ -199,3 +199,41 @@ def test_the_largest_perturbation_that_config_allows_is_exact(kind: str, rank: i
     assert linear(weight, x)[:, 0].tolist() == [
         oracle.saturate(total >> config.shift_for(inputs)) for total in (bare + delta, bare - delta)
     ]
+
+
+@pytest.mark.parametrize("kernels", ["kernels", "jax"])
+@pytest.mark.parametrize("rank", [0, 1, 2])
+def test_a_layer_by_its_number_is_that_layer_cut_out(rank: int, kernels: str, monkeypatch):
+    """`of_layer` of stacked tensors: linears, readouts and vectors of every one of three layers."""
+    if kernels == "jax":
+        monkeypatch.setattr(native, "available", lambda: False)
+    generator = np.random.default_rng(rank)
+
+    def draw(*shape: int) -> jax.Array:
+        return jnp.asarray(generator.integers(-127, 128, shape, dtype=np.int8))
+
+    noises = (draw(3, PAIRS, 70, rank), draw(3, PAIRS, 20, rank)) if rank else (None, None)
+    stacked = {
+        "matrix": Weight(draw(3, 70, 20), *noises, shift=7),
+        "vector": Weight(draw(3, 2 * PAIRS, 20)),
+    }
+    x_PN = draw(2 * PAIRS, 20)
+
+    @jax.jit
+    def used(weights: dict[str, Weight]) -> tuple[jax.Array, ...]:
+        matrix, vector = weights["matrix"], weights["vector"]
+        return (
+            perturb.linear(matrix, x_PN),
+            perturb.readout(matrix, x_PN),
+            perturb.vector(vector, x_PN),
+        )
+
+    results = []
+    for layer in range(3):
+        got = used(perturb.of_layer(stacked, jnp.int32(layer)))
+        alone = jax.tree.map(lambda leaf, layer=layer: leaf[layer], stacked)
+        for by_number, cut_out in zip(got, used(alone), strict=True):
+            np.testing.assert_array_equal(by_number, cut_out)
+        results.append(np.asarray(got[0]))
+    assert not np.array_equal(results[0], results[1])
+    assert not np.array_equal(results[1], results[2])

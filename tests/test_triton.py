@@ -33,7 +33,7 @@ def test_linear(shape: tuple[int, int, int], dtype: type, extreme: bool) -> None
     tile = triton.tile_of(*shape)
     assert tile is not None
     for left, right in ((None, None), noises):
-        weight = perturb.Weight(jnp.asarray(weight_MN), left, right, LOW)
+        weight = perturb.Weight(jnp.asarray(weight_MN), left, right, shift=LOW)
         got = triton.linear(
             jnp.asarray(x_PN),
             weight.value,
@@ -60,7 +60,7 @@ def test_it_is_for_gpus_and_for_rank_one(monkeypatch: pytest.MonkeyPatch) -> Non
 
     def weight(rank: int) -> perturb.Weight:
         noise = jnp.ones((32, 64, rank), jnp.int8)
-        return perturb.Weight(jnp.ones((64, 64), jnp.int8), noise, noise, LOW)
+        return perturb.Weight(jnp.ones((64, 64), jnp.int8), noise, noise, shift=LOW)
 
     monkeypatch.setattr(native, "on_gpu", lambda: False)
     assert perturb._on_gpu(weight(1), x_PN, jnp.int8) is None

@@ -122,11 +122,13 @@ def step(weights: Tree, state: Tree, tokens_P: Array) -> tuple[Tree, Array, Acti
     state = jax.tree.map(lambda leaf: jnp.where(keep_P1, leaf, jnp.int8(0)), state)
     x_PD = perturb.embed(weights["embedding"], tokens_P)
 
-    def layer_step(x_PD: Array, layer_and_state: tuple[Tree, Tree]):
-        x_PD, state, uses = block(layer_and_state[0], x_PD, layer_and_state[1])
+    def layer_step(x_PD: Array, number_and_state: tuple[Array, Tree]):
+        number, state = number_and_state
+        x_PD, state, uses = block(perturb.of_layer(weights["layers"], number), x_PD, state)
         return x_PD, (state, uses)
 
-    x_PD, (state, uses) = jax.lax.scan(layer_step, x_PD, (weights["layers"], state))
+    numbers_L = jnp.arange(len(state["cell"]), dtype=jnp.int32)
+    x_PD, (state, uses) = jax.lax.scan(layer_step, x_PD, (numbers_L, state))
     z_PD = _norm(x_PD)
     activity = Activity(
         uses={"embedding": Use(tokens_P), "layers": uses, "head": Use(z_PD)},

@@ -116,6 +116,7 @@ def linear(
     weight_MN: Array,
     left_IMR: Array | None,
     right_INR: Array | None,
+    layer: Array | None = None,
     *,
     low: int,
     high: int,
@@ -126,16 +127,20 @@ def linear(
 
     Args:
       x_PN, weight_MN, left_IMR, right_INR: int8; no perturbation for None.
+      layer: int32 scalar, which of the layers to take of operands that hold several: all but x.
       low, high: right shifts.
       dtype: int8, clipped to +-127, or int16, to +-32767.
       avx2_only: take the slower path even where VNNI is to be had, for tests.
     """
-    none = jnp.zeros((0, 0, 0), jnp.int8)
-    left, right = (none if x is None else x for x in (left_IMR, right_INR))
-    shape = jax.ShapeDtypeStruct((x_PN.shape[0], weight_MN.shape[0]), dtype)
+    arrays = [weight_MN, left_IMR, right_INR]
+    if layer is None:
+        arrays, layer = [None if array is None else array[None] for array in arrays], jnp.int32(0)
+    none = jnp.zeros((1, 0, 0, 0), jnp.int8)
+    weight, left, right = (none if array is None else array for array in arrays)
+    shape = jax.ShapeDtypeStruct((x_PN.shape[0], weight.shape[1]), dtype)
     call = jax.ffi.ffi_call("int_lm_linear8" if dtype == jnp.int8 else "int_lm_linear16", shape)
     shifts = {"low": np.int64(low), "high": np.int64(high)}
-    return call(x_PN, weight_MN, left, right, **shifts, avx2_only=avx2_only)
+    return call(x_PN, weight, left, right, layer, **shifts, avx2_only=avx2_only)
 
 
 def norm(

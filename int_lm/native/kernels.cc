@@ -313,6 +313,7 @@ extern "C" int int_lm_supported() { return has_vnni() ? 2 : __builtin_cpu_suppor
                                     .Arg<ffi::Buffer<ffi::S8>>()              \
                                     .Arg<ffi::Buffer<ffi::S8>>()              \
                                     .Arg<ffi::Buffer<ffi::S8>>()              \
+                                    .Arg<ffi::Buffer<ffi::S32>>()             \
                                     .Ret<ffi::Buffer<type>>()                 \
                                     .Attr<int64_t>("low")                     \
                                     .Attr<int64_t>("high")                    \
