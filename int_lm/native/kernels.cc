@@ -220,7 +220,6 @@ TARGET static inline Vector multiply_add(Vector total, Vector weight, Vector inp
   return _mm512_dpbusd_epi32(total, weight, input);
 }
 TARGET static inline void store(int32_t* p, Vector v) { _mm512_store_si512(p, v); }
-TARGET static inline Vector load_sums(const int32_t* p) { return _mm512_load_si512(p); }
 TARGET static inline void to_packed(int8_t x, Packed* p) { *p = pack_of(x); }
 TARGET static inline void to_packed(int8_t x, Input* p) { *p = x; }
 TARGET static inline void interleave16(const int8_t* const* rows, int64_t n, void* out, int flip) {
@@ -252,7 +251,7 @@ TARGET static inline void interleave16(const int8_t* const* rows, int64_t n, Inp
 
 namespace avx2 {
 #define TARGET __attribute__((target("avx2")))
-constexpr int LANES = 8, GROUP = 2, ROWS = 4, VECTORS = 2;
+constexpr int LANES = 8, GROUP = 2, ROWS = 3, VECTORS = 4;
 constexpr int32_t OFFSET = 0;
 using Packed = int16_t;
 using Input = int16_t;
@@ -268,13 +267,12 @@ TARGET static inline Vector spread(const Input* p) {
   return _mm256_set1_epi32(two);
 }
 TARGET static inline Vector multiply_add(Vector total, Vector weight, Vector input) {
-  return _mm256_add_epi32(total, _mm256_madd_epi16(weight, input));
+  // in place, by hand: GCC adds into other registers, runs out of them and copies all of it back
+  asm("vpaddd %1, %0, %0" : "+x"(total) : "x"(_mm256_madd_epi16(weight, input)));
+  return total;
 }
 TARGET static inline void store(int32_t* p, Vector v) {
   _mm256_store_si256(reinterpret_cast<__m256i*>(p), v);
-}
-TARGET static inline Vector load_sums(const int32_t* p) {
-  return _mm256_load_si256(reinterpret_cast<const __m256i*>(p));
 }
 TARGET static inline void to_packed(int8_t x, Packed* p) { *p = x; }
 TARGET static inline void interleave16(const int8_t* const* rows, int64_t n, Packed* out) {
