@@ -153,8 +153,10 @@ class Report:
       train_bits_per_byte: of the population, on the tokens of this step.
       valid_bits_per_byte: on held-out text, None where not evaluated.
       changed, saturated: fractions of the weights that moved in the last step, that stand at +-127.
-      tokens_per_second: tokens of all members.
-      seconds: of training since the run began, earlier processes included.
+      tokens_per_second: tokens of all members, over the time that steps took since the last report:
+        evaluating, logging and saving do not count.
+      seconds: of training since the run began, earlier processes included, and all that it did
+        beside steps, up to the end of this step.
       weights_hash: hex digest of the weights.
     """
 

@@ -122,7 +122,7 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self._started = time.monotonic()
-        self._speed_since = (self.number, self._started)
+        self._stepped, self._seconds_of_steps = 0, 0.0  # since the last row of metrics
         self._valid: float | None = None  # of the last save
 
     @property
@@ -159,6 +159,7 @@ class Trainer:
         settings, first = self.settings.run, self.number
         standing = self._standing()
         while standing in (GOING_ON, SAVING_AGAIN):
+            began = time.monotonic()
             with self._watchdog(COMPILING_SECONDS if self.number == first else 0):
                 self.state, measured = step(self.state, tokens_ST, self.number)
                 if self.number + 1 < settings.steps:  # read while the step is computed
@@ -166,6 +167,8 @@ class Trainer:
                 measured.scores_P.block_until_ready()
                 self.number += 1
                 standing = self._standing()
+            self._stepped += 1
+            self._seconds_of_steps += time.monotonic() - began
             self.console.advance(self.number, self.seconds)
             if self.checkpointer and (failure := self.checkpointer.poll()):
                 self.console.warn(f"{failure}; training goes on and will try again")
@@ -210,10 +213,9 @@ class Trainer:
         """Report the step just done; returns the validation bits per byte if evaluated."""
         es = self.settings.es
         score = int(np.asarray(measured.scores_P, np.int64).sum())
-        now = time.monotonic()
-        since, then = self._speed_since
-        tokens_per_step = es.population * es.segment_length
-        speed = (self.number - since) * tokens_per_step / (now - then)
+        seconds, tokens_per_step = self.seconds, es.population * es.segment_length
+        speed = self._stepped * tokens_per_step / self._seconds_of_steps
+        self._stepped, self._seconds_of_steps = 0, 0.0
         read_bytes = self.text.streams.text_bytes(self.number - 1) * es.members_per_stream
         network = params.without_direct(self.state.weights)
         count = sum(leaf.size for _, leaf in params.flatten(network))
@@ -225,7 +227,7 @@ class Trainer:
             changed=int(measured.changed) / count,
             saturated=int(measured.saturated) / count,
             tokens_per_second=speed,
-            seconds=self.seconds,
+            seconds=seconds,
             weights_hash=self.hash_weights(),
         )
         row = {
@@ -243,7 +245,6 @@ class Trainer:
             self.sample()
         if evaluate:  # at the first one, that was compiled
             memory.trim()
-        self._speed_since = (self.number, time.monotonic())
         return valid
 
     def _append(self, row: dict[str, Any]) -> None:

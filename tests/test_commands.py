@@ -8,13 +8,16 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from int_lm import checkpoint, config, evolve
+import train
+from int_lm import checkpoint, config, evolve, trainer
+from int_lm.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = {
@@ -137,6 +140,37 @@ def test_a_run_reports_learns_and_says_what_comes_next(whole: tuple[Path, str]) 
     assert last["train_bits_per_byte"] < first["train_bits_per_byte"] - 0.5
     assert last["tokens"] == 60 * 16 * 8
     assert re.search(rf"\b{last['weights_hash']}\b", output)
+
+
+def test_speed_is_that_of_steps_alone(text: Path, tmp_path: Path, monkeypatch) -> None:
+    """By a clock of our own: a step takes 2 seconds, each evaluation, hash and save 1000."""
+    now = 0.0
+
+    def slowed(function, seconds: float):
+        def slow(*arguments: object, **options: object) -> object:
+            nonlocal now
+            now += seconds
+            return function(*arguments, **options)
+
+        return slow
+
+    compiled_step = evolve.compiled_step
+    monkeypatch.setattr(
+        evolve, "compiled_step", lambda *arguments: slowed(compiled_step(*arguments), 2)
+    )
+    for name in ("evaluate", "hash_weights", "save"):
+        monkeypatch.setattr(Trainer, name, slowed(getattr(Trainer, name), 1000))
+    monkeypatch.setattr(trainer, "time", types.SimpleNamespace(monotonic=lambda: now))
+    run = tmp_path / "run"
+    _, settings = train.parse(train_arguments(text, run, run_dot_steps=21))
+    train.train(settings)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert {line["tokens_per_second"] for line in lines} == {16 * 8 / 2}
+    seconds = {line["step"]: line["seconds"] for line in lines}
+    # each to the end of its step; between 5 and 10 a hash and a save, between 10 and 20 two of each
+    assert seconds[10] - seconds[5] == 5 * 2 + 2000
+    assert seconds[20] - seconds[10] == 10 * 2 + 3000
+    assert seconds[21] - seconds[20] == 1 * 2 + 2000
 
 
 def test_a_finished_run_started_again_only_evaluates(
