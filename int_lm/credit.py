@@ -68,7 +68,7 @@ def readout_errors(logits_TIV: Array, targets_TI: Array, rounding: Rounding) -> 
         dither = rounding.dither(length, vocabulary, 16).reshape(-1, vocabulary)
         return likelihood.errors(logits_JV, targets_J, scale, dither)
 
-    tables = likelihood.error_tables(vocabulary)
+    tables = likelihood.kernel_tables()
     errors_JV = native.either(
         lambda: native.errors(*rounding.place, logits_JV, targets_J, scale, *tables), by_jax
     )

@@ -99,14 +99,13 @@ def log2_likelihood(logits_PV: Array, targets_P: Array) -> Array:
         unit_shift = LOG2_FRACTION_BITS - 4  # from 1/16 bit
         return -(target_P << unit_shift) - log2_sum_exp2(distance_PV)
 
-    exp2, log2, _ = error_tables(logits_PV.shape[-1])
-    return native.either(lambda: native.likelihood(logits_PV, targets_P, exp2, log2), by_jax)
+    octave, log2, _ = kernel_tables()
+    return native.either(lambda: native.likelihood(logits_PV, targets_P, octave, log2), by_jax)
 
 
-def error_tables(vocabulary: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What `errors` looks up: exp2 as the vocabulary allows, log2 and fractions of exp2; int32."""
-    bits = NARROW_BITS if vocabulary <= NARROW_VOCABULARY else WIDE_BITS
-    return tables.exp2(bits), tables.log2_mantissa(), tables.exp2_fraction()
+def kernel_tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What the kernels look up: an octave of exp2, log2, and fractions of exp2; int32."""
+    return tables.exp2_octave(), tables.log2_mantissa(), tables.exp2_fraction()
 
 
 def errors(logits_PV: Array, targets_P: Array, scale: int, dither_PV: Array) -> Array:

@@ -41,6 +41,16 @@ def exp2(fraction_bits: int) -> np.ndarray:
 
 
 @functools.cache
+def exp2_octave() -> np.ndarray:
+    """floor(2^30 2^(-d/16)) for d = 0..15: int32 [16].
+
+    Any entry of `exp2`, of up to 29 bits, is one of these shifted right and rounded half up: what
+    was rounded down here cannot carry into it.
+    """
+    return np.array([int(_CONTEXT.power(2, 30 - Decimal(d) / 16)) for d in range(16)], np.int32)
+
+
+@functools.cache
 def log2_mantissa() -> np.ndarray:
     """round(2^22 * log2(1 + i / 2^10)) for i = 0..2^10: int32 [1025]."""
     size = 1 << LOG2_INDEX_BITS

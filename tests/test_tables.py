@@ -65,6 +65,16 @@ def test_no_gaussian_entry_depends_on_the_last_bits_of_a_float():
     assert distance_to_half(scaled) > CLEARANCE
 
 
+@pytest.mark.parametrize("bits", [22, 28, 29])
+def test_an_octave_gives_every_entry_of_exp2(bits: int):
+    """Shifted right by its octaves and the bits too many, rounded half up."""
+    distance = np.arange(255)
+    down = 30 - bits + (distance >> 4)
+    terms = (tables.exp2_octave().astype(np.int64)[distance & 15] + (1 << (down - 1))) >> down
+    assert terms.tolist() == oracle.exp2_table(bits)
+    assert int(tables.exp2_octave()[0]) == 1 << 30
+
+
 def test_exp2_fraction_table_is_rounded_powers_of_two():
     """2^15 2^-x at the middles of 1024 cells of [0, 1): falling, between 2^14 and 2^15."""
     table = tables.exp2_fraction()

@@ -167,7 +167,7 @@ def likelihood(
     """`likelihood.log2_likelihood`: int8 or int16 logits [P, V] give int32 [P].
 
     Args:
-      arrays: the first two of `likelihood.error_tables` for V. avx2_only: as for `linear`.
+      arrays: the first two of `likelihood.kernel_tables`. avx2_only: as for `linear`.
     """
     name = "int_lm_likelihood8" if logits_PV.dtype == jnp.int8 else "int_lm_likelihood16"
     call = jax.ffi.ffi_call(name, jax.ShapeDtypeStruct(targets_P.shape, jnp.int32))
@@ -200,7 +200,7 @@ def errors(
     """`likelihood.errors`: int8 or int16 logits [J, V] give int8 [J, V].
 
     Args:
-      scale: what makes 1. arrays: `likelihood.error_tables` for V. avx2_only: as for `linear`.
+      scale: what makes 1. arrays: `likelihood.kernel_tables`. avx2_only: as for `linear`.
     """
     name = "int_lm_errors8" if logits_JV.dtype == jnp.int8 else "int_lm_errors16"
     call = jax.ffi.ffi_call(name, jax.ShapeDtypeStruct(logits_JV.shape, jnp.int8))

@@ -91,7 +91,7 @@ struct Unit {
 
 // Targets, and tables of the likelihood.
 struct Likelihood {
-  const int32_t *targets, *exp2, *log2;
+  const int32_t *targets, *octave, *log2;
   int64_t vocabulary;
 };
 
