@@ -52,13 +52,13 @@ def formula(settings: Config, vocab_size: int, devices: int, sharded: bool) -> d
     es, specs = settings.es, evolve.specs_of(settings, vocab_size)
     network = params.count(params.without_direct(specs))
     readings, tables = es.population // 2 * es.segment_length, len(settings.model.direct)
-    gathered = 4 * es.population + tables * (4 * readings + readings * vocab_size)
+    gathered = 4 * es.population + tables * 4 * readings
+    if tables:
+        gathered += readings * vocab_size
     if sharded:
         kinds = {"reduce-scatter": 4 * network // devices, "all-gather": gathered + network}
     else:
         kinds = {"all-reduce": 4 * network, "all-gather": gathered}
-    if tables:
-        kinds["all-to-all"] = readings * vocab_size // devices
     return kinds
 
 

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from int_lm import fixed, native, placement, tables
+from int_lm import fixed, native, tables
 from int_lm.config import INT8_MAX, SEPARATOR, EsConfig, ModelConfig, spare_bits
 from int_lm.params import Role, Spec, Tree
 
@@ -113,25 +113,20 @@ def update(
     table: Array,
     counts: Array,
     rows_J: Array,
-    errors_JW: Array,
+    errors_JV: Array,
     number: Array,
-    first_column: Array | int = 0,
-    axis: str | None = None,
 ) -> tuple[Array, Array]:
     """A table and its counts after one step.
 
     Args:
       table: int8 [rows, V]. counts: int32 [rows].
       rows_J: int32, the row of every reading, one past the table for padding.
-      errors_JW: int8, of `votes`; 127 >> spare bits make 1, which the step makes up for. Of all
-        columns of the table, or of this device's own, of which `first_column` is the first.
+      errors_JV: int8, of `votes`; 127 >> spare bits make 1, which the step makes up for.
       number: the step's, uint32 scalar.
-      axis: of the devices that share the columns, if any (see `placement`).
     """
-    all_columns = errors_JW.shape[1] == table.shape[1]
 
     def by_kernel() -> tuple[Array, Array]:
-        operands = table, counts, rows_J, errors_JW, number, tables.reciprocal_root()
+        operands = table, counts, rows_J, errors_JV, number, tables.reciprocal_root()
         return native.direct_update(*operands, rate=_rate(es), spare=spare_bits(es))
 
     def by_jax() -> tuple[Array, Array]:
@@ -144,28 +139,20 @@ def update(
         last = jnp.zeros(size, jnp.int32).at[rows_J].max(reading_J, mode="drop")
         last_J = jnp.where(rows_J < size, last.at[rows_J].get(mode="clip"), reading_J)
         hits_J = jnp.zeros(readings, jnp.int32).at[last_J].add(1)
-        error_JW = jnp.zeros(errors_JW.shape, jnp.int32).at[last_J].add(errors_JW.astype(jnp.int32))
+        error_JV = jnp.zeros(errors_JV.shape, jnp.int32).at[last_J].add(errors_JV.astype(jnp.int32))
         # readings that are not their row's last one, and padding, name rows past the table: dropped
         row_J = jnp.where((last_J == reading_J) & (rows_J < size), rows_J, size + reading_J)
         count_J = counts.at[row_J].get(mode="fill", fill_value=0)
         count_J = count_J + (count_J < COUNT_MAX).astype(jnp.int32)
         step_J = _row_step(es, jnp.maximum(count_J // jnp.maximum(hits_J, 1), 1))
         factor_J = (step_J << _MEAN_BITS) // jnp.maximum(hits_J, 1)  # error x factor < 2^30
-        width = errors_JW.shape[1]
-        dither_JW = fixed.dither(
-            row_J[:, None],
-            first_column + jnp.arange(width, dtype=jnp.int32)[None],
-            number,
-            _MOVE_BITS,
-        )
-        error_JW = error_JW << spare_bits(es)
-        move_JW = (error_JW * factor_J[:, None] + dither_JW) >> _MOVE_BITS
-        old_JV = table.at[row_J].get(mode="fill", fill_value=0)
-        old_JW = jax.lax.dynamic_slice_in_dim(old_JV, first_column, width, axis=1).astype(jnp.int32)
-        moved_JW = jnp.clip(old_JW + move_JW, -INT8_MAX, INT8_MAX).astype(jnp.int8)
-        shared = None if all_columns else axis
-        moved_JV = placement.gathered(moved_JW, shared, along=1)
+        columns_V = jnp.arange(table.shape[1], dtype=jnp.int32)
+        dither_JV = fixed.dither(row_J[:, None], columns_V[None], number, _MOVE_BITS)
+        error_JV = error_JV << spare_bits(es)
+        move_JV = (error_JV * factor_J[:, None] + dither_JV) >> _MOVE_BITS
+        old_JV = table.at[row_J].get(mode="fill", fill_value=0).astype(jnp.int32)
+        moved_JV = jnp.clip(old_JV + move_JV, -INT8_MAX, INT8_MAX).astype(jnp.int8)
         options = {"mode": "drop", "unique_indices": True}
         return table.at[row_J].set(moved_JV, **options), counts.at[row_J].set(count_J, **options)
 
-    return native.either(by_kernel, by_jax) if all_columns else by_jax()
+    return native.either(by_kernel, by_jax)

@@ -6,8 +6,8 @@ A mesh has one axis, "population". Between devices cross, per step, and nothing 
     votes      int32, one for each weight of the network: summed, and either on every device or,
                with `distributed.update: sharded`, each device's part of them, after whose update
                the int8 weights are gathered
-    errors     of direct connections, int8 [J, V], and their rows: every device takes the columns
-               (logits) that are its own, and the moved rows are gathered
+    errors     of direct connections, int8 [J, V], and their rows, int32: gathered, and every
+               device moves all rows of its tables
 
 All sums are sums of integers: how many devices there are changes no bit. Noise never crosses, for
 every device computes what its members need.
@@ -20,7 +20,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as Spec
@@ -156,13 +155,9 @@ def copies(tree: Any) -> list[Any]:
 # `axis` is AXIS where a step is divided among devices, None where it is computed in one piece.
 
 
-def gathered(x: Array, axis: str | None, along: int = 0) -> Array:
-    """The parts of all devices, joined along an axis."""
-    if axis is None:
-        return x
-    # part after part: gathering along a later axis makes XLA lay out what it is made of by columns
-    parts = jnp.moveaxis(jax.lax.all_gather(x, axis), 0, along)
-    return parts.reshape(*x.shape[:along], -1, *x.shape[along + 1 :])
+def gathered(x: Array, axis: str | None) -> Array:
+    """The parts of all devices, joined along the first axis."""
+    return x if axis is None else jax.lax.all_gather(x, axis, tiled=True)
 
 
 def summed(x: Array, axis: str | None, spec: Spec | None = None) -> Array:
@@ -172,17 +167,3 @@ def summed(x: Array, axis: str | None, spec: Spec | None = None) -> Array:
     if spec is None or axis not in spec:
         return jax.lax.psum(x, axis)
     return jax.lax.psum_scatter(x, axis, scatter_dimension=spec.index(axis), tiled=True)
-
-
-def own_columns(x_JV: Array, axis: str | None) -> tuple[Array, Array | int]:
-    """All rows, of which every device has some: its own columns of them, and the first one's index.
-
-    All columns where they cannot be shared evenly.
-    """
-    if axis is None:
-        return x_JV, 0
-    devices = jax.lax.axis_size(axis)
-    if x_JV.shape[1] % devices:
-        return gathered(x_JV, axis), 0
-    own_JV = jax.lax.all_to_all(x_JV, axis, split_axis=1, concat_axis=0, tiled=True)
-    return own_JV, jax.lax.axis_index(axis) * own_JV.shape[1]

@@ -104,17 +104,11 @@ def _own(
     }
     moved, moved_counts = {}, {}
     if readings is not None:
-        errors_JW, first_column = placement.own_columns(readings.errors_JV, axis)
+        errors_JV = placement.gathered(readings.errors_JV, axis)
         for name, table in weights["direct"].items():
+            rows_J = placement.gathered(readings.rows[f"direct/{name}"], axis)
             moved[name], moved_counts[name] = direct.update(
-                es,
-                table,
-                counts[name],
-                placement.gathered(readings.rows[f"direct/{name}"], axis),
-                errors_JW,
-                number,
-                first_column,
-                axis,
+                es, table, counts[name], rows_J, errors_JV, number
             )
     return Verdict(scores_P, fitness_I, members, ballots, moved, moved_counts)
 

@@ -71,8 +71,8 @@ def test_any_number_of_devices_gives_the_bits_of_one(architecture, votes, readou
 
 
 @pytest.mark.slow
-def test_columns_that_cannot_be_shared_are_summed_by_all() -> None:
-    """A vocabulary that the devices do not divide: direct connections are still exact."""
+def test_direct_connections_of_a_vocabulary_that_the_devices_do_not_divide() -> None:
+    """Every device moves all of a table."""
     config = tiny(architecture="rwkv", votes="unit", readout="exact", update="carry", direct=(2,))
     assert VOCABULARY % 4
     assert_equal(config, [over(4, config)])
@@ -108,7 +108,7 @@ def test_only_votes_scores_and_errors_cross(kind: str) -> None:
     ]
     assert max(gathered) <= max(config.es.population, readings), crossing  # weights cross as int8
     kinds = {name for _, _, name in crossing}
-    assert "all-to-all" in kinds and ("reduce-scatter" in kinds) == (kind == "sharded"), crossing
+    assert ("reduce-scatter" in kinds) == (kind == "sharded"), crossing
 
 
 def test_votes_are_split_where_they_can_be() -> None:
