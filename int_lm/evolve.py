@@ -10,6 +10,7 @@ move on every device alike.
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -201,8 +202,8 @@ def step(
 def _gathered(weights: Tree, specs: Tree, place: Placement) -> Tree:
     """Moved weights on every device: each moves its part of them, and int8 is what is gathered."""
     network = params.without_direct(specs)
-    split = params.map_leaves(lambda spec: place.of_votes(spec.full_shape), network)
-    parts = jax.lax.with_sharding_constraint(weights, split)
+    divided = params.map_leaves(lambda spec: place.of_votes(spec.full_shape), network)
+    parts = jax.lax.with_sharding_constraint(weights, divided)
     # otherwise the compiler would rather gather the votes, which are four times as large
     parts = jax.lax.optimization_barrier(parts)
     return jax.lax.with_sharding_constraint(parts, place.everywhere)
@@ -220,6 +221,20 @@ def compiled_step(config: Config, vocab_size: int, place: Placement | None = Non
     Args:
       place: the devices; states are then those of `placed`, and tokens are divided here.
     """
+    jitted = jitted_step(config, vocab_size, place)
+
+    def run(state: State, tokens_ST: np.ndarray, number: int) -> tuple[State, Metrics]:
+        seed = np.uint32(config.run.seed)
+        tokens = tokens_ST if place is None else placement.put(place.by_stream, tokens_ST)
+        return jitted(*split(state), tokens, seed, np.uint32(number), pace(config, number))
+
+    return run
+
+
+def jitted_step(config: Config, vocab_size: int, place: Placement | None = None) -> Any:
+    """`step` under `jax.jit`, as runs use it; arguments are those of `split` and, from tokens_ST
+    on, those of `step`. The tables of direct connections are donated.
+    """
     if place is not None:
         es = placement.chunked(config.es, place.devices)
         config = dataclasses.replace(config, es=es)
@@ -236,12 +251,7 @@ def compiled_step(config: Config, vocab_size: int, place: Placement | None = Non
         whole = _joined(tables, state)
         return step(config, vocab_size, whole, tokens_ST, seed, number, pace, place)
 
-    def run(state: State, tokens_ST: np.ndarray, number: int) -> tuple[State, Metrics]:
-        seed = np.uint32(config.run.seed)
-        tokens = tokens_ST if place is None else placement.put(place.by_stream, tokens_ST)
-        return jitted(*_split(state), tokens, seed, np.uint32(number), pace(config, number))
-
-    return run
+    return jitted
 
 
 def changes_in_place(state: State) -> bool:
@@ -272,7 +282,7 @@ def placed(state: State, specs: Tree, place: Placement | None) -> State:
     )
 
 
-def _split(state: State) -> tuple[tuple[Tree, Tree], State]:
+def split(state: State) -> tuple[tuple[Tree, Tree], State]:
     """The tables of direct connections with their counts, and the rest."""
     weights = params.without_direct(state.weights)
     rest = dataclasses.replace(state, weights=weights, counts={})
@@ -280,6 +290,6 @@ def _split(state: State) -> tuple[tuple[Tree, Tree], State]:
 
 
 def _joined(tables: tuple[Tree, Tree], state: State) -> State:
-    """The inverse of `_split`."""
+    """The inverse of `split`."""
     weights = state.weights | {"direct": tables[0]} if tables[0] else state.weights
     return dataclasses.replace(state, weights=weights, counts=tables[1])

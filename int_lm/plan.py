@@ -170,8 +170,8 @@ def _lowered(config: Config, vocab_size: int) -> jax.stages.Lowered:
     tokens_ST = jax.ShapeDtypeStruct(_tokens_shape(config.es), np.uint16)
     word = jax.ShapeDtypeStruct((), np.uint32)
     pace = jax.eval_shape(functools.partial(evolve.pace, config, 0))
-    step = jax.jit(functools.partial(evolve.step, config, vocab_size))
-    return step.lower(state, tokens_ST, word, word, pace)
+    step = evolve.jitted_step(config, vocab_size)
+    return step.lower(*evolve.split(state), tokens_ST, word, word, pace)
 
 
 def _probe(config: Config, population: int) -> Config:
