@@ -4,9 +4,10 @@
 
 Nothing is measured here. A step on n devices is taken to last as long as a device's share of the
 operations at a rate measured on one (docs/log.md), the update of the weights, which is not divided
-unless votes are sharded, and the collectives of docs/scaling.md: bytes over a link's bandwidth, and
-a latency for each of the log2(n) hops of every message. Efficiency is that of n devices: the time
-of one, over n times the time of n. It says nothing of how well few members fill a device.
+unless votes are sharded, that of direct connections, which never is, and the collectives of
+docs/scaling.md: bytes over a link's bandwidth, and a latency for each of the log2(n) hops of every
+message. Efficiency is that of n devices: the time of one, over n times the time of n. It says
+nothing of how well few members fill a device.
 """
 
 import argparse
@@ -29,6 +30,8 @@ CONFIGURATIONS = ("gpu_small", "gpu_base", "paper_egg")
 # measured on an H100 at D 256, P 16 384, T 20: whole steps, with votes of units and plain ones
 OPERATIONS_PER_S = {"unit": 80e12, "eggroll": 115e12}
 UPDATE_SECONDS = 0.2e-9  # of a weight, likewise
+# assumed: a reading moves so many bytes for every token of every table, on each device
+TABLE_BYTES, MEMORY_BYTES_PER_S = 16, 2.5e12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +55,8 @@ def seconds(settings: Config, devices: int, sharded: bool, links: Links) -> floa
     tokens = es.population * es.segment_length
     arithmetic = counted.operations * tokens / devices / OPERATIONS_PER_S[es.votes]
     update = UPDATE_SECONDS * counted.weights / (devices if sharded else 1)
+    entries = len(settings.model.direct) * tokens // 2 * scaling.VOCAB_SIZE
+    update += entries * TABLE_BYTES / MEMORY_BYTES_PER_S
     if devices == 1:
         return arithmetic + update
     passing = {"all-reduce": 2.0, "reduce-scatter": float(devices)}  # of the bytes in the formula

@@ -1,4 +1,4 @@
-"""Warm-up: what evaluating needs is compiled beside the first steps, not when it is needed.
+"""Warm-up: what evaluating needs is compiled beside the first steps, what saving needs imported.
 
 A step takes all cores and a compilation one; a run that waited for three of them at its first
 evaluation spent as long on them as on a hundred steps.
@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 
 import numpy as np
 
-from int_lm import diagnose, evaluate, evolve, native, sample
+from int_lm import diagnose, evaluate, evolve, native, sample, storage
 from int_lm.config import Config
 
 
@@ -18,7 +18,7 @@ from int_lm.config import Config
 def beside(
     config: Config, vocab_size: int, tokens_ST: np.ndarray, documents: Sequence[np.ndarray]
 ) -> Iterator[Callable[[], None]]:
-    """Yields a function that waits until everything is compiled.
+    """Yields a function that waits until everything is there.
 
     Only shapes are read, never a state, whose tables the steps change. What fails here fails again
     where it is needed, and is reported there; what has not begun when the context is left is
@@ -35,6 +35,7 @@ def beside(
             programs.append(executor.submit(diagnose.prepare, config, vocab_size, tokens_ST))
         if config.run.sample_tokens:
             programs.append(executor.submit(sample.prepare, config.model, weights))
+        programs.append(executor.submit(storage.orbax_module))  # half a second
 
         def ready() -> None:
             wait(programs)

@@ -157,6 +157,30 @@ def test_through(
     )
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("width", [8, 72])
+def test_credit_that_is_shifted_left_and_clipped(both: Both, width: int, sign: int) -> None:
+    """A head of small weights, whose products all have one sign; a projection of few weights."""
+    draw = drawing(width, extreme=True)
+    head_VD = jnp.full((21, width), 3, jnp.int8)
+    assert 7 + int(credit._level(head_VD)) - credit.LEVEL < 0  # the right shift
+    found = both(
+        lambda *operands: credit.of_stream(*operands, rounding(2, 0)),
+        jnp.full((LENGTH, 2, width), 9, jnp.int32),
+        draw(LENGTH, 2, width, most=40),
+        head_VD,
+        jnp.full((LENGTH, 2, 21), sign * 127, jnp.int8),
+    )
+    assert np.any(found)
+    value_DF = jnp.where(jnp.arange(66 * width).reshape(66, width) % 17 == 3, 1, 0)
+    found = both(
+        lambda *operands: credit.through(*operands, rounding(2, 0)),
+        value_DF.astype(jnp.int8),
+        draw(LENGTH, 2, 66, most=5),
+    )
+    assert np.any(found)
+
+
 @cases
 @pytest.mark.parametrize("rank, pairs, effects", [(1, 4, 33), (2, 1, 1), (3, 3, 130), (4, 2, 16)])
 def test_unit(

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from int_lm import diagnose, evaluate, evolve, sample, warmup
+from int_lm import diagnose, evaluate, evolve, sample, storage, warmup
 from int_lm.config import Config, EsConfig, ModelConfig, RunConfig
 from int_lm.runtime import Sampler
 
@@ -66,6 +66,7 @@ def test_a_run_that_stops_drops_what_has_not_begun(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(evaluate, "prepare", slow)
     monkeypatch.setattr(diagnose, "prepare", lambda *_: others.append("diagnose"))
     monkeypatch.setattr(sample, "prepare", lambda *_: others.append("sample"))
+    monkeypatch.setattr(storage, "orbax_module", lambda: others.append("orbax"))
     with pytest.raises(KeyboardInterrupt), warmup.beside(*ARGUMENTS):
         assert began.wait(60)
         threading.Timer(0.2, go_on.set).start()
@@ -74,7 +75,7 @@ def test_a_run_that_stops_drops_what_has_not_begun(monkeypatch: pytest.MonkeyPat
 
 
 def test_what_fails_does_not_keep_the_run_from_going_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nor the other programs from being compiled."""
+    """Nor the rest from being made ready."""
     others: list[str] = []
 
     def fails(*_: object) -> None:
@@ -83,6 +84,7 @@ def test_what_fails_does_not_keep_the_run_from_going_on(monkeypatch: pytest.Monk
     monkeypatch.setattr(evaluate, "prepare", fails)
     monkeypatch.setattr(diagnose, "prepare", lambda *_: others.append("diagnose"))
     monkeypatch.setattr(sample, "prepare", lambda *_: others.append("sample"))
+    monkeypatch.setattr(storage, "orbax_module", lambda: others.append("orbax"))
     with warmup.beside(*ARGUMENTS) as ready:
         ready()
-        assert others == ["diagnose", "sample"]
+        assert others == ["diagnose", "sample", "orbax"]

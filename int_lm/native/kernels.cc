@@ -33,6 +33,7 @@ namespace {
 
 constexpr int BLOCK_TILES = 8;  // tiles of rows in a piece of work: their inputs fit the L1 cache
 constexpr int NORM_ROWS = 64;   // likewise
+constexpr int64_t LITTLE_WORK = 1 << 14;
 constexpr int64_t UNPACKED_ROWS = 2;  // of a linear whose weights are read as they are
 constexpr uint32_t DITHER_COLUMN = 0x85EBCA77, HASH_POSITION = 0x9E3779B1;
 constexpr int64_t HASH_WORDS = 1 << 17;  // hashed by one thread at a time
@@ -173,26 +174,31 @@ class Buffer {
 };
 
 // Runs a function of 0 .. count - 1 on XLA's threads. The caller works too, and waits for pieces
-// that others have begun, never for a thread: a busy pool costs time, not the run.
+// that others have begun, never for a thread: a busy pool costs time, not the run. What is little
+// work in all, about as many vectors as `work` says, it does alone, sooner than a thread wakes up.
 class Parallel {
  public:
   explicit Parallel(ffi::ThreadPool& pool) : pool_(pool) {}
 
-  void operator()(int64_t count, const std::function<void(int64_t)>& function) const {
+  void operator()(int64_t count, int64_t work, const std::function<void(int64_t)>& function) const {
+    if (work < LITTLE_WORK) {
+      for (int64_t i = 0; i < count; ++i) function(i);
+      return;
+    }
     struct Shared {
       std::atomic<int64_t> next{0}, done{0};
     };
     const auto shared = std::make_shared<Shared>();
     const auto* body = &function;  // outlives every piece; a late thread finds none and touches nothing
-    const auto work = [shared, count, body] {
+    const auto pieces = [shared, count, body] {
       for (int64_t i; (i = shared->next.fetch_add(1)) < count;) {
         (*body)(i);
         shared->done.fetch_add(1, std::memory_order_release);
       }
     };
     const int64_t threads = pool_.num_threads() < count ? pool_.num_threads() : count;
-    for (int64_t t = 1; t < threads; ++t) pool_.Schedule(std::function<void()>(work));
-    work();
+    for (int64_t t = 1; t < threads; ++t) pool_.Schedule(std::function<void()>(pieces));
+    pieces();
     while (shared->done.load(std::memory_order_acquire) < count) std::this_thread::yield();
   }
 
@@ -209,6 +215,10 @@ using Packed = uint8_t;
 using Input = int8_t;
 using Vector = __m512i;
 TARGET static inline uint8_t pack_of(int8_t w) { return uint8_t(w) ^ 0x80; }
+TARGET static inline __m256i eight_groups(const int8_t* w) {
+  const __m256i all = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w));
+  return _mm256_xor_si256(all, _mm256_set1_epi8(char(0x80)));
+}
 TARGET static inline Vector zero() { return _mm512_setzero_si512(); }
 TARGET static inline Vector load(const Packed* p) { return _mm512_load_si512(p); }
 TARGET static inline Vector spread(const Input* p) {
@@ -257,6 +267,9 @@ using Packed = int16_t;
 using Input = int16_t;
 using Vector = __m256i;
 TARGET static inline int16_t pack_of(int8_t w) { return w; }
+TARGET static inline __m256i eight_groups(const int8_t* w) {
+  return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(w)));
+}
 TARGET static inline Vector zero() { return _mm256_setzero_si256(); }
 TARGET static inline Vector load(const Packed* p) {
   return _mm256_load_si256(reinterpret_cast<const __m256i*>(p));
