@@ -5,8 +5,8 @@
 FLAGS are those of `train.py`, `--run.steps 500` for instance. The run and its prepared text go to
 a directory of their own. By `metrics.jsonl`: steps took their tokens over `tokens_per_second`, and
 what is left of `seconds` between the row of step `--after`, when all is compiled that every step
-needs, and the last row is all but steps. What follows the last step, the evaluation of all held-out
-text above all, is printed beside it.
+needs, and the last row is all but steps. The whole command, with preparing the text and evaluating
+all that is held out, stands beside it.
 """
 
 import argparse

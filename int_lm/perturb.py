@@ -17,6 +17,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,8 @@ from jax import Array
 from int_lm import fixed, native, noise, params
 from int_lm.config import EsConfig, shift_for
 from int_lm.params import Role, Spec, Tree
+
+State = TypeVar("State")  # an array or a tree of arrays
 
 
 @jax.tree_util.register_dataclass
@@ -63,6 +66,29 @@ def of_layer(weights: Tree, layer: Array) -> Tree:
         weights,
         is_leaf=lambda node: isinstance(node, Weight),
     )
+
+
+def through_layers(
+    block: Callable[[Tree, Array, State], tuple[Array, State, Tree]],
+    weights: Tree,
+    x_PD: Array,
+    state: State,
+) -> tuple[Array, State, Tree]:
+    """One block after another: (x, next state, uses), the last two stacked.
+
+    Args:
+      block: (a layer's weights, x, its state) -> (x, its next state, its uses).
+      weights: tree of stacked `Weight`s. state: leaves [L, ...].
+    """
+
+    def step(x_PD: Array, numbered: tuple[Array, State]) -> tuple[Array, tuple[State, Tree]]:
+        layer, state = numbered
+        x_PD, state, uses = block(of_layer(weights, layer), x_PD, state)
+        return x_PD, (state, uses)
+
+    layers = len(jax.tree.leaves(state)[0])
+    x_PD, (state, uses) = jax.lax.scan(step, x_PD, (jnp.arange(layers, dtype=jnp.int32), state))
+    return x_PD, state, uses
 
 
 def _alone(weight: Weight) -> Weight:

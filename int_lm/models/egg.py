@@ -17,7 +17,6 @@ Token 0 separates documents: it resets the state to zero before it is read.
 Axes: P members (or any batch), L layers, D width, F feed-forward width, V vocabulary.
 """
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -114,13 +113,7 @@ def step(weights: Tree, state: Tree, tokens_P: Array) -> tuple[Tree, Array, Acti
     cells_LPD = jnp.where(keep_P1, state["cell"], jnp.int8(0))
     x_PD = perturb.embed(weights["embedding"], tokens_P)
 
-    def layer_step(x_PD: Array, number_and_state: tuple[Array, Array]):
-        number, state_PD = number_and_state
-        x_PD, state_PD, uses = block(perturb.of_layer(weights["layers"], number), x_PD, state_PD)
-        return x_PD, (state_PD, uses)
-
-    numbers_L = jnp.arange(len(cells_LPD), dtype=jnp.int32)
-    x_PD, (cells_LPD, uses) = jax.lax.scan(layer_step, x_PD, (numbers_L, cells_LPD))
+    x_PD, cells_LPD, uses = perturb.through_layers(block, weights["layers"], x_PD, cells_LPD)
     z_PD = _norm(weights["final_norm"], x_PD)
     logits_PV = perturb.linear(weights["head"], z_PD)
     activity = Activity(

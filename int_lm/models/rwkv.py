@@ -122,13 +122,7 @@ def step(weights: Tree, state: Tree, tokens_P: Array) -> tuple[Tree, Array, Acti
     state = jax.tree.map(lambda leaf: jnp.where(keep_P1, leaf, jnp.int8(0)), state)
     x_PD = perturb.embed(weights["embedding"], tokens_P)
 
-    def layer_step(x_PD: Array, number_and_state: tuple[Array, Tree]):
-        number, state = number_and_state
-        x_PD, state, uses = block(perturb.of_layer(weights["layers"], number), x_PD, state)
-        return x_PD, (state, uses)
-
-    numbers_L = jnp.arange(len(state["cell"]), dtype=jnp.int32)
-    x_PD, (state, uses) = jax.lax.scan(layer_step, x_PD, (numbers_L, state))
+    x_PD, state, uses = perturb.through_layers(block, weights["layers"], x_PD, state)
     z_PD = _norm(x_PD)
     activity = Activity(
         uses={"embedding": Use(tokens_P), "layers": uses, "head": Use(z_PD)},

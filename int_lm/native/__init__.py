@@ -27,7 +27,7 @@ import numpy as np
 from jax import Array
 
 HERE = Path(__file__).parent
-PARTS = ("tile", "outer", "credit", "direct", "hash", "handlers")
+PARTS = ("vectors", "tile", "outer", "credit", "direct", "hash", "handlers")
 SOURCES = ("kernels.cc", *(f"{part}.inc" for part in PARTS))
 KERNELS = (
     "linear8 linear16 norm likelihood8 likelihood16 outer errors8 errors16 stream through unit"

@@ -175,7 +175,7 @@ class Buffer {
 
 // Runs a function of 0 .. count - 1 on XLA's threads. The caller works too, and waits for pieces
 // that others have begun, never for a thread: a busy pool costs time, not the run. What is little
-// work in all, about as many vectors as `work` says, it does alone, sooner than a thread wakes up.
+// work in all, of so many vectors or entries, it does alone, sooner than a thread wakes up.
 class Parallel {
  public:
   explicit Parallel(ffi::ThreadPool& pool) : pool_(pool) {}
@@ -205,6 +205,8 @@ class Parallel {
  private:
   ffi::ThreadPool& pool_;
 };
+
+#define FORMULA __attribute__((always_inline)) TARGET  // of a lambda
 
 namespace vnni {
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")))
@@ -251,6 +253,7 @@ TARGET static inline void interleave16(const int8_t* const* rows, int64_t n, Pac
 TARGET static inline void interleave16(const int8_t* const* rows, int64_t n, Input* out) {
   interleave16(rows, n, out, 0);
 }
+#include "vectors.inc"
 #include "tile.inc"
 #include "outer.inc"
 #include "credit.inc"
@@ -295,6 +298,7 @@ TARGET static inline void interleave16(const int8_t* const* rows, int64_t n, Pac
   _mm256_storeu_si256(to + 0, _mm256_cvtepi8_epi16(_mm_unpacklo_epi8(even, odd)));
   _mm256_storeu_si256(to + 1, _mm256_cvtepi8_epi16(_mm_unpackhi_epi8(even, odd)));
 }
+#include "vectors.inc"
 #include "tile.inc"
 #include "outer.inc"
 #include "credit.inc"
