@@ -99,14 +99,14 @@ def row_of(name: str, settings: Config, repeats: int) -> dict[str, Any]:
     import jax
     import jax.numpy as jnp
 
-    from int_lm import evolve, hashing, placement
+    from int_lm import evolve, hashing, placement, population
 
     row: dict[str, Any] = {"configuration": name}
     for update in ("replicated", "sharded"):
         distributed = dataclasses.replace(settings.distributed, devices=DEVICES, update=update)
         place = placement.choose(distributed, settings.es, 1)
         assert place is not None
-        es = placement.chunked(settings.es, DEVICES)
+        es = population.chunked(settings.es, DEVICES)
         divided = dataclasses.replace(settings, es=es)
         state = evolve.initial(settings, VOCAB_SIZE)
         state = evolve.placed(state, evolve.specs_of(settings, VOCAB_SIZE), place)

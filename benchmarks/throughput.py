@@ -144,7 +144,8 @@ def trained_like(specs: Tree, weights: Tree) -> Tree:
 
 def functions_of(settings: Config) -> tuple[Functions, jax.stages.Compiled]:
     """The compiled parts of a configuration's step, by name, ready to be called; the whole step."""
-    es = settings.es
+    es = population.chunked(settings.es)
+    settings = dataclasses.replace(settings, es=es)
     specs = evolve.specs_of(settings, VOCAB_SIZE)
     state = evolve.initial(settings, VOCAB_SIZE)
     state = dataclasses.replace(state, weights=trained_like(specs, state.weights))
@@ -207,8 +208,7 @@ def functions_of(settings: Config) -> tuple[Functions, jax.stages.Compiled]:
         for path, spec in params.flatten(params.without_direct(specs))
     }
     fitness_I = jnp.ones(es.population // 2, jnp.int8)
-    rows = es.chunk or es.population
-    dots = dots_of([(rows, inputs, outputs) for outputs, inputs in plan.matrices(specs)])
+    dots = dots_of([(es.chunk, inputs, outputs) for outputs, inputs in plan.matrices(specs)])
     read = state.weights, state.members, tokens_ST
     functions = {
         "inference": lambda: inference(*read),
@@ -224,15 +224,14 @@ def functions_of(settings: Config) -> tuple[Functions, jax.stages.Compiled]:
 
 def row_of(name: str, settings: Config, peak: float, copy: float, repeats: int) -> dict[str, Any]:
     """One row: rates, ratios, floors and memory of a configuration."""
-    model, es = settings.model, settings.es
+    model, es = settings.model, population.chunked(settings.es)
     functions, program = functions_of(settings)
     times = medians(functions, repeats)
     memory = program.memory_analysis()
     tokens = es.population * es.segment_length
     costs = plan.costs(settings, VOCAB_SIZE)
     operations = costs.inference_operations * tokens
-    rows = es.chunk or es.population
-    turns = tokens / rows / DOT_TURNS  # of the dots, for as many tokens
+    turns = tokens / es.chunk / DOT_TURNS  # of the dots, for as many tokens
 
     def rate(part: str) -> float:
         return tokens / times[part].seconds
@@ -307,7 +306,7 @@ def parse() -> argparse.Namespace:
         help=f"width, layers, population, segment length (default: {SHAPES})",
     )
     parser.add_argument("--rank", type=int, nargs="+", default=[1], help="of perturbations")
-    parser.add_argument("--chunk", type=int, default=0, help="members at once (0: all)")
+    parser.add_argument("--chunk", type=int, default=0, help="members at once (0: as in training)")
     parser.add_argument("--config", nargs="+", default=[], help="configurations, in place of these")
     parser.add_argument("--profile", action="store_true", help="where the time of a step goes")
     return parser.parse_args()

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from int_lm import evolve, fitness, models, params, perturb, population, votes
+from int_lm import evolve, fitness, models, params, perturb, population, voting
 from int_lm.config import INT8_MAX, Config
 from int_lm.evolve import State
 from int_lm.params import Role, Tree
@@ -38,10 +38,9 @@ class Counts:
     histograms: dict[str, np.ndarray]
 
 
-def _halves(config: Config) -> Config:
-    """The configuration whose chunks are the two halves of the population."""
-    half = dataclasses.replace(config.es, chunk=config.es.population // 2)
-    return dataclasses.replace(config, es=half)
+def _halved(config: Config) -> Config:
+    """The configuration whose chunks divide the halves of the population."""
+    return dataclasses.replace(config, es=population.chunked(config.es, 2))
 
 
 def possible(config: Config) -> bool:
@@ -71,18 +70,16 @@ def _half(
     tokens_ST: Array,
     seed: Array,
     number: Array,
-    chunk: Array,
+    half: Array,
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """One half of the population on its own: the signs of its votes, int8, and its histograms."""
     es = config.es
-    _, score_P, ballots, _ = population.chunk_scores(
-        config, specs, weights, members, tokens_ST, seed, number, chunk
+    chunks_C = jnp.split(population.all_chunks(es), 2)[0] + half * (population.chunks(es) // 2)
+    score_P, _, ballots, _ = population.scores(
+        config, specs, weights, members, tokens_ST, seed, number, chunks_C
     )
     fitness_I = fitness.fitness(es, score_P)
-    noises = dict(params.flatten(population.chunk_noise(es, specs, seed, number, chunk)))
-    for path, spec in params.flatten(specs):
-        if votes.estimator(es, spec.role) == "eggroll":
-            ballots[path] = votes.eggroll(es, noises[path], fitness_I)
+    ballots |= voting.plain_votes(es, specs, fitness_I, seed, number, chunks_C)
     signs = {path: jnp.sign(ballot).astype(jnp.int8) for path, ballot in ballots.items()}
     tokens_P = jnp.repeat(tokens_ST[:, 0].astype(jnp.int32), es.members_per_stream, axis=0)
     return signs, histograms(config, specs, weights, members, tokens_P)
@@ -90,23 +87,23 @@ def _half(
 
 @functools.cache
 def _compiled_half(config: Config, vocab_size: int) -> Callable[..., Any]:
-    half = functools.partial(_half, _halves(config), evolve.specs_of(config, vocab_size))
+    half = functools.partial(_half, _halved(config), evolve.specs_of(config, vocab_size))
     # it runs too seldom for the compiler to take pains with it; other compilers may not know how
     easily = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
     return jax.jit(half, compiler_options=easily)
 
 
 def _arguments(
-    config: Config, state: State, tokens_ST: np.ndarray, number: int, chunk: int
+    config: Config, state: State, tokens_ST: np.ndarray, number: int, half: int
 ) -> tuple[Any, ...]:
     """What `_half` takes, of one half."""
 
     def own(leaf: Any) -> np.ndarray:
-        return np.split(np.asarray(leaf), 2, axis=1)[chunk]
+        return np.split(np.asarray(leaf), 2, axis=1)[half]
 
     members = jax.tree.map(own, state.members)
-    tokens = np.split(tokens_ST, 2)[chunk]
-    numbers = np.uint32(config.run.seed), np.uint32(number), np.int32(chunk)
+    tokens = np.split(tokens_ST, 2)[half]
+    numbers = np.uint32(config.run.seed), np.uint32(number), np.int32(half)
     return state.weights, members, tokens, *numbers
 
 
@@ -123,9 +120,9 @@ def count(
     config: Config, vocab_size: int, state: State, tokens_ST: np.ndarray, number: int
 ) -> Counts:
     """The counts of a state and the next step's tokens; as dear as a step, and changes nothing."""
-    half = _compiled_half(config, vocab_size)
+    signs_of = _compiled_half(config, vocab_size)
     (first, counted), (second, more) = (
-        half(*_arguments(config, state, tokens_ST, number, chunk)) for chunk in (0, 1)
+        signs_of(*_arguments(config, state, tokens_ST, number, half)) for half in (0, 1)
     )
     product = {path: np.asarray(first[path]) * np.asarray(second[path]) for path in first}
     return Counts(

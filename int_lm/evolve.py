@@ -17,7 +17,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from int_lm import direct, models, noise, params, placement, tables, update, votes, voting
+from int_lm import (
+    direct,
+    models,
+    noise,
+    params,
+    placement,
+    population,
+    tables,
+    update,
+    votes,
+    voting,
+)
 from int_lm.config import Config, EsConfig
 from int_lm.params import Tree
 from int_lm.placement import Placement
@@ -235,9 +246,8 @@ def jitted_step(config: Config, vocab_size: int, place: Placement | None = None)
     """`step` under `jax.jit`, as runs use it; arguments are those of `split` and, from tokens_ST
     on, those of `step`. The tables of direct connections are donated.
     """
-    if place is not None:
-        es = placement.chunked(config.es, place.devices)
-        config = dataclasses.replace(config, es=es)
+    es = population.chunked(config.es, place.devices if place else 1)
+    config = dataclasses.replace(config, es=es)
 
     @functools.partial(jax.jit, donate_argnums=0)
     def jitted(

@@ -116,14 +116,6 @@ def description(place: Placement) -> str:
     )
 
 
-def chunked(es: EsConfig, devices: int) -> EsConfig:
-    """`es` with the largest chunk that is no larger than asked for and divides a device's share."""
-    share = es.population // devices
-    most = min(es.chunk or share, share)
-    sizes = range(most - most % es.members_per_stream, 0, -es.members_per_stream)
-    return dataclasses.replace(es, chunk=next(size for size in sizes if share % size == 0))
-
-
 def put(sharding: NamedSharding, leaf: Any) -> Array:
     """An array of which every process has all, laid out over the devices."""
     host = np.asarray(leaf)

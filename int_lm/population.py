@@ -1,11 +1,12 @@
 """The population's forward pass: every member reads its segment under its own perturbation.
 
 Member p reads stream p // members_per_stream; its recurrent state carries over from segment to
-segment. Members are evaluated in chunks of `es.chunk`, whose size changes memory but no bit.
+segment. Members are evaluated in chunks (`chunked`), whose size changes memory and speed, no bit.
 
 Axes: P members, I = P/2 pairs, S streams, T segment length, L layers.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,8 @@ from int_lm.config import SEPARATOR, Config, EsConfig, ModelConfig
 from int_lm.likelihood import NO_TARGET
 from int_lm.params import Spec, Tree
 from int_lm.votes import Ballots, Readings
+
+CACHED_MEMBERS = 512  # whose activations, and much of what they leave for votes, stay in the caches
 
 
 def read(
@@ -86,6 +89,22 @@ def read_and_vote(
     start = state, jnp.zeros(len(tokens_PT), jnp.int32)
     (state, score_P), records = jax.lax.scan(step, start, (tokens_TP[:-1], tokens_TP[1:]))
     return state, score_P, *votes.of_segment(es, specs, members, records, pairs_I, number)
+
+
+def chunked(es: EsConfig, devices: int = 1) -> EsConfig:
+    """`es` with the chunk that a step uses: the largest one that divides a device's share of the
+    members and is no larger than `es.chunk`.
+
+    Where that is 0: than `CACHED_MEMBERS` on CPUs, unless only small ones divide the share, which
+    is then read at once, as it is on accelerators.
+    """
+    share = es.population // devices
+    most = es.chunk or (CACHED_MEMBERS if jax.default_backend() == "cpu" else share)
+    multiples = range(es.members_per_stream, min(most, share) + 1, es.members_per_stream)
+    size = max(multiple for multiple in multiples if share % multiple == 0)
+    if not es.chunk and size < CACHED_MEMBERS // 2:
+        size = share
+    return dataclasses.replace(es, chunk=size)
 
 
 def chunks(es: EsConfig) -> int:

@@ -98,7 +98,9 @@ class EsConfig:
         "h = step / halflife as 1 / (1 + h) or 1 / sqrt(1 + h), or that times linear",
     )
     chunk: int = described(
-        0, "members that a device evaluates at once, to bound memory (0: all of its; same bits)"
+        0,
+        "members that a device evaluates at once, to bound memory (0: about 512 on CPUs, on others "
+        "all of a device's; the bits are the same for any)",
     )
 
     @property

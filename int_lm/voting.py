@@ -97,7 +97,8 @@ def _own(
     )
     scores_P = placement.gathered(own_P, axis)
     fitness_I = fitness.fitness(es, scores_P)
-    ballots |= plain_votes(es, specs, fitness_I, seed, number, chunks_C)
+    own_I = fitness_I.reshape(population.chunks(es), -1)[chunks_C]
+    ballots |= plain_votes(es, specs, own_I, seed, number, chunks_C)
     ballots = {
         path: placement.summed(ballot, axis, split[path] if split else None)
         for path, ballot in ballots.items()
@@ -119,7 +120,8 @@ def plain_votes(
     """Votes by path of the tensors that the plain estimator votes on, over regenerated noise.
 
     Args:
-      fitness_I: of all pairs, int8. chunks_C: numbers of the chunks whose members vote, int32.
+      fitness_I: of the pairs of these chunks, int8, of any shape.
+      chunks_C: numbers of the chunks whose members vote, int32.
     """
     plain = {
         path for path, spec in params.flatten(specs) if votes.estimator(es, spec.role) == "eggroll"
@@ -135,5 +137,5 @@ def plain_votes(
 
     if not plain:
         return {}
-    fitnesses = fitness_I.reshape(population.chunks(es), -1)[chunks_C]
-    return population.over_chunks(chunk_votes, chunks_C, fitnesses)[1]
+    fitness_CI = fitness_I.reshape(len(chunks_C), -1)
+    return population.over_chunks(chunk_votes, chunks_C, fitness_CI)[1]

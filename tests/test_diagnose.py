@@ -47,7 +47,8 @@ def tokens_of(number: int) -> np.ndarray:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("architecture", "es"), RECIPES)
-def test_halves_add_up_to_the_votes_of_the_step(architecture: str, es: dict):
+@pytest.mark.parametrize("chunk", [8, 4])
+def test_halves_add_up_to_the_votes_of_the_step(architecture: str, es: dict, chunk: int):
     """Where both halves agree, their sum, which is the step's vote, has that sign too.
 
     For plain votes with sign fitness, and for all others: a half's fitness is its own.
@@ -55,20 +56,20 @@ def test_halves_add_up_to_the_votes_of_the_step(architecture: str, es: dict):
     config = tiny(architecture, es)
     state, tokens = trained(config), jnp.asarray(tokens_of(3))
     specs = evolve.specs_of(config, VOCABULARY)
-    half = dataclasses.replace(config, es=dataclasses.replace(config.es, chunk=8))
+    half = dataclasses.replace(config, es=dataclasses.replace(config.es, chunk=chunk))
     parts = population.split_members(2, state.members)
     half_of = jax.jit(functools.partial(diagnose._half, half, specs))
     word = jnp.uint32(3)
     signs = [
         half_of(
             state.weights,
-            jax.tree.map(lambda leaf, chunk=chunk: leaf[chunk], parts),
-            tokens.reshape(2, 4, 5)[chunk],
+            jax.tree.map(lambda leaf, number=number: leaf[number], parts),
+            tokens.reshape(2, 4, 5)[number],
             jnp.uint32(config.run.seed),
             word,
-            jnp.int32(chunk),
+            jnp.int32(number),
         )[0]
-        for chunk in (0, 1)
+        for number in (0, 1)
     ]
 
     @jax.jit

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from test_evolve import ARCHITECTURES, ESTIMATORS, UPDATES, VOCABULARY, tiny, tokens_of
 
-from int_lm import evolve, hashing, params, placement
+from int_lm import evolve, hashing, params, placement, population
 from int_lm.config import Config, DistributedConfig, EsConfig
 from int_lm.errors import UserError
 from int_lm.placement import Placement
@@ -83,7 +83,7 @@ def test_only_votes_scores_and_errors_cross(kind: str) -> None:
     """The compiled step's collectives, one by one: nothing else, and no float."""
     config = tiny(architecture="rwkv", votes="unit", readout="exact", update="carry", direct=(2,))
     place = over(4, config, kind)
-    settings = dataclasses.replace(config, es=placement.chunked(config.es, 4))
+    settings = dataclasses.replace(config, es=population.chunked(config.es, 4))
     state = evolve.placed(evolve.initial(config, 12), evolve.specs_of(config, 12), place)
     tokens, word = placement.put(place.by_stream, tokens_of(config, 0, 12)), jnp.uint32(0)
 
@@ -140,13 +140,3 @@ def test_votes_of_large_networks_are_split() -> None:
     assert chosen(DistributedConfig(), es, 1 << 24).sharded
     assert chosen(DistributedConfig(update="sharded"), es).sharded
     assert not chosen(DistributedConfig(update="replicated"), es, 1 << 30).sharded
-
-
-@pytest.mark.parametrize(
-    ("population", "chunk", "devices", "expected"),
-    [(512, 0, 4, 128), (512, 128, 4, 128), (512, 100, 4, 64), (12, 8, 2, 6), (12, 4, 2, 2)],
-)
-def test_chunks_fit_a_device(population: int, chunk: int, devices: int, expected: int) -> None:
-    """The largest chunk no larger than asked for that divides a device's members."""
-    es = EsConfig(population=population, chunk=chunk)
-    assert placement.chunked(es, devices).chunk == expected

@@ -124,6 +124,37 @@ def test_chunks_of_every_size_give_the_same_bits(chunk: int):
     jax.tree.map(np.testing.assert_array_equal, chunked, whole)
 
 
+@pytest.mark.parametrize(
+    ("members", "chunk", "devices", "expected"),
+    [
+        (512, 0, 4, 128),
+        (512, 128, 4, 128),
+        (512, 100, 4, 64),
+        (12, 8, 2, 6),
+        (12, 4, 2, 2),
+        (2048, 0, 1, 512),
+        (2048, 0, 2, 512),
+        (2048, 4096, 1, 2048),
+        (768, 0, 1, 384),
+        (600, 0, 1, 300),
+        (2 * 521, 0, 1, 2 * 521),
+        (2 * 521, 300, 1, 2),
+    ],
+)
+def test_chunks_divide_what_a_device_has(members: int, chunk: int, devices: int, expected: int):
+    """The largest one no larger than asked for; of itself no larger than caches, nor tiny."""
+    es = EsConfig(population=members, chunk=chunk)
+    assert population.chunked(es, devices).chunk == expected
+
+
+def test_accelerators_take_all_members_at_once(monkeypatch: pytest.MonkeyPatch):
+    """Unless a chunk is asked for: their caches are not what members should fit."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert population.chunked(EsConfig(population=4096)).chunk == 4096
+    assert population.chunked(EsConfig(population=4096), 2).chunk == 2048
+    assert population.chunked(EsConfig(population=4096, chunk=1024)).chunk == 1024
+
+
 @pytest.mark.parametrize("chunk", [0, 2, 4, 8])
 def test_over_chunks_stacks_one_result_and_sums_the_other(chunk: int):
     """Every chunk gets its number and its arguments, in order."""
