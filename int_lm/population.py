@@ -95,13 +95,15 @@ def chunked(es: EsConfig, devices: int = 1) -> EsConfig:
     """`es` with the chunk that a step uses: the largest one that divides a device's share of the
     members and is no larger than `es.chunk`.
 
-    Where that is 0: than `CACHED_MEMBERS` on CPUs, unless only small ones divide the share, which
-    is then read at once, as it is on accelerators.
+    Where that is 0: than `CACHED_MEMBERS` (or the readers of one stream) on CPUs, unless only small
+    ones divide the share, which is then read at once, as it is on accelerators.
     """
     share = es.population // devices
-    most = es.chunk or (CACHED_MEMBERS if jax.default_backend() == "cpu" else share)
-    multiples = range(es.members_per_stream, min(most, share) + 1, es.members_per_stream)
-    size = max(multiple for multiple in multiples if share % multiple == 0)
+    readers = es.members_per_stream
+    cached = max(CACHED_MEMBERS, readers)
+    most = es.chunk or (cached if jax.default_backend() == "cpu" else share)
+    sizes = range(readers, min(most, share) + 1, readers)
+    size = max(size for size in sizes if share % size == 0)
     if not es.chunk and size < CACHED_MEMBERS // 2:
         size = share
     return dataclasses.replace(es, chunk=size)

@@ -147,6 +147,15 @@ def test_chunks_divide_what_a_device_has(members: int, chunk: int, devices: int,
     assert population.chunked(es, devices).chunk == expected
 
 
+def test_a_chunk_holds_whole_streams():
+    """However many members read one stream."""
+    es = EsConfig(population=4096, members_per_stream=1024)
+    assert population.chunked(es).chunk == 1024
+    assert population.chunked(es, 2).chunk == 1024
+    es = EsConfig(population=2 * 384, members_per_stream=384)
+    assert population.chunked(es).chunk == 384
+
+
 def test_accelerators_take_all_members_at_once(monkeypatch: pytest.MonkeyPatch):
     """Unless a chunk is asked for: their caches are not what members should fit."""
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
