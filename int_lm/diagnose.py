@@ -74,7 +74,7 @@ def _half(
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """One half of the population on its own: the signs of its votes, int8, and its histograms."""
     es = config.es
-    chunks_C = jnp.split(population.all_chunks(es), 2)[0] + half * (population.chunks(es) // 2)
+    chunks_C = population.all_chunks(es).reshape(2, -1)[half]
     score_P, _, ballots, _ = population.scores(
         config, specs, weights, members, tokens_ST, seed, number, chunks_C
     )
