@@ -21,7 +21,7 @@ import numpy as np
 from jax import Array
 
 from int_lm import evolve, models, params
-from int_lm.config import INT8_MAX, Config, shift_for
+from int_lm.config import INT8_MAX, SEPARATOR, Config, shift_for
 from int_lm.models import rwkv
 from int_lm.params import Tree
 
@@ -87,7 +87,7 @@ def _block(layer: Tree, x_SD: Array, state: Tree) -> tuple[Array, Tree]:
 
 def step(weights: Tree, state: Tree, tokens_S: Array) -> tuple[Tree, Array]:
     """`rwkv.step` in float32: (rounded weights, state, int32 [S]) -> (state, logits q4 [S, V])."""
-    keep_S1 = (tokens_S != rwkv.SEPARATOR)[:, None]
+    keep_S1 = (tokens_S != SEPARATOR)[:, None]
     state = jax.tree.map(lambda leaf: jnp.where(keep_S1, leaf, 0.0), state)
     x_SD, following = weights["embedding"][tokens_S], []
     for layer in range(len(state["cell"])):

@@ -1,6 +1,6 @@
 """Many devices: what crosses between them, what sharing costs on one machine, what the hash costs.
 
-    python benchmarks/scaling.py [--json] [--repeats 5] [--config configs/quickstart.yaml ...]
+    python benchmarks/scaling.py [--json] [--repeats 20] [--config configs/quickstart.yaml ...]
 
 For every configuration: the bytes that each kind of collective moves in a step, read from the
 compiled program, beside the formula of docs/scaling.md; the step on two devices of this machine's
@@ -106,12 +106,11 @@ def row_of(name: str, settings: Config, repeats: int) -> dict[str, Any]:
         distributed = dataclasses.replace(settings.distributed, devices=DEVICES, update=update)
         place = placement.choose(distributed, settings.es, 1)
         assert place is not None
-        es = population.chunked(settings.es, DEVICES)
-        divided = dataclasses.replace(settings, es=es)
+        divided = population.chunked(settings, DEVICES)
         state = evolve.initial(settings, VOCAB_SIZE)
         state = evolve.placed(state, evolve.specs_of(settings, VOCAB_SIZE), place)
         tokens = placement.put(
-            place.by_stream, np.zeros((es.streams, es.segment_length + 1), np.uint8)
+            place.by_stream, np.zeros((divided.es.streams, divided.es.segment_length + 1), np.uint8)
         )
         word = jnp.uint32(0)
 

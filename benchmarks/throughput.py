@@ -144,8 +144,8 @@ def trained_like(specs: Tree, weights: Tree) -> Tree:
 
 def functions_of(settings: Config) -> tuple[Functions, jax.stages.Compiled]:
     """The compiled parts of a configuration's step, by name, ready to be called; the whole step."""
-    es = population.chunked(settings.es)
-    settings = dataclasses.replace(settings, es=es)
+    settings = population.chunked(settings)
+    es = settings.es
     specs = evolve.specs_of(settings, VOCAB_SIZE)
     state = evolve.initial(settings, VOCAB_SIZE)
     state = dataclasses.replace(state, weights=trained_like(specs, state.weights))
@@ -176,7 +176,7 @@ def functions_of(settings: Config) -> tuple[Functions, jax.stages.Compiled]:
     def perturbed(weights: Tree, state: Tree, tokens_ST: Any, seed: Any, number: Any):
         def members_of(chunk: Any) -> Tree:
             return params.map_leaves(
-                lambda spec, value, noise: perturb.perturbed(es, spec, value, noise),
+                lambda _, value, noise: perturb.perturbed(es, value, noise),
                 specs,
                 weights,
                 population.chunk_noise(es, specs, seed, number, chunk),
@@ -224,7 +224,7 @@ def functions_of(settings: Config) -> tuple[Functions, jax.stages.Compiled]:
 
 def row_of(name: str, settings: Config, peak: float, copy: float, repeats: int) -> dict[str, Any]:
     """One row: rates, ratios, floors and memory of a configuration."""
-    model, es = settings.model, population.chunked(settings.es)
+    model, es = settings.model, population.chunked(settings).es
     functions, program = functions_of(settings)
     times = medians(functions, repeats)
     memory = program.memory_analysis()

@@ -56,11 +56,6 @@ def latest_step(directory: str | Path) -> int | None:
     return max(steps(directory), default=None)
 
 
-def best_step(directory: str | Path) -> int | None:
-    """The step with the fewest bits per byte (the newest of equals); None if none was evaluated."""
-    return best_of(evaluations(Path(directory)))
-
-
 def read_host(directory: str | Path, step: int | None = None) -> dict[str, Any]:
     """The host data of a step, without its arrays.
 

@@ -38,11 +38,6 @@ class Counts:
     histograms: dict[str, np.ndarray]
 
 
-def _halved(config: Config) -> Config:
-    """The configuration whose chunks divide the halves of the population."""
-    return dataclasses.replace(config, es=population.chunked(config.es, 2))
-
-
 def possible(config: Config) -> bool:
     """A population can be halved if a half still holds whole streams."""
     return config.es.population // 2 % config.es.members_per_stream == 0
@@ -87,7 +82,8 @@ def _half(
 
 @functools.cache
 def _compiled_half(config: Config, vocab_size: int) -> Callable[..., Any]:
-    half = functools.partial(_half, _halved(config), evolve.specs_of(config, vocab_size))
+    halved = population.chunked(config, 2)  # its chunks divide the halves
+    half = functools.partial(_half, halved, evolve.specs_of(config, vocab_size))
     # it runs too seldom for the compiler to take pains with it; other compilers may not know how
     easily = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
     return jax.jit(half, compiler_options=easily)

@@ -246,8 +246,7 @@ def jitted_step(config: Config, vocab_size: int, place: Placement | None = None)
     """`step` under `jax.jit`, as runs use it; arguments are those of `split` and, from tokens_ST
     on, those of `step`. The tables of direct connections are donated.
     """
-    es = population.chunked(config.es, place.devices if place else 1)
-    config = dataclasses.replace(config, es=es)
+    config = population.chunked(config, place.devices if place else 1)
 
     @functools.partial(jax.jit, donate_argnums=0)
     def jitted(

@@ -129,9 +129,7 @@ def tensor_noise(es: EsConfig, spec: Spec, tensor: int, seed: Array, step: Array
     )
 
 
-def perturbed(
-    es: EsConfig, spec: Spec, value: Array, noises: tuple[Array, Array | None] | None
-) -> Weight:
+def perturbed(es: EsConfig, value: Array, noises: tuple[Array, Array | None] | None) -> Weight:
     """The `Weight` that the members of `noises`' pairs use (see `tensor_noise`); bare for None."""
     if noises is None:
         return Weight(value)

@@ -91,22 +91,22 @@ def read_and_vote(
     return state, score_P, *votes.of_segment(es, specs, members, records, pairs_I, number)
 
 
-def chunked(es: EsConfig, devices: int = 1) -> EsConfig:
-    """`es` with the chunk that a step uses: the largest one that divides a device's share of the
-    members and is no larger than `es.chunk`.
+def chunked(config: Config, devices: int = 1) -> Config:
+    """`config` with the chunk that a step uses: the largest one that divides a device's share of
+    the members and is no larger than `es.chunk`.
 
     Where that is 0: than `CACHED_MEMBERS` (or the readers of one stream) on CPUs, unless only small
     ones divide the share, which is then read at once, as it is on accelerators.
     """
-    share = es.population // devices
-    readers = es.members_per_stream
+    es = config.es
+    share, readers = es.population // devices, es.members_per_stream
     cached = max(CACHED_MEMBERS, readers)
     most = es.chunk or (cached if jax.default_backend() == "cpu" else share)
     sizes = range(readers, min(most, share) + 1, readers)
     size = max(size for size in sizes if share % size == 0)
     if not es.chunk and size < CACHED_MEMBERS // 2:
         size = share
-    return dataclasses.replace(es, chunk=size)
+    return dataclasses.replace(config, es=dataclasses.replace(es, chunk=size))
 
 
 def chunks(es: EsConfig) -> int:
@@ -178,7 +178,7 @@ def chunk_scores(
     es = config.es
     noises = chunk_noise(es, specs, seed, number, chunk)
     members = params.map_leaves(
-        lambda spec, value, noise: perturb.perturbed(es, spec, value, noise),
+        lambda _, value, noise: perturb.perturbed(es, value, noise),
         specs,
         weights,
         noises,

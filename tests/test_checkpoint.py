@@ -118,7 +118,7 @@ def test_what_is_saved_comes_back(sound: Path) -> None:
     assert checkpoint.read_host(sound) == host_of(3)
     assert checkpoint.read_host(sound, 2) == host_of(2)
     assert checkpoint.latest_step(sound) == 3
-    assert checkpoint.best_step(sound) == 3
+    assert checkpoint.best_of(checkpoint.evaluations(sound)) == 3
 
 
 @pytest.fixture(params=["copied", "waited for"])
@@ -344,7 +344,7 @@ def test_a_run_that_fell_back_writes_the_later_steps_again(copy: Path) -> None:
         writer.discard_after(2)
         save(writer, 3, 9.0)
     assert_equal(checkpoint.restore(copy, state_of(0)), 3)
-    assert checkpoint.best_step(copy) == 2
+    assert checkpoint.best_of(checkpoint.evaluations(copy)) == 2
 
 
 @pytest.mark.parametrize("keep", [1, 2])
@@ -358,7 +358,7 @@ def test_the_newest_and_the_best_are_kept(tmp_path: Path, keep: int) -> None:
         for step in (5, 6, 7):
             save(writer, step)
     assert checkpoint.steps(tmp_path) == {1: [2, 7], 2: [2, 6, 7]}[keep]
-    assert checkpoint.best_step(tmp_path) == 2
+    assert checkpoint.best_of(checkpoint.evaluations(tmp_path)) == 2
     with Checkpointer(tmp_path, keep=keep) as writer:
         save(writer, 8, 1.0)
         save(writer, 9, None)
@@ -371,7 +371,7 @@ def test_without_any_evaluation_only_the_newest_are_kept(tmp_path: Path) -> None
         for step in (1, 2, 3, 4):
             save(writer, step)
     assert checkpoint.steps(tmp_path) == [3, 4]
-    assert checkpoint.best_step(tmp_path) is None
+    assert checkpoint.best_of(checkpoint.evaluations(tmp_path)) is None
 
 
 def test_what_killed_saves_left_behind_is_removed(copy: Path) -> None:
@@ -486,7 +486,7 @@ def test_no_checkpoint_is_told_apart_from_a_bad_one(tmp_path: Path, sound: Path)
     for empty in (tmp_path, tmp_path / "missing"):
         assert checkpoint.restore(empty, state_of(0)) is None
         assert checkpoint.latest_step(empty) is None
-        assert checkpoint.best_step(empty) is None
+        assert checkpoint.best_of(checkpoint.evaluations(empty)) is None
         with pytest.raises(UserError, match="no checkpoint in"):
             checkpoint.read_host(empty)
     with pytest.raises(UserError, match="no checkpoint 9 in .*; it holds 1, 2, 3"):
@@ -550,7 +550,7 @@ def test_a_save_that_fails_is_reported_and_spares_the_steps_before(tmp_path: Pat
         writer.save(3, large, {}, valid_bits_per_byte=None)
         assert writer.wait()
     assert checkpoint.steps(tmp_path) == [1, 3]
-    assert checkpoint.best_step(tmp_path) == 1
+    assert checkpoint.best_of(checkpoint.evaluations(tmp_path)) == 1
 
 
 def test_a_failed_save_is_due_again_later_and_later(

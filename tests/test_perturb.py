@@ -11,7 +11,6 @@ import pytest
 
 from int_lm import config, native, perturb
 from int_lm.config import INT8_MAX, INT32_MAX, EsConfig
-from int_lm.params import Role, Spec
 from int_lm.perturb import Weight
 
 PAIRS = 3
@@ -21,10 +20,10 @@ embed = jax.jit(perturb.embed)
 readout = jax.jit(perturb.readout)
 
 
-@functools.partial(jax.jit, static_argnames=("es", "spec"))
-def member_weight(es: EsConfig, spec: Spec, value, noises) -> Weight:
+@functools.partial(jax.jit, static_argnames="es")
+def member_weight(es: EsConfig, value, noises) -> Weight:
     """`perturb.perturbed`, compiled."""
-    return perturb.perturbed(es, spec, value, noises)
+    return perturb.perturbed(es, value, noises)
 
 
 def factors_of(es: EsConfig, shape: tuple[int, int]):
@@ -54,7 +53,7 @@ def test_linear_equals_the_oracle(kind: str, rank: int, sigma_shift: int):
     noises, arrays = factors_of(es, (5, 12))
     x = activations(12)
     value_MN = jnp.asarray(value.astype(np.int8))
-    weight = member_weight(es, Spec((5, 12), Role.MATRIX), value_MN, arrays)
+    weight = member_weight(es, value_MN, arrays)
     y = linear(weight, jnp.asarray(x.astype(np.int8)))
     assert y.dtype == jnp.int8
     for p in range(2 * PAIRS):
@@ -73,7 +72,7 @@ def test_readout_is_a_linear_of_16_bits(inputs: int, sigma_shift: int):
     noises, arrays = factors_of(es, (4, inputs))
     x = activations(inputs)
     value_VN = jnp.asarray(value.astype(np.int8))
-    weight = member_weight(es, Spec((4, inputs), Role.READOUT), value_VN, arrays)
+    weight = member_weight(es, value_VN, arrays)
     y = readout(weight, jnp.asarray(x.astype(np.int8)))
     assert y.dtype == jnp.int16
     for p in range(2 * PAIRS):
@@ -88,7 +87,7 @@ def test_readout_is_a_linear_of_16_bits(inputs: int, sigma_shift: int):
 def test_without_noise_a_tensor_is_bare():
     """`perturbed` of None, as for tensors with exact gradients: no factors, no shift."""
     value = jnp.ones((5, 4), jnp.int8)
-    weight = perturb.perturbed(EsConfig(), Spec((5, 4), Role.READOUT), value, None)
+    weight = perturb.perturbed(EsConfig(), value, None)
     assert weight == Weight(value) and weight.left is None and weight.shift == 0
 
 
@@ -103,7 +102,7 @@ def test_embed_equals_the_oracle(kind: str, rank: int, sigma_shift: int):
     noises, arrays = factors_of(es, (7, 6))
     tokens = [0, 1, 6, 3, 0, 0]
     value_VN = jnp.asarray(value.astype(np.int8))
-    weight = member_weight(es, Spec((7, 6), Role.EMBEDDING), value_VN, arrays)
+    weight = member_weight(es, value_VN, arrays)
     row = embed(weight, jnp.array(tokens, jnp.int32))
     assert row.dtype == jnp.int8
     for p, token in enumerate(tokens):
@@ -118,7 +117,7 @@ def test_embed_equals_the_oracle(kind: str, rank: int, sigma_shift: int):
 @pytest.mark.parametrize("layers", [0, 2])
 def test_vector_equals_the_oracle(kind: str, sigma_shift: int, layers: int):
     """v + n sigma for one member and v - n sigma for the other, with saturation, in every layer."""
-    es, spec = EsConfig(noise=kind, sigma_shift=sigma_shift), Spec((6,), Role.VECTOR, layers=layers)
+    es = EsConfig(noise=kind, sigma_shift=sigma_shift)
     value = np.random.default_rng(1).integers(-127, 128, (max(1, layers), 6))
     value[0, 0], value[0, 1] = 127, -127
     noises = [
@@ -128,7 +127,7 @@ def test_vector_equals_the_oracle(kind: str, sigma_shift: int, layers: int):
     value_N, noise_IN = jnp.asarray(value.astype(np.int8)), jnp.array(noises, jnp.int8)
     if not layers:
         value_N, noise_IN = value_N[0], noise_IN[0]
-    weight = member_weight(es, spec, value_N, (noise_IN, None))
+    weight = member_weight(es, value_N, (noise_IN, None))
     members = weight.value.reshape(max(1, layers), 2 * PAIRS, 6)
     assert members.dtype == jnp.int8 and weight.left is None
     for layer in range(max(1, layers)):
@@ -149,9 +148,7 @@ def test_linear_is_the_perturbed_matrix_of_the_paper(rank: int, root: int):
     value = np.random.default_rng(5).integers(-20, 21, (4, 16))
     noises, arrays = factors_of(es, (4, 16))
     x = np.random.default_rng(6).integers(-30, 31, (2 * PAIRS, 16))
-    weight = member_weight(
-        es, Spec((4, 16), Role.MATRIX), jnp.asarray(value.astype(np.int8)), arrays
-    )
+    weight = member_weight(es, jnp.asarray(value.astype(np.int8)), arrays)
     y = linear(weight, jnp.asarray(x.astype(np.int8)))
     for p in range(2 * PAIRS):
         left, right = (np.array(factor) for factor in noises[p // 2])
@@ -169,7 +166,7 @@ def test_members_of_a_pair_stand_on_both_sides_of_the_bare_weight():
     _, arrays = factors_of(es, (8, 16))
     x = np.repeat(np.random.default_rng(3).integers(-9, 10, (PAIRS, 16)), 2, axis=0)
     x_PN = jnp.asarray(x.astype(np.int8))
-    members = linear(member_weight(es, Spec((8, 16), Role.MATRIX), value, arrays), x_PN)
+    members = linear(member_weight(es, value, arrays), x_PN)
     centre = np.asarray(linear(Weight(value), x_PN))[::2].astype(np.int32)
     plus, minus = (np.asarray(members)[side::2].astype(np.int32) for side in (0, 1))
     assert np.any(plus != minus)
@@ -189,7 +186,7 @@ def test_the_largest_perturbation_that_config_allows_is_exact(kind: str, rank: i
     left = jnp.full((1, 1, rank), most, jnp.int8)
     right = jnp.full((1, inputs, rank), most, jnp.int8)
     value = jnp.full((1, inputs), INT8_MAX, jnp.int8)
-    weight = member_weight(es, Spec((1, inputs), Role.MATRIX), value, (left, right))
+    weight = member_weight(es, value, (left, right))
     x = jnp.full((2, inputs), INT8_MAX, jnp.int8)
     delta = inputs * rank * INT8_MAX * most * most >> weight.shift
     bare = inputs * INT8_MAX * INT8_MAX

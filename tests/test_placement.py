@@ -1,6 +1,5 @@
 """Many devices give the bits of one: every estimator, both architectures, any division."""
 
-import dataclasses
 import re
 
 import jax
@@ -83,7 +82,7 @@ def test_only_votes_scores_and_errors_cross(kind: str) -> None:
     """The compiled step's collectives, one by one: nothing else, and no float."""
     config = tiny(architecture="rwkv", votes="unit", readout="exact", update="carry", direct=(2,))
     place = over(4, config, kind)
-    settings = dataclasses.replace(config, es=population.chunked(config.es, 4))
+    settings = population.chunked(config, 4)
     state = evolve.placed(evolve.initial(config, 12), evolve.specs_of(config, 12), place)
     tokens, word = placement.put(place.by_stream, tokens_of(config, 0, 12)), jnp.uint32(0)
 

@@ -41,11 +41,16 @@ def read_perturbed(es: EsConfig, kept: dict[str, int], weights: Tree, noises: Tr
 
     def leaf(spec, value, noise):
         scale = jnp.asarray(kept[spec.role.name]).astype(jnp.int8)
-        return perturb.perturbed(es, spec, value, jax.tree.map(lambda n: n * scale, noise))
+        return perturb.perturbed(es, value, jax.tree.map(lambda n: n * scale, noise))
 
     members = params.map_leaves(leaf, SPECS, weights, noises)
     state = egg.initial_state(MODEL, len(tokens_PT))
     return population.read(MODEL, members, state, tokens_PT)[1]
+
+
+def chunk_of(es: EsConfig, devices: int = 1) -> int:
+    """How many members a step evaluates at once."""
+    return population.chunked(Config(es=es), devices).es.chunk
 
 
 def pair_of(noises: Tree, pair: int) -> Tree:
@@ -144,24 +149,24 @@ def test_chunks_of_every_size_give_the_same_bits(chunk: int):
 def test_chunks_divide_what_a_device_has(members: int, chunk: int, devices: int, expected: int):
     """The largest one no larger than asked for; of itself no larger than caches, nor tiny."""
     es = EsConfig(population=members, chunk=chunk)
-    assert population.chunked(es, devices).chunk == expected
+    assert chunk_of(es, devices) == expected
 
 
 def test_a_chunk_holds_whole_streams():
     """However many members read one stream."""
     es = EsConfig(population=4096, members_per_stream=1024)
-    assert population.chunked(es).chunk == 1024
-    assert population.chunked(es, 2).chunk == 1024
+    assert chunk_of(es) == 1024
+    assert chunk_of(es, 2) == 1024
     es = EsConfig(population=2 * 384, members_per_stream=384)
-    assert population.chunked(es).chunk == 384
+    assert chunk_of(es) == 384
 
 
 def test_accelerators_take_all_members_at_once(monkeypatch: pytest.MonkeyPatch):
     """Unless a chunk is asked for: their caches are not what members should fit."""
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert population.chunked(EsConfig(population=4096)).chunk == 4096
-    assert population.chunked(EsConfig(population=4096), 2).chunk == 2048
-    assert population.chunked(EsConfig(population=4096, chunk=1024)).chunk == 1024
+    assert chunk_of(EsConfig(population=4096)) == 4096
+    assert chunk_of(EsConfig(population=4096), 2) == 2048
+    assert chunk_of(EsConfig(population=4096, chunk=1024)) == 1024
 
 
 @pytest.mark.parametrize("chunk", [0, 2, 4, 8])

@@ -121,7 +121,6 @@ def perturbed(es: EsConfig, weights: params.Tree) -> params.Tree:
     return params.map_leaves(
         lambda spec, value, number: perturb.perturbed(
             es,
-            spec,
             value,
             perturb.tensor_noise(es, spec, number, jnp.uint32(1), jnp.uint32(2), pairs),
         ),

@@ -21,11 +21,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from int_lm import fixed, layers, perturb
-from int_lm.config import ModelConfig
+from int_lm.config import SEPARATOR, ModelConfig
 from int_lm.layers import Activity, Use
 from int_lm.params import Role, Spec, Tree
-
-SEPARATOR = 0
 
 
 def specs(model: ModelConfig, vocab_size: int) -> Tree:

@@ -28,11 +28,10 @@ import numpy as np
 from jax import Array
 
 from int_lm import fixed, layers, perturb
-from int_lm.config import INT8_MAX, ModelConfig
+from int_lm.config import INT8_MAX, SEPARATOR, ModelConfig
 from int_lm.layers import Activity, Use
 from int_lm.params import Role, Spec, Tree
 
-SEPARATOR = 0
 GAIN = 16  # of every norm: a mean magnitude of 1.0 in q4
 SQUARE_SHIFT = 6  # of the squared ReLU
 
