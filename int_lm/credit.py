@@ -51,7 +51,7 @@ class Rounding:
         if bits:
             length, _, columns = x_TIN.shape
             x_TIN = (x_TIN + self.dither(length, columns, bits)) >> bits
-        return jnp.clip(x_TIN, -most, most).astype(jnp.int8)
+        return fixed.saturate(x_TIN, most)
 
     def operand(self, x_TIN: Array, bits: int) -> Array:
         """`narrowed`, as coarsely as the sum of a whole population's votes asks for."""

@@ -25,7 +25,7 @@ import numpy as np
 from jax import Array
 
 from int_lm import fixed, native, tables
-from int_lm.config import INT8_MAX, SEPARATOR, EsConfig, ModelConfig, spare_bits
+from int_lm.config import SEPARATOR, EsConfig, ModelConfig, spare_bits
 from int_lm.params import Role, Spec, Tree
 
 LOGIT_MAX = 2**15 - 1
@@ -151,7 +151,7 @@ def update(
         error_JV = error_JV << spare_bits(es)
         move_JV = (error_JV * factor_J[:, None] + dither_JV) >> _MOVE_BITS
         old_JV = table.at[row_J].get(mode="fill", fill_value=0).astype(jnp.int32)
-        moved_JV = jnp.clip(old_JV + move_JV, -INT8_MAX, INT8_MAX).astype(jnp.int8)
+        moved_JV = fixed.saturate(old_JV + move_JV)
         options = {"mode": "drop", "unique_indices": True}
         return table.at[row_J].set(moved_JV, **options), counts.at[row_J].set(count_J, **options)
 

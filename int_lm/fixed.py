@@ -1,4 +1,4 @@
-"""Fixed-point arithmetic: the one place where values are narrowed, shifted, divided and dotted.
+"""Fixed-point arithmetic: the one place where values become int8, are shifted, divided and dotted.
 
 Formats: q4 is int8 holding value x 16 (weights, residual stream, logits); q7 is int8 holding
 value x 127 (recurrent state, gates). int8 values lie in [-127, 127]: -128 never occurs.
@@ -16,9 +16,9 @@ DIVIDEND_BITS = 14  # `floor_divide` takes |dividend| < 2^14 (127 * 127 = 16 129
 DIVISOR_MAX = INT8_MAX
 
 
-def saturate(x: Array) -> Array:
-    """Narrow any integer array to int8 by clipping to [-127, 127]. The only narrowing there is."""
-    return jnp.clip(x, -INT8_MAX, INT8_MAX).astype(jnp.int8)
+def saturate(x: Array, most: int = INT8_MAX) -> Array:
+    """Narrow any integer array to int8 by clipping to [-most, most]: the only way to int8."""
+    return jnp.clip(x, -most, most).astype(jnp.int8)
 
 
 def shift_down(x: Array, bits: int) -> Array:

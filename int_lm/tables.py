@@ -1,7 +1,9 @@
 """Tables and schedules: the one place where reals become integers, once, before a run.
 
-Tables are made with `decimal` at 50 digits, whose results do not depend on the machine's
-floating-point library, so that every platform gets the same bits.
+Tables of the likelihood, and of roots, are made with `decimal` at 50 digits, whose results do not
+depend on the machine's floating-point library, so that every platform gets the same bits. Quantiles
+of the gaussian are made with floats, and lie so far from where they would be rounded otherwise that
+no library changes one (a test says how far).
 """
 
 import decimal

@@ -81,4 +81,4 @@ def _by_jax(
     total_TIM = functools.reduce(jnp.add, terms)
     most = INT8_MAX >> rounding.spare_bits
     total_TIM = fixed.shift_down(total_TIM, 4 + root_bits(weight))
-    return jnp.clip(total_TIM, -most, most).astype(jnp.int8)
+    return fixed.saturate(total_TIM, most)

@@ -5,10 +5,10 @@ of pure noise moves by one unit, 1/16 in q4, in the vote's direction. Plain vote
 Z = sum_i f_i a_i b_i, have variance R sum_i f_i^2 times that of one perturbation entry; for the
 other estimators the deviation is taken from the votes: sqrt(pi / 2) times their mean magnitude.
 
-`carry`: a weight moves by learning_rate times its `strength`, in units of 2^-12; whole units move
-the weight and the rest is kept in an int16 remainder (error feedback: Seide et al., "1-bit
-stochastic gradient descent", Interspeech 2014). However small the learning rate, nothing is lost
-and opposite votes cancel. `stochastic` rounds up or down at random instead of keeping anything.
+`carry`: a weight moves by learning_rate times its `strength`, rounded to units of 2^-12; whole
+units move the weight and the rest is kept in an int16 remainder (error feedback: Seide et al.,
+"1-bit stochastic gradient descent", Interspeech 2014), so that steps far below a unit add up and
+opposite ones cancel. `stochastic` rounds up or down at random instead of keeping anything.
 
 The strength of a vote is its sign, or with vote_clip > 0 its size as a share of vote_clip times the
 tensor's mean magnitude, at most 1. It makes the step independent of the votes' scale.
