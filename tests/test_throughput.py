@@ -1,4 +1,4 @@
-"""The benchmark of throughput: it runs, and its rows carry what the design promises."""
+"""The benchmarks of speed: they run, and their rows carry what the design promises."""
 
 import json
 
@@ -45,3 +45,15 @@ def test_every_recipe_at_a_rank_and_in_chunks(run_command) -> None:
     rows = json.loads(done.stdout)["rows"]
     assert [row["recipe"] for row in rows] == ["egg", "rwkv", "quickstart"]
     assert {(row["rank"], row["chunk"]) for row in rows} == {(2, 8)}
+
+
+@pytest.mark.slow
+def test_every_kernel_beside_jax(run_command) -> None:
+    flags = "--shape", "8,2,16,3", "--rank", "0", "2", "--repeats", "1", "--json"
+    done = run_command("benchmarks/kernels.py", *flags, timeout=600)
+    assert done.returncode == 0, done.stderr
+    rows = {row["part"]: row for row in json.loads(done.stdout)["rows"]}
+    kinds = {part.split()[0].rstrip(",") for part in rows}
+    assert kinds == {kernel.rstrip("168") for kernel in native.KERNELS.split()} | {"dot"}
+    assert rows["linear head 8 x 256, rank 2"]["kernel_gops"] > 0
+    assert all(row["kernel_over_jax"] > 0 for row in rows.values())

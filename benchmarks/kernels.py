@@ -1,0 +1,217 @@
+"""Kernels beside the JAX code that each stands for: the time of both, at the shapes of a recipe.
+
+    python benchmarks/kernels.py [--json] [--shape D,L,P,T] [--rank 0 1 4] [--repeats 15]
+
+The recipe is that of configs/quickstart.yaml. Of linears and outer products, for each of the
+model's matrices, the table has 10^9 operations per second too, and of XLA's int8 dot alone. Each
+function is called many times in one program, whose start then costs nothing, and both of a line
+take turns. Where no kernel is built, or made for the device, both columns are JAX.
+"""
+
+import argparse
+import functools
+import json
+import math
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import throughput
+
+from int_lm import (
+    config,
+    credit,
+    direct,
+    evolve,
+    fixed,
+    hashing,
+    layers,
+    likelihood,
+    native,
+    params,
+    perturb,
+    plan,
+    population,
+    units,
+    votes,
+)
+from int_lm.config import Config
+from int_lm.credit import Rounding
+from int_lm.params import Role
+from int_lm.perturb import Weight
+
+SHIFT = 7  # of a perturbation
+VOCABULARY = throughput.VOCAB_SIZE
+SECONDS = 0.05  # of a program, by the slower of both
+MOST_CALLS = 200
+IN_PLACE = "direct_update, in place"
+Case = tuple[str, int, Callable[..., Any], tuple[Any, ...]]  # name, operations, function, operands
+
+
+class Drawn:
+    """Operands at random."""
+
+    def __init__(self) -> None:
+        self.random = np.random.default_rng(0)
+
+    def int8(self, *shape: int, most: int = 40) -> jax.Array:
+        """Entries within +-most."""
+        return jnp.asarray(self.random.integers(-most, most + 1, shape, dtype=np.int8))
+
+    def below(self, size: int, *shape: int) -> jax.Array:
+        """int32 in [0, size)."""
+        return jnp.asarray(self.random.integers(0, size, shape, dtype=np.int32))
+
+
+def of_matrices(settings: Config, ranks: list[int], draw: Drawn) -> Iterator[Case]:
+    """Linears of a chunk's members, and the sums of outer products of its pairs' tokens."""
+    es, readings = settings.es, settings.es.chunk // 2 * settings.es.segment_length
+    specs = params.flatten(params.without_direct(evolve.specs_of(settings, VOCABULARY)))
+    for path, spec in specs:
+        if spec.role not in plan.DENSE:
+            continue
+        outputs, inputs = spec.shape
+        narrowed = perturb.readout if spec.role is Role.READOUT else perturb.linear
+        name, operations = f"{path} {inputs} x {outputs}", 2 * inputs * outputs
+        value, x_PN = draw.int8(outputs, inputs), draw.int8(es.chunk, inputs)
+        yield f"dot {name}", operations * es.chunk, fixed.dot, (x_PN, value)
+        for rank in ranks:
+            left = draw.int8(es.chunk // 2, outputs, rank) if rank else None
+            right = draw.int8(es.chunk // 2, inputs, rank) if rank else None
+            weight = Weight(value, left, right, shift=SHIFT)
+            yield f"linear {name}, rank {rank}", operations * es.chunk, narrowed, (weight, x_PN)
+        operands = draw.int8(readings, 1, outputs), draw.int8(readings, 1, inputs)
+        yield f"outer {name}", operations * readings, votes._outer, operands
+
+
+def of_rows(settings: Config, draw: Drawn) -> Iterator[Case]:
+    """What is done to every row: norms, likelihoods, and what votes are made of."""
+    model, es = settings.model, settings.es
+    length, pairs, width = es.segment_length, es.chunk // 2, model.width
+    rounding = Rounding(draw.below(1 << 20, pairs), jnp.uint32(7), 0)
+    logits = draw.int8(length, pairs, VOCABULARY).astype(jnp.int16)
+    targets = draw.below(VOCABULARY, length, pairs)
+    gain = jnp.full((length, pairs, width), 16, jnp.int32)
+    residual, stream = draw.int8(length, pairs, width), draw.int8(length, pairs, width)
+    errors = credit.readout_errors(logits, targets, rounding)
+    head, hidden = draw.int8(VOCABULARY, width), model.ffn_multiple * width
+    value, effect = draw.int8(width, hidden), draw.int8(length, pairs, hidden)
+    weight = Weight(head, draw.int8(pairs, hidden, es.rank), draw.int8(pairs, width, es.rank))
+
+    def dithered(function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *operands: function(*operands, rounding)
+
+    yield "norm", 0, layers.norm, (gain[0], residual[0])
+    yield "likelihood", 0, likelihood.log2_likelihood, (logits[0], targets[0])
+    yield "errors", 0, dithered(credit.readout_errors), (logits, targets)
+    yield "stream", 0, dithered(credit.of_stream), (gain, residual, head, errors)
+    yield "through", 0, dithered(credit.through), (value, stream)
+    yield "unit", 0, dithered(units.operand), (weight, residual, effect, effect)
+
+
+def of_tables(settings: Config, draw: Drawn) -> Iterator[Case]:
+    """Direct connections, read and learnt, and the hash of a table."""
+    model, es = settings.model, settings.es
+    size, readings = 1 << model.direct_bits, es.population // 2 * es.segment_length
+    tables = {f"context_{length}": draw.int8(size, VOCABULARY) for length in model.direct}
+    rows = {name: draw.below(size, es.chunk) for name in tables}
+    logits = draw.int8(es.chunk, VOCABULARY).astype(jnp.int16)
+    yield "direct_added", 0, direct.added, (tables, rows, logits)
+    table, counts = draw.int8(size, VOCABULARY), draw.below(100, size)
+    read = draw.below(size, readings), draw.int8(readings, VOCABULARY), jnp.uint32(7)
+    yield IN_PLACE, 0, functools.partial(direct.update, es), (table, counts, *read)
+    yield "hash", 0, lambda table: hashing.lanes({"table": table}), (table,)
+
+
+def repeated(case: Case, times: int, kernels: bool) -> Callable[[], Any]:
+    """A program that calls a case's function so many times, with kernels or without."""
+    name, _, function, operands = case
+    moving = 2 if name == IN_PLACE else 0  # operands that the result takes the place of
+
+    def again(_: Any, carry: tuple[Any, Any]) -> tuple[Any, Any]:
+        operands = jax.lax.optimization_barrier(carry[0])  # or it would be called once for all
+        result = function(*operands)
+        return ((*result, *operands[moving:]) if moving else operands), result
+
+    def program(*operands: Any) -> Any:
+        result = jax.tree.map(
+            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(function, *operands)
+        )
+        (*first, _), result = jax.lax.fori_loop(0, times, again, (operands, result))
+        return first[:moving] if moving else result
+
+    def either(kernel: Callable[[], Any], otherwise: Callable[[], Any], gpu: Any = None) -> Any:
+        return otherwise()
+
+    with mock.patch.object(native, "either", native.either if kernels else either):
+        compiled = jax.jit(program).lower(*operands).compile()
+    return lambda: compiled(*operands)
+
+
+def row_of(case: Case, repeats: int) -> dict[str, Any]:
+    """A line of the table.
+
+    Raises:
+      AssertionError: both do not give the same.
+    """
+    name, operations = case[:2]
+    functions = {key: repeated(case, 1, key == "kernel") for key in ("kernel", "jax")}
+    jax.tree.map(np.testing.assert_array_equal, *(call() for call in functions.values()))
+    once = max(median.seconds for median in throughput.medians(functions, 3).values())
+    times = min(MOST_CALLS, math.ceil(SECONDS / once))
+    functions = {key: repeated(case, times, key == "kernel") for key in ("kernel", "jax")}
+    medians = throughput.medians(functions, repeats)
+    kernel, plain = (medians[key].seconds / times for key in ("kernel", "jax"))
+    row = {"part": name, "kernel_ms": kernel * 1e3, "jax_ms": plain * 1e3}
+    row["kernel_over_jax"] = kernel / plain
+    if operations:
+        row |= {"kernel_gops": operations / kernel / 1e9, "jax_gops": operations / plain / 1e9}
+    return row
+
+
+def main() -> None:
+    """Measure and print."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--shape", default="64,2,512,16", metavar="D,L,P,T", help="of the recipe")
+    parser.add_argument("--rank", type=int, nargs="+", default=[0, 1, 4], help="of linears")
+    parser.add_argument("--repeats", type=int, default=15, help="calls of each (median)")
+    arguments = parser.parse_args()
+    recipe = config.load(throughput.CONFIGS / "quickstart.yaml")
+    settings = throughput.sized(recipe, tuple(map(int, arguments.shape.split(","))), 1, 0)
+    settings = population.chunked(settings)
+    draw, rows = Drawn(), []
+    for cases in (
+        of_matrices(settings, arguments.rank, draw),
+        of_rows(settings, draw),
+        of_tables(settings, draw),
+    ):
+        for case in cases:
+            rows.append(row_of(case, arguments.repeats))
+            print(f"{case[0]}: {rows[-1]['kernel_over_jax']:.2f}", file=sys.stderr, flush=True)
+    device = jax.devices()[0]
+    machine = f"{platform.machine()}, {device.platform} {device.device_kind}, jax {jax.__version__}"
+    if arguments.json:
+        print(json.dumps({"machine": machine, "kernels": native.available(), "rows": rows}))
+        return
+    print(f"{machine}; kernels {'built' if native.available() else 'not built'}")
+    print(f"{'':<44}{'ms':>10}{'JAX, ms':>10}{'ratio':>8}{'10^9/s':>8}{'JAX':>8}")
+    for row in rows:
+        rates = [row[key] for key in ("kernel_gops", "jax_gops") if key in row]
+        print(
+            f"{row['part']:<44}{row['kernel_ms']:>10.3f}{row['jax_ms']:>10.3f}"
+            f"{row['kernel_over_jax']:>8.2f}" + "".join(f"{rate:>8.0f}" for rate in rates)
+        )
+
+
+if __name__ == "__main__":
+    main()
