@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 from test_native import PATHS
 
-from int_lm import config as configuration, credit, direct, hashing, likelihood, native, units
+from int_lm import (
+    config as configuration,
+    credit,
+    direct,
+    fixed,
+    hashing,
+    likelihood,
+    native,
+    units,
+)
 from int_lm.config import EsConfig
 from int_lm.credit import Rounding
 from int_lm.likelihood import NO_TARGET
@@ -265,3 +274,21 @@ def test_hash_of_weights(both: Both, shape: tuple[int, ...]) -> None:
     for place in ((0,) * len(shape), tuple(size - 1 for size in shape)):
         changed = weights | {"weight": weights["weight"].at[place].add(1)}
         assert not np.any(np.asarray(hashing.lanes(changed)) == found)
+
+
+def test_operands_that_do_not_fit_are_refused() -> None:
+    """Before anything is read past their ends."""
+    pairs, number, int8 = jnp.zeros(2, jnp.int32), jnp.uint32(0), jnp.int8
+    logits, targets = jnp.zeros((6, 9), jnp.int16), jnp.zeros(5, jnp.int32)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="errors: shapes do not fit"):
+        native.errors(pairs, number, logits, targets, 127, *likelihood.kernel_tables())
+    with pytest.raises(jax.errors.JaxRuntimeError, match="norm: shapes do not fit"):
+        native.norm(jnp.zeros((6, 8), int8), jnp.zeros((1, 8), int8), *fixed.reciprocals())
+    operands = [jnp.zeros(shape, int8) for shape in ((6, 9), (9, 8), (6, 8), (6, 4))]
+    errors, head, gain, residual = operands
+    with pytest.raises(jax.errors.JaxRuntimeError, match="stream: shapes do not fit"):
+        native.stream(
+            *(pairs, number, errors, head, jnp.int32(0), gain, residual),
+            *fixed.reciprocals(),
+            bits=2,
+        )
