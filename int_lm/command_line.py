@@ -2,8 +2,12 @@
 
 import argparse
 import dataclasses
+import shlex
+import shutil
+import sys
 import typing
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import yaml
@@ -84,6 +88,15 @@ def _mapping(text: str) -> Any:
         raise argparse.ArgumentTypeError(f"{text!r} is not a mapping") from error
 
 
+def interpreter() -> str:
+    """What runs this Python in a shell, for commands that are shown: `python`, or else its path."""
+    own, found = Path(sys.executable).absolute(), shutil.which("python")
+    if found and Path(found).absolute() == own:
+        return "python"
+    inside = own.is_relative_to(Path.cwd())
+    return shlex.quote(str(own.relative_to(Path.cwd()) if inside else own))
+
+
 def from_arguments(arguments: argparse.Namespace) -> Config:
     """The configuration that `--config` and the flags describe, not yet validated."""
     base = to_dict(load(arguments.config) if arguments.config else Config())
@@ -93,7 +106,8 @@ def from_arguments(arguments: argparse.Namespace) -> Config:
         kept = base["data"]["source"] in ("json", "parquet")
         flags = {**({} if kept else {"data.source": "text"}), "data.mixture": (), **flags}
     elif flags.get("data.source") == "stdlib":
-        flags["data.path"] = ()  # a path of the file would contradict the flag
+        # a path, or a mixture, of the file would contradict the flag
+        flags = {"data.path": (), "data.mixture": (), **flags}
     for name, value in flags.items():
         section, key = name.split(".")
         base[section][key] = value

@@ -8,6 +8,7 @@ Nothing here imports jax, so that `--help` and a wrong flag answer at once.
 import contextlib
 import dataclasses
 import difflib
+import json
 import math
 import re
 import typing
@@ -17,7 +18,11 @@ from typing import Any, Literal
 
 import yaml
 
-from int_lm import untrusted
+from int_lm import bounds, untrusted
+from int_lm.bounds import (
+    noise_max as noise_max,
+    spare_bits as spare_bits,
+)
 from int_lm.errors import UserError
 from int_lm.schema import (
     DIRECT_BITS as DIRECT_BITS,
@@ -27,6 +32,7 @@ from int_lm.schema import (
     INT8_MAX as INT8_MAX,
     INT32_MAX as INT32_MAX,
     LEARNING_RATE_MAX as LEARNING_RATE_MAX,
+    LEARNING_RATE_MIN as LEARNING_RATE_MIN,
     LOG2_FRACTION_BITS as LOG2_FRACTION_BITS,
     RADEMACHER_MAX as RADEMACHER_MAX,
     SEPARATOR as SEPARATOR,
@@ -45,7 +51,8 @@ from int_lm.schema import (
 
 SECTIONS: dict[str, type] = {field.name: field.type for field in dataclasses.fields(Config)}  # type: ignore[misc]
 
-# What may change between a run and its resumption without changing the meaning of its weights.
+# What may change between a run and its resumption without changing the meaning of its weights; of
+# run.steps, on which some schedules depend, `run.resumption_warning` says so.
 RESUMABLE_CHANGES = (
     frozenset({"es.chunk", "data.shards", "data.heldout_bytes"})
     | {f"run.{field.name}" for field in dataclasses.fields(RunConfig) if field.name != "seed"}
@@ -177,24 +184,6 @@ def shift_for(n_in: int) -> int:
     return 4 + round(math.log2(n_in) / 2)
 
 
-def noise_max(es: EsConfig) -> int:
-    """Largest magnitude an entry of A or B can have."""
-    return RADEMACHER_MAX if es.noise == "rademacher" else GAUSSIAN_MAX
-
-
-def spare_bits(es: EsConfig) -> int:
-    """Bits by which the operands of votes gathered token by token are narrower than int8.
-
-    The least for which P / 2 pairs x T tokens x 127 x (127 >> bits) stays below 2^31, at most 4:
-    `validate` refuses what needs more.
-    """
-    terms = es.population // 2 * es.segment_length * INT8_MAX
-    bits = 0
-    while bits < SPARE_BITS_MAX and terms * (INT8_MAX >> bits) > INT32_MAX:
-        bits += 1
-    return bits
-
-
 def _validate_sources(data: DataConfig) -> None:
     """Refuse sources that name nothing, or two things."""
     own = any(getattr(data, key) != getattr(DataConfig(), key) for key in ("source", "path"))
@@ -208,6 +197,7 @@ def _validate_sources(data: DataConfig) -> None:
         f"data.mixture has the names {names}; give every source another one, of letters and digits",
     )
     for source in sources_of(data):
+        _require(source.weight > 0, f"weight {source.weight} in data.mixture must be above 0")
         if source.source == "stdlib":
             _require(
                 len(source.path) == 0,
@@ -225,7 +215,6 @@ def _validate_sources(data: DataConfig) -> None:
             f"data.source hub reads one dataset, data.path names {len(source.path)}; "
             "use data.mixture for several",
         )
-        _require(source.weight > 0, f"weight {source.weight} in data.mixture must be above 0")
     _require(
         not (data.window_bytes and data.mixture),
         "data.window_bytes works with one source; prepare the sources of data.mixture first",
@@ -261,11 +250,19 @@ def validate(config: Config) -> Config:
       UserError: one sentence with the numbers that do not fit.
     """
     model, es, data, run = config.model, config.es, config.data, config.run
+    plain = to_dict(config)
     for section in SECTIONS:
         for field in dataclasses.fields(SECTIONS[section]):
             value, least = getattr(getattr(config, section), field.name), field.metadata["least"]
             if isinstance(value, int | float):
+                most = untrusted.INTEGER_MAX
                 _require(value >= least, f"{section}.{field.name} is {value}, must be >= {least}")
+                _require(value <= most, f"{section}.{field.name} is {value}, must be <= {most}")
+            named = json.dumps(plain[section][field.name], ensure_ascii=False)
+            _require(
+                not re.search("[\ud800-\udfff]", named),
+                f"{section}.{field.name} is {ascii(named)}, not UTF-8; use another name",
+            )
     _require(es.population % 2 == 0, f"es.population is {es.population}, must be even (pairs)")
     readers = f"es.members_per_stream {es.members_per_stream}"
     _require(es.members_per_stream % 2 == 0, f"{readers} must be even (a pair reads one stream)")
@@ -278,6 +275,11 @@ def validate(config: Config) -> Config:
     )
     for name in ("alpha", "alpha_halflife", "learning_rate", "learning_rate_halflife"):
         _require(getattr(es, name) > 0, f"es.{name} is {getattr(es, name)}, must be above 0")
+    _require(
+        es.update == "threshold" or es.learning_rate >= LEARNING_RATE_MIN,
+        f"es.learning_rate is {es.learning_rate}, of which nothing would move; "
+        f"make it at least {LEARNING_RATE_MIN}",
+    )
     for name, most in (("learning_rate", LEARNING_RATE_MAX), ("vote_clip", VOTE_CLIP_MAX)):
         value = getattr(es, name)
         _require(value <= most, f"es.{name} is {value}, must be at most {most}")
@@ -311,25 +313,7 @@ def validate(config: Config) -> Config:
     _require(run.dir != "", "run.dir is empty; name a directory such as runs/first")
     _require(run.seed < 2**31, f"run.seed is {run.seed}, must lie between 0 and 2^31 - 1")
 
-    widest, amplitude = model.width * model.ffn_multiple, noise_max(es)
-    entry = es.rank * amplitude * amplitude  # the largest entry of A B^T
-    votes = es.population // 2 * entry * FITNESS_MAX[es.fitness]
-    score = es.segment_length * WORST_BITS_PER_TOKEN * 2**LOG2_FRACTION_BITS
-    traced = es.population // 2 * es.rank * amplitude * INT8_MAX
-    terms = es.population // 2 * es.segment_length
-    gathered = es.votes != "eggroll" or es.readout == "exact"
-    token_by_token = terms * INT8_MAX * (INT8_MAX >> spare_bits(es)) if gathered else 0
-    credit = model.width * INT8_MAX * 2**12 if es.votes == "unit" else 0
-    at_rank = f"at rank {es.rank} ({es.noise}"
-    for what, bound in (
-        (f"a dot over {widest} inputs", widest * INT8_MAX * INT8_MAX * 2),
-        (f"the perturbation of {widest} inputs {at_rank})", widest * INT8_MAX * entry),
-        (f"the votes of {es.population} members {at_rank}, {es.fitness})", votes),
-        (f"the traces of {es.population} members {at_rank})", traced * (es.votes == "trace")),
-        (f"the votes of {es.population} members over {es.segment_length} tokens", token_by_token),
-        (f"the credit of width {model.width}", credit),
-        (f"the score of {es.segment_length} tokens", score),
-    ):
+    for what, bound in bounds.sums(config):
         problem = f"{what} can reach {bound}, above the int32 limit {INT32_MAX}; make it smaller"
         _require(bound <= INT32_MAX, problem)
     return config

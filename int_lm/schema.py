@@ -12,7 +12,7 @@ GAUSSIAN_MAX = 69  # largest magnitude in tables.gaussian_quantiles (a test hold
 RADEMACHER_MAX = 16
 FITNESS_MAX = {"sign": 1, "linear": 7}  # largest |fitness| of a pair
 LOG2_FRACTION_BITS = 16  # a log-likelihood is an integer in units of 2^-16 bit
-LEARNING_RATE_MAX = 4.0
+LEARNING_RATE_MIN, LEARNING_RATE_MAX = 2.0**-12, 4.0  # the least is the unit it is rounded to
 DIRECT_LENGTH_MAX = 16
 DIRECT_BITS = range(8, 25)
 VOTE_CLIP_MAX = 8.0
@@ -206,7 +206,7 @@ class DistributedConfig:
     timeout: float = described(
         120.0,
         "seconds after which a process that waits for the others in a step gives up and ends, so "
-        "that the run can be started again (outside of steps: twice as long, and 10 more)",
+        "that the run can be started again (outside of steps: twice as long, and a minute)",
         least=1,
     )
 

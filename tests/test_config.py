@@ -10,7 +10,14 @@ import yaml
 from hypothesis import given, strategies as st
 
 from int_lm import command_line, config
-from int_lm.config import Config, DataConfig, DistributedConfig, EsConfig, ModelConfig, RunConfig
+from int_lm.config import (
+    Config,
+    DataConfig,
+    DistributedConfig,
+    EsConfig,
+    ModelConfig,
+    RunConfig,
+)
 from int_lm.errors import UserError
 
 RunCommand = Callable[..., subprocess.CompletedProcess[str]]
@@ -196,6 +203,8 @@ def test_flags_override_the_file(tmp_path: Path) -> None:
     assert parse("--config", file, "--model.width", "48", "--data.path", "c") == expected
     default = parse("--config", file, "--data.source", "stdlib").data
     assert default == DataConfig(), "the source of the flag leaves no use for the file's path"
+    file = write(tmp_path, "data: {mixture: [{name: a, weight: 1, path: [b]}]}\n")
+    assert parse("--config", file, "--data.source", "stdlib").data == DataConfig()
 
 
 @pytest.mark.parametrize(
@@ -323,6 +332,14 @@ def test_yaml_reads_back_equal(written: Config) -> None:
         ({"run__eval_bytes": -1}, "run.eval_bytes is -1, must be >= 0"),
         ({"run__checkpoint_every": -1}, "run.checkpoint_every is -1, must be >= 0"),
         ({"run__keep": 0}, "run.keep is 0, must be >= 1"),
+        ({"run__steps": 2**63}, f"run.steps is {2**63}, must be <= {2**63 - 1}"),
+        ({"run__dir": "caf\udce9"}, "run.dir is '\"caf\\udce9\"', not UTF-8"),
+        ({"data__path": ("\ud800.txt",), "data__source": "text"}, "not UTF-8; use another name"),
+        ({"es__update": "carry", "es__learning_rate": 0.0001}, "of which nothing would move"),
+        (
+            {"data__mixture": [{"name": "a", "weight": 1.0}, {"name": "b", "weight": 0.0}]},
+            "weight 0.0 in data.mixture must be above 0",
+        ),
         ({"run__sample_tokens": -1}, "run.sample_tokens is -1, must be >= 0"),
     ],
 )
@@ -345,6 +362,11 @@ THREE_GAUSSIANS = {"es__noise": "gaussian", "es__rank": 3, "es__segment_length":
             "a dot over 66573 inputs can reach 2147511834",
         ),
         ({"es__rank": 258}, {"es__rank": 259}, "the perturbation of 256 inputs at rank 259"),
+        (
+            {"model__architecture": "rwkv", "model__ffn_multiple": 1, "model__width": 33026},
+            {"model__architecture": "rwkv", "model__ffn_multiple": 1, "model__width": 33027},
+            "the perturbation of 66054 inputs at rank 1",
+        ),
         (
             {"es__rank": 13, "es__noise": "gaussian"},
             {"es__rank": 14, "es__noise": "gaussian"},
