@@ -22,7 +22,7 @@ import numpy as np
 from data import manifest, shards, split
 from data.manifest import Prepared
 from data.sources import Document, Notice, Position, Source, open_source
-from int_lm import config, digest, errors, lock, runlog
+from int_lm import digest, errors, lock, runlog
 from int_lm.config import DataConfig, MixtureConfig
 from int_lm.errors import UserError
 from tokenization.interface import Tokenizer
@@ -70,7 +70,7 @@ def writing(directory: Path) -> Iterator[None]:
     """Hold a directory of shards for this process alone; no empty one is left behind.
 
     Raises:
-      UserError: another process holds it, or the file system refused.
+      HeldError: another process holds it. UserError: the file system refused.
     """
     try:
         with lock.hold(directory, "wait until it is done"):
@@ -174,7 +174,7 @@ def make(
     size, tokens = totals["bytes"] + totals["heldout_bytes"], totals["tokens"]
     say(
         f"prepared {directory}: {totals['documents']:,} documents, {size:,} bytes, {tokens:,} "
-        f"tokens to train on, {totals['bytes'] / tokens:.2f} bytes a token, "
+        f"tokens to train on, {totals['bytes'] / max(1, tokens):.2f} bytes a token, "
         f"{(size - before) / seconds / 1e6:.1f} MB/s, {tokens / seconds:,.0f} tokens/s"
     )
 
@@ -256,10 +256,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     import tokenization
 
     tokenizer = tokenization.load(settings.data.tokenizer)
+    from data import corpus  # which builds on this module
+
     try:
-        for source in config.sources_of(settings.data):
-            done = prepare(settings.data, source, tokenizer, say=lambda text: print(text))
-            print(f"{source.name}: {done.directory}, {len(done.shards)} shards, sound")
+        opened = corpus.open_corpus(settings.data, tokenizer, say=print)
+        for done in opened.sources:
+            print(f"{done.name}: {done.directory}, {len(done.shards)} shards, sound")
+        if settings.data.window_bytes:
+            print("this is the first stage; training makes the others while it reads")
     except KeyboardInterrupt:
         raise SystemExit(
             "stopped; the same command goes on after the last finished shard"

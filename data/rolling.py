@@ -8,9 +8,11 @@ as everywhere: the manifest of every stage is kept, so that one that was dropped
 the same tokens, if a run is resumed in it.
 """
 
+import contextlib
 import functools
 import shutil
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,9 +27,11 @@ from data.streams import Mixture, Part, Streams
 from int_lm import config
 from int_lm.config import Config, DataConfig
 from int_lm.errors import UserError
+from int_lm.lock import HeldError
 from tokenization.interface import Tokenizer
 
 STAGES_HELD = 4
+LOOK_AGAIN = 0.2  # seconds after which one looks again whether another process has made a stage
 
 
 class Stages:
@@ -60,12 +64,29 @@ class Stages:
         return manifest.open_prepared(self._path(number), self.source, self._tokenizer)
 
     def _make(self, number: int) -> None:
-        """Make a stage if it is not there, or wait for the thread that is making it."""
+        """Make a stage if it is not there, or wait for the thread or process that makes it."""
         with self._making:
-            if self._failure and self._failure[0] == number:
-                failure, self._failure = self._failure[1], None
-                raise failure
-            path = self._path(number)
+            told = False
+            while not manifest.is_complete(self._path(number)):
+                if self._failure and self._failure[0] == number:
+                    failure, self._failure = self._failure[1], None
+                    raise failure
+                try:
+                    self._make_alone(number)
+                except HeldError as error:
+                    if not told:
+                        self._say(str(error))
+                    told = True
+                    time.sleep(LOOK_AGAIN)
+
+    def _make_alone(self, number: int) -> None:
+        """Make a stage that is not there.
+
+        Raises:
+          HeldError: another process is making it. Others as of `prepare.make`.
+        """
+        path = self._path(number)
+        with prepare.writing(path):
             if manifest.is_complete(path):
                 return
             start, first = None, 0
@@ -73,20 +94,19 @@ class Stages:
                 before = manifest.read(self._path(number - 1))
                 start = None if before["last"] else before["after"]
                 first = 0 if before["last"] else before["first"] + before["totals"]["documents"]
-            with prepare.writing(path):
-                pinned = prepare.pin(self.directory, self.source)
-                facts = manifest.facts_of(self._data, pinned, self._tokenizer)
-                prepare.make(
-                    path,
-                    open_source(pinned, self._data.document_bytes, notice=self._say),
-                    self._data,
-                    self._tokenizer,
-                    facts | {"first": first},
-                    start=start,
-                    first=first,
-                    most_bytes=max(1, self._data.window_bytes // STAGES_HELD),
-                    say=self._say,
-                )
+            pinned = prepare.pin(self.directory, self.source)
+            facts = manifest.facts_of(self._data, pinned, self._tokenizer)
+            prepare.make(
+                path,
+                open_source(pinned, self._data.document_bytes, notice=self._say),
+                self._data,
+                self._tokenizer,
+                facts | {"first": first},
+                start=start,
+                first=first,
+                most_bytes=max(1, self._data.window_bytes // STAGES_HELD),
+                say=self._say,
+            )
 
     def begin(self, number: int) -> None:
         """Prepare a stage in the background; what fails is told when the stage is asked for."""
@@ -107,12 +127,16 @@ class Stages:
             self._thread.join()
 
     def drop_before(self, number: int) -> None:
-        """Remove the shards of every stage before `number`, but for the first; keep manifests."""
+        """Remove the shards of every stage before `number`, but for the first; keep manifests.
+
+        What another process is making, or dropping, is left to it.
+        """
         for path in self.directory.glob("stage-*"):
             if 0 < int(path.name.removeprefix("stage-")) < number:
-                for shard in path.iterdir():
-                    if shard.is_dir():
-                        shutil.rmtree(shard)
+                with contextlib.suppress(HeldError), prepare.writing(path):
+                    for shard in path.iterdir():
+                        if shard.is_dir():
+                            shutil.rmtree(shard)
 
 
 class RollingStreams(Streams):

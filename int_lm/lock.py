@@ -19,6 +19,10 @@ FILE = "lock"
 _NOT_TO_BE_HAD = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # some network file systems
 
 
+class HeldError(UserError):
+    """Another process holds the lock."""
+
+
 class Lock:
     """The lock of a directory, held by this process. Made by `hold`."""
 
@@ -31,8 +35,8 @@ class Lock:
         """Make sure that the directory is still this process's; call it before writing to it.
 
         Raises:
-          UserError: it is another one: another process has it, or it is locked from now on, so that
-            the next call succeeds.
+          HeldError: it is another one, which another process has.
+          UserError: it is another one, locked from now on, so that the next call succeeds.
           OSError: it is gone, or the file system refused.
         """
         if _same(self._descriptor, self._path):
@@ -61,7 +65,7 @@ class Lock:
                 holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip()
                 os.close(descriptor)
                 who = f" ({holder})" if holder else ""
-                raise UserError(
+                raise HeldError(
                     f"another process{who} is using {self._path.parent}; {self._remedy}"
                 ) from error
             except BaseException:
@@ -80,7 +84,7 @@ def hold(directory: Path, remedy: str) -> Iterator[Lock]:
       remedy: what the user of a second process should do, for the error.
 
     Raises:
-      UserError: another process holds it; the message says which one, where and since when.
+      HeldError: another process holds it; the message says which one, where and since when.
       OSError: the file system refused.
     """
     made = [path for path in (directory, *directory.parents) if not path.exists()]

@@ -1,6 +1,7 @@
 """Sources larger than the disk: stages come and go, and every step still reads what it must."""
 
 import json
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data import corpus, manifest, records, rolling, shards
+from data import corpus, manifest, prepare, records, rolling, shards
 from int_lm import config
 from int_lm.config import Config
 from int_lm.errors import UserError
@@ -96,6 +97,41 @@ def test_any_step_is_the_same_after_a_restart(tmp_path: Path) -> None:
         fresh = opened(settings)
         assert (fresh.streams(settings, []).at(step) == expected[step]).all()
         fresh.stages.wait()
+
+
+def test_processes_share_the_making_of_stages(tmp_path: Path) -> None:
+    """Each begins the same stage at the same time; one makes it, all read it, and one drops it."""
+    path = write_json(tmp_path / "x.jsonl", texts(300))
+    settings = settings_of(path, tmp_path / "shards")
+    runs = [opened(settings) for _ in range(3)]
+    laid = [run.streams(settings, []) for run in runs]
+    for step in range(16 * laid[0].steps_per_round):
+        tokens = [streams.at(step) for streams in laid]
+        assert (tokens[0] == tokens[1]).all() and (tokens[0] == tokens[2]).all()
+    for run in runs:
+        run.stages.wait()
+    [dropped] = (tmp_path / "shards").rglob("stage-00001")
+    assert [entry.name for entry in dropped.iterdir()] == [manifest.FILE]
+
+
+def test_a_stage_that_another_process_makes_is_waited_for(tmp_path: Path) -> None:
+    """And what it holds is not dropped."""
+    path = write_json(tmp_path / "x.jsonl", texts(300))
+    settings, said = settings_of(path, tmp_path / "shards"), []
+    found = corpus.open_corpus(settings.data, BYTES, say=said.append)
+    assert isinstance(found, rolling.RollingCorpus)
+    stages, second = found.stages, found.stages.directory / "stage-00001"
+    with prepare.writing(second):
+        stages.begin(1)
+        while not any("another process" in sentence for sentence in said):
+            time.sleep(0.01)
+    stages.wait()
+    assert manifest.is_complete(second)
+    with prepare.writing(second):
+        stages.drop_before(2)
+    assert manifest.is_complete(second)
+    stages.drop_before(2)
+    assert not manifest.is_complete(second)
 
 
 def test_a_failure_in_the_background_is_told_in_time(tmp_path: Path) -> None:
