@@ -124,7 +124,9 @@ def open_export(root: Path) -> Subject:
     return Subject(
         name=str(root),
         step=model.config["step"],
-        data=config.from_dict({"data": model.config["data"]}, f"{root}/config.json").data,
+        data=config.validate(
+            config.from_dict({"data": model.config["data"]}, f"{root}/config.json")
+        ).data,
         tokenizer=tokenizer,
         log2_likelihoods=lambda documents, progress: runtime.log2_likelihoods(
             model, documents, progress=progress
@@ -174,7 +176,10 @@ def measure(subject: Subject, text: Sequence[str] | None, words: bool = False) -
     yardsticks = baselines.baselines([document for _, document in flat])
     figures = lengths.summary() | {"baselines": yardsticks, "sources": sources}
     if not text:
-        subject.keep(figures)
+        try:
+            subject.keep(figures)
+        except OSError as error:
+            _say(f"the figures are not kept in {subject.name}: {error.strerror or error}")
     if words:
         count = sum(len(text.split()) for text in texts)
         bits = lengths.bits / max(1, count)

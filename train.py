@@ -29,9 +29,6 @@ if TYPE_CHECKING:  # imported where needed, so that --help and a wrong flag answ
     from int_lm.trainer import Documents, Text, Trainer
     from tokenization import Tokenizer
 
-VALIDATION_PIECE_BYTES = 2047  # validation while training reads pieces spread over held-out text:
-# with a separator each, whole segments of `evaluate`
-
 
 def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Config]:
     """The command's own flags, and the validated configuration that the command line describes."""
@@ -42,7 +39,7 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Config]:
         "--plan",
         action="store_true",
         help="print weights, memory, operations and speed on this machine, and stop: nothing is "
-        "read, written or allocated",
+        "written, nothing of the run's size allocated, and of files only a tokenizer's read",
     )
     return parser.parse_config(argv)
 
@@ -93,6 +90,7 @@ def lay_out(
     """What the trainer reads, from where it stopped, and the yardsticks of the held-out part."""
     import tokenization
     from data import baselines, corpus, split
+    from int_lm import evaluate
     from int_lm.trainer import Text
 
     weights = [source.weight for source in opened.sources]
@@ -105,7 +103,7 @@ def lay_out(
     heldout = opened.heldout(settings.data.heldout_bytes)
     share = settings.run.eval_bytes // len(heldout)
     validation = {
-        name: list(split.spread(heldout[name], share, VALIDATION_PIECE_BYTES)) for name in heldout
+        name: list(split.spread(heldout[name], share, evaluate.PIECE_BYTES)) for name in heldout
     }
     text = Text(
         tokenizer=opened.tokenizer,
@@ -152,6 +150,8 @@ def train_locked(settings: Config, opened: "Corpus", held: "Lock | None") -> Non
         host = checkpoint.read_host(paths.checkpoints)
         identity = tokenization.identity(opened.tokenizer)
         run.check_resumable(host, settings, identity, opened.sha256())
+        if distributed.is_first() and (warning := run.resumption_warning(host, settings)):
+            _say(warning)
     abstract = evolve.abstract(settings, vocab_size)
     resumed = checkpoint.restore(paths.checkpoints, abstract, say=_say)
     state = resumed.state if resumed else evolve.initial(settings, vocab_size)
@@ -169,7 +169,8 @@ def train_locked(settings: Config, opened: "Corpus", held: "Lock | None") -> Non
     state = evolve.placed(state, specs, place)
     writes = distributed.is_first()
     with contextlib.ExitStack() as stack:
-        stop = stack.enter_context(interrupt.StopFlag())
+        signals = stack.enter_context(contextlib.ExitStack())
+        stop = signals.enter_context(interrupt.StopFlag())
         checkpointer = metrics = None
         if writes:
             checkpointer = stack.enter_context(
@@ -203,11 +204,13 @@ def train_locked(settings: Config, opened: "Corpus", held: "Lock | None") -> Non
             seconds_before=resumed.host["seconds"] if resumed else 0.0,
         )
         finished = trainer.loop()
-        if not finished:
+        if not finished or distributed.most(stop.requested is not None):
             if checkpointer:
                 checkpointer.close()
             console.note(f"saved step {trainer.number}; the same command goes on from there")
             return
+        if trainer.kept():  # with nothing left to save, Ctrl-C ends the program at once
+            signals.close()
         finish(trainer, paths, yardsticks)
 
 
@@ -234,11 +237,12 @@ def finish(trainer: "Trainer", paths: "Paths", yardsticks: dict[str, float]) -> 
     if distributed.is_first():
         run.write_evaluation(paths, trainer.number, trainer.weights, figures)
     note(f"run directory: {paths.root}")
+    python = command_line.interpreter()
     note(
         "next:\n"
-        f"  python eval.py --run {paths.root}\n"
-        f"  python -m int_lm.sample --run {paths.root} --prompt 'def ' --tokens 200\n"
-        f"  python -m int_lm.export --run {paths.root} --out {paths.root}/export"
+        f"  {python} eval.py --run {paths.root}\n"
+        f"  {python} -m int_lm.sample --run {paths.root} --prompt 'def ' --tokens 200\n"
+        f"  {python} -m int_lm.export --run {paths.root} --out {paths.root}/export"
     )
 
 

@@ -26,6 +26,7 @@ LANES_AT_MOST = 256  # documents read side by side
 FEWER_LANES = (64, 16, 4, 1)  # when others have ended; each count compiles once
 WORTH_COMPILING = 16  # segments that fewer lanes must still have to read
 SEGMENT_LENGTH = 256  # tokens per call of the compiled reader
+PIECE_BYTES = 8 * SEGMENT_LENGTH - 1  # of held-out text, read while training: a separator is added
 
 
 def greedy_hit(logits_PV: Array, targets_P: Array) -> Array:

@@ -21,7 +21,7 @@ class StopFlag:
 
     Attributes:
       requested: name of the signal that asked to stop, None so far. Poll it at every step, and
-        within whatever else takes long (evaluation, preparation of data).
+        leave the manager before what takes long and has nothing to save.
     """
 
     def __init__(self) -> None:

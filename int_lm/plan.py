@@ -15,7 +15,7 @@ import time
 import jax
 import numpy as np
 
-from int_lm import evolve, memory, models, params, votes
+from int_lm import evaluate, evolve, memory, models, params, votes, warmup
 from int_lm.config import Config, EsConfig
 from int_lm.params import Role, Tree
 
@@ -112,7 +112,8 @@ class Plan:
       costs: counted.
       step_bytes: at the height of a step: what is held, the network and the members' states once
         more as they become, and what the compiler needs besides.
-      process_bytes: of Python and JAX when they have compiled the step; most of it is free then.
+      process_bytes: of Python and JAX when they have compiled what a run needs; most of it is free
+        then.
       seconds: of a step.
       tokens_per_s: member tokens.
       compile_seconds: of the step.
@@ -138,11 +139,16 @@ def measure(config: Config, vocab_size: int) -> Plan:
     is linear in the population, so that two sizes give it.
     """
     counted, es = costs(config, vocab_size), config.es
+    tokens_ST = np.zeros(_tokens_shape(es), np.uint8 if vocab_size <= 256 else np.uint16)
+    piece = np.zeros(evaluate.PIECE_BYTES, tokens_ST.dtype)
+    pieces = [piece] * max(1, config.run.eval_bytes // len(piece))
     started = time.perf_counter()
-    needed = _lowered(config, vocab_size).compile().memory_analysis()
-    temporary = needed.temp_size_in_bytes if needed else 0  # some platforms do not say
+    with warmup.beside(config, vocab_size, tokens_ST, pieces) as ready:  # as a run compiles
+        needed = _lowered(config, vocab_size).compile().memory_analysis()
+        temporary = needed.temp_size_in_bytes if needed else 0  # some platforms do not say
+        compile_seconds = time.perf_counter() - started
+        ready()
     process_bytes = memory.peak()
-    compile_seconds = time.perf_counter() - started
     readers = es.members_per_stream
     sizes = [min(es.population, max(1, size // readers) * readers) for size in PROBE_MEMBERS]
     small, large = sizes

@@ -99,7 +99,7 @@ def check_host(host: Mapping[str, Any], where: Path) -> None:
         and all(isinstance(section, dict) for section in sections.values()),
         "tokenizer": type(vocab_size) is int and 0 < vocab_size <= VOCABULARY_MAX,
         "text_sha256": isinstance(host.get("text_sha256"), str),
-        "mixture": isinstance(mixture, list) and len(mixture) > 0 and all(map(_is_phase, mixture)),
+        "mixture": _is_mixture(mixture),
         "noise_version": type(host.get("noise_version")) is int,
         "seconds": type(host.get("seconds")) in (int, float),
     }
@@ -109,6 +109,15 @@ def check_host(host: Mapping[str, Any], where: Path) -> None:
                 f"the checkpoint in {where} has no valid {key}; restore its files from a copy, or "
                 "start again with another --run.dir"
             )
+
+
+def _is_mixture(value: Any) -> bool:
+    """Whether a JSON value is a list of phases, the first from round 0 on, of the same sources."""
+    if not (isinstance(value, list) and value and all(map(_is_phase, value))):
+        return False
+    rounds = [first for first, _ in value]
+    in_order = rounds[0] == 0 and all(a < b for a, b in zip(rounds[:-1], rounds[1:], strict=True))
+    return in_order and len({len(weights) for _, weights in value}) == 1
 
 
 def _is_phase(value: Any) -> bool:
@@ -129,7 +138,14 @@ def settings_of(host: Mapping[str, Any], where: Path) -> Config:
       UserError: it is none that this program accepts.
     """
     check_host(host, where)
-    return config.validate(config.from_dict(host["config"], f"the checkpoint in {where}"))
+    settings = config.validate(config.from_dict(host["config"], f"the checkpoint in {where}"))
+    sources, weights = len(config.sources_of(settings.data)), len(host["mixture"][0][1])
+    if sources != weights:
+        raise UserError(
+            f"the checkpoint in {where} has {sources} sources but a mixture of {weights}; restore "
+            "its files from a copy"
+        )
+    return settings
 
 
 def check_resumable(
@@ -157,10 +173,31 @@ def check_resumable(
             )
 
 
+def resumption_warning(host: Mapping[str, Any], settings: Config) -> str | None:
+    """What is to be known of a run that may go on, but not as an undisturbed one; None for nothing.
+
+    Args:
+      host: `host_data` of its checkpoint, checked.
+    """
+    before, now, schedule = host["config"]["run"]["steps"], settings.run.steps, settings.es.schedule
+    if before == now or schedule in ("constant", "inverse", "inverse_sqrt"):
+        return None
+    return (
+        f"es.schedule {schedule} ends at run.steps, which was {before} and is {now}: rates go on "
+        f"as those of a run of {now} steps, to other weights than such a run would have"
+    )
+
+
 def shared_configuration(settings: Config) -> dict[str, Any]:
-    """What the processes of a run must have in common: all but where each finds its files."""
+    """What the processes of a run must have in common: all but where each finds its files.
+
+    That these hold the same is for the digest of the text to say.
+    """
     tree = config.to_dict(settings)
-    own = {"distributed": set(tree["distributed"]), "run": {"dir"}, "data": {"path", "shards"}}
+    files = {"path", "shards", "tokenizer"}
+    own = {"distributed": set(tree["distributed"]), "run": {"dir"}, "data": files}
+    for source in tree["data"]["mixture"]:
+        del source["path"]
     return {
         section: {key: value for key, value in fields.items() if key not in own.get(section, ())}
         for section, fields in tree.items()

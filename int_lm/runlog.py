@@ -273,8 +273,10 @@ class Console:
         try:
             tqdm.write(text.encode(encoding, "backslashreplace").decode(encoding), file=sys.stdout)
             sys.stdout.flush()
-        except BrokenPipeError:
-            raise
+        except BrokenPipeError:  # nobody reads it any more; metrics.jsonl has it, training goes on
+            self._quiet = True
+            with contextlib.suppress(OSError), open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), sys.stdout.fileno())
         except OSError:  # the disk that a log goes to is full: no reason to stop training
             pass
 

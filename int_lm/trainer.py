@@ -157,7 +157,7 @@ class Trainer:
         """`loop`, from the next step's tokens on; `ready` waits for what evaluating needs."""
         step = evolve.compiled_step(self.settings, self.text.identity["vocab_size"], self.place)
         settings, first = self.settings.run, self.number
-        standing = self._standing()
+        standing, valid = self._standing(), None
         while standing in (GOING_ON, SAVING_AGAIN):
             began = time.monotonic()
             with self._watchdog(COMPILING_SECONDS if self.number == first else 0):
@@ -189,7 +189,7 @@ class Trainer:
                 with self._watchdog():
                     standing = self._standing()
         if self.saved < self.number:
-            self.save(None)
+            self.save(valid)
         return standing == FINISHED
 
     @property
@@ -317,14 +317,18 @@ class Trainer:
             lasting=not evolve.changes_in_place(self.state),
         )
 
+    def kept(self) -> bool:
+        """Wait for the last save; whether the state reached is on the disk."""
+        failed = self.checkpointer is not None and not self.checkpointer.wait()
+        return not distributed.most(failed)
+
     def secure(self) -> None:
         """Wait until the state reached is on the disk; if its save failed, try once more.
 
         Raises:
           UserError: it failed again; the checkpoints before it are as they were.
         """
-        failed = self.checkpointer is not None and not self.checkpointer.wait()
-        if distributed.most(failed):
+        if not self.kept():
             self.save(self._valid)
         if self.checkpointer:
             self.checkpointer.close()

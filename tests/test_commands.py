@@ -1,5 +1,6 @@
 """The commands as a user runs them: train, resume, evaluate, sample, export, and every mistake."""
 
+import errno
 import json
 import os
 import random
@@ -15,8 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import eval as eval_command
 import train
-from int_lm import checkpoint, config, evolve, trainer
+from int_lm import checkpoint, config, evolve, run as run_module, trainer
 from int_lm.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -171,6 +173,99 @@ def test_speed_is_that_of_steps_alone(text: Path, tmp_path: Path, monkeypatch) -
     assert seconds[10] - seconds[5] == 5 * 2 + 2000
     assert seconds[20] - seconds[10] == 10 * 2 + 3000
     assert seconds[21] - seconds[20] == 1 * 2 + 2000
+
+
+def test_the_last_save_knows_an_evaluation_of_its_step(text, tmp_path: Path, monkeypatch) -> None:
+    """The time is over while step 10 is evaluated: its checkpoint has the figure all the same."""
+    _, settings = train.parse(
+        train_arguments(
+            text,
+            tmp_path / "run",
+            run_dot_eval_every=10,
+            run_dot_checkpoint_every=0,
+            run_dot_seconds=10_000,
+        )
+    )
+    evaluated, evaluate = [], Trainer.evaluate
+
+    def slow(self: Trainer, documents: trainer.Documents) -> object:
+        evaluated.append(self.number)
+        self.seconds_before += 10_000
+        return evaluate(self, documents)
+
+    monkeypatch.setattr(Trainer, "evaluate", slow)
+    train.train(settings)
+    assert evaluated == [10, 10]  # the second time all that is held out
+    [(step, value)] = checkpoint.evaluations(tmp_path / "run" / "checkpoints").items()
+    assert step == 10 and value is not None
+
+
+def test_ctrl_c_in_the_final_evaluation_ends_it(text, tmp_path: Path, monkeypatch) -> None:
+    """All is saved by then; the same command evaluates, and trains nothing."""
+    run, evaluate = tmp_path / "run", Trainer.evaluate
+    _, settings = train.parse(train_arguments(text, run, run_dot_steps=10, run_dot_eval_every=0))
+    pressed: list[int] = []
+
+    def interrupted(self: Trainer, documents: trainer.Documents) -> object:
+        if documents is self.text.heldout and not pressed:
+            pressed.append(self.number)
+            signal.raise_signal(signal.SIGINT)
+        return evaluate(self, documents)
+
+    monkeypatch.setattr(Trainer, "evaluate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train.train(settings)
+    assert pressed == [10] and not (run / "evaluation.json").exists()
+    assert checkpoint.latest_step(run / "checkpoints") == 10
+    logged = rows(run)
+    train.train(settings)
+    assert (run / "evaluation.json").exists() and rows(run) == logged
+
+
+def test_a_signal_while_the_last_step_is_reported_is_obeyed(
+    text, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    """It is saved, as was said, and not evaluated at length."""
+    run, save = tmp_path / "run", Trainer.save
+    _, settings = train.parse(train_arguments(text, run, run_dot_steps=10, run_dot_eval_every=0))
+
+    def signalled(self: Trainer, valid: float | None) -> None:
+        if self.number == 10:
+            signal.raise_signal(signal.SIGTERM)
+        save(self, valid)
+
+    monkeypatch.setattr(Trainer, "save", signalled)
+    train.train(settings)
+    assert "saved step 10; the same command goes on" in capsys.readouterr().out
+    assert checkpoint.latest_step(run / "checkpoints") == 10
+    assert not (run / "evaluation.json").exists()
+
+
+def test_other_steps_of_a_rate_that_ends_with_them_are_told(
+    text, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A longer run is another one; it goes on, and says so."""
+    flags = {"es_dot_schedule": "inverse_sqrt_to_zero", "run_dot_eval_every": 0}
+    for steps in (6, 6, 9):
+        flags["run_dot_steps"] = steps
+        train.train(train.parse(train_arguments(text, tmp_path / "run", **flags))[1])
+        told = "ends at run.steps, which was 6 and is 9" in capsys.readouterr().err
+        assert told == (steps == 9)
+
+
+def test_figures_that_cannot_be_kept_are_shown(
+    whole: tuple[Path, str], monkeypatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a run that may not be written to."""
+
+    def refuse(*arguments: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(run_module, "write_evaluation", refuse)
+    eval_command.main(["--run", str(whole[0])])
+    output = capsys.readouterr()
+    assert "bits per byte" in output.out
+    assert "not kept" in output.err and "Permission denied" in output.err
 
 
 def test_a_finished_run_started_again_only_evaluates(

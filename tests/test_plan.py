@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from int_lm import config, evolve, plan
+from int_lm import bounds, config, evolve, models, plan
 from int_lm.config import Config, EsConfig, ModelConfig
 
 TINY = Config(
@@ -60,3 +60,12 @@ def test_the_command_prints_a_plan_and_writes_nothing(run_command, tmp_path: Pat
     held, height, process = (int(number.replace(",", "")) for number in numbers[:3])
     assert held == round(counted.held_bytes / 1e6) and height >= held and process > 50
     assert float(found["speed"].split()[0].replace(",", "")) > 0
+
+
+@pytest.mark.parametrize("multiple", [1, 2, 3])
+@pytest.mark.parametrize("architecture", list(models.ARCHITECTURES))
+def test_the_bounds_know_the_widest_matrix(architecture: str, multiple: int) -> None:
+    """What `config.validate` checks sums over is what the architecture multiplies."""
+    model = ModelConfig(architecture=architecture, width=8, layers=1, ffn_multiple=multiple)
+    inputs = [inputs for _, inputs in plan.matrices(models.specs(model, VOCABULARY))]
+    assert bounds.widest_inputs(model) == max(inputs)

@@ -302,3 +302,29 @@ def test_a_full_disk_behind_the_output_stops_nothing(tmp_path: Path) -> None:
         )
     assert (done.returncode, done.stderr) == (7, "a warning\n")
     assert (tmp_path / "alive").exists()
+
+
+def test_a_reader_of_the_output_that_goes_away_stops_nothing(tmp_path: Path) -> None:
+    """As when a `tee` is killed: the log is in metrics.jsonl, and the program ends as it would."""
+    program = (
+        "import time\nfrom pathlib import Path\nfrom int_lm.runlog import Console\n"
+        "with Console(steps=1, seconds=0) as console:\n"
+        "    console.note('read')\n"
+        "    while not Path('gone').exists(): time.sleep(0.01)\n"
+        "    console.note('lost')\n    console.note('as well')\n    console.warn('a warning')\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout.readline() == "read\n"
+    process.stdout.close()
+    (tmp_path / "gone").touch()
+    assert process.wait(timeout=60) == 0
+    assert process.stderr.read() == "a warning\n"
+    process.stderr.close()

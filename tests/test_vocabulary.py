@@ -265,3 +265,5 @@ def test_kills_and_new_weights_change_no_order(
     phases = checkpoint.read_host(whole / "checkpoints")["mixture"]
     assert len(phases) == 2 and phases[1][1] == [1.0, 1.0] and phases[1][0] > 0
     assert rows(whole)[-1]["shares"]["first"] < 0.72
+    done = run_command("-m", "int_lm.verify", whole)  # from before the weights changed
+    assert done.returncode == 0, done.stdout

@@ -68,7 +68,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         state = evolve.placed(restored.state, specs, None)
     else:
         state = evolve.initial(settings, tokenizer.vocab_size)
-    streams = opened.streams(settings, host["mixture"])
+    # the newest checkpoint knows at which rounds weights of sources changed before and since
+    newest = checkpoint.read_host(paths.checkpoints)
+    run.check_host(newest, paths.checkpoints)
+    streams = opened.streams(settings, newest["mixture"])
     with runlog.progress("computing steps again", max(expected) - first) as update:
         verdict = verify.recompute(
             settings, tokenizer.vocab_size, state, streams.at, first, expected, progress=update
