@@ -16,11 +16,14 @@ from safetensors.numpy import load_file
 from tiny_run import export_tiny_run, tiny_run
 
 import int_lm.run
-from int_lm import config, digest, export, hashing, params, runtime
+from int_lm import config, digest, evolve, export, hashing, params, runtime
 from int_lm.errors import UserError
 from int_lm.export import __main__ as command
+from int_lm.export.card import model_card
 from int_lm.run import Run
 from tokenization import ByteTokenizer
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -153,13 +156,34 @@ def test_the_card_describes_the_model(run: Run, tmp_path: Path) -> None:
     size = (directory / "model.safetensors").stat().st_size
     for text in (
         "`egg`, 3 layers of width 24",
-        f"{count:,}, one byte each (file: {size:,} bytes)",
+        f"# egg, 3 x 24, {count:,} int8 weights\n",
+        f"{count:,}, one byte each",
+        f"{size:,} bytes",
         hashing.weights_hash(run.weights),
         f"{7 * 1024 * 50:,} (7 steps x 1,024 streams x 50 tokens)",
         "rank 1, rademacher, sigma 2^-4",
     ):
         assert text in card
     assert not re.search(r"\bNone\b|nan|\{|\}", card)
+    assert "| alpha |" in card and "learning rate" not in card and "direct connections" not in card
+
+
+def test_the_card_tells_network_and_tables_apart() -> None:
+    """Of the default recipe most weights are tables; fitness and alpha have no part in it."""
+    settings = config.load(ROOT / "configs" / "quickstart.yaml")
+    model = dataclasses.replace(settings.model, direct=(1, 2), direct_bits=8)
+    settings = dataclasses.replace(settings, model=model)
+    weights = evolve.initial(settings, 300).weights
+    pieces = {"kind": "sentencepiece"}
+    run = Run(config=settings, vocab_size=300, step=7, weights=weights, tokenizer=pieces)
+    card = model_card(run, {"weights_hash": "0" * 16}, 1, None)
+    network = params.count(params.without_direct(evolve.specs_of(settings, 300)))
+    tables = 2 * 256 * 300
+    assert f"# rwkv, 2 x 64, {network:,} int8 weights and {tables:,} of direct connections" in card
+    assert f"from the last 1, 2 tokens to the logits: {tables:,} weights" in card
+    assert "0.5, half-life 200 steps" in card and "over 3,000 steps" in card
+    assert "| fitness |" not in card and "| alpha |" not in card
+    assert "tokenizer/tokenizer.model" in card and 'b"The "' not in card
 
 
 def test_the_card_s_snippet_runs(run: Run, tmp_path: Path, run_command: RunCommand) -> None:
@@ -323,9 +347,11 @@ def test_the_command_exports_a_run(
     assert runtime.load(out).config["step"] == 7
     assert "2.7183" in (out / "README.md").read_text()
     assert f"python -m int_lm.sample --export {out}" in capsys.readouterr().out
-    paths.evaluation.write_text("{")
-    with pytest.raises(UserError, match="evaluation.json is damaged; run eval.py again"):
-        command.main(["--run", str(paths.root), "--out", str(out), "--overwrite"])
+    damaged = {**evaluation_of(run), "interval_95": [1]}, {"weights_hash": "0"}, []
+    for text in ("{", *map(json.dumps, damaged)):
+        paths.evaluation.write_text(text)
+        with pytest.raises(UserError, match="evaluation.json is damaged; run eval.py again"):
+            command.main(["--run", str(paths.root), "--out", str(out), "--overwrite"])
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,13 @@
 """Export a run: `python -m int_lm.export --run DIR --out DIR2`."""
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from int_lm import export
+from int_lm import command_line, export, untrusted
 from int_lm.command_line import OneLineParser
 from int_lm.errors import UserError, reported
+from int_lm.export import card
 
 PROGRAM = "int_lm.export"
 
@@ -38,8 +38,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     evaluation = None
     if paths.evaluation.exists():
         try:
-            evaluation = json.loads(paths.evaluation.read_bytes())
-        except (ValueError, RecursionError) as error:
+            evaluation = untrusted.read_json(paths.evaluation, untrusted.METADATA_BYTES)
+            card.check_evaluation(evaluation)
+        except untrusted.MalformedError as error:
             raise UserError(f"{paths.evaluation} is damaged; run eval.py again") from error
     export.export_model(
         opened,
@@ -48,9 +49,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         evaluation=evaluation,
         overwrite=arguments.overwrite,
     )
+    python = command_line.interpreter()
     print(
         f"exported step {opened.step} to {arguments.out}\n"
-        f"next: python -m int_lm.sample --export {arguments.out} --prompt 'def '"
+        f"next: {python} -m int_lm.sample --export {arguments.out} --prompt 'def '"
     )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from int_lm import config
+from int_lm import config, untrusted
 
 if TYPE_CHECKING:
     from int_lm.run import Run
@@ -50,19 +50,51 @@ import runtime
 
 model = runtime.load(".")
 sampler = runtime.Sampler(temperature=0.8, seed=0)
-print(bytes(runtime.generate(runtime.reader(model), b"The ", sampler, tokens=200)))
-print(-runtime.log2_likelihoods(model, [b"Some text."])[0] / 2**16, "bits")
-```
+{snippet}```
 
 The same weights give the same bits on every machine. With `int_lm` installed,
 `python -m int_lm.sample --export DIRECTORY --prompt "The "` writes text to the terminal.
 """
+
+_OF_BYTES = """\
+print(bytes(runtime.generate(runtime.reader(model), b"The ", sampler, tokens=200)))
+print(-runtime.log2_likelihoods(model, [b"Some text."])[0] / 2**16, "bits")
+"""
+
+_OF_PIECES = """\
+# ids are those of tokenizer/tokenizer.model (SentencePiece); 0 is between documents
+ids = [260, 261, 262]
+print(list(runtime.generate(runtime.reader(model), ids, sampler, tokens=200)))
+print(-runtime.log2_likelihoods(model, [ids])[0] / 2**16, "bits")
+"""
+
+_FIGURES = ("bits_per_byte", "bytes", "tokens", "byte_perplexity", "token_perplexity")
 
 
 def _table(header: tuple[str, str], rows: Mapping[str, Any]) -> str:
     lines = [f"| {header[0]} | {header[1]} |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in rows.items()]
     return "\n".join(lines) + "\n"
+
+
+def check_evaluation(evaluation: Any) -> None:
+    """Refuse what `run.write_evaluation` has not written.
+
+    Raises:
+      MalformedError: a figure is missing, or is none.
+    """
+
+    def are_numbers(values: Any) -> bool:
+        return all(type(value) in (int, float) for value in values)
+
+    if not isinstance(evaluation, dict):
+        raise untrusted.MalformedError("it is no JSON object")
+    interval, baselines = evaluation.get("interval_95"), evaluation.get("baselines")
+    sound = are_numbers(evaluation.get(name) for name in _FIGURES)
+    sound = sound and isinstance(baselines, dict) and are_numbers(baselines.values())
+    spread = isinstance(interval, list) and len(interval) == 2 and are_numbers(interval)
+    if not (sound and (spread or interval is None)):
+        raise untrusted.MalformedError("it lacks figures")
 
 
 def _measured(weights_hash: str, evaluation: Mapping[str, Any] | None) -> str:
@@ -103,14 +135,19 @@ def model_card(
       file_size: bytes of the weights file.
       evaluation: see `export.export_model`.
     """
-    from int_lm import evolve, params
+    from int_lm import evolve, params, votes
 
     model, es, data = run.config.model, run.config.es, run.config.data
-    count = params.count(evolve.specs_of(run.config, run.vocab_size))
+    specs = evolve.specs_of(run.config, run.vocab_size)
+    count = params.count(params.without_direct(specs))
+    tables = params.count(specs) - count
     streams = es.streams
     sizes = {
         "architecture": f"`{model.architecture}`, {model.layers} layers of width {model.width}",
-        "weights": f"{count:,}, one byte each (file: {file_size:,} bytes)",
+        "weights": f"{count:,}, one byte each",
+        "direct connections": f"from the last {', '.join(map(str, model.direct))} tokens to the "
+        f"logits: {tables:,} weights besides, one byte each",
+        "file of all weights": f"{file_size:,} bytes",
         "vocabulary": f"{run.vocab_size} ({run.tokenizer['kind']})",
         "step": run.step,
         "hash of the weights": f"`{settings['weights_hash']}`",
@@ -124,9 +161,24 @@ def model_card(
         "perturbation": f"rank {es.rank}, {es.noise}, sigma 2^-{es.sigma_shift}",
         "fitness": es.fitness,
         "alpha": f"{es.alpha:g}, half-life {es.alpha_halflife:g} steps",
+        "learning rate": f"{es.learning_rate:g}, half-life {es.learning_rate_halflife:g} steps",
+        "schedule": f"`{es.schedule}`, over {run.config.run.steps:,} steps",
         "seed": run.config.run.seed,
     }
-    title = f"# {model.architecture}, {model.layers} x {model.width}, {count:,} int8 weights\n"
+    kinds = {votes.estimator(es, spec.role) for _, spec in params.flatten(specs)}
+    unused = {
+        "direct connections": not model.direct,
+        "perturbation": kinds == {votes.EXACT},
+        "fitness": "eggroll" not in kinds,
+        "alpha": es.update != "threshold",
+        "learning rate": es.update == "threshold",
+    }
+    for rows in (sizes, training):
+        for name in [name for name in rows if unused.get(name)]:
+            del rows[name]
+    title = f"# {model.architecture}, {model.layers} x {model.width}, {count:,} int8 weights"
+    title += f" and {tables:,} of direct connections\n" if tables else "\n"
+    snippet = _OF_BYTES if run.tokenizer["kind"] == "bytes" else _OF_PIECES
     return "\n".join(
         (
             _FRONT,
@@ -137,6 +189,6 @@ def model_card(
             _table(("setting", ""), training),
             "## Measured\n",
             _measured(settings["weights_hash"], evaluation),
-            _USE,
+            _USE.format(snippet=snippet),
         )
     )
