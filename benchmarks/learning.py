@@ -7,12 +7,14 @@
 The last tenth of every file is held out. The clock runs during training steps only: compilation
 and evaluation, over the whole held-out text, stand outside it. Every row is printed, and written
 to --out, as soon as it is measured; `benchmarks/picture.py` draws the rows. Recipe `backprop` is
-the twin of `recurrent` (benchmarks/backprop.py) and needs `pip install -e '.[bench]'`. Learning
-rates that fall to 0 at run.steps want it set to what the machine does in --seconds.
+the twin of `recurrent` (benchmarks/backprop.py) and needs `pip install -e '.[bench]'`; without, it
+is left out. Learning rates fall to 0 at run.steps, which are the configurations' own: --set them to
+what the machine does in --seconds.
 """
 
 import argparse
 import dataclasses
+import importlib.util
 import json
 import platform
 import statistics
@@ -32,9 +34,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def _from_file(name: str, **changes: Any) -> Config:
-    """The model and the estimator of configs/`name`.yaml, with fields of the model changed."""
+    """Model, estimator and steps of configs/`name`.yaml, with fields of the model changed."""
     settings = config.load(ROOT / "configs" / f"{name}.yaml")
-    return Config(model=dataclasses.replace(settings.model, **changes), es=settings.es)
+    model, run = dataclasses.replace(settings.model, **changes), RunConfig(steps=settings.run.steps)
+    return Config(model=model, es=settings.es, run=run)
 
 
 RECIPES = {
@@ -104,7 +107,8 @@ def _twin(settings: Config, train: list[Any]) -> tuple[Callable[[int], None], An
     from data import streams
 
     tokenizer = tokenization.load(settings.data.tokenizer)
-    laid = streams.build(train, tokenizer, streams=TWIN_STREAMS, segment_length=TWIN_SEGMENT)
+    sizes = {"streams": TWIN_STREAMS, "segment_length": TWIN_SEGMENT}
+    laid = streams.build(train, tokenizer, **sizes, seed=settings.run.seed)
     twin = backprop.Twin(settings, tokenizer.vocab_size, TWIN_STREAMS, TWIN_RATE)
     twin.step(laid.at(0), keep=False)
     return (
@@ -196,13 +200,17 @@ def main() -> None:
     )
     parser.add_argument("--text", nargs="+", required=True, metavar="FILE", help="text files")
     parser.add_argument("--seconds", type=float, required=True, help="of training, per recipe")
-    parser.add_argument("--recipe", nargs="+", choices=RECIPES, default=list(RECIPES))
+    bench = importlib.util.find_spec("optax") is not None
+    present = [name for name in RECIPES if bench or name != "backprop"]
+    parser.add_argument("--recipe", nargs="+", choices=RECIPES, default=present)
     parser.add_argument("--seed", nargs="+", type=int, default=[0], help="one curve for each")
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="[RECIPE:]S.F=V", help="change settings"
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="append rows as JSON lines")
     arguments = parser.parse_args()
+    if not set(arguments.recipe) <= set(present):
+        raise errors.UserError("recipe backprop needs optax: pip install -e '.[bench]'")
 
     train, heldout = read(arguments.text)
 
@@ -233,7 +241,9 @@ def main() -> None:
 
     for seed in arguments.seed:
         for name in arguments.recipe:
-            settings = dataclasses.replace(RECIPES[name](), run=RunConfig(seed=seed))
+            settings = RECIPES[name]()
+            run = dataclasses.replace(settings.run, seed=seed)
+            settings = dataclasses.replace(settings, run=run)
             settings = changed(name, settings, arguments.set)
             curve(name, settings, train, heldout, arguments.seconds, report)
     _table(rows)

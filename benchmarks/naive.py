@@ -1,13 +1,14 @@
 """What low-rank perturbations save: the same forward pass with every member's own weights.
 
-    python benchmarks/naive.py [--json] [--width 256] [--layers 4] [--members 64] [--tokens 4]
+    python benchmarks/naive.py [--json] [--width 256] [--layers 4] [--population 2048]
+        [--segment 20] [--members 64] [--tokens 4] [--repeats 5]
 
 Naive evolution strategies give each member a perturbed copy of every matrix, W + sigma E, and read
 with it: as many bytes and products of one vector as there are members. Here a few members do so, in
 int8, by one batched dot a matrix; the cost per member and token does not depend on their number.
-The population reads as in training. Both take turns. XLA's batched dot is slow, so a bound is given
-beside it: what a naive pass could do at best, were it to read its weights as fast as memory can be
-copied.
+The population reads a segment as in training, with its noise, which is drawn once a segment. Both
+take turns. XLA's batched dot is slow, so a bound is given beside it: what a naive pass could do at
+best, were it to read its weights as fast as memory can be copied.
 """
 
 import argparse
@@ -42,10 +43,11 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--population", type=int, default=2048, help="of the low-rank pass")
     parser.add_argument("--members", type=int, default=64, help="of the naive pass")
-    parser.add_argument("--tokens", type=int, default=4, help="that each member reads")
+    parser.add_argument("--tokens", type=int, default=4, help="that each of them reads")
+    parser.add_argument("--segment", type=int, default=20, help="tokens of the low-rank pass")
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
-    shape = arguments.width, arguments.layers, arguments.population, arguments.tokens
+    shape = arguments.width, arguments.layers, arguments.population, arguments.segment
     settings = throughput.sized(throughput.recipes()["egg"], shape, rank=1, chunk=0)
     specs = evolve.specs_of(settings, throughput.VOCAB_SIZE)
     functions, _ = throughput.functions_of(settings)
@@ -82,9 +84,12 @@ def main() -> None:
         },
         arguments.repeats,
     )
-    tokens = {"low-rank": arguments.population, "naive": members}
-    rates = {name: tokens[name] * arguments.tokens / times[name].seconds for name in times}
-    cpu = {name: tokens[name] * arguments.tokens / times[name].cpu for name in times}
+    tokens = {
+        "low-rank": arguments.population * arguments.segment,
+        "naive": members * arguments.tokens,
+    }
+    rates = {name: tokens[name] / times[name].seconds for name in times}
+    cpu = {name: tokens[name] / times[name].cpu for name in times}
     weights = plan.costs(settings, throughput.VOCAB_SIZE).weights
     noise = jax.eval_shape(
         lambda: population.chunk_noise(

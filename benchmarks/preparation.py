@@ -10,8 +10,8 @@ against its steps, in turns.
 
 import argparse
 import json
+import os
 import random
-import resource
 import statistics
 import subprocess
 import sys
@@ -20,9 +20,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from int_lm import memory
+
+ROOT = Path(__file__).resolve().parents[1]
 VOCABULARY = 8192
 TOKENIZER_BYTES = 20_000_000
 
@@ -45,11 +47,24 @@ def write_records(path: Path, size: int) -> int:
 
 
 def run(*arguments: str) -> tuple[float, int]:
-    """(seconds, peak bytes) of a command of this project; peak: of the largest so far."""
+    """(seconds, peak bytes) of a command of this project, whose output goes to stderr.
+
+    Raises:
+      SystemExit: it failed.
+    """
     start = time.perf_counter()
-    subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT, check=True)
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-    return time.perf_counter() - start, peak
+    command = [sys.executable, "-m", *arguments]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=sys.stderr)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
+        raise SystemExit(f"{arguments[0]} ended with {process.returncode}")
+    return time.perf_counter() - start, memory.peak(usage)
+
+
+def say(text: str) -> None:
+    """Beside the figures, which alone go to stdout."""
+    print(text, file=sys.stderr)
 
 
 def reading() -> dict[str, float]:
@@ -66,7 +81,7 @@ def reading() -> dict[str, float]:
         places.append(time.perf_counter() - start)
     settings = config.load(ROOT / "configs" / "quickstart.yaml")
     tokenizer = tokenization.load("bytes")
-    laid = corpus.open_corpus(settings.data, tokenizer, say=print).streams(settings, [(0, [1.0])])
+    laid = corpus.open_corpus(settings.data, tokenizer, say=say).streams(settings, [(0, [1.0])])
     state = evolve.initial(settings, tokenizer.vocab_size)
     step = evolve.compiled_step(settings, tokenizer.vocab_size)
     state, _ = step(state, laid.at(0), 0)
@@ -111,7 +126,7 @@ def main() -> None:
                     "tokenizer": "bytes" if name == "bytes" else f"sentencepiece {VOCABULARY}",
                     "bytes": size,
                     "mb_per_s": size / seconds / 1e6,
-                    "peak_mb_so_far": peak / 1e6,
+                    "peak_mb": peak / 1e6,
                 }
             )
     found = reading()
@@ -121,7 +136,7 @@ def main() -> None:
     for row in rows:
         print(
             f"{row['tokenizer']:<20} {row['bytes']:,} bytes  {row['mb_per_s']:.1f} MB/s  "
-            f"peak {row['peak_mb_so_far']:.0f} MB"
+            f"peak {row['peak_mb']:.0f} MB"
         )
     print(
         f"place in 10^9 windows {found['place_microseconds']:.1f} us, batch "

@@ -1,6 +1,6 @@
 """What a large vocabulary costs: whole training steps at several V, everything else the same.
 
-    python benchmarks/vocabulary.py [--json] [--vocab_size 256 8192 32768] [--chunk 0]
+    python benchmarks/vocabulary.py [--json] [--vocab_size 256 8192 32768] [--chunk 64]
 
 The readout, the embedding and the likelihood are what grows with V: their share of a step is what
 the step takes beyond the one of a vocabulary of two. Steps of all sizes take turns.
