@@ -123,7 +123,9 @@ def test_a_stage_that_another_process_makes_is_waited_for(tmp_path: Path) -> Non
     stages, second = found.stages, found.stages.directory / "stage-00001"
     with prepare.writing(second):
         stages.begin(1)
+        deadline = time.monotonic() + 60
         while not any("another process" in sentence for sentence in said):
+            assert time.monotonic() < deadline
             time.sleep(0.01)
     stages.wait()
     assert manifest.is_complete(second)
