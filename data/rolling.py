@@ -132,11 +132,14 @@ class Stages:
         What another process is making, or dropping, is left to it.
         """
         for path in self.directory.glob("stage-*"):
-            if 0 < int(path.name.removeprefix("stage-")) < number:
-                with contextlib.suppress(HeldError), prepare.writing(path):
-                    for shard in path.iterdir():
-                        if shard.is_dir():
-                            shutil.rmtree(shard)
+            if not 0 < int(path.name.removeprefix("stage-")) < number:
+                continue
+            if not any(entry.is_dir() for entry in path.iterdir()):
+                continue
+            with contextlib.suppress(HeldError), prepare.writing(path):
+                for shard in path.iterdir():
+                    if shard.is_dir():
+                        shutil.rmtree(shard)
 
 
 class RollingStreams(Streams):

@@ -1,6 +1,7 @@
 """Command lines: `--config FILE` and one `--section.field VALUE` for every field of `Config`."""
 
 import argparse
+import contextlib
 import dataclasses
 import shlex
 import shutil
@@ -93,8 +94,9 @@ def interpreter() -> str:
     own, found = Path(sys.executable).absolute(), shutil.which("python")
     if found and Path(found).absolute() == own:
         return "python"
-    inside = own.is_relative_to(Path.cwd())
-    return shlex.quote(str(own.relative_to(Path.cwd()) if inside else own))
+    with contextlib.suppress(ValueError, OSError):  # it is elsewhere, or the directory is gone
+        own = own.relative_to(Path.cwd())
+    return shlex.quote(str(own))
 
 
 def from_arguments(arguments: argparse.Namespace) -> Config:

@@ -179,8 +179,9 @@ def resumption_warning(host: Mapping[str, Any], settings: Config) -> str | None:
     Args:
       host: `host_data` of its checkpoint, checked.
     """
-    before, now, schedule = host["config"]["run"]["steps"], settings.run.steps, settings.es.schedule
-    if before == now or schedule in ("constant", "inverse", "inverse_sqrt"):
+    before, now = host["config"].get("run", {}).get("steps"), settings.run.steps
+    schedule = settings.es.schedule
+    if before in (None, now) or schedule in ("constant", "inverse", "inverse_sqrt"):
         return None
     return (
         f"es.schedule {schedule} ends at run.steps, which was {before} and is {now}: rates go on "

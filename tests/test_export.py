@@ -198,6 +198,19 @@ def test_the_card_s_snippet_runs(run: Run, tmp_path: Path, run_command: RunComma
     assert result.stderr == ""
 
 
+def test_the_snippet_of_a_model_of_pieces_runs(tmp_path: Path, run_command: RunCommand) -> None:
+    """With ids in place of bytes."""
+    run = tiny_run(257)
+    directory = export_tiny_run(run, tmp_path)
+    run = dataclasses.replace(run, tokenizer=run.tokenizer | {"kind": "sentencepiece"})
+    card = model_card(run, {"weights_hash": "0" * 16}, 1, None)
+    snippet = re.search(r"```python\n(.*?)```", card, re.DOTALL)
+    assert snippet
+    result = run_command("-c", snippet[1], cwd=directory, env={"PYTHONPATH": ""})
+    assert result.returncode == 0, result.stderr
+    assert re.fullmatch(r"\[[0-9, ]+\]\n[0-9.]+ bits\n", result.stdout)
+
+
 # What is in the way
 
 

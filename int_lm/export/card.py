@@ -63,7 +63,7 @@ print(-runtime.log2_likelihoods(model, [b"Some text."])[0] / 2**16, "bits")
 
 _OF_PIECES = """\
 # ids are those of tokenizer/tokenizer.model (SentencePiece); 0 is between documents
-ids = [260, 261, 262]
+ids = [65, 66, 67]
 print(list(runtime.generate(runtime.reader(model), ids, sampler, tokens=200)))
 print(-runtime.log2_likelihoods(model, [ids])[0] / 2**16, "bits")
 """
