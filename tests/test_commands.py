@@ -241,6 +241,7 @@ def test_a_signal_while_the_last_step_is_reported_is_obeyed(
     assert not (run / "evaluation.json").exists()
 
 
+@pytest.mark.slow
 def test_other_steps_of_a_rate_that_ends_with_them_are_told(
     text, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
