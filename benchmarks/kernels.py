@@ -13,7 +13,6 @@ import argparse
 import functools
 import json
 import math
-import platform
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -207,12 +206,14 @@ def main() -> None:
         for case in cases:
             rows.append(row_of(case, arguments.repeats))
             print(f"{case[0]}: {rows[-1]['kernel_over_jax']:.2f}", file=sys.stderr, flush=True)
-    device = jax.devices()[0]
-    machine = f"{platform.machine()}, {device.platform} {device.device_kind}, jax {jax.__version__}"
     if arguments.json:
-        print(json.dumps({"machine": machine, "kernels": native.available(), "rows": rows}))
+        print(
+            json.dumps(
+                {"machine": throughput.machine(), "kernels": native.available(), "rows": rows}
+            )
+        )
         return
-    print(f"{machine}; kernels {'built' if native.available() else 'not built'}")
+    print(f"{throughput.machine()}; kernels {'built' if native.available() else 'not built'}")
     print(f"{'':<44}{'ms':>10}{'JAX, ms':>10}{'ratio':>8}{'10^9/s':>8}{'JAX':>8}")
     for row in rows:
         rates = [row[key] for key in ("kernel_gops", "jax_gops") if key in row]

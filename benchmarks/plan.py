@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -28,6 +29,19 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = [str(ROOT / "configs" / name) for name in ("quickstart.yaml", "recurrent_only.yaml")]
 
 HELDOUT_BYTES = 150_000  # all of it is read at the end
+
+
+def peak_of(process: subprocess.Popen[Any], name: str) -> int:
+    """The peak bytes of a process, when it has ended.
+
+    Raises:
+      SystemExit: it failed.
+    """
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
+        raise SystemExit(f"{name} ended with {process.returncode}")
+    return memory.peak(usage)
 
 
 def train(*arguments: str) -> tuple[str, int]:
@@ -40,12 +54,9 @@ def train(*arguments: str) -> tuple[str, int]:
         process = subprocess.Popen(
             [sys.executable, str(ROOT / "train.py"), *arguments], stdout=output
         )
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode != 0:
-            raise SystemExit(f"train.py ended with {process.returncode}")
+        peak = peak_of(process, "train.py")
         output.seek(0)
-        return output.read(), memory.peak(usage)
+        return output.read(), peak
 
 
 def predicted(config: str) -> dict[str, float]:

@@ -10,7 +10,6 @@ against its steps, in turns.
 
 import argparse
 import json
-import os
 import random
 import statistics
 import subprocess
@@ -20,11 +19,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from plan import ROOT, peak_of
 
-from int_lm import memory
-
-ROOT = Path(__file__).resolve().parents[1]
 VOCABULARY = 8192
 TOKENIZER_BYTES = 20_000_000
 
@@ -55,11 +51,8 @@ def run(*arguments: str) -> tuple[float, int]:
     start = time.perf_counter()
     command = [sys.executable, "-m", *arguments]
     process = subprocess.Popen(command, cwd=ROOT, stdout=sys.stderr)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        raise SystemExit(f"{arguments[0]} ended with {process.returncode}")
-    return time.perf_counter() - start, memory.peak(usage)
+    peak = peak_of(process, arguments[0])
+    return time.perf_counter() - start, peak
 
 
 def say(text: str) -> None:

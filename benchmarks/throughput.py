@@ -282,6 +282,12 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(f"{name:<30}" + "".join(cell(row[name]) for row in rows) for name in rows[0])
 
 
+def machine() -> str:
+    """What the figures are of: processor, device and version of JAX."""
+    device = jax.devices()[0]
+    return f"{platform.machine()}, {device.platform} {device.device_kind}, jax {jax.__version__}"
+
+
 def progress(row: dict[str, Any]) -> str:
     """One line that says how far the benchmark is, and the row's first figures."""
     return (
@@ -341,13 +347,11 @@ def main() -> None:
             jax.block_until_ready(functions["step"]())
             parts = breakdown.of_call(functions["step"], program.as_text())
             profiles.append({"recipe": name, "width": settings.model.width, "parts": parts})
-    device = jax.devices()[0]
-    machine = f"{platform.machine()}, {device.platform} {device.device_kind}, jax {jax.__version__}"
     if arguments.json:
-        found = {"machine": machine, "python": platform.python_version(), "rows": rows}
+        found = {"machine": machine(), "python": platform.python_version(), "rows": rows}
         print(json.dumps(found | ({"profiles": profiles} if profiles else {})))
         return
-    print(f"{machine}, Python {platform.python_version()}; medians of {arguments.repeats}")
+    print(f"{machine()}, Python {platform.python_version()}; medians of {arguments.repeats}")
     print(table(rows))
     for profile in profiles:
         print(f"\n{profile['recipe']}, width {profile['width']}: share of a step's time")
