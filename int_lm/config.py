@@ -19,10 +19,6 @@ from typing import Any, Literal
 import yaml
 
 from int_lm import bounds, untrusted
-from int_lm.bounds import (
-    noise_max as noise_max,
-    spare_bits as spare_bits,
-)
 from int_lm.errors import UserError
 from int_lm.schema import (
     DIRECT_BITS as DIRECT_BITS,

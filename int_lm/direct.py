@@ -25,7 +25,8 @@ import numpy as np
 from jax import Array
 
 from int_lm import fixed, native, tables
-from int_lm.config import SEPARATOR, EsConfig, ModelConfig, spare_bits
+from int_lm.bounds import spare_bits
+from int_lm.config import SEPARATOR, EsConfig, ModelConfig
 from int_lm.params import Role, Spec, Tree
 
 LOGIT_MAX = 2**15 - 1

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from int_lm import checkpoint, config, digest, evolve, hashing
+from int_lm import checkpoint, config, digest, evolve, hashing, tables
 from int_lm.config import Config
 from int_lm.errors import UserError
 from int_lm.noise import NOISE_VERSION
@@ -180,8 +180,10 @@ def resumption_warning(host: Mapping[str, Any], settings: Config) -> str | None:
       host: `host_data` of its checkpoint, checked.
     """
     before, now = host["config"].get("run", {}).get("steps"), settings.run.steps
+    if type(before) is not int:
+        return None
     schedule = settings.es.schedule
-    if before in (None, now) or schedule in ("constant", "inverse", "inverse_sqrt"):
+    if tables.decay(schedule, 1, 1.0, before) == tables.decay(schedule, 1, 1.0, now):
         return None
     return (
         f"es.schedule {schedule} ends at run.steps, which was {before} and is {now}: rates go on "

@@ -19,7 +19,7 @@ that is their trace already. docs/method.md derives all this.
 
 Narrowing: credits, differences and perturbations are int8, their products are rounded to int8 with
 a dither (`fixed.dither`), so that all matmuls are int8 ones and no small product is lost for good.
-How coarse that is follows from `config.spare_bits`, which keeps the int32 sums exact.
+How coarse that is follows from `bounds.spare_bits`, which keeps the int32 sums exact.
 
 Axes: P members, I pairs, T tokens of a segment, R rank, M outputs, N inputs, E effects, D width,
 V vocabulary; L layers, and the leading axes of `eggroll` are free.
@@ -33,7 +33,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from int_lm import credit, fixed, native, params, units
-from int_lm.config import FITNESS_MAX, INT8_MAX, EsConfig, noise_max, spare_bits
+from int_lm.bounds import noise_max, spare_bits
+from int_lm.config import FITNESS_MAX, INT8_MAX, EsConfig
 from int_lm.credit import Rounding
 from int_lm.layers import Activity
 from int_lm.likelihood import NO_TARGET

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from hypothesis import given, strategies as st
 
-from int_lm import command_line, config
+from int_lm import bounds, command_line, config
 from int_lm.config import (
     Config,
     DataConfig,
@@ -439,16 +439,16 @@ def test_spare_bits_are_the_fewest_that_fit(bits: int, most_terms: int) -> None:
     """Up to `most_terms` pairs x tokens the sum of products of 127 and 127 >> bits fits int32."""
     assert most_terms * 127 * (127 >> bits) <= config.INT32_MAX
     assert (most_terms + 1) * 127 * (127 >> bits) > config.INT32_MAX
-    assert config.spare_bits(EsConfig(population=2 * most_terms, segment_length=1)) == bits
+    assert bounds.spare_bits(EsConfig(population=2 * most_terms, segment_length=1)) == bits
     following = EsConfig(population=2 * most_terms + 2, segment_length=1)
-    assert config.spare_bits(following) == min(bits + 1, config.SPARE_BITS_MAX)
+    assert bounds.spare_bits(following) == min(bits + 1, config.SPARE_BITS_MAX)
 
 
 def test_spare_bits_count_pairs_times_tokens() -> None:
     """Members of a pair vote once; every token of a segment counts."""
-    assert config.spare_bits(EsConfig(population=5324, segment_length=50)) == 0
-    assert config.spare_bits(EsConfig(population=5326, segment_length=50)) == 1
-    assert config.spare_bits(EsConfig()) == 0, "the default recipe loses nothing"
+    assert bounds.spare_bits(EsConfig(population=5324, segment_length=50)) == 0
+    assert bounds.spare_bits(EsConfig(population=5326, segment_length=50)) == 1
+    assert bounds.spare_bits(EsConfig()) == 0, "the default recipe loses nothing"
 
 
 def test_what_may_change_at_a_resumption() -> None:

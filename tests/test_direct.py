@@ -12,6 +12,7 @@ import oracle
 import pytest
 
 from int_lm import (
+    bounds,
     config as configuration,
     direct,
     evaluate,
@@ -50,7 +51,7 @@ def updated(
 ) -> tuple[list, list]:
     """The table and counts after a step, one row after another."""
     table, counts = [list(row) for row in table], list(counts)
-    spare = configuration.spare_bits(es)
+    spare = bounds.spare_bits(es)
     for row in set(rows) - {len(table)}:  # of padding
         hits = [error for place, error in zip(rows, errors, strict=True) if place == row]
         counts[row] = min(counts[row] + 1, 2**31 - 1)
@@ -101,7 +102,7 @@ def test_update_equals_the_reference(rate: float, population: int):
     counts = [draw.choice([0, 1, 30, 4094, 4095, 4096, 2**20, 2**31 - 1]) for _ in range(size)]
     rows = [draw.choice([0, 255, 7, draw.randrange(size), size]) for _ in range(readings)]
     rows[0] = draw.choice([row for row in range(size) if row not in rows])
-    most = 127 >> configuration.spare_bits(es)
+    most = 127 >> bounds.spare_bits(es)
     errors = [[draw.choice([-most, -1, 0, 1, most]) for _ in range(V)] for _ in range(readings)]
     new, seen = update(
         es,

@@ -10,7 +10,8 @@ import pytest
 
 from benchmarks import backprop
 from int_lm import credit as crediting, evolve, params, perturb, population, units, votes
-from int_lm.config import Config, EsConfig, ModelConfig, RunConfig, spare_bits, validate
+from int_lm.bounds import spare_bits
+from int_lm.config import Config, EsConfig, ModelConfig, RunConfig, validate
 from int_lm.models import rwkv
 from int_lm.params import Role
 from int_lm.perturb import Weight

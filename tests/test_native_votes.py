@@ -11,7 +11,7 @@ import pytest
 from test_native import PATHS
 
 from int_lm import (
-    config as configuration,
+    bounds,
     credit,
     direct,
     fixed,
@@ -240,7 +240,7 @@ def test_direct_added(
 def test_direct_update(both: Both, size: int, readings: int, population: int, rate: float) -> None:
     """Rows read by all, by some and by one; padding; counts from 0 to the largest; errors alike."""
     es = EsConfig(direct_rate=rate, population=population, segment_length=4)
-    random, most = np.random.default_rng(size), 127 >> configuration.spare_bits(es)
+    random, most = np.random.default_rng(size), 127 >> bounds.spare_bits(es)
     rows = random.integers(0, size + 2, readings).astype(np.int32)
     errors = random.integers(-most, most + 1, (readings, 70)).astype(np.int8)
     errors[:, :2] = -most, most

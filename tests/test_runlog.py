@@ -316,7 +316,7 @@ def test_a_reader_of_the_output_that_goes_away_stops_nothing(tmp_path: Path) -> 
     process = subprocess.Popen(
         [sys.executable, "-c", program],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""},  # what is lost is kept
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

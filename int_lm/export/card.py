@@ -72,8 +72,9 @@ _FIGURES = ("bits_per_byte", "bytes", "tokens", "byte_perplexity", "token_perple
 
 
 def _table(header: tuple[str, str], rows: Mapping[str, Any]) -> str:
+    """Rows as Markdown, but for those of None."""
     lines = [f"| {header[0]} | {header[1]} |", "|---|---|"]
-    lines += [f"| {name} | {value} |" for name, value in rows.items()]
+    lines += [f"| {name} | {value} |" for name, value in rows.items() if value is not None]
     return "\n".join(lines) + "\n"
 
 
@@ -141,12 +142,15 @@ def model_card(
     specs = evolve.specs_of(run.config, run.vocab_size)
     count = params.count(params.without_direct(specs))
     tables = params.count(specs) - count
-    streams = es.streams
+    kinds = {votes.estimator(es, spec.role) for _, spec in params.flatten(specs)}
+    threshold, streams = es.update == "threshold", es.streams
     sizes = {
         "architecture": f"`{model.architecture}`, {model.layers} layers of width {model.width}",
         "weights": f"{count:,}, one byte each",
         "direct connections": f"from the last {', '.join(map(str, model.direct))} tokens to the "
-        f"logits: {tables:,} weights besides, one byte each",
+        f"logits: {tables:,} weights besides, one byte each"
+        if tables
+        else None,
         "file of all weights": f"{file_size:,} bytes",
         "vocabulary": f"{run.vocab_size} ({run.tokenizer['kind']})",
         "step": run.step,
@@ -159,23 +163,14 @@ def model_card(
         f"({run.step:,} steps x {streams:,} streams x {es.segment_length} tokens)",
         "population": f"{es.population:,}, {es.members_per_stream} per stream",
         "perturbation": f"rank {es.rank}, {es.noise}, sigma 2^-{es.sigma_shift}",
-        "fitness": es.fitness,
-        "alpha": f"{es.alpha:g}, half-life {es.alpha_halflife:g} steps",
-        "learning rate": f"{es.learning_rate:g}, half-life {es.learning_rate_halflife:g} steps",
+        "fitness": es.fitness if "eggroll" in kinds else None,
+        "alpha": f"{es.alpha:g}, half-life {es.alpha_halflife:g} steps" if threshold else None,
+        "learning rate": None
+        if threshold
+        else f"{es.learning_rate:g}, half-life {es.learning_rate_halflife:g} steps",
         "schedule": f"`{es.schedule}`, over {run.config.run.steps:,} steps",
         "seed": run.config.run.seed,
     }
-    kinds = {votes.estimator(es, spec.role) for _, spec in params.flatten(specs)}
-    unused = {
-        "direct connections": not model.direct,
-        "perturbation": kinds == {votes.EXACT},
-        "fitness": "eggroll" not in kinds,
-        "alpha": es.update != "threshold",
-        "learning rate": es.update == "threshold",
-    }
-    for rows in (sizes, training):
-        for name in [name for name in rows if unused.get(name)]:
-            del rows[name]
     title = f"# {model.architecture}, {model.layers} x {model.width}, {count:,} int8 weights"
     title += f" and {tables:,} of direct connections\n" if tables else "\n"
     snippet = _OF_BYTES if run.tokenizer["kind"] == "bytes" else _OF_PIECES
