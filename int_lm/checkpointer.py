@@ -2,14 +2,13 @@
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import json
-import logging
 import shutil
-import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -26,29 +25,6 @@ LAST_RETRY = 300  # ... but never longer than this
 _UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a step that Orbax has not finished
 
 
-def _ignore_abandoned_writes() -> None:
-    """Keep Python silent about the other writes of a save in which one has failed.
-
-    They find Orbax's event loop closed, or fail as well with nobody waiting for them, and would
-    print a traceback each beside the one sentence that reports the failure.
-    """
-    logging.getLogger("asyncio").addFilter(_is_no_abandoned_write)
-    hook = sys.unraisablehook
-    if getattr(hook, "ignores_abandoned_writes", False):
-        return
-
-    def filtered(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
-            hook(unraisable)
-
-    filtered.ignores_abandoned_writes = True  # type: ignore[attr-defined]
-    sys.unraisablehook = filtered
-
-
-def _is_no_abandoned_write(record: logging.LogRecord) -> bool:
-    return not record.getMessage().startswith("Task exception was never retrieved")
-
-
 @dataclasses.dataclass(frozen=True)
 class _NewestAndBest:
     """Which checkpoints Orbax keeps (a PreservationPolicy): the newest `keep` and the best."""
@@ -62,6 +38,10 @@ class _NewestAndBest:
         best = checkpoint.best_of({step: self.evaluations.get(step) for step in steps})
         kept = {*steps[-self.keep :], best}
         return [step in kept for step in steps]
+
+
+def _nothing() -> None:
+    """What is left to write of a step that is written."""
 
 
 class Checkpointer:
@@ -121,7 +101,7 @@ class Checkpointer:
         """Write `state` in the background; waits for the save before, if any.
 
         Arrays that may change are copied first or, if they are large, written before this returns:
-        only the list of digests is left to the background then. Whether all of it succeeds is
+        only the digests of files are left to the background then. Whether all of it succeeds is
         known later: see `poll`.
 
         Args:
@@ -136,28 +116,26 @@ class Checkpointer:
         wait = not lasting and sum(array.nbytes for array in arrays.values()) > COPIED_BYTES
         if not (lasting or wait):
             arrays = {path: array.copy() for path, array in arrays.items()}
-        document: dict[str, Any] = {
+        document = {
             "format": checkpoint.FORMAT,
             "step": step,
             "valid_bits_per_byte": valid_bits_per_byte,
             "host": json.loads(digest.canonical_json(dict(host))),
-            "arrays": {
-                path: {**checkpoint.signature(array), "sha256": digest.of_array(array)}
-                for path, array in arrays.items()
-            },
         }
-        document["sha256"] = digest.of_json(document)
+        again, self._saving_step = self._failure and step == self._saving_step, step
+        write = functools.partial(self._write, arrays, document)
         try:
             if self._lock:
                 self._lock.check()
-            self._begin(step, arrays, document)
-            if wait and self._manager is not None:
-                self._manager.wait_until_finished()
+            if again and step == checkpoint.latest_step(self._directory):
+                write = _nothing  # all but the digests of files is there
+            elif wait:
+                write()
+                write = _nothing
         except Exception as error:
             self._failed(step, error)
             return
-        self._saving_step = step
-        self._saving = threading.Thread(target=self._complete, name="complete-checkpoint")
+        self._saving = threading.Thread(target=self._complete, args=(write,), name="checkpoint")
         self._saving.start()
 
     def failed(self, step: int, error: Exception) -> None:
@@ -214,19 +192,19 @@ class Checkpointer:
             failure, self._failure = self._failure, None
             raise UserError(f"{failure}; mend that and run the same command again")
 
-    def _begin(
-        self, step: int, arrays: Mapping[str, np.ndarray], document: Mapping[str, Any]
-    ) -> None:
-        """Let Orbax write, unless all but the list of digests is there already."""
-        if self._failure and step == self._saving_step == checkpoint.latest_step(self._directory):
-            return
+    def _write(self, arrays: Mapping[str, np.ndarray], document: dict[str, Any]) -> None:
+        """Let Orbax write a step: in a thread, but for large arrays that may change."""
         orbax = storage.orbax_module()
-        _ignore_abandoned_writes()
         if self._manager is None:
             self._manager = self._open()
-        self._evaluations[step] = document["valid_bits_per_byte"]
+        document["arrays"] = {
+            path: {**checkpoint.signature(array), "sha256": digest.of_array(array)}
+            for path, array in arrays.items()
+        }
+        document["sha256"] = digest.of_json(document)
+        self._evaluations[document["step"]] = document["valid_bits_per_byte"]
         saved = self._manager.save(
-            step,
+            document["step"],
             args=orbax.args.Composite(
                 state=orbax.args.PyTreeSave(arrays), host=orbax.args.JsonSave(document)
             ),
@@ -239,11 +217,10 @@ class Checkpointer:
         """Orbax's manager of the directory as it is now."""
         self._evaluations = checkpoint.evaluations(self._directory)
         orbax, alone = storage.orbax_module(), storage.processes_of_orbax()
-        uncopied = orbax.type_handlers.NumpyHandler(deepcopy_host_arrays=False)
         return orbax.CheckpointManager(
             self._directory,
             item_handlers={
-                "state": storage.tree_handler(uncopied),
+                "state": storage.tree_handler(),
                 "host": orbax.JsonCheckpointHandler(
                     filename=checkpoint.HOST_FILE, multiprocessing_options=alone
                 ),
@@ -253,16 +230,14 @@ class Checkpointer:
                 multiprocessing_options=alone,
                 preservation_policy=_NewestAndBest(self._keep, self._evaluations),
                 lightweight_initialize=True,  # a damaged metadata file must not stop it
-                # Otherwise the other writers wait, for minutes, for a directory that failed.
-                async_options=orbax.AsyncOptions(create_directories_asynchronously=False),
+                enable_async_checkpointing=False,  # the thread is ours: see `storage`
             ),
         )
 
-    def _complete(self) -> None:
-        """Runs in a thread: wait for Orbax, then list the digests of what it wrote."""
+    def _complete(self, write: Callable[[], None]) -> None:
+        """Runs in a thread: write, then list the digests of the files."""
         try:
-            if self._manager is not None:
-                self._manager.wait_until_finished()
+            write()
             digest.seal(self._directory / str(self._saving_step))
             if self._lock:  # TensorStore makes directories that have gone away again
                 self._lock.check()

@@ -1,7 +1,11 @@
-"""Orbax as checkpoints use it: silent, one process alone, and failing only when it is at rest."""
+"""Orbax as checkpoints use it: silent, one process alone, and failing only when it is at rest.
+
+Nothing here runs in the background. Orbax's `AsyncCheckpointer` is not used: its `__del__` asks a
+thread whether it lives, and where Python collects garbage while it starts another thread, that
+waits for ever for a lock that it holds itself.
+"""
 
 import asyncio
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +30,10 @@ def processes_of_orbax() -> Any:
     return options(primary_host=own, active_processes={own}, barrier_sync_key_prefix=str(own))
 
 
-def tree_handler(numpy_handler: Any) -> Any:
-    """What reads and writes trees whose arrays are left to `numpy_handler`, a `NumpyHandler`."""
+def tree_handler() -> Any:
+    """What reads and writes trees of NumPy arrays, without copying them."""
     orbax = orbax_module()
-    registry = orbax.type_handlers.create_type_handler_registry((np.ndarray, numpy_handler))
+    registry = orbax.type_handlers.create_type_handler_registry((np.ndarray, _patient_handler()))
     return orbax.PyTreeCheckpointHandler(
         multiprocessing_options=processes_of_orbax(), type_handler_registry=registry
     )
@@ -50,22 +54,37 @@ def read_arrays(place: Path, target: dict[str, np.ndarray]) -> dict[str, np.ndar
     arguments = orbax.args.PyTreeRestore(
         target, restore_args=orbax.checkpoint_utils.construct_restore_args(target)
     )
-    handler = tree_handler(_patient_reader())
-    with orbax.Checkpointer(handler, multiprocessing_options=processes_of_orbax()) as reader:
+    alone = processes_of_orbax()
+    with orbax.Checkpointer(tree_handler(), multiprocessing_options=alone) as reader:
         return reader.restore(place, args=arguments)
 
 
-def _patient_reader() -> Any:
-    """Orbax's reader of arrays, which waits for all of them even if one cannot be read.
+def _patient_handler() -> Any:
+    """Orbax's handler of arrays, which waits for all of them even if one fails.
 
     Orbax's own leaves at the first error and closes the event loop under the others: TensorStore's
-    threads then print tracebacks, or meet an interpreter that has ended.
+    threads then print tracebacks, go on writing, or meet an interpreter that has ended.
     """
 
-    class PatientReader(orbax_module().type_handlers.NumpyHandler):
-        async def deserialize(self, infos: Sequence[Any], args: Sequence[Any]) -> list[np.ndarray]:
+    class PatientHandler(orbax_module().type_handlers.NumpyHandler):
+        async def serialize(self, values: Any, infos: Any, args: Any = None) -> list[Any]:
+            """Writes each array in a thread; returns when all are done."""
+            own = super().serialize
+            each = zip(values, infos, args or [None] * len(values), strict=True)
+            writes = [
+                write
+                for value, info, arg in each
+                for write in await own([value], [info], arg and [arg])
+            ]
+            errors = [error for write in writes if (error := _error_of(write)) is not None]
+            if errors:
+                raise errors[0]
+            return writes
+
+        async def deserialize(self, infos: Any, args: Any = None) -> list[np.ndarray]:
             own = super().deserialize
-            reads = [own([info], [arg]) for info, arg in zip(infos, args, strict=True)]
+            each = zip(infos, args or [None] * len(infos), strict=True)
+            reads = [own([info], arg and [arg]) for info, arg in each]
             found = await asyncio.gather(*reads, return_exceptions=True)
             arrays = []
             for one in found:
@@ -74,4 +93,13 @@ def _patient_reader() -> Any:
                 arrays += one
             return arrays
 
-    return PatientReader()
+    return PatientHandler(deepcopy_host_arrays=False)
+
+
+def _error_of(write: Any) -> Exception | None:
+    """Wait for a write; what went wrong."""
+    try:
+        write.result()
+    except Exception as error:
+        return error
+    return None
