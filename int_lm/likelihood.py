@@ -138,7 +138,7 @@ def errors(logits_PV: Array, targets_P: Array, scale: int, dither_PV: Array) -> 
     product_PV = term_PV.astype(jnp.uint32) * factor_P1.astype(jnp.uint32)  # below 2^31
     shift_P1 = (8 + (log2_sum_P1 >> LOG2_FRACTION_BITS)).astype(jnp.uint32)
     scaled_PV = (product_PV >> shift_P1).astype(jnp.int32)
-    p_PV = jnp.minimum((scaled_PV + dither_PV) >> 16, scale)
+    p_PV = (scaled_PV + dither_PV) >> 16  # at most scale: a factor is below 256 scale, terms 2^16
     # where a logit is at its lowest, going down has no effect, and weights pushed on would run away
     lowest = -int(jnp.iinfo(logits_PV.dtype).max)
     p_PV = jnp.where((distance_PV == FLOOR) | (logits_PV == lowest), 0, p_PV)

@@ -364,7 +364,7 @@ def errors(logits: Vector, target: int, scale: int, dithers: Vector, lowest: int
     """onehot(target) - p in units of 1 / scale, p rounded by a dither; 0 for p at the floor."""
     largest, result = max(logits), []
     for v, p in enumerate(scaled_probabilities(logits, scale)):
-        units = min((p + dithers[v]) // 2**16, scale)
+        units = (p + dithers[v]) // 2**16
         if logits[v] == lowest or largest - logits[v] >= 254:
             units = 0
         result.append((scale if v == target else 0) - units)

@@ -285,6 +285,16 @@ def test_errors_of_many_positions_sum_to_the_gradient():
     assert np.abs(total - expected).max() < 4, "rounded to the nearest, all but one would be 0"
 
 
+@pytest.mark.parametrize("dtype", [jnp.int8, jnp.int16])
+def test_no_probability_is_above_one(dtype: type):
+    """One token as likely as can be, rounded up: the scale and not a unit more."""
+    sure = jnp.array([[127, *[-127] * 8]], dtype)
+    other, dither_PV = jnp.array([1], jnp.int32), jnp.full(sure.shape, 2**16 - 1, jnp.int32)
+    for scale in range(1, 128):
+        error = errors(sure, other, scale, dither_PV)
+        assert error[0, 0] == -scale and error[0, 1] == scale
+
+
 def test_a_token_whose_logit_is_as_low_as_it_can_be_is_pushed_no_further():
     """Neither at the lowest logit of the dtype nor at the floor, except up, as the target."""
     dither_PV, none = jnp.full((1, 4), 2**16 - 1, jnp.int32), jnp.array([0], jnp.int32)
