@@ -467,7 +467,8 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(
     assert run_command("train.py", *arguments).returncode == 0
     newest = checkpoint.latest_step(run / "checkpoints")
     assert newest == 9
-    victim = max((run / "checkpoints" / "9" / "state").rglob("*"), key=lambda p: p.stat().st_size)
+    files = [p for p in (run / "checkpoints" / "9" / "state").rglob("*") if p.is_file()]
+    victim = max(files, key=lambda p: p.stat().st_size)
     data = bytearray(victim.read_bytes())
     data[len(data) // 2] ^= 1
     victim.write_bytes(data)
