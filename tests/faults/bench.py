@@ -32,6 +32,7 @@ FLAGS = {
     "--data.shard_bytes": 4096,
 }
 CLOCK = {"seconds", "tokens_per_second"}  # what differs from run to run in `metrics.jsonl`
+LATE = "300"  # step of the first save of a run at rest
 SMALL = 2 << 20  # bytes of a small disk
 PATIENCE = 240  # seconds to wait for anything
 
@@ -159,19 +160,25 @@ class Training:
         try:
             yield
         finally:
-            self.process.send_signal(signal.SIGCONT)
+            self.go_on()
 
     def pause_when(self, condition: Callable[[], bool]) -> None:
         """Stop the process at a moment at which a condition holds."""
 
         def holds() -> bool:
+            if not condition():
+                return False
             self._stop()
-            found = condition()
+            found = condition()  # still
             if not found:
-                self.process.send_signal(signal.SIGCONT)
+                self.go_on()
             return found
 
         self.until(holds, "moment to stop at")
+
+    def go_on(self) -> None:
+        """Undo `pause_when`."""
+        self.process.send_signal(signal.SIGCONT)
 
     def _stop(self) -> None:
         """SIGSTOP, and wait until every thread has stopped."""
@@ -242,6 +249,24 @@ class Bench:
         with self.training(name) as again:
             again.assert_ends_as_undisturbed()
             return again.stderr()
+
+    @contextlib.contextmanager
+    def training_at_rest(self, name: str) -> Iterator[Training]:
+        """A run that is stopped where no save is under way, nor soon to come.
+
+        However slow the disk: another process left its only checkpoint, and `LATE` is the next one.
+        """
+        late = ["--run.checkpoint_every", LATE]
+        with self.training(name, late) as before:
+            before.until(before.rows, "row of the log")
+            before.process.terminate()
+            assert before.end() == 0, before.stderr()
+        with self.training(name, late) as training:
+            kept = training.newest()
+            assert 0 < kept < int(LATE) // 2
+            training.pause_when(lambda: kept < training.rows()[-1]["step"])
+            assert training.rows()[-1]["step"] + FLAGS["--run.log_every"] < int(LATE)
+            yield training
 
     @contextlib.contextmanager
     def small_disk(self, name: str) -> Iterator[Path]:

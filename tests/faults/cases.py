@@ -11,7 +11,6 @@ from int_lm import checkpoint
 from .bench import FLAGS, Bench, Fault, Outcome, Training, fill, read_only, without_privileges
 
 SAME = "the same command goes on to the weights and the log of the undisturbed run"
-SELDOM = ["--run.checkpoint_every", "150"]  # so that no save is under way just after one
 GOES_ON = "the run goes on to the weights and the log of the undisturbed run"
 
 
@@ -130,13 +129,13 @@ def full_disk_behind_the_output(bench: Bench) -> Outcome:
 
 def read_only_disk(bench: Bench) -> Outcome:
     """The file system of the checkpoints turns read-only, and writable again."""
-    with bench.training("read_only", SELDOM) as training:
-        training.until_between_checkpoints()
+    with bench.training_at_rest("read_only") as training:
         with read_only(training.directory / "checkpoints"):
+            training.go_on()
             wait_for_failed_save(training)
             seen, kept = training.sentence(), training.newest()
             training.process.send_signal(signal.SIGSTOP)
-        training.process.send_signal(signal.SIGCONT)
+        training.go_on()
         training.until(lambda: training.newest() > kept, "later checkpoint")
         training.assert_ends_as_undisturbed()
     return Outcome(f"`{seen}`", f"the checkpoint before; {GOES_ON}")
@@ -159,10 +158,10 @@ def permission_lost(bench: Bench) -> Outcome:
 
 def directory_moved(bench: Bench) -> Outcome:
     """The run directory is moved away, and back."""
-    with bench.training("moved", SELDOM) as training:
-        training.until_between_checkpoints()
+    with bench.training_at_rest("moved") as training:
         away = bench.directory / "away"
         training.directory.rename(away)
+        training.go_on()
         wait_for_failed_save(training)
         with training.paused():
             seen = training.sentence()
@@ -181,7 +180,7 @@ def directory_moved_during_a_save(bench: Bench) -> Outcome:
         training.pause_when(lambda: bool(training.unfinished()))
         away, kept = bench.directory / "away_saving", training.newest()
         training.directory.rename(away)
-        training.process.send_signal(signal.SIGCONT)
+        training.go_on()
         assert training.end() == 0
         seen = training.stderr().splitlines()[0].replace(f"{bench.directory}/", "")
         assert "could not be written" in seen
@@ -196,11 +195,10 @@ def directory_moved_during_a_save(bench: Bench) -> Outcome:
 
 def directory_deleted(bench: Bench) -> Outcome:
     """The run directory is deleted."""
-    with bench.training("deleted", SELDOM) as training:
-        training.until_between_checkpoints()
-        with training.paused():
-            shutil.rmtree(training.directory)
-        assert training.end() == 2
+    with bench.training_at_rest("deleted") as training:
+        shutil.rmtree(training.directory)
+        training.go_on()
+        assert training.end() == 2, training.stderr()
         assert "bits per byte of all" in training.stdout()
         seen = training.sentence()
         bench.assert_goes_on("deleted")
@@ -212,12 +210,11 @@ def directory_deleted(bench: Bench) -> Outcome:
 
 def directory_replaced(bench: Bench) -> Outcome:
     """The run directory is deleted, and an empty one put in its place."""
-    with bench.training("replaced", SELDOM) as training:
-        training.until_between_checkpoints()
-        with training.paused():
-            shutil.rmtree(training.directory)
-            training.directory.mkdir()
-        assert training.end() == 0
+    with bench.training_at_rest("replaced") as training:
+        shutil.rmtree(training.directory)
+        training.directory.mkdir()
+        training.go_on()
+        assert training.end() == 0, training.stderr()
         assert training.newest() == FLAGS["--run.steps"]
         evaluation = json.loads((training.directory / "evaluation.json").read_text())
         assert evaluation["weights_hash"] == bench.undisturbed[-1]["weights_hash"]
