@@ -6,9 +6,11 @@ skipped, and the program runs without them.
 
 import ctypes
 import functools
+import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -224,6 +226,24 @@ def test_the_program_calls_them_on_cpus() -> None:
     weight = perturb.Weight(jnp.ones((8, 8), jnp.int8))
     program = jax.jit(perturb.linear).lower(weight, jnp.ones((2, 8), jnp.int8)).as_text()
     assert "int_lm_linear8" in program
+
+
+@built
+@pytest.mark.slow
+@pytest.mark.skipif(has_vnni(), reason="this processor has AVX-512 with VNNI")
+@pytest.mark.skipif(not shutil.which("c++"), reason="there is no C++ compiler")
+def test_the_path_of_avx512_gives_the_same_bits() -> None:
+    """Every fast test of kernels, with that path's instructions emulated."""
+    here = Path(__file__).parent
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "emulated_avx512", "-m", "not slow"]
+    done = subprocess.run(
+        [*command, here / "test_native.py", here / "test_native_votes.py"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [here, here.parent]))},
+        capture_output=True,
+        text=True,
+        timeout=1800,
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
 
 
 def test_the_switch_and_a_missing_library_leave_jax(monkeypatch, tmp_path) -> None:
