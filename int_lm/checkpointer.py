@@ -40,10 +40,6 @@ class _NewestAndBest:
         return [step in kept for step in steps]
 
 
-def _nothing() -> None:
-    """What is left to write of a step that is written."""
-
-
 class Checkpointer:
     """Writes checkpoints of one run in the background; a context manager.
 
@@ -69,7 +65,7 @@ class Checkpointer:
             shutil.rmtree(leftover)
         self._manager: Any = None
         self._saving: threading.Thread | None = None
-        self._saving_step = -1
+        self._saving_step = self._written_step = -1
         self._error: Exception | None = None
         self._evaluations: dict[int, float | None] = {}
         self._failure: UserError | None = None  # since the last save that succeeded
@@ -122,20 +118,18 @@ class Checkpointer:
             "valid_bits_per_byte": valid_bits_per_byte,
             "host": json.loads(digest.canonical_json(dict(host))),
         }
-        again, self._saving_step = self._failure and step == self._saving_step, step
         write = functools.partial(self._write, arrays, document)
         try:
             if self._lock:
                 self._lock.check()
-            if again and step == checkpoint.latest_step(self._directory):
-                write = _nothing  # all but the digests of files is there
-            elif wait:
+            if wait:
                 write()
-                write = _nothing
         except Exception as error:
             self._failed(step, error)
             return
-        self._saving = threading.Thread(target=self._complete, args=(write,), name="checkpoint")
+        self._saving_step = step
+        left = None if wait else write
+        self._saving = threading.Thread(target=self._complete, args=(left,), name="checkpoint")
         self._saving.start()
 
     def failed(self, step: int, error: Exception) -> None:
@@ -193,7 +187,13 @@ class Checkpointer:
             raise UserError(f"{failure}; mend that and run the same command again")
 
     def _write(self, arrays: Mapping[str, np.ndarray], document: dict[str, Any]) -> None:
-        """Let Orbax write a step: in a thread, but for large arrays that may change."""
+        """Let Orbax write a step, unless it did, and only the digests of its files are missing.
+
+        In a thread, but for large arrays that may change.
+        """
+        step = document["step"]
+        if self._failure and step == self._written_step == checkpoint.latest_step(self._directory):
+            return
         orbax = storage.orbax_module()
         if self._manager is None:
             self._manager = self._open()
@@ -202,9 +202,9 @@ class Checkpointer:
             for path, array in arrays.items()
         }
         document["sha256"] = digest.of_json(document)
-        self._evaluations[document["step"]] = document["valid_bits_per_byte"]
+        self._evaluations[step] = document["valid_bits_per_byte"]
         saved = self._manager.save(
-            document["step"],
+            step,
             args=orbax.args.Composite(
                 state=orbax.args.PyTreeSave(arrays), host=orbax.args.JsonSave(document)
             ),
@@ -212,6 +212,7 @@ class Checkpointer:
         if not saved:
             newest = checkpoint.latest_step(self._directory)
             raise UserError(f"the directory holds the newer checkpoint {newest}")
+        self._written_step = step
 
     def _open(self) -> Any:
         """Orbax's manager of the directory as it is now."""
@@ -234,10 +235,11 @@ class Checkpointer:
             ),
         )
 
-    def _complete(self, write: Callable[[], None]) -> None:
-        """Runs in a thread: write, then list the digests of the files."""
+    def _complete(self, write: Callable[[], None] | None) -> None:
+        """Runs in a thread: write, if that is left to do, then list the digests of the files."""
         try:
-            write()
+            if write is not None:
+                write()
             digest.seal(self._directory / str(self._saving_step))
             if self._lock:  # TensorStore makes directories that have gone away again
                 self._lock.check()

@@ -67,24 +67,19 @@ def _patient_handler() -> Any:
     """
 
     class PatientHandler(orbax_module().type_handlers.NumpyHandler):
-        async def serialize(self, values: Any, infos: Any, args: Any = None) -> list[Any]:
+        async def serialize(self, values: Any, infos: Any, args: Any) -> list[Any]:
             """Writes each array in a thread; returns when all are done."""
             own = super().serialize
-            each = zip(values, infos, args or [None] * len(values), strict=True)
-            writes = [
-                write
-                for value, info, arg in each
-                for write in await own([value], [info], arg and [arg])
-            ]
+            each = zip(values, infos, args, strict=True)
+            writes = [write for one in each for write in await own(*([part] for part in one))]
             errors = [error for write in writes if (error := _error_of(write)) is not None]
             if errors:
                 raise errors[0]
             return writes
 
-        async def deserialize(self, infos: Any, args: Any = None) -> list[np.ndarray]:
+        async def deserialize(self, infos: Any, args: Any) -> list[np.ndarray]:
             own = super().deserialize
-            each = zip(infos, args or [None] * len(infos), strict=True)
-            reads = [own([info], arg and [arg]) for info, arg in each]
+            reads = [own([info], [arg]) for info, arg in zip(infos, args, strict=True)]
             found = await asyncio.gather(*reads, return_exceptions=True)
             arrays = []
             for one in found:

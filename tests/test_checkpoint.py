@@ -336,8 +336,9 @@ def test_a_run_that_fell_back_writes_the_later_steps_again(copy: Path) -> None:
     """After `discard_after` the damaged step is gone and saved anew; before, that is an error."""
     flip_bit(copy / "3" / "host" / "host.json", 100)
     with Checkpointer(copy, keep=3) as writer:
-        save(writer, 3)
-        assert "the directory holds the newer checkpoint 3" in wait_for_failure(writer)
+        for _ in range(2):  # another one's does not become ours by trying again
+            save(writer, 3)
+            assert "the directory holds the newer checkpoint 3" in wait_for_failure(writer)
         writer.discard_after(2)
         assert checkpoint.steps(copy) == [1, 2]
         save(writer, 3, 9.0)
