@@ -5,13 +5,10 @@
 AVX2 is what it takes. It says nothing about speed.
 """
 
-import os
 import shutil
-import subprocess
 import tempfile
 from pathlib import Path
 
-import jax
 import pytest
 
 from int_lm import native
@@ -25,11 +22,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(lambda: shutil.rmtree(directory))
     for name in native.SOURCES:
         shutil.copy(native.HERE / name, directory)
+    kernels = directory / "kernels.cc"
+    kernels.write_text(f'#include "{HEADER}"\n{kernels.read_text()}')
     native.HERE = directory
-    compiler = next(filter(shutil.which, native.COMPILERS), None)
-    if compiler is None:
-        raise pytest.UsageError("no C++ compiler to build the emulation with")
-    command = [compiler, "-O1", "-std=c++17", "-fPIC", "-shared", "-w", "-Wno-psabi", "-pthread"]
-    command += [f"-I{jax.ffi.include_dir()}", "-include", os.fspath(HEADER)]
-    command += ["-o", os.fspath(native.library()), os.fspath(directory / "kernels.cc")]
-    subprocess.run(command, check=True)
+    said = native.build()
+    if not native.library().exists():
+        raise pytest.UsageError(said)
