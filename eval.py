@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from int_lm import command_line, config, errors
+from int_lm import config, errors
+from int_lm.config import command_line
 
 if TYPE_CHECKING:  # imported where needed, so that --help and a wrong flag answer at once
     import numpy as np
@@ -84,7 +85,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def open_run(root: Path, step: int | None) -> Subject:
     """A run's checkpoint, evaluated with JAX."""
     import tokenization
-    from int_lm import checkpoint, evaluate, run
+    from int_lm import run
+    from int_lm.files import checkpoint
+    from int_lm.measure import evaluate
 
     opened = run.open_run(root, step, say=_say)
     paths = run.Paths(root)
@@ -113,7 +116,8 @@ def open_run(root: Path, step: int | None) -> Subject:
 def open_export(root: Path) -> Subject:
     """An export, evaluated with the NumPy runtime: JAX is not imported."""
     import tokenization
-    from int_lm import checkpoint, runtime
+    from int_lm import runtime
+    from int_lm.files import checkpoint
 
     try:
         model = runtime.load(root)
@@ -158,8 +162,9 @@ def measure(subject: Subject, text: Sequence[str] | None, words: bool = False) -
     import numpy as np
 
     from data import baselines
-    from int_lm import code_length, runlog
-    from int_lm.code_length import CodeLengths
+    from int_lm.measure import code_length
+    from int_lm.measure.code_length import CodeLengths
+    from int_lm.training import runlog
 
     by_source = documents_of(subject, text)
     flat = [(name, document) for name in by_source for document in by_source[name]]
@@ -193,7 +198,7 @@ def last_words(subject: Subject, path: str) -> dict[str, Any]:
     import numpy as np
 
     from data import tasks
-    from int_lm import runlog
+    from int_lm.training import runlog
 
     documents, firsts = tasks.last_words(path, subject.tokenizer, notice=_say)
     with runlog.progress("evaluating", sum(len(ids) + 1 for ids in documents)) as update:
@@ -206,7 +211,7 @@ def last_words(subject: Subject, path: str) -> dict[str, Any]:
 def pairs(subject: Subject, path: str) -> dict[str, Any]:
     """The share of pairs of which the good sentence is likelier; ties count as failures."""
     from data import tasks
-    from int_lm import runlog
+    from int_lm.training import runlog
 
     documents = tasks.pairs(path, subject.tokenizer, notice=_say)
     with runlog.progress("evaluating", sum(len(ids) + 1 for ids in documents)) as update:

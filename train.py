@@ -17,16 +17,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from int_lm import command_line, errors
-from int_lm.config import Config
+from int_lm import errors
+from int_lm.config import Config, command_line
 
 if TYPE_CHECKING:  # imported where needed, so that --help and a wrong flag answer at once
     from data.corpus import Corpus
     from data.sources import Document
-    from int_lm.checkpoint import Restored
-    from int_lm.lock import Lock
+    from int_lm.files.checkpoint import Restored
+    from int_lm.files.lock import Lock
     from int_lm.run import Paths
-    from int_lm.trainer import Documents, Text, Trainer
+    from int_lm.training.trainer import Documents, Text, Trainer
     from tokenization import Tokenizer
 
 
@@ -47,7 +47,7 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Config]:
 def show_plan(settings: Config) -> None:
     """Print what a run would cost."""
     import tokenization
-    from int_lm import plan
+    from int_lm.training import plan
 
     vocab_size = tokenization.identity(tokenization.load(settings.data.tokenizer))["vocab_size"]
     print(*plan.lines(settings, plan.measure(settings, vocab_size)), sep="\n")
@@ -55,7 +55,7 @@ def show_plan(settings: Config) -> None:
 
 def encoded(tokenizer: "Tokenizer", documents: "dict[str, list[Document]]") -> "Documents":
     """Documents of every source as the trainer and the evaluation see them."""
-    from int_lm.trainer import Documents
+    from int_lm.training.trainer import Documents
 
     flat = [(name, document.text) for name in documents for document in documents[name]]
     return Documents(
@@ -69,7 +69,7 @@ def open_text(settings: Config) -> "Corpus":
     """The text of a run, prepared by the first process; says how much there is."""
     import tokenization
     from data import corpus
-    from int_lm import distributed
+    from int_lm.training import distributed
 
     tokenizer = tokenization.load(settings.data.tokenizer)
     if not distributed.is_first():
@@ -90,8 +90,8 @@ def lay_out(
     """What the trainer reads, from where it stopped, and the yardsticks of the held-out part."""
     import tokenization
     from data import baselines, corpus, split
-    from int_lm import evaluate
-    from int_lm.trainer import Text
+    from int_lm.measure import evaluate
+    from int_lm.training.trainer import Text
 
     weights = [source.weight for source in opened.sources]
     names = [source.name for source in opened.sources]
@@ -119,7 +119,7 @@ def lay_out(
 
 def train(settings: Config) -> None:
     """Run, or resume, what `settings` describe, with the other processes of the run if any."""
-    from int_lm import distributed
+    from int_lm.training import distributed
 
     with distributed.processes("train.py", settings.distributed):
         train_together(settings)
@@ -129,7 +129,8 @@ def train_together(settings: Config) -> None:
     """What every process of a run does; the first one alone reports and writes."""
     opened = open_text(settings)
 
-    from int_lm import distributed, lock
+    from int_lm.files import lock
+    from int_lm.training import distributed
 
     remedy = "wait until it ends, or choose another --run.dir"
     alone = lock.hold(Path(settings.run.dir), remedy)
@@ -140,9 +141,13 @@ def train_together(settings: Config) -> None:
 def train_locked(settings: Config, opened: "Corpus", held: "Lock | None") -> None:
     """Run, or resume; `held` keeps other runs out of the directory, for the process that writes."""
     import tokenization
-    from int_lm import checkpoint, distributed, evolve, interrupt, params, placement, run, runlog
-    from int_lm.checkpointer import Checkpointer
-    from int_lm.trainer import Trainer
+    from int_lm import run
+    from int_lm.files import checkpoint
+    from int_lm.files.checkpointer import Checkpointer
+    from int_lm.method import evolve, placement
+    from int_lm.model import params
+    from int_lm.training import distributed, interrupt, runlog
+    from int_lm.training.trainer import Trainer
 
     paths = run.Paths(Path(settings.run.dir))
     vocab_size = opened.tokenizer.vocab_size
@@ -216,7 +221,8 @@ def train_locked(settings: Config, opened: "Corpus", held: "Lock | None") -> Non
 
 def finish(trainer: "Trainer", paths: "Paths", yardsticks: dict[str, float]) -> None:
     """Evaluate the whole held-out text, keep the figures, and say what can be done next."""
-    from int_lm import distributed, run
+    from int_lm import run
+    from int_lm.training import distributed
 
     lengths = trainer.evaluate(trainer.text.heldout)
     sources = lengths.summaries(trainer.text.heldout.sources)

@@ -20,10 +20,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from int_lm import evolve, models, params
-from int_lm.config import INT8_MAX, SEPARATOR, Config, shift_for
-from int_lm.models import rwkv
-from int_lm.params import Tree
+from int_lm.config import Config
+from int_lm.limits import INT8_MAX, SEPARATOR
+from int_lm.method import evolve
+from int_lm.model import language_model, params, rwkv
+from int_lm.model.params import Tree
+from int_lm.model.perturb import shift_for
 
 LOGIT_MAX = 2**15 - 1
 
@@ -121,7 +123,7 @@ class Twin:
 
         initial = evolve.initial(settings, vocab_size).weights
         self.latent = params.map_leaves(lambda leaf: leaf.astype(jnp.float32), initial)
-        state = models.initial_state(settings.model, streams)
+        state = language_model.initial_state(settings.model, streams)
         self.state = params.map_leaves(lambda leaf: leaf.astype(jnp.float32), state)
         optimizer = optax.chain(
             optax.clip_by_global_norm(1.0),

@@ -23,8 +23,10 @@ import jax
 import numpy as np
 import throughput
 
-from int_lm import config, evolve, plan
+from int_lm import config
 from int_lm.config import Config
+from int_lm.method import evolve
+from int_lm.training import plan
 
 AXES: dict[str, tuple[str, str, tuple[int, ...]]] = {
     "P": ("es", "population", (256, 512, 1024, 2048)),

@@ -20,9 +20,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import scaling
 
-from int_lm import config, plan
+from int_lm import config
 from int_lm.config import Config
 from int_lm.errors import UserError
+from int_lm.training import plan
 
 ROOT = Path(__file__).resolve().parents[1]
 WAYS = ("replicated", "sharded")

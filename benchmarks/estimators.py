@@ -31,7 +31,7 @@ import numpy as np
 from benchmarks import learning
 from int_lm import config, errors
 from int_lm.config import Config
-from int_lm.params import Tree
+from int_lm.model.params import Tree
 
 ESTIMATORS = {
     "plain": {"votes": "eggroll", "readout": "perturbed"},
@@ -56,7 +56,8 @@ def votes_of(settings: Config, vocab_size: int, weights: Tree, laid: Any) -> Ite
     import jax
     import jax.numpy as jnp
 
-    from int_lm import evolve, fitness, models, population, voting
+    from int_lm.method import evolve, fitness, population, voting
+    from int_lm.model import language_model
 
     specs = evolve.specs_of(settings, vocab_size)
 
@@ -70,7 +71,7 @@ def votes_of(settings: Config, vocab_size: int, weights: Tree, laid: Any) -> Ite
         plain = voting.plain_votes(settings.es, specs, fitness_I, seed, number, chunks_C)
         return members, ballots | plain
 
-    members = models.initial_state(settings.model, settings.es.population)
+    members = language_model.initial_state(settings.model, settings.es.population)
     number = 0
     while True:
         members, ballots = vote(weights, members, laid.at(number), np.uint32(number))
@@ -84,12 +85,12 @@ def gradients_of(settings: Config, weights: Tree, laid: Any) -> Iterator[Votes]:
     import jax.numpy as jnp
 
     from benchmarks import backprop
-    from int_lm import models, params
+    from int_lm.model import language_model, params
 
     real = functools.partial(params.map_leaves, lambda leaf: leaf.astype(jnp.float32))
     gradient = jax.jit(jax.grad(backprop.loss, has_aux=True))
     es = settings.es
-    state = real(models.initial_state(settings.model, es.streams))
+    state = real(language_model.initial_state(settings.model, es.streams))
     latent, number = real(weights), 0
     while True:
         tree, state = gradient(latent, state, jnp.asarray(laid.at(number)))

@@ -26,27 +26,16 @@ import jax.numpy as jnp
 import numpy as np
 import throughput
 
-from int_lm import (
-    config,
-    credit,
-    direct,
-    evolve,
-    fixed,
-    hashing,
-    layers,
-    likelihood,
-    native,
-    params,
-    perturb,
-    plan,
-    population,
-    units,
-    votes,
-)
+from int_lm import config, native
+from int_lm.arithmetic import fixed
 from int_lm.config import Config
-from int_lm.credit import Rounding
-from int_lm.params import Role
-from int_lm.perturb import Weight
+from int_lm.method import evolve, population
+from int_lm.method.estimator import credit, node, outer
+from int_lm.method.estimator.credit import Rounding
+from int_lm.model import context_tables, hashing, layers, likelihood, params, perturb
+from int_lm.model.params import Role
+from int_lm.model.perturb import Weight
+from int_lm.training import plan
 
 SHIFT = 7  # of a perturbation
 VOCABULARY = throughput.VOCAB_SIZE
@@ -89,7 +78,7 @@ def of_matrices(settings: Config, ranks: list[int], draw: Drawn) -> Iterator[Cas
             weight = Weight(value, left, right, shift=SHIFT)
             yield f"linear {name}, rank {rank}", operations * es.chunk, narrowed, (weight, x_PN)
         operands = draw.int8(readings, 1, outputs), draw.int8(readings, 1, inputs)
-        yield f"outer {name}", operations * readings, votes._outer, operands
+        yield f"outer {name}", operations * readings, outer.outer, operands
 
 
 def of_rows(settings: Config, draw: Drawn) -> Iterator[Case]:
@@ -114,7 +103,7 @@ def of_rows(settings: Config, draw: Drawn) -> Iterator[Case]:
     yield "errors", 0, dithered(credit.readout_errors), (logits, targets)
     yield "stream", 0, dithered(credit.of_stream), (gain, residual, head, errors)
     yield "through", 0, dithered(credit.through), (value, stream)
-    yield "unit", 0, dithered(units.operand), (weight, residual, effect, effect)
+    yield "unit", 0, dithered(node.operand), (weight, residual, effect, effect)
 
 
 def of_tables(settings: Config, draw: Drawn) -> Iterator[Case]:
@@ -124,10 +113,10 @@ def of_tables(settings: Config, draw: Drawn) -> Iterator[Case]:
     tables = {f"context_{length}": draw.int8(size, VOCABULARY) for length in model.direct}
     rows = {name: draw.below(size, es.chunk) for name in tables}
     logits = draw.int8(es.chunk, VOCABULARY).astype(jnp.int16)
-    yield "direct_added", 0, direct.added, (tables, rows, logits)
+    yield "direct_added", 0, context_tables.added, (tables, rows, logits)
     table, counts = draw.int8(size, VOCABULARY), draw.below(100, size)
     read = draw.below(size, readings), draw.int8(readings, VOCABULARY), jnp.uint32(7)
-    yield IN_PLACE, 0, functools.partial(direct.update, es), (table, counts, *read)
+    yield IN_PLACE, 0, functools.partial(context_tables.update, es), (table, counts, *read)
     yield "hash", 0, lambda table: hashing.lanes({"table": table}), (table,)
 
 

@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from int_lm import config, errors
 from int_lm.config import Config, DataConfig, EsConfig, ModelConfig, RunConfig
-from int_lm.params import Tree
+from int_lm.model.params import Tree
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -76,7 +76,8 @@ def evolution(settings: Config, train: list[Any]) -> tuple[Callable[[int], None]
 
     import tokenization
     from data import streams
-    from int_lm import evolve, memory
+    from int_lm.method import evolve
+    from int_lm.training import memory
 
     tokenizer, es = tokenization.load(settings.data.tokenizer), settings.es
     laid = streams.build(
@@ -128,7 +129,7 @@ def curve(
 ) -> None:
     """Train for `seconds`; `report` gets {recipe, seed, seconds, step, tokens, bits_per_byte}."""
     import tokenization
-    from int_lm import evaluate
+    from int_lm.measure import evaluate
 
     tokenizer = tokenization.load(settings.data.tokenizer)
     ids = [tokenizer.encode(document.text) for document in heldout]

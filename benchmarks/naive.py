@@ -25,8 +25,10 @@ import jax.numpy as jnp
 import numpy as np
 import throughput
 
-from int_lm import evolve, fixed, noise, plan, population
-from int_lm.config import shift_for
+from int_lm.arithmetic import fixed, noise
+from int_lm.method import evolve, population
+from int_lm.model.perturb import shift_for
+from int_lm.training import plan
 
 
 def naive_linear(weight_PMN: jax.Array, x_PN: jax.Array) -> jax.Array:

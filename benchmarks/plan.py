@@ -23,7 +23,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from int_lm import memory
+from int_lm.training import memory
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = [str(ROOT / "configs" / name) for name in ("quickstart.yaml", "recurrent_only.yaml")]

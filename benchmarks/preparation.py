@@ -65,7 +65,8 @@ def reading() -> dict[str, float]:
     import tokenization
     from data import corpus
     from data.order import Permutation, key
-    from int_lm import config, evolve
+    from int_lm import config
+    from int_lm.method import evolve
 
     order, places = Permutation(10**9, key(0, "text", 0)), []
     for index in range(2000):

@@ -47,7 +47,8 @@ def crossing(program: str) -> dict[str, int]:
 
 def formula(settings: Config, vocab_size: int, devices: int, sharded: bool) -> dict[str, int]:
     """Bytes that docs/scaling.md says a device ends up with, by kind of collective."""
-    from int_lm import evolve, params
+    from int_lm.method import evolve
+    from int_lm.model import params
 
     es, specs = settings.es, evolve.specs_of(settings, vocab_size)
     network = params.count(params.without_direct(specs))
@@ -76,7 +77,7 @@ def medians(functions: dict[str, Callable[[], Any]], repeats: int) -> dict[str, 
 
 def stepper(settings: Config, place: Any, steps: int) -> Callable[[], None]:
     """A function that does the next `steps` steps on random tokens."""
-    from int_lm import evolve
+    from int_lm.method import evolve
 
     es = settings.es
     shape = es.streams, es.segment_length + 1
@@ -99,7 +100,8 @@ def row_of(name: str, settings: Config, repeats: int) -> dict[str, Any]:
     import jax
     import jax.numpy as jnp
 
-    from int_lm import evolve, hashing, placement, population
+    from int_lm.method import evolve, placement, population
+    from int_lm.model import hashing
 
     row: dict[str, Any] = {"configuration": name}
     for update in ("replicated", "sharded"):

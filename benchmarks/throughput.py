@@ -38,9 +38,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from int_lm import config, evolve, fixed, memory, params, perturb, plan, population
+from int_lm import config
+from int_lm.arithmetic import fixed
 from int_lm.config import Config, ModelConfig
-from int_lm.params import Role, Spec, Tree
+from int_lm.method import evolve, population
+from int_lm.model import params, perturb
+from int_lm.model.params import Role, Spec, Tree
+from int_lm.training import memory, plan
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 SHAPES = ((64, 2, 2048, 50), (256, 4, 2048, 20))

@@ -22,8 +22,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import jax
 import numpy as np
 
-from int_lm import config, evolve
+from int_lm import config
 from int_lm.config import Config, EsConfig, ModelConfig
+from int_lm.method import evolve
 
 MODEL = ModelConfig(architecture="rwkv", width=64, layers=2, ffn_multiple=2)
 ES = EsConfig(

@@ -7,9 +7,10 @@ from data import prepare, streams
 from data.manifest import Prepared
 from data.sources import Document, Notice
 from data.streams import Streams
-from int_lm import config, digest
+from int_lm import config
 from int_lm.config import Config, DataConfig
 from int_lm.errors import UserError
+from int_lm.files import digest
 from tokenization.interface import Tokenizer
 
 Phases = list[tuple[int, list[float]]]

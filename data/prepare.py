@@ -22,9 +22,11 @@ import numpy as np
 from data import manifest, shards, split
 from data.manifest import Prepared
 from data.sources import Document, Notice, Position, Source, open_source
-from int_lm import digest, errors, lock, runlog
+from int_lm import errors
 from int_lm.config import DataConfig, MixtureConfig
 from int_lm.errors import UserError
+from int_lm.files import digest, lock
+from int_lm.training import runlog
 from tokenization.interface import Tokenizer
 
 POSITION = ".position.json"  # of the source after a shard, kept until all are finished
@@ -249,7 +251,7 @@ def _encoded(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Prepare every source of a configuration."""
-    from int_lm import command_line
+    from int_lm.config import command_line
 
     parser = command_line.ConfigParser(prog="python -m data.prepare", description=__doc__)
     _, settings = parser.parse_config(argv)

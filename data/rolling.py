@@ -27,7 +27,7 @@ from data.streams import Mixture, Part, Streams
 from int_lm import config
 from int_lm.config import Config, DataConfig
 from int_lm.errors import UserError
-from int_lm.lock import HeldError
+from int_lm.files.lock import HeldError
 from tokenization.interface import Tokenizer
 
 STAGES_HELD = 4

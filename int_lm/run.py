@@ -14,11 +14,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from int_lm import checkpoint, config, digest, evolve, hashing, tables
+from int_lm import config
+from int_lm.arithmetic import tables
+from int_lm.arithmetic.noise import NOISE_VERSION
 from int_lm.config import Config
 from int_lm.errors import UserError
-from int_lm.noise import NOISE_VERSION
-from int_lm.params import Tree
+from int_lm.files import checkpoint, digest
+from int_lm.method import evolve
+from int_lm.model import hashing
+from int_lm.model.params import Tree
 from int_lm.runtime import VOCABULARY_MAX
 
 

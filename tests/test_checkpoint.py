@@ -21,9 +21,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from int_lm import checkpoint, checkpointer, config, digest, lock
-from int_lm.checkpointer import Checkpointer
+from int_lm import config
 from int_lm.errors import UserError
+from int_lm.files import checkpoint, checkpointer, digest, lock
+from int_lm.files.checkpointer import Checkpointer
 
 ROOT = Path(__file__).resolve().parent.parent
 

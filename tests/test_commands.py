@@ -18,8 +18,11 @@ import pytest
 
 import eval as eval_command
 import train
-from int_lm import checkpoint, config, evolve, run as run_module, trainer
-from int_lm.trainer import Trainer
+from int_lm import config, run as run_module
+from int_lm.files import checkpoint
+from int_lm.method import evolve
+from int_lm.training import trainer
+from int_lm.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = {

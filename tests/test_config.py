@@ -9,7 +9,7 @@ import pytest
 import yaml
 from hypothesis import given, strategies as st
 
-from int_lm import bounds, command_line, config
+from int_lm import config, limits
 from int_lm.config import (
     Config,
     DataConfig,
@@ -17,8 +17,10 @@ from int_lm.config import (
     EsConfig,
     ModelConfig,
     RunConfig,
+    command_line,
 )
 from int_lm.errors import UserError
+from int_lm.method import bounds
 
 RunCommand = Callable[..., subprocess.CompletedProcess[str]]
 SECTIONS = {
@@ -437,11 +439,11 @@ def test_bounds_of_other_votes_bind_nobody_else(changes: dict[str, object]) -> N
 )
 def test_spare_bits_are_the_fewest_that_fit(bits: int, most_terms: int) -> None:
     """Up to `most_terms` pairs x tokens the sum of products of 127 and 127 >> bits fits int32."""
-    assert most_terms * 127 * (127 >> bits) <= config.INT32_MAX
-    assert (most_terms + 1) * 127 * (127 >> bits) > config.INT32_MAX
+    assert most_terms * 127 * (127 >> bits) <= limits.INT32_MAX
+    assert (most_terms + 1) * 127 * (127 >> bits) > limits.INT32_MAX
     assert bounds.spare_bits(EsConfig(population=2 * most_terms, segment_length=1)) == bits
     following = EsConfig(population=2 * most_terms + 2, segment_length=1)
-    assert bounds.spare_bits(following) == min(bits + 1, config.SPARE_BITS_MAX)
+    assert bounds.spare_bits(following) == min(bits + 1, limits.SPARE_BITS_MAX)
 
 
 def test_spare_bits_count_pairs_times_tokens() -> None:

@@ -9,8 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from int_lm import config as configuration, diagnose, evolve, hashing, params, population
+from int_lm import config as configuration
 from int_lm.config import Config, EsConfig, ModelConfig
+from int_lm.measure import diagnose
+from int_lm.method import evolve, population
+from int_lm.model import hashing, params
 
 VOCABULARY = 11
 RECIPES = [
@@ -75,7 +78,7 @@ def test_halves_add_up_to_the_votes_of_the_step(architecture: str, es: dict, chu
     @jax.jit
     def whole(state, tokens):
         seed, chunks_C = jnp.uint32(config.run.seed), population.all_chunks(config.es)
-        from int_lm import fitness, voting
+        from int_lm.method import fitness, voting
 
         scores_P, _, ballots, _ = population.scores(
             config,

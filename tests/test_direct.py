@@ -11,22 +11,16 @@ import numpy as np
 import oracle
 import pytest
 
-from int_lm import (
-    bounds,
-    config as configuration,
-    direct,
-    evaluate,
-    evolve,
-    likelihood,
-    models,
-    perturb,
-    tables,
-)
+from int_lm import config as configuration
+from int_lm.arithmetic import tables
 from int_lm.config import Config, EsConfig, ModelConfig
 from int_lm.errors import UserError
+from int_lm.measure import evaluate
+from int_lm.method import bounds, evolve
+from int_lm.model import context_tables, language_model, likelihood, perturb
 
 VOCABULARY = 11
-update = jax.jit(direct.update, static_argnums=0)
+update = jax.jit(context_tables.update, static_argnums=0)
 
 
 def row_of(tokens: list[int], length: int, bits: int) -> int:
@@ -68,12 +62,12 @@ def test_rows_are_the_hash_of_the_last_tokens():
     text = [5, 0, 65535, 7, 7, 1, 0, 0, 300, 2, 9, 9, 9]
     for bits in (8, 17, 24):
         model = ModelConfig(direct=(1, 2, 5), direct_bits=bits)
-        context = direct.initial_context(model, 1)
+        context = context_tables.initial_context(model, 1)
         before: list[int] = []
         for token in text:
             before = [] if token == 0 else [token, *before]
-            context = direct.following(context, jnp.array([token], jnp.int32))
-            rows = direct.rows(model, context)
+            context = context_tables.following(context, jnp.array([token], jnp.int32))
+            rows = context_tables.rows(model, context)
             for length in (1, 2, 5):
                 padded = (before + [0] * 5)[:length]
                 assert int(rows[f"context_{length}"][0]) == row_of(padded, length, bits)
@@ -84,10 +78,10 @@ def test_sums_are_clipped_to_16_bits():
     logits = jnp.array([[32767, -32767, 5], [32700, -32700, 0]], jnp.int16)
     weights = {"context_1": jnp.array([[127, -127, 1], [-127, 127, 2]], jnp.int8)}
     rows = {"context_1": jnp.array([0, 1], jnp.int32)}
-    total = direct.added(weights, rows, logits)
+    total = context_tables.added(weights, rows, logits)
     assert total.dtype == jnp.int16
     assert total.tolist() == [[32767, -32767, 6], [32573, -32573, 2]]
-    low = direct.added(weights, {"context_1": jnp.array([0, 0], jnp.int32)}, logits)
+    low = context_tables.added(weights, {"context_1": jnp.array([0, 0], jnp.int32)}, logits)
     assert low.tolist() == [[32767, -32767, 6], [32767, -32767, 1]]
 
 
@@ -175,8 +169,8 @@ def test_a_step_gives_tables_what_their_readings_say(architecture: str):
             rows = []
             context = jnp.asarray(old[2]["context"])[:, 0::2]
             for t in range(4):
-                context = direct.following(context, jnp.asarray(tokens[:, t], jnp.int32))
-                rows += direct.rows(config.model, context)[f"context_{length}"].tolist()
+                context = context_tables.following(context, jnp.asarray(tokens[:, t], jnp.int32))
+                rows += context_tables.rows(config.model, context)[f"context_{length}"].tolist()
             counts = list(old[1][f"context_{length}"])
             for row in set(rows):
                 counts[row] += 1
@@ -225,10 +219,10 @@ def test_evaluation_reads_the_tables():
     }
     documents = [generator.integers(1, VOCABULARY, n).astype(np.uint8) for n in (5, 0, 9)]
     scores = evaluate.log2_likelihoods(config.model, weights, documents)
-    step = jax.jit(functools.partial(models.step, config.model))
+    step = jax.jit(functools.partial(language_model.step, config.model))
     bare = jax.tree.map(jnp.asarray, perturb.unperturbed(weights))
     for document, score in zip(documents, scores, strict=True):
-        read, total = models.initial_state(config.model, 1), 0
+        read, total = language_model.initial_state(config.model, 1), 0
         for token, target in zip([0, *document], [*document, 0], strict=True):
             read, logits, _ = step(bare, read, jnp.array([token], jnp.int32))
             total += int(likelihood.log2_likelihood(logits, jnp.array([target], jnp.int32))[0])

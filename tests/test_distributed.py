@@ -19,9 +19,10 @@ from test_commands import (
     whole,
 )
 
-from int_lm import config, distributed
+from int_lm import config
 from int_lm.config import Config, DistributedConfig
 from int_lm.errors import UserError
+from int_lm.training import distributed
 
 __all__ = ["compilation_cache", "environment", "text", "whole"]  # fixtures
 

@@ -8,10 +8,10 @@ import numpy as np
 import oracle
 import pytest
 
-from int_lm import layers, params, perturb, population
 from int_lm.config import ModelConfig
-from int_lm.models import egg
-from int_lm.perturb import Weight
+from int_lm.method import population
+from int_lm.model import egg, layers, params, perturb
+from int_lm.model.perturb import Weight
 
 WIDTH, VOCABULARY = 8, 11
 MODEL = ModelConfig(width=WIDTH, layers=2)

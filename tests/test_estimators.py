@@ -9,12 +9,13 @@ import oracle
 import pytest
 
 from benchmarks import backprop
-from int_lm import credit as crediting, evolve, params, perturb, population, units, votes
-from int_lm.bounds import spare_bits
 from int_lm.config import Config, EsConfig, ModelConfig, RunConfig, validate
-from int_lm.models import rwkv
-from int_lm.params import Role
-from int_lm.perturb import Weight
+from int_lm.method import evolve, population
+from int_lm.method.bounds import spare_bits
+from int_lm.method.estimator import credit as crediting, node, votes
+from int_lm.model import params, perturb, rwkv
+from int_lm.model.params import Role
+from int_lm.model.perturb import Weight
 
 PAIRS, LENGTH, WIDTH, VOCABULARY = 3, 4, 8, 11
 MODEL = ModelConfig(architecture="rwkv", width=WIDTH, layers=2, ffn_multiple=2)
@@ -108,7 +109,7 @@ def unit(left, right, x, effect, credit, spare: int) -> np.ndarray:
     B, groups = score(right, x), left.shape[1] // effect.shape[-1]
     total = np.zeros((LENGTH, PAIRS, left.shape[1]), np.int64)
     for r in range(left.shape[-1]):
-        scaled = operand(credit * effect * B[..., r : r + 1], units.UNIT_SHIFT, spare)
+        scaled = operand(credit * effect * B[..., r : r + 1], node.UNIT_SHIFT, spare)
         total += np.tile(scaled, groups) * left[None, ..., r]
     total = shifted(total, 4 + root_bits(left.shape[-1]))
     most = 127 // 2**spare

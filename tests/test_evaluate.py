@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from int_lm import evaluate
+from int_lm.measure import evaluate
 from tests.tiny_run import tiny_run
 
 

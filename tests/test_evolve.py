@@ -12,8 +12,11 @@ import numpy as np
 import oracle
 import pytest
 
-from int_lm import config as configuration, evolve, hashing, params, tables
+from int_lm import config as configuration
+from int_lm.arithmetic import tables
 from int_lm.config import Config, EsConfig, ModelConfig, RunConfig
+from int_lm.method import evolve
+from int_lm.model import hashing, params
 
 VOCABULARY = 11
 GOLDEN_HASH = "1c176f50704d6853"

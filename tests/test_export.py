@@ -16,10 +16,13 @@ from safetensors.numpy import load_file
 from tiny_run import export_tiny_run, tiny_run
 
 import int_lm.run
-from int_lm import config, digest, evolve, export, hashing, params, runtime
+from int_lm import config, export, runtime
 from int_lm.errors import UserError
 from int_lm.export import __main__ as command
 from int_lm.export.card import model_card
+from int_lm.files import digest
+from int_lm.method import evolve
+from int_lm.model import hashing, params
 from int_lm.run import Run
 from tokenization import ByteTokenizer
 

@@ -6,8 +6,8 @@ import numpy as np
 import oracle
 import pytest
 
-from int_lm import fixed
-from int_lm.config import INT8_MAX, INT32_MAX
+from int_lm.arithmetic import fixed
+from int_lm.limits import INT8_MAX, INT32_MAX
 
 EXTREMES = [0, 1, -1, 126, 127, 128, -127, -128, -129, 255, 256, 2**15, 2**30, -(2**30)]
 LIMITS = [INT32_MAX, -INT32_MAX, -INT32_MAX - 1]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from int_lm import errors
-from int_lm.interrupt import SIGNALS, StopFlag
+from int_lm.training.interrupt import SIGNALS, StopFlag
 
 ROOT = Path(__file__).resolve().parent.parent
 

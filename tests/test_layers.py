@@ -6,8 +6,8 @@ import numpy as np
 import oracle
 import pytest
 
-from int_lm import layers
-from int_lm.config import INT8_MAX, INT32_MAX
+from int_lm.limits import INT8_MAX, INT32_MAX
+from int_lm.model import layers
 
 WIDTH = 8
 CREDIT_MAX = (1 << layers.CREDIT_BITS) - 1

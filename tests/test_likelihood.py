@@ -6,8 +6,9 @@ import numpy as np
 import oracle
 import pytest
 
-from int_lm import fixed, likelihood, tables
-from int_lm.config import LOG2_FRACTION_BITS, WORST_BITS_PER_TOKEN
+from int_lm.arithmetic import fixed, tables
+from int_lm.limits import LOG2_FRACTION_BITS, WORST_BITS_PER_TOKEN
+from int_lm.model import likelihood
 
 UNIT = 2.0**-LOG2_FRACTION_BITS
 VOCABULARIES = [2, 3, 17, 255, 256, 257, 300, 1000, 4096, 32000, 65536]

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from int_lm import lock
 from int_lm.errors import UserError
+from int_lm.files import lock
 
 ROOT = Path(__file__).resolve().parent.parent
 HOLDER = """

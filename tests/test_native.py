@@ -18,8 +18,11 @@ import numpy as np
 import oracle
 import pytest
 
-from int_lm import fixed, native, perturb, votes
-from int_lm.config import shift_for
+from int_lm import native
+from int_lm.arithmetic import fixed
+from int_lm.method.estimator import outer
+from int_lm.model import perturb
+from int_lm.model.perturb import shift_for
 
 built = pytest.mark.skipif(not native.available(), reason="the kernels are not built")
 
@@ -197,7 +200,7 @@ def test_outer(shape: tuple[int, int, int], extreme: bool, avx2_only: bool) -> N
     left_JM, right_JN = draw(terms, rows), draw(terms, columns)
     got = native.outer(left_JM, right_JN, avx2_only=avx2_only)
     assert np.array_equal(got, left_JM.T.astype(np.int64) @ right_JN.astype(np.int64))
-    by_jax = votes._outer_by_jax(jnp.asarray(left_JM)[:, None], jnp.asarray(right_JN)[:, None])
+    by_jax = outer._by_jax(jnp.asarray(left_JM)[:, None], jnp.asarray(right_JN)[:, None])
     assert np.array_equal(got, by_jax)
 
 

@@ -10,20 +10,15 @@ import numpy as np
 import pytest
 from test_native import PATHS
 
-from int_lm import (
-    bounds,
-    credit,
-    direct,
-    fixed,
-    hashing,
-    likelihood,
-    native,
-    units,
-)
+from int_lm import native
+from int_lm.arithmetic import fixed
 from int_lm.config import EsConfig
-from int_lm.credit import Rounding
-from int_lm.likelihood import NO_TARGET
-from int_lm.perturb import Weight
+from int_lm.method import bounds
+from int_lm.method.estimator import credit, node
+from int_lm.method.estimator.credit import Rounding
+from int_lm.model import context_tables, hashing, likelihood
+from int_lm.model.likelihood import NO_TARGET
+from int_lm.model.perturb import Weight
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="the kernels are not built")
 KERNELS = (
@@ -200,7 +195,7 @@ def test_unit(
     operands = draw(LENGTH, pairs, 37), draw(LENGTH, pairs, effects), draw(LENGTH, pairs, effects)
     left, right = draw(pairs, 3 * effects, rank, most=69), draw(pairs, 37, rank, most=69)
     both(
-        lambda left, right, *operands: units.operand(
+        lambda left, right, *operands: node.operand(
             Weight(left, left, right), *operands, rounding(pairs, spare_bits)
         ),
         *(left, right, *operands),
@@ -231,7 +226,7 @@ def test_direct_added(
     rows = {name: random.integers(0, 40, 130).astype(np.int32) for name in tables}
     for picked in rows.values():
         picked[:2] = 0, 39
-    total = both(direct.added, tables, rows, jnp.asarray(logits))
+    total = both(context_tables.added, tables, rows, jnp.asarray(logits))
     assert np.abs(total.astype(int)).max() == 32767 if extreme else np.abs(total).max() > 127
 
 
@@ -247,7 +242,7 @@ def test_direct_update(both: Both, size: int, readings: int, population: int, ra
     counts = random.choice([0, 1, 4095, 4096, 2**20, 2**31 - 2, 2**31 - 1], size).astype(np.int32)
     table = random.integers(-127, 128, (size, 70)).astype(np.int8)
     operands = [jnp.asarray(x) for x in (table, counts, rows, errors)]
-    moved, seen = both(lambda *x: direct.update(es, *x), *operands, jnp.uint32(2**32 - 5))
+    moved, seen = both(lambda *x: context_tables.update(es, *x), *operands, jnp.uint32(2**32 - 5))
     read = np.unique(rows[rows < size])
     assert np.array_equal(np.flatnonzero(seen != counts), read[counts[read] < 2**31 - 1])
     untouched = np.setdiff1d(np.arange(size), read)
@@ -260,7 +255,7 @@ def test_direct_update_of_padding_only(both: Both) -> None:
     table, counts = jnp.ones((7, 9), jnp.int8), jnp.arange(7, dtype=jnp.int32)
     rows, errors = jnp.full(20, 7, jnp.int32), jnp.ones((20, 9), jnp.int8)
     moved, seen = both(
-        lambda *x: direct.update(EsConfig(), *x), table, counts, rows, errors, jnp.uint32(1)
+        lambda *x: context_tables.update(EsConfig(), *x), table, counts, rows, errors, jnp.uint32(1)
     )
     assert np.array_equal(moved, table) and np.array_equal(seen, counts)
 

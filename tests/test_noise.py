@@ -8,9 +8,10 @@ import numpy as np
 import oracle
 import pytest
 
-from int_lm import noise, perturb
+from int_lm.arithmetic import noise
 from int_lm.config import EsConfig
-from int_lm.params import Role, Spec
+from int_lm.model import perturb
+from int_lm.model.params import Role, Spec
 
 KINDS = ["rademacher", "gaussian"]
 SEED, STEP, TENSOR = 2**31 - 1, 2**32 - 2, 41

@@ -9,9 +9,12 @@ import numpy as np
 import oracle
 import pytest
 
-from int_lm import bounds, config, native, perturb
-from int_lm.config import INT8_MAX, INT32_MAX, EsConfig
-from int_lm.perturb import Weight
+from int_lm import native
+from int_lm.config import EsConfig
+from int_lm.limits import INT8_MAX, INT32_MAX
+from int_lm.method import bounds
+from int_lm.model import perturb
+from int_lm.model.perturb import Weight
 
 PAIRS = 3
 KINDS = ["rademacher", "gaussian"]
@@ -194,7 +197,8 @@ def test_the_largest_perturbation_that_config_allows_is_exact(kind: str, rank: i
     score = jnp.einsum("pn,nr->pr", x, right[0], preferred_element_type=jnp.int32)
     assert score[0, 0] == inputs * INT8_MAX * most
     assert linear(weight, x)[:, 0].tolist() == [
-        oracle.saturate(total >> config.shift_for(inputs)) for total in (bare + delta, bare - delta)
+        oracle.saturate(total >> perturb.shift_for(inputs))
+        for total in (bare + delta, bare - delta)
     ]
 
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from test_evolve import ARCHITECTURES, ESTIMATORS, UPDATES, VOCABULARY, tiny, tokens_of
 
-from int_lm import evolve, hashing, params, placement, population
 from int_lm.config import Config, DistributedConfig, EsConfig
 from int_lm.errors import UserError
-from int_lm.placement import Placement
+from int_lm.method import evolve, placement, population
+from int_lm.method.placement import Placement
+from int_lm.model import hashing, params
 
 STEPS = 3
 

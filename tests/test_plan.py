@@ -8,8 +8,11 @@ import jax
 import numpy as np
 import pytest
 
-from int_lm import bounds, config, evolve, models, plan
+from int_lm import config
 from int_lm.config import Config, EsConfig, ModelConfig
+from int_lm.method import bounds, evolve
+from int_lm.model import language_model
+from int_lm.training import plan
 
 TINY = Config(
     model=ModelConfig(
@@ -63,9 +66,9 @@ def test_the_command_prints_a_plan_and_writes_nothing(run_command, tmp_path: Pat
 
 
 @pytest.mark.parametrize("multiple", [1, 2, 3])
-@pytest.mark.parametrize("architecture", list(models.ARCHITECTURES))
+@pytest.mark.parametrize("architecture", list(language_model.ARCHITECTURES))
 def test_the_bounds_know_the_widest_matrix(architecture: str, multiple: int) -> None:
     """What `config.validate` checks sums over is what the architecture multiplies."""
     model = ModelConfig(architecture=architecture, width=8, layers=1, ffn_multiple=multiple)
-    inputs = [inputs for _, inputs in plan.matrices(models.specs(model, VOCABULARY))]
+    inputs = [inputs for _, inputs in plan.matrices(language_model.specs(model, VOCABULARY))]
     assert bounds.widest_inputs(model) == max(inputs)

@@ -9,10 +9,10 @@ import numpy as np
 import oracle
 import pytest
 
-from int_lm import evolve, params, perturb, population
 from int_lm.config import Config, EsConfig, ModelConfig, RunConfig
-from int_lm.models import egg
-from int_lm.params import Role, Tree
+from int_lm.method import evolve, population
+from int_lm.model import egg, params, perturb
+from int_lm.model.params import Role, Tree
 
 VOCABULARY, SEED, STEP = 11, 5, 3
 MODEL = ModelConfig(width=8, layers=2, ffn_multiple=2)

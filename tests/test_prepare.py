@@ -23,9 +23,10 @@ import zstandard
 
 from data import corpus, manifest, prepare, records, shards, split
 from data.sources import Document, open_source
-from int_lm import config, lock
+from int_lm import config
 from int_lm.config import Config, DataConfig, SourceConfig
 from int_lm.errors import UserError
+from int_lm.files import lock
 from tokenization import ByteTokenizer
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from int_lm.errors import UserError
-from int_lm.runlog import Console, MetricsFile, Report, clock, progress, shown
+from int_lm.training.runlog import Console, MetricsFile, Report, clock, progress, shown
 
 ROOT = Path(__file__).resolve().parent.parent
 

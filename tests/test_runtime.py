@@ -18,8 +18,11 @@ import pytest
 from hypothesis import given, strategies as st
 from tiny_run import MODEL, export_tiny_run, tiny_run
 
-from int_lm import evaluate, export, likelihood, models, noise, perturb, runtime
+from int_lm import export, runtime
+from int_lm.arithmetic import noise
 from int_lm.config import ModelConfig
+from int_lm.measure import evaluate
+from int_lm.model import language_model, likelihood, perturb
 from int_lm.run import Run
 
 
@@ -79,10 +82,10 @@ def test_logits_and_states_equal_jax(shape: ModelConfig, extreme: bool, tmp_path
     run = tiny_run(model=shape, extreme=extreme)
     model = runtime.load(export_tiny_run(run, tmp_path))
     bare = jax.tree.map(jnp.asarray, perturb.unperturbed(run.weights))
-    step = jax.jit(functools.partial(models.step, shape))
+    step = jax.jit(functools.partial(language_model.step, shape))
     tokens = np.random.default_rng(0).integers(0, 256, (40, 6))
     tokens[np.random.default_rng(1).random((40, 6)) < 0.1] = 0
-    expected_state, state = models.initial_state(shape, 6), model.initial_state(6)
+    expected_state, state = language_model.initial_state(shape, 6), model.initial_state(6)
     for row in tokens:
         expected_state, expected, _ = step(bare, expected_state, jnp.asarray(row, jnp.int32))
         state, logits = model.step(state, row)

@@ -10,9 +10,9 @@ import numpy as np
 import oracle
 import pytest
 
-from int_lm import models, params, perturb, population
 from int_lm.config import EsConfig, ModelConfig
-from int_lm.models import rwkv
+from int_lm.method import population
+from int_lm.model import language_model, params, perturb, rwkv
 
 WIDTH, VOCABULARY, MEMBERS = 8, 11, 4
 MODEL = ModelConfig(architecture="rwkv", width=WIDTH, layers=2, ffn_multiple=2)
@@ -177,7 +177,7 @@ def test_step_equals_the_reference(most: int, es: EsConfig | None):
 
 def log_likelihoods(weights: params.Tree, tokens_PT: np.ndarray, state=None) -> np.ndarray:
     """[T, P] of the bare model, from a document's start unless told."""
-    state = state or models.initial_state(MODEL, len(tokens_PT))
+    state = state or language_model.initial_state(MODEL, len(tokens_PT))
     return np.asarray(read(perturb.unperturbed(weights), state, jnp.asarray(tokens_PT))[1])
 
 
@@ -217,7 +217,7 @@ def test_members_and_segments_stand_apart():
     together = log_likelihoods(weights, tokens)
     for p in range(4):
         np.testing.assert_array_equal(together[:, p : p + 1], log_likelihoods(weights, tokens[[p]]))
-    bare, start = perturb.unperturbed(weights), models.initial_state(MODEL, 4)
+    bare, start = perturb.unperturbed(weights), language_model.initial_state(MODEL, 4)
     middle, first = read(bare, start, jnp.asarray(tokens[:, :6]))
     _, second = read(bare, middle, jnp.asarray(tokens[:, 5:]))
     np.testing.assert_array_equal(together, np.concatenate([first, second]))

@@ -8,8 +8,9 @@ import numpy as np
 import oracle
 import pytest
 
-from int_lm import tables
-from int_lm.config import GAUSSIAN_MAX, LEARNING_RATE_MAX, Config, EsConfig, RunConfig
+from int_lm.arithmetic import tables
+from int_lm.config import Config, EsConfig, RunConfig
+from int_lm.limits import GAUSSIAN_MAX, LEARNING_RATE_MAX
 
 SCHEDULES = ["constant", "linear", "cosine", "inverse", "inverse_sqrt", "inverse_sqrt_to_zero"]
 CLEARANCE = 1e-7  # no table entry is nearer than this to where rounding would change it

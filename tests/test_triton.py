@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from test_native import LOW, by_jax, random_int8
 
-from int_lm import native, perturb
-from int_lm.config import shift_for
+from int_lm import native
+from int_lm.model import perturb
+from int_lm.model.perturb import shift_for
 from int_lm.native import triton
 
 INTERPRET = not native.on_gpu()

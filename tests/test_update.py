@@ -6,8 +6,10 @@ import numpy as np
 import oracle
 import pytest
 
-from int_lm import tables, update
-from int_lm.config import INT32_MAX, LEARNING_RATE_MAX, VOTE_CLIP_MAX, Config, EsConfig
+from int_lm.arithmetic import tables
+from int_lm.config import Config, EsConfig
+from int_lm.limits import INT32_MAX, LEARNING_RATE_MAX, VOTE_CLIP_MAX
+from int_lm.method import update
 
 RATE_MAX = int(LEARNING_RATE_MAX * 4096)
 RATES = [0, 1, 5, 31, 2048, 4096, 5000, RATE_MAX]

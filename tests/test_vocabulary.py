@@ -15,10 +15,13 @@ import numpy as np
 import pytest
 
 from data import tasks
-from int_lm import checkpoint, config, evaluate, evolve, runtime
-from int_lm.code_length import CodeLengths
+from int_lm import config, runtime
 from int_lm.config import Config, EsConfig, ModelConfig
 from int_lm.errors import UserError
+from int_lm.files import checkpoint
+from int_lm.measure import evaluate
+from int_lm.measure.code_length import CodeLengths
+from int_lm.method import evolve
 from tests.tiny_run import export_tiny_run, tiny_run
 from tokenization import ByteTokenizer, train
 

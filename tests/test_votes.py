@@ -8,16 +8,12 @@ import numpy as np
 import oracle
 import pytest
 
-from int_lm import bounds, fitness, noise, tables, update, votes
-from int_lm.config import (
-    FITNESS_MAX,
-    INT32_MAX,
-    LOG2_FRACTION_BITS,
-    WORST_BITS_PER_TOKEN,
-    Config,
-    EsConfig,
-)
-from int_lm.params import Role
+from int_lm.arithmetic import noise, tables
+from int_lm.config import Config, EsConfig
+from int_lm.limits import FITNESS_MAX, INT32_MAX, LOG2_FRACTION_BITS, WORST_BITS_PER_TOKEN
+from int_lm.method import bounds, fitness, update
+from int_lm.method.estimator import votes
+from int_lm.model.params import Role
 
 KINDS = ["rademacher", "gaussian"]
 FITNESSES = ["sign", "linear"]

@@ -9,9 +9,13 @@ import jax
 import numpy as np
 import pytest
 
-from int_lm import diagnose, evaluate, evolve, sample, storage, warmup
+from int_lm import sample
 from int_lm.config import Config, EsConfig, ModelConfig, RunConfig
+from int_lm.files import storage
+from int_lm.measure import diagnose, evaluate
+from int_lm.method import evolve
 from int_lm.runtime import Sampler
+from int_lm.training import warmup
 
 VOCABULARY = 11
 DOCUMENTS = [np.full(length, 3, np.uint8) for length in (300, 20, 5)]

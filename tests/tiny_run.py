@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from int_lm import evolve, params
 from int_lm.config import Config, ModelConfig
 from int_lm.export import export_model
+from int_lm.method import evolve
+from int_lm.model import params
 from int_lm.run import Run
 from tokenization import ByteTokenizer
 from tokenization.interface import identity

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 import tokenization
 from data import split
 from data.sources import open_source
-from int_lm import command_line, config, errors
-from int_lm.config import DataConfig, MixtureConfig
+from int_lm import config, errors
+from int_lm.config import DataConfig, MixtureConfig, command_line
 from int_lm.errors import UserError
 from tokenization.interface import Tokenizer
 

@@ -13,8 +13,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from int_lm import digest, untrusted
+from int_lm import untrusted
 from int_lm.errors import UserError
+from int_lm.files import digest
 from tokenization.interface import FILE_NAME, identity_digest, write_identity
 
 MODEL_FILE = "tokenizer.model"

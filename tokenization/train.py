@@ -17,9 +17,10 @@ from pathlib import Path
 
 from data import split
 from data.sources import open_source
-from int_lm import config, errors, runlog
+from int_lm import config, errors
 from int_lm.config import DataConfig
 from int_lm.errors import UserError
+from int_lm.training import runlog
 from tokenization.sentence_piece import SentencePieceTokenizer
 
 VOCABULARY = range(512, 65537)
@@ -106,7 +107,7 @@ def train(texts: Sequence[bytes], *, vocab_size: int, model_type: str) -> Senten
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Sample, train, check, save."""
-    from int_lm import command_line
+    from int_lm.config import command_line
 
     parser = command_line.ConfigParser(prog="python -m tokenization.train", description=__doc__)
     parser.add_argument("--vocab_size", type=int, required=True, help="V, 512 to 65536")

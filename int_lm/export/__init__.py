@@ -22,9 +22,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from int_lm import config, digest, runtime, tables, untrusted
+from int_lm import config, runtime, untrusted
+from int_lm.arithmetic import tables
 from int_lm.errors import UserError
 from int_lm.export import card
+from int_lm.files import digest
 
 if TYPE_CHECKING:
     from int_lm.run import Run
@@ -43,7 +45,7 @@ _CACHE = "__pycache__"  # what importing runtime.py leaves behind
 
 def export_config(run: "Run") -> dict[str, Any]:
     """The contents of config.json."""
-    from int_lm import hashing
+    from int_lm.model import hashing
 
     settings = config.to_dict(run.config)
     return {
@@ -59,7 +61,7 @@ def export_config(run: "Run") -> dict[str, Any]:
 
 def tensors_of(run: "Run") -> dict[str, np.ndarray]:
     """The contents of model.safetensors, contiguous: its library writes others wrongly."""
-    from int_lm import likelihood, params
+    from int_lm.model import likelihood, params
 
     narrow = run.vocab_size <= likelihood.NARROW_VOCABULARY
     tensors = {
@@ -161,7 +163,7 @@ def check_free(out: Path, overwrite: bool) -> None:
 
 def _check_tokenizer(run: "Run", directory: Path) -> None:
     """Refuse a tokenizer that is damaged or not the one the weights were trained with."""
-    from int_lm import checkpoint
+    from int_lm.files import checkpoint
 
     path = directory / "tokenizer.json"
     try:

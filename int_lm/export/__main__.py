@@ -4,8 +4,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from int_lm import command_line, export, untrusted
-from int_lm.command_line import OneLineParser
+from int_lm import export, untrusted
+from int_lm.config import command_line
+from int_lm.config.command_line import OneLineParser
 from int_lm.errors import UserError, reported
 from int_lm.export import card
 

@@ -136,7 +136,9 @@ def model_card(
       file_size: bytes of the weights file.
       evaluation: see `export.export_model`.
     """
-    from int_lm import evolve, params, votes
+    from int_lm.method import evolve
+    from int_lm.method.estimator import votes
+    from int_lm.model import params
 
     model, es, data = run.config.model, run.config.es, run.config.data
     specs = evolve.specs_of(run.config, run.vocab_size)

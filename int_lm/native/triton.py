@@ -15,7 +15,7 @@ from jax import Array
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as pallas_triton
 
-from int_lm import fixed
+from int_lm.arithmetic import fixed
 
 SCORE_ROWS = 32  # of a program of `_scores`
 

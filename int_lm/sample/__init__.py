@@ -15,7 +15,7 @@ from int_lm.config import ModelConfig
 from int_lm.runtime import Sampler
 
 if TYPE_CHECKING:
-    from int_lm.params import Tree
+    from int_lm.model.params import Tree
 
 __all__ = ["Sampler", "generate", "prepare", "reader"]
 
@@ -25,9 +25,9 @@ def _compiled_step(model: ModelConfig) -> Callable[..., Any]:
     """The architecture's step; cached, so that all samples of a run share one compilation."""
     import jax
 
-    from int_lm import models
+    from int_lm.model import language_model
 
-    return jax.jit(functools.partial(models.step, model))
+    return jax.jit(functools.partial(language_model.step, model))
 
 
 def prepare(model: ModelConfig, weights: "Tree") -> None:
@@ -39,10 +39,10 @@ def prepare(model: ModelConfig, weights: "Tree") -> None:
     import jax
     import jax.numpy as jnp
 
-    from int_lm import models, perturb
+    from int_lm.model import language_model, perturb
 
     bare = jax.eval_shape(perturb.unperturbed, weights)
-    state = jax.eval_shape(lambda: models.initial_state(model, 1))
+    state = jax.eval_shape(lambda: language_model.initial_state(model, 1))
     _compiled_step(model).lower(bare, state, jax.ShapeDtypeStruct((1,), jnp.int32)).compile()
 
 
@@ -55,11 +55,11 @@ def reader(model: ModelConfig, weights: "Tree") -> runtime.Reader:
     import jax
     import jax.numpy as jnp
 
-    from int_lm import models, perturb
+    from int_lm.model import language_model, perturb
 
     step = _compiled_step(model)
     bare = jax.tree.map(jnp.asarray, perturb.unperturbed(weights))
-    state = models.initial_state(model, 1)
+    state = language_model.initial_state(model, 1)
 
     def read(token: int) -> np.ndarray:
         nonlocal state

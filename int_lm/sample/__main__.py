@@ -7,9 +7,10 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from int_lm import runlog, runtime, sample
-from int_lm.command_line import OneLineParser
+from int_lm import runtime, sample
+from int_lm.config.command_line import OneLineParser
 from int_lm.errors import UserError, reported
+from int_lm.training import runlog
 
 PROGRAM = "int_lm.sample"
 
@@ -115,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         read, identity = sample.reader(opened.config.model, opened.weights), opened.tokenizer
     import tokenization  # of the clone: an installed int_lm alone knows ids only
-    from int_lm import checkpoint
+    from int_lm.files import checkpoint
 
     tokenizer = tokenization.load(Path(arguments.export or arguments.run) / "tokenizer")
     checkpoint.check_tokenizer(identity, tokenization.identity(tokenizer))

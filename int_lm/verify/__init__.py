@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from int_lm import evolve, hashing
 from int_lm.config import Config
 from int_lm.errors import UserError
-from int_lm.evolve import State
+from int_lm.method import evolve
+from int_lm.method.evolve import State
+from int_lm.model import hashing
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from int_lm import checkpoint
+from int_lm.files import checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 FLAGS = {

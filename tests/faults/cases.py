@@ -6,7 +6,7 @@ import shutil
 import signal
 from pathlib import Path
 
-from int_lm import checkpoint
+from int_lm.files import checkpoint
 
 from .bench import FLAGS, Bench, Fault, Outcome, Training, fill, read_only, without_privileges
 

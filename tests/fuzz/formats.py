@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from int_lm import digest
 from int_lm.errors import UserError
+from int_lm.files import digest
 from tests.fuzz import mutate
 
 OUTSIDE = "outside/secret"  # beside the directory that is read; nobody may open it
@@ -445,9 +445,10 @@ def forge_tokenizer(rng: Random, directory: Path) -> None:
 
 
 def make_checkpoint(directory: Path) -> None:
-    from int_lm import evolve, run
-    from int_lm.checkpointer import Checkpointer
+    from int_lm import run
     from int_lm.config import Config, EsConfig, ModelConfig
+    from int_lm.files.checkpointer import Checkpointer
+    from int_lm.method import evolve
     from tokenization import ByteTokenizer
     from tokenization.interface import identity
 
@@ -461,7 +462,8 @@ def make_checkpoint(directory: Path) -> None:
 
 
 def read_checkpoint(directory: Path) -> Any:
-    from int_lm import checkpoint, run
+    from int_lm import run
+    from int_lm.files import checkpoint
 
     opened = run.open_run(directory)
     run.check_resumable(
@@ -471,14 +473,15 @@ def read_checkpoint(directory: Path) -> Any:
 
 
 def summary_of_checkpoint(run: Any) -> str:
-    from int_lm import config, params
+    from int_lm import config
+    from int_lm.model import params
 
     names = digest.of_json([run.step, run.tokenizer, config.to_dict(run.config)])
     return names + _hash(*(leaf for _, leaf in params.flatten(run.weights)))
 
 
 def inspect_checkpoint(run: Any) -> None:
-    from int_lm import params
+    from int_lm.model import params
 
     for _, leaf in params.flatten(run.weights):
         assert leaf.dtype == np.int8 and leaf.min() >= -127

@@ -1,0 +1,1 @@
+"""Integer arithmetic: rounding, tables and noise. The one home of every rounding."""

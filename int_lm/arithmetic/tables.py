@@ -1,0 +1,148 @@
+"""Tables and schedules: the one place where reals become integers, once, before a run.
+
+Tables of the likelihood, and of roots, are made with `decimal` at 50 digits, whose results do not
+depend on the machine's floating-point library, so that every platform gets the same bits. Quantiles
+of the gaussian are made with floats, and lie so far from where they would be rounded otherwise that
+no library changes one (a test says how far).
+"""
+
+import decimal
+import functools
+import math
+import statistics
+from decimal import Decimal
+
+import numpy as np
+
+from int_lm.config import Config
+from int_lm.limits import LOG2_FRACTION_BITS
+
+LOGIT_UNITS_PER_BIT = 16  # logits are in units of 1/16 bit
+LOG2_INDEX_BITS = 10  # the mantissa table has 2^10 + 1 entries, interpolated between
+LOG2_TABLE_BITS = 22  # fractional bits of its entries
+EXP2_INDEX_BITS = 10  # the table of 2^-x, 0 <= x < 1, has 2^10 entries
+LEARNING_RATE_BITS = 12  # fractional bits of a learning rate
+ROOT_INDEX_BITS = 12  # the table of 1 / sqrt(i) has 2^12 entries
+THRESHOLD_FRACTION_BITS = 10  # z-thresholds are in units of 2^-10 standard deviations
+LEAST_SHARE = 2.0**-48  # a z-threshold stays below 8 standard deviations: below 2^13 units
+
+_CONTEXT = decimal.Context(prec=50)
+
+
+def _rounded(value: Decimal) -> int:
+    return int(value.to_integral_value(decimal.ROUND_HALF_EVEN))
+
+
+@functools.cache
+def exp2(fraction_bits: int) -> np.ndarray:
+    """round(2^fraction_bits * 2^(-d/16)) for the logit differences d = 0..254: int32 [255]."""
+    entries = [
+        _rounded(_CONTEXT.power(2, Decimal(fraction_bits) - Decimal(d) / LOGIT_UNITS_PER_BIT))
+        for d in range(255)
+    ]
+    return np.array(entries, np.int32)
+
+
+@functools.cache
+def exp2_octave() -> np.ndarray:
+    """floor(2^30 2^(-d/16)) for d = 0..15: int32 [16].
+
+    Any entry of `exp2`, of up to 29 bits, is one of these shifted right and rounded half up: what
+    was rounded down here cannot carry into it.
+    """
+    return np.array([int(_CONTEXT.power(2, 30 - Decimal(d) / 16)) for d in range(16)], np.int32)
+
+
+@functools.cache
+def log2_mantissa() -> np.ndarray:
+    """round(2^22 * log2(1 + i / 2^10)) for i = 0..2^10: int32 [1025]."""
+    size = 1 << LOG2_INDEX_BITS
+    log2 = _CONTEXT.ln(Decimal(2))
+    entries = [
+        _rounded((1 << LOG2_TABLE_BITS) * _CONTEXT.ln(1 + Decimal(i) / size) / log2)
+        for i in range(size + 1)
+    ]
+    return np.array(entries, np.int32)
+
+
+@functools.cache
+def gaussian_quantiles() -> np.ndarray:
+    """Quantiles of a normal distribution with standard deviation 16: int8 [65536], |entry| <= 69.
+
+    Entry i is round(16 z) with z the (i + 1/2) / 65536 quantile: indexed by 16 random bits it
+    yields int8 noise. Odd by construction: entry[65535 - i] = -entry[i].
+    """
+    normal = statistics.NormalDist()
+    upper = [round(16 * normal.inv_cdf((i + 0.5) / 65536)) for i in range(32768, 65536)]
+    half = np.array(upper, np.int8)
+    return np.concatenate([-half[::-1], half])
+
+
+@functools.cache
+def exp2_fraction() -> np.ndarray:
+    """round(2^15 * 2^(-(i + 1/2) / 2^10)) for i = 0..2^10 - 1: int32, 2^14 < entry < 2^15."""
+    entries = [
+        _rounded(_CONTEXT.power(2, 15 - (i + Decimal(0.5)) / (1 << EXP2_INDEX_BITS)))
+        for i in range(1 << EXP2_INDEX_BITS)
+    ]
+    return np.array(entries, np.int32)
+
+
+@functools.cache
+def reciprocal_root() -> np.ndarray:
+    """round(2^15 / sqrt(i)) for i = 1..2^12 - 1, and 0 for i = 0: int32."""
+    entries = [
+        _rounded(_CONTEXT.divide(1 << 15, _CONTEXT.sqrt(Decimal(i))))
+        for i in range(1, 1 << ROOT_INDEX_BITS)
+    ]
+    return np.array([0, *entries], np.int32)
+
+
+def decay(schedule: str, step: int, halflife: float, steps: int) -> float:
+    """What a scheduled value has decayed to at `step`, as a factor from 1 down (see `EsConfig`)."""
+    if schedule == "constant":
+        return 1.0
+    if schedule == "inverse":
+        return 1.0 / (1.0 + step / halflife)
+    if schedule == "inverse_sqrt":
+        return 1.0 / math.sqrt(1.0 + step / halflife)
+    done = min(1.0, step / max(1, steps))
+    if schedule == "inverse_sqrt_to_zero":
+        return (1.0 - done) / math.sqrt(1.0 + step / halflife)
+    return 1.0 - done if schedule == "linear" else (1.0 + math.cos(math.pi * done)) / 2.0
+
+
+def alpha_at(config: Config, step: int) -> float:
+    """Share of weights, at most 1, that move at `step` if votes are pure noise."""
+    es = config.es
+    return min(1.0, es.alpha * decay(es.schedule, step, es.alpha_halflife, config.run.steps))
+
+
+def vote_threshold(config: Config, step: int) -> int:
+    """z-threshold of `step` in units of 2^-10 standard deviations of a vote.
+
+    z = -inverse_normal_cdf(alpha / 2): a share alpha of pure-noise votes has |z| above it. An
+    alpha below `LEAST_SHARE` counts as that, so that 0 <= z < 2^13 units.
+    """
+    z = -statistics.NormalDist().inv_cdf(max(alpha_at(config, step), LEAST_SHARE) / 2.0)
+    return round(z * (1 << THRESHOLD_FRACTION_BITS))
+
+
+def learning_rate(config: Config, step: int) -> int:
+    """Learning rate of `step` in units of 2^-12 of a weight's unit: 0 to 2^14."""
+    es = config.es
+    factor = decay(es.schedule, step, es.learning_rate_halflife, config.run.steps)
+    return round(es.learning_rate * factor * (1 << LEARNING_RATE_BITS))
+
+
+def initial_scale(n_in: int) -> float:
+    """Standard deviation, in q4 units, of the initial weights of a matrix with `n_in` inputs.
+
+    16 (1.0 in q4), times what the power-of-two shift of the linear leaves of sqrt(n_in).
+    """
+    return 16.0 * 2.0 ** round(math.log2(n_in) / 2) / math.sqrt(n_in)
+
+
+def bits(log_likelihood: int) -> float:
+    """An integer log-likelihood in units of 2^-16 bit as bits of code length."""
+    return -log_likelihood / 2**LOG2_FRACTION_BITS

@@ -1,0 +1,26 @@
+"""Configuration: its fields (`schema`), read (`load`), refused (`validate`), made flags of.
+
+Nothing here imports jax, so that `--help` and a wrong flag answer at once.
+"""
+
+from int_lm.config.load import (
+    RESUMABLE_CHANGES as RESUMABLE_CHANGES,
+    SECTIONS as SECTIONS,
+    from_dict as from_dict,
+    load as load,
+    nearest as nearest,
+    sources_of as sources_of,
+    to_dict as to_dict,
+    to_yaml as to_yaml,
+)
+from int_lm.config.schema import (
+    Config as Config,
+    DataConfig as DataConfig,
+    DistributedConfig as DistributedConfig,
+    EsConfig as EsConfig,
+    MixtureConfig as MixtureConfig,
+    ModelConfig as ModelConfig,
+    RunConfig as RunConfig,
+    SourceConfig as SourceConfig,
+)
+from int_lm.config.validate import validate as validate

@@ -1,0 +1,156 @@
+"""Configuration: frozen dataclasses, read from YAML, overridden by `--section.field value`.
+
+Every field is documented where it is declared (`schema`); `--help` prints the same text.
+Nothing here imports jax, so that `--help` and a wrong flag answer at once.
+"""
+
+import contextlib
+import dataclasses
+import difflib
+import math
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from int_lm import untrusted
+from int_lm.config.schema import (
+    Config,
+    DataConfig,
+    DistributedConfig,
+    MixtureConfig,
+    RunConfig,
+    SourceConfig,
+)
+from int_lm.errors import UserError
+
+SECTIONS: dict[str, type] = {field.name: field.type for field in dataclasses.fields(Config)}  # type: ignore[misc]
+
+# What may change between a run and its resumption without changing the meaning of its weights; of
+# run.steps, on which some schedules depend, `run.resumption_warning` says so.
+RESUMABLE_CHANGES = (
+    frozenset({"es.chunk", "data.shards", "data.heldout_bytes"})
+    | {f"run.{field.name}" for field in dataclasses.fields(RunConfig) if field.name != "seed"}
+    | {f"distributed.{field.name}" for field in dataclasses.fields(DistributedConfig)}
+)
+
+
+def to_dict(config: Config) -> dict[str, dict[str, Any]]:
+    """The configuration as plain values, ready for YAML and JSON."""
+    return _plain(dataclasses.asdict(config))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def sources_of(data: DataConfig) -> tuple[MixtureConfig, ...]:
+    """The sources that `data` names: those of its mixture, or its own as the only one."""
+    if data.mixture:
+        return data.mixture
+    own = {field.name: getattr(data, field.name) for field in dataclasses.fields(SourceConfig)}
+    return (MixtureConfig(name=data.source, weight=1.0, **own),)
+
+
+def to_yaml(config: Config) -> str:
+    """The resolved configuration as YAML text that `load` reads back to an equal value."""
+    return yaml.safe_dump(to_dict(config), sort_keys=False)
+
+
+def nearest(name: str, known: Sequence[str], otherwise: str | None = None) -> str:
+    """'; did you mean X?' for the closest known name, else `otherwise`, else the known names."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean {close[0]}?"
+    return f"; known: {', '.join(known)}" if otherwise is None else otherwise
+
+
+def require(condition: bool, message: str) -> None:
+    if not condition:
+        raise UserError(message)
+
+
+def _checked(value: Any, hint: Any, where: str) -> Any:
+    """`value` as the type that `hint` names, or a UserError that says what was expected."""
+    if typing.get_origin(hint) is Literal:
+        choices = typing.get_args(hint)
+        expected = ", ".join(choices) + nearest(str(value), choices, otherwise="")
+        require(value in choices, f"{where} is {value!r}, expected one of {expected}")
+        return value
+    if dataclasses.is_dataclass(hint):
+        require(isinstance(value, dict), f"{where} is {value!r}, expected mappings")
+        return _section(typing.cast(type, hint), value, where.split(" in ")[0], where)
+    if typing.get_origin(hint) is tuple:
+        mappings = dataclasses.is_dataclass(typing.get_args(hint)[0])
+        items = [value] if isinstance(value, dict if mappings else str | int) else value
+        require(isinstance(items, list | tuple), f"{where} is {value!r}, expected a list")
+        return tuple(_checked(item, typing.get_args(hint)[0], where) for item in items)
+    if hint is float and isinstance(value, int | str) and not isinstance(value, bool):
+        with contextlib.suppress(ValueError, OverflowError):
+            value = float(value)  # YAML 1.1 reads 1e-3, which has no point, as a string
+    if not isinstance(value, hint) or isinstance(value, bool) != (hint is bool):
+        raise UserError(f"{where} is {value!r}, expected a value of type {hint.__name__}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{where} is {value}, expected a finite number")
+    return value
+
+
+def _section(cls: type, values: dict[Any, Any], name: str, where: str) -> Any:
+    """A dataclass of plain values."""
+    hints = typing.get_type_hints(cls)
+    if issubclass(cls, SourceConfig) and values.get("path"):
+        values = {"source": "text", **values}
+    checked = {}
+    for key, value in values.items():
+        suggestion = nearest(str(key), list(hints))
+        require(key in hints, f"unknown key {name}.{key} in {where}{suggestion}")
+        checked[key] = _checked(value, hints[key], f"{name}.{key} in {where}")
+    return cls(**checked)
+
+
+def from_dict(tree: Any, where: str = "configuration") -> Config:
+    """Build a `Config` from nested plain values.
+
+    Args:
+      tree: mapping of section names to mappings of field names to values; missing ones default.
+      where: what to call the source in an error (a file name).
+
+    Raises:
+      UserError: unknown section or field (with the nearest known name), or a wrong type.
+    """
+    if not isinstance(tree, dict):
+        raise UserError(f"{where} must be a mapping of sections ({', '.join(SECTIONS)})")
+    sections = {}
+    for section, values in tree.items():
+        suggestion = nearest(str(section), list(SECTIONS))
+        require(section in SECTIONS, f"unknown section {section!r} in {where}{suggestion}")
+        if values is None:  # a section with no field under it
+            values = {}
+        if not isinstance(values, dict):
+            raise UserError(f"section {section} in {where} must be a mapping of fields to values")
+        sections[section] = _section(SECTIONS[section], values, section, where)
+    return Config(**sections)
+
+
+def load(path: str | Path) -> Config:
+    """Read a configuration from a YAML file; fields it does not name keep their defaults.
+
+    Raises:
+      UserError: no such file, not YAML, or not a valid configuration.
+    """
+    try:
+        text = untrusted.read_text(path, untrusted.YAML_BYTES)
+    except (OSError, untrusted.MalformedError) as error:
+        raise UserError(f"cannot read configuration {path}: {untrusted.reason(error)}") from error
+    try:
+        tree = untrusted.parse_yaml(text)
+    except (yaml.YAMLError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{path} line {mark.line + 1}" if mark else path
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or error
+        raise UserError(f"{place} is not valid YAML: {problem}") from error
+    return from_dict({} if tree is None else tree, str(path))

@@ -1,0 +1,205 @@
+"""The fields of a configuration, documented where they are declared: frozen dataclasses."""
+
+import dataclasses
+from typing import Any, Literal
+
+
+def described(default: Any, text: str, *, least: int = 0) -> Any:
+    """A dataclass field with its documentation, which `--help` prints, and its least number."""
+    return dataclasses.field(default=default, metadata={"help": text, "least": least})
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The network: sizes and architecture."""
+
+    architecture: Literal["egg", "rwkv"] = described("egg", "equations to use (see int_lm/models)")
+    width: int = described(64, "D, channels of the residual stream and of the state", least=1)
+    layers: int = described(2, "L, residual blocks", least=1)
+    ffn_multiple: int = described(4, "F / D, feed-forward width as a multiple of D", least=1)
+    direct: tuple[int, ...] = described(
+        (), "context lengths of direct connections: tables from the last k tokens to the logits"
+    )
+    direct_bits: int = described(16, "rows of each such table: 2^direct_bits (V bytes each)")
+
+
+@dataclasses.dataclass(frozen=True)
+class EsConfig:
+    """Evolution strategy: population, perturbation, fitness, votes and update."""
+
+    population: int = described(2048, "P, members per step; 2i and 2i+1 are a pair", least=2)
+    segment_length: int = described(50, "T, tokens each member reads per step", least=1)
+    members_per_stream: int = described(2, "members that read one stream (even)", least=2)
+    rank: int = described(1, "R, rank of a matrix perturbation A B^T", least=1)
+    sigma_shift: int = described(4, "perturbation scale sigma = 2^-sigma_shift (1.0 = 16 in q4)")
+    noise: Literal["rademacher", "gaussian"] = described(
+        "rademacher", "distribution of A and B: +-16, or int8 with standard deviation 16"
+    )
+    noise_reuse: int = described(1, "consecutive steps that share perturbations", least=1)
+    votes: Literal["eggroll", "trace", "unit"] = described(
+        "eggroll",
+        "what a pair's perturbation is multiplied with: its fitness over the segment (any fitness "
+        "will do), its log-likelihood difference token by token, or what each unit contributed "
+        "to that (needs readout exact)",
+    )
+    readout: Literal["perturbed", "exact"] = described(
+        "perturbed", "how the readout learns: as votes says, or from its exact gradient"
+    )
+    fitness: Literal["sign", "linear"] = described(
+        "sign", "of a pair's score difference: its sign, or clipped linear in 15 levels"
+    )
+    update: Literal["threshold", "carry", "stochastic"] = described(
+        "threshold",
+        "threshold: weights whose |vote| passes a threshold move by one unit (1/16); carry: votes "
+        "move weights by learning_rate, and what is less than a unit is kept for later steps; "
+        "stochastic: the same, rounded up or down at random instead of kept",
+    )
+    alpha: float = described(
+        1.0,
+        "update threshold: share of weights, at most 1, that would move if votes were pure noise",
+    )
+    alpha_halflife: float = described(67.0, "steps after which schedule inverse has halved alpha")
+    learning_rate: float = described(
+        0.5, "updates carry and stochastic: units (1/16) that a weight moves by in a step, at most"
+    )
+    learning_rate_halflife: float = described(
+        200.0, "steps after which schedule inverse has halved learning_rate"
+    )
+    vote_clip: float = described(
+        0.0,
+        "updates carry and stochastic: votes of this many mean magnitudes or more move a weight "
+        "by learning_rate, smaller ones in proportion (0: all move by it, only signs count)",
+    )
+    direct_rate: float = described(
+        12.0, "units (1/16 bit) that direct connections move by at a context's first reading"
+    )
+    schedule: Literal[
+        "constant", "linear", "cosine", "inverse", "inverse_sqrt", "inverse_sqrt_to_zero"
+    ] = described(
+        "inverse",
+        "decay of alpha and learning_rate: none, to 0 at run.steps (linear, cosine), with "
+        "h = step / halflife as 1 / (1 + h) or 1 / sqrt(1 + h), or that times linear",
+    )
+    chunk: int = described(
+        0,
+        "members that a device evaluates at once, to bound memory (0: about 512 on CPUs, on others "
+        "all of a device's; the bits are the same for any)",
+    )
+
+    @property
+    def streams(self) -> int:
+        """S, token streams: each is read by `members_per_stream` members."""
+        return self.population // self.members_per_stream
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceConfig:
+    """A source of text."""
+
+    source: Literal["stdlib", "text", "json", "parquet", "hub"] = described(
+        "stdlib",
+        "stdlib: the Python standard library's own sources; text, json (lines, .gz and .zst too), "
+        "parquet: the files of data.path; hub: the dataset of the Hugging Face hub it names",
+    )
+    path: tuple[str, ...] = described(
+        (), "files, directories or (json, parquet) patterns; implies source text where none is set"
+    )
+    field: str = described("text", "json, parquet, hub: the field that holds the text")
+    subset: str = described("", "hub: name of the dataset's configuration, if it has several")
+    split: str = described("train", "hub: split to read")
+    revision: str = described("", "hub: commit to read; without it prepare asks for the newest")
+
+
+@dataclasses.dataclass(frozen=True)
+class MixtureConfig(SourceConfig):
+    """One source of several, with its share."""
+
+    name: str = described("", "of the source in reports")
+    weight: float = described(1.0, "share of the tokens read, in proportion to the other weights")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig(SourceConfig):
+    """Text: where it comes from, how it is cut into tokens, and what is held out."""
+
+    mixture: tuple[MixtureConfig, ...] = described(
+        (),
+        "several sources in place of one, each a mapping {name, weight, source, path, ...}; "
+        "weights may change when a run is resumed",
+    )
+    tokenizer: str = described(
+        "bytes",
+        "bytes: one token per byte, 0 between texts; or a directory that tokenization.train wrote, "
+        "or a SentencePiece .model file",
+    )
+    holdout: float = described(0.1, "share of the documents held out, chosen by their hash")
+    heldout_bytes: int = described(
+        1 << 24, "held-out text evaluated at the end: at most this many bytes of a source (0: all)"
+    )
+    document_bytes: int = described(
+        16384, "longer text files are cut into documents of this size at line ends (0: never)"
+    )
+    shards: str = described("shards", "directory of the token shards that training reads")
+    shard_bytes: int = described(1 << 26, "text of a shard, in bytes", least=1)
+    window_bytes: int = described(
+        0,
+        "for a source larger than the disk: shards held at any time, in bytes, while those to come "
+        "are prepared beside training (0: all are prepared first)",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """The run: directory, length, intervals and seed."""
+
+    dir: str = described("runs/default", "run directory; a checkpoint found in it is resumed")
+    steps: int = described(1000, "stop after this many steps")
+    seconds: float = described(0.0, "stop after this many seconds of training (0: no limit)")
+    seed: int = described(0, "seed of initial weights, perturbations and samples")
+    log_every: int = described(10, "steps between lines of the log", least=1)
+    eval_every: int = described(100, "steps between evaluations on held-out text (0: only at end)")
+    eval_bytes: int = described(131072, "held-out bytes used while training (0: all)")
+    checkpoint_every: int = described(100, "steps between checkpoints (0: only at the end)")
+    keep: int = described(2, "newest checkpoints kept, beside the best one", least=1)
+    sample_prompt: str = described("", "prompt of the sample shown at every evaluation")
+    sample_tokens: int = described(160, "tokens of that sample (0: no sample)")
+
+
+@dataclasses.dataclass(frozen=True)
+class DistributedConfig:
+    """Devices and processes: where a run is computed. Nothing here changes a bit of it."""
+
+    coordinator: str = described(
+        "auto",
+        "host:port of process 0, where all processes of the run meet; auto: as SLURM or Open MPI "
+        "say, and otherwise this process alone; none: this process alone",
+    )
+    processes: int = described(0, "number of processes (0: as SLURM or Open MPI say)")
+    process_id: int = described(
+        -1, "which of them this one is, from 0 (-1: as SLURM or Open MPI say)", least=-1
+    )
+    devices: int = described(
+        0, "devices to use of each process (0: all, or as many as can share the streams evenly)"
+    )
+    update: Literal["auto", "replicated", "sharded"] = described(
+        "auto",
+        "replicated: every device sums all votes and moves all weights; sharded: each its part, "
+        "and int8 weights are gathered; auto: sharded from 2^24 weights on",
+    )
+    timeout: float = described(
+        120.0,
+        "seconds after which a process that waits for the others in a step gives up and ends, so "
+        "that the run can be started again (outside of steps: twice as long, and a minute)",
+        least=1,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Everything a run depends on."""
+
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    es: EsConfig = dataclasses.field(default_factory=EsConfig)
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    run: RunConfig = dataclasses.field(default_factory=RunConfig)
+    distributed: DistributedConfig = dataclasses.field(default_factory=DistributedConfig)

@@ -1,0 +1,154 @@
+"""Refuse configurations that cannot be meant, or whose integer sums could overflow."""
+
+import dataclasses
+import json
+import re
+
+from int_lm import untrusted
+from int_lm.config.load import SECTIONS, require, sources_of, to_dict
+from int_lm.config.schema import Config, DataConfig, DistributedConfig
+from int_lm.limits import (
+    DIRECT_BITS,
+    DIRECT_LENGTH_MAX,
+    INT8_MAX,
+    INT32_MAX,
+    LEARNING_RATE_MAX,
+    LEARNING_RATE_MIN,
+    VOTE_CLIP_MAX,
+)
+from int_lm.method import bounds
+
+
+def _validate_sources(data: DataConfig) -> None:
+    """Refuse sources that name nothing, or two things."""
+    own = any(getattr(data, key) != getattr(DataConfig(), key) for key in ("source", "path"))
+    require(
+        not (data.mixture and own),
+        "data.mixture and data.source or data.path name text; drop one of the two",
+    )
+    names = [source.name for source in data.mixture]
+    require(
+        all(re.fullmatch(r"[\w.-]+", name) for name in names) and len(set(names)) == len(names),
+        f"data.mixture has the names {names}; give every source another one, of letters and digits",
+    )
+    for source in sources_of(data):
+        require(source.weight > 0, f"weight {source.weight} in data.mixture must be above 0")
+        if source.source == "stdlib":
+            require(
+                len(source.path) == 0,
+                "data.source is stdlib but data.path names files; drop one of the two",
+            )
+            continue
+        what = "file" if source.source != "hub" else "dataset"
+        require(
+            len(source.path) > 0,
+            f"data.source is {source.source} but no {what} is named; add --data.path",
+        )
+        require("" not in source.path, "data.path names an empty path; write . for this directory")
+        require(
+            source.source != "hub" or len(source.path) == 1,
+            f"data.source hub reads one dataset, data.path names {len(source.path)}; "
+            "use data.mixture for several",
+        )
+    require(
+        not (data.window_bytes and data.mixture),
+        "data.window_bytes works with one source; prepare the sources of data.mixture first",
+    )
+    require(data.tokenizer != "", "data.tokenizer is empty; use bytes, a directory or a file")
+    require(data.shards != "", "data.shards is empty; name a directory such as shards")
+
+
+def _validate_distributed(distributed: DistributedConfig) -> None:
+    """Refuse processes that cannot find one another."""
+    named = distributed.coordinator not in ("auto", "none")
+    require(
+        not named or re.fullmatch(r".+:\d{1,5}", distributed.coordinator) is not None,
+        f"distributed.coordinator is {distributed.coordinator!r}, must be host:port, auto or none",
+    )
+    given = distributed.processes > 0 and distributed.process_id >= 0
+    require(
+        given if named else distributed.processes == 0 and distributed.process_id == -1,
+        "distributed.coordinator, distributed.processes and distributed.process_id go together; "
+        "give all three, or none of them",
+    )
+    require(
+        not named or distributed.process_id < distributed.processes,
+        f"distributed.process_id is {distributed.process_id}, must be below distributed.processes "
+        f"{distributed.processes}",
+    )
+
+
+def validate(config: Config) -> Config:
+    """Return `config` if every size is possible and no integer sum can overflow.
+
+    Raises:
+      UserError: one sentence with the numbers that do not fit.
+    """
+    model, es, data, run = config.model, config.es, config.data, config.run
+    plain = to_dict(config)
+    for section in SECTIONS:
+        for field in dataclasses.fields(SECTIONS[section]):
+            value, least = getattr(getattr(config, section), field.name), field.metadata["least"]
+            if isinstance(value, int | float):
+                most = untrusted.INTEGER_MAX
+                require(value >= least, f"{section}.{field.name} is {value}, must be >= {least}")
+                require(value <= most, f"{section}.{field.name} is {value}, must be <= {most}")
+            named = json.dumps(plain[section][field.name], ensure_ascii=False)
+            require(
+                not re.search("[\ud800-\udfff]", named),
+                f"{section}.{field.name} is {ascii(named)}, not UTF-8; use another name",
+            )
+    require(es.population % 2 == 0, f"es.population is {es.population}, must be even (pairs)")
+    readers = f"es.members_per_stream {es.members_per_stream}"
+    require(es.members_per_stream % 2 == 0, f"{readers} must be even (a pair reads one stream)")
+    multiple = es.population % es.members_per_stream == 0
+    require(multiple, f"es.population {es.population} is not a multiple of {readers}")
+    require(
+        not es.chunk or es.population % es.chunk == es.chunk % es.members_per_stream == 0,
+        f"es.chunk {es.chunk} must divide es.population {es.population} and be a multiple of "
+        f"{readers}",
+    )
+    for name in ("alpha", "alpha_halflife", "learning_rate", "learning_rate_halflife"):
+        require(getattr(es, name) > 0, f"es.{name} is {getattr(es, name)}, must be above 0")
+    require(
+        es.update == "threshold" or es.learning_rate >= LEARNING_RATE_MIN,
+        f"es.learning_rate is {es.learning_rate}, of which nothing would move; "
+        f"make it at least {LEARNING_RATE_MIN}",
+    )
+    for name, most in (("learning_rate", LEARNING_RATE_MAX), ("vote_clip", VOTE_CLIP_MAX)):
+        value = getattr(es, name)
+        require(value <= most, f"es.{name} is {value}, must be at most {most}")
+    lengths = set(model.direct)
+    require(
+        len(lengths) == len(model.direct) and lengths <= set(range(1, DIRECT_LENGTH_MAX + 1)),
+        f"model.direct is {list(model.direct)}, must be different lengths from 1 to "
+        f"{DIRECT_LENGTH_MAX}",
+    )
+    require(
+        model.direct_bits in DIRECT_BITS,
+        f"model.direct_bits is {model.direct_bits}, must lie between {DIRECT_BITS[0]} and "
+        f"{DIRECT_BITS[-1]}",
+    )
+    require(
+        0 < es.direct_rate <= INT8_MAX,
+        f"es.direct_rate is {es.direct_rate}, must be above 0 and at most {INT8_MAX}",
+    )
+    require(
+        not model.direct or es.readout == "exact",
+        "model.direct needs the readout's exact errors; add --es.readout exact",
+    )
+    require(
+        es.votes != "unit" or es.readout == "exact",
+        "es.votes unit needs the readout's exact errors; add --es.readout exact",
+    )
+    require(es.sigma_shift <= 12, f"es.sigma_shift is {es.sigma_shift}, must be at most 12")
+    require(0 < data.holdout < 1, f"data.holdout is {data.holdout}, must lie between 0 and 1")
+    _validate_sources(data)
+    _validate_distributed(config.distributed)
+    require(run.dir != "", "run.dir is empty; name a directory such as runs/first")
+    require(run.seed < 2**31, f"run.seed is {run.seed}, must lie between 0 and 2^31 - 1")
+
+    for what, bound in bounds.sums(config):
+        problem = f"{what} can reach {bound}, above the int32 limit {INT32_MAX}; make it smaller"
+        require(bound <= INT32_MAX, problem)
+    return config

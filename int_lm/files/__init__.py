@@ -1,0 +1,1 @@
+"""Bytes on disk: digests, locks, checkpoints. Nothing here knows a model."""

@@ -1,0 +1,180 @@
+"""Evaluation: the exact integer log-likelihood of documents under the bare model.
+
+A document of ids d1..dn is coded as d1..dn and the separator that ends it, read from a fresh
+state after a separator: inputs [0, d1..dn], targets [d1..dn, 0]. Documents are laid end to end in
+lanes that are read side by side; separators reset the state between them, so how they are laid
+out changes no bit.
+
+Axes: B lanes, T tokens of a segment.
+"""
+
+import functools
+import heapq
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from int_lm.config import ModelConfig
+from int_lm.limits import SEPARATOR
+from int_lm.measure.code_length import CodeLengths
+from int_lm.method import population
+from int_lm.model import language_model, likelihood, perturb
+from int_lm.model.params import Tree
+
+LANES_AT_MOST = 256  # documents read side by side
+FEWER_LANES = (64, 16, 4, 1)  # when others have ended; each count compiles once
+WORTH_COMPILING = 16  # segments that fewer lanes must still have to read
+SEGMENT_LENGTH = 256  # tokens per call of the compiled reader
+PIECE_BYTES = 8 * SEGMENT_LENGTH - 1  # of held-out text, read while training: a separator is added
+
+
+def greedy_hit(logits_PV: Array, targets_P: Array) -> Array:
+    """1 where the target is the likeliest token (of equals, the lowest id), else 0: int32 [P]."""
+    return (jnp.argmax(logits_PV, axis=-1).astype(jnp.int32) == targets_P).astype(jnp.int32)
+
+
+@functools.cache
+def _reader(
+    model: ModelConfig, score: Callable[[Array, Array], Array]
+) -> Callable[[Tree, Tree, Array], tuple[Tree, Array]]:
+    return jax.jit(functools.partial(population.read, model, score=score))
+
+
+def _rows(lengths: Sequence[int]) -> list[int]:
+    """How many lanes to read in every segment: all at first, fewer when many have ended.
+
+    Args:
+      lengths: of the lanes, in segments, the longest first.
+    """
+    rows = [len(lengths)] * lengths[0]
+    for count in FEWER_LANES:
+        ended = lengths[count] if count < len(lengths) else lengths[0]
+        if lengths[0] - ended >= WORTH_COMPILING:
+            rows[ended:] = [count] * (lengths[0] - ended)
+    return rows
+
+
+def _lay_out(
+    documents: Sequence[np.ndarray], lanes: int
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Documents in lanes, longest first into the shortest lane; longer lanes come first.
+
+    A lane is as long as what it holds, in whole segments: beside one long document, many short
+    ones take no more than their own room.
+
+    Returns:
+      tokens [n + 1] of every lane, a separator before, between and after documents, and its owners,
+      int32 [n]: the document that target t+1 belongs to, -1 in the padding.
+    """
+    queue = [(0, lane) for lane in range(lanes)]
+    contents: list[list[int]] = [[] for _ in range(lanes)]
+    for index in sorted(range(len(documents)), key=lambda i: (-len(documents[i]), i)):
+        length, lane = heapq.heappop(queue)
+        contents[lane].append(index)
+        heapq.heappush(queue, (length + len(documents[index]) + 1, lane))
+    tokens, owners = [], []
+    for length, lane in sorted(queue, reverse=True):
+        steps = -(-length // SEGMENT_LENGTH) * SEGMENT_LENGTH
+        ids = np.full(steps + 1, SEPARATOR, documents[0].dtype)
+        owner = np.full(steps, -1, np.int32)
+        position = 0
+        for index in contents[lane]:
+            end = position + len(documents[index])
+            ids[position + 1 : end + 1] = documents[index]
+            owner[position : end + 1] = index
+            position = end + 1
+        tokens.append(ids)
+        owners.append(owner)
+    return tokens, owners
+
+
+def _from(owners: np.ndarray, documents: Sequence[np.ndarray], firsts: Sequence[int]) -> np.ndarray:
+    """Owners of a lane, less the targets before `firsts` and the separators."""
+    counted = np.full_like(owners, -1)
+    edges = np.flatnonzero(np.diff(owners, prepend=-2))
+    for begin in edges[owners[edges] >= 0].tolist():
+        index = int(owners[begin])
+        counted[begin + firsts[index] : begin + len(documents[index])] = index
+    return counted
+
+
+def _side_by_side(
+    lanes: Sequence[np.ndarray], start: int, end: int, rows: int, filler: int
+) -> np.ndarray:
+    """Entries start:end of the lanes, [rows, end - start], rows beyond them `filler`."""
+    together = np.full((rows, end - start), filler, lanes[0].dtype)
+    for row, lane in enumerate(lanes):
+        together[row] = lane[start:end]
+    return together
+
+
+def log2_likelihoods(
+    model: ModelConfig,
+    weights: Tree,
+    documents: Sequence[np.ndarray],
+    *,
+    progress: Callable[[int], None] = lambda tokens: None,
+    score: Callable[[Array, Array], Array] = likelihood.log2_likelihood,
+    firsts: Sequence[int] | None = None,
+) -> np.ndarray:
+    """Exact log2-likelihood of every document, int64 in units of 2^-16 bit, or its sum of `score`.
+
+    Args:
+      weights: int8 tree.
+      documents: at least one array of ids, all of one unsigned dtype.
+      progress: called with the number of tokens read since its last call.
+      score: of logits [P, V] and targets int32 [P].
+      firsts: the place from which the tokens of each document count, its separator then not;
+        all count if None.
+    """
+    tokens, owners = _lay_out(documents, min(len(documents), LANES_AT_MOST))
+    counted = owners
+    if firsts is not None:
+        counted = [_from(lane, documents, firsts) for lane in owners]
+    totals = np.zeros(len(documents) + 1, np.int64)  # the last entry takes the padding
+    state = language_model.initial_state(model, len(owners))
+    bare = jax.tree.map(jnp.asarray, perturb.unperturbed(weights))
+    for segment, rows in enumerate(_rows([len(lane) // SEGMENT_LENGTH for lane in owners])):
+        # lanes that have ended are left behind: they are the last ones
+        start, end = segment * SEGMENT_LENGTH, (segment + 1) * SEGMENT_LENGTH
+        going_on = sum(len(lane) > start for lane in owners)
+        segment_BT = _side_by_side(tokens[:going_on], start, end + 1, rows, SEPARATOR)
+        state = jax.tree.map(lambda leaf, rows=rows: leaf[:, :rows], state)
+        state, scores_TB = _reader(model, score)(bare, state, jnp.asarray(segment_BT))
+        counted_BT = _side_by_side(counted[:going_on], start, end, rows, -1)
+        np.add.at(totals, counted_BT.T, np.asarray(scores_TB))
+        progress(sum(int(np.count_nonzero(lane[start:end] >= 0)) for lane in owners[:going_on]))
+    return totals[:-1]
+
+
+def prepare(model: ModelConfig, weights: Tree, documents: Sequence[np.ndarray]) -> None:
+    """Compile what `evaluate` needs for these documents, which it then does not wait for.
+
+    Args:
+      weights: int8 tree, or what it is like (`jax.ShapeDtypeStruct`s).
+    """
+    tokens, _ = _lay_out(documents, min(len(documents), LANES_AT_MOST))
+    bare = jax.eval_shape(perturb.unperturbed, weights)
+    for rows in sorted(set(_rows([len(lane) // SEGMENT_LENGTH for lane in tokens]))):
+        state = jax.eval_shape(lambda rows=rows: language_model.initial_state(model, rows))
+        segment = jax.ShapeDtypeStruct((rows, SEGMENT_LENGTH + 1), documents[0].dtype)
+        _reader(model, likelihood.log2_likelihood).lower(bare, state, segment).compile()
+
+
+def evaluate(
+    model: ModelConfig,
+    weights: Tree,
+    documents: Sequence[np.ndarray],
+    text_bytes: Sequence[int],
+    *,
+    progress: Callable[[int], None] = lambda tokens: None,
+) -> CodeLengths:
+    """Code `documents` with the bare model; `text_bytes` are the bytes of their raw text."""
+    return CodeLengths(
+        log2_likelihoods=log2_likelihoods(model, weights, documents, progress=progress),
+        text_bytes=np.asarray(text_bytes, np.int64),
+        tokens=np.array([len(document) + 1 for document in documents], np.int64),
+    )

@@ -1,0 +1,1 @@
+"""The method: perturb, objective, votes, update. One step of training, in integers."""

@@ -1,0 +1,1 @@
+"""Estimators: how votes are made of what a population did."""

@@ -1,0 +1,39 @@
+"""Sums of outer products over tokens and pairs: what all votes made token by token end in.
+
+Axes: T tokens of a segment, I pairs, J = T I, M outputs, N inputs, K pieces of a sum.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from int_lm import native
+
+_PIECES = 4  # of the sum over a segment's tokens and pairs
+
+
+def outer(left_TIM: Array, x_TIN: Array) -> Array:
+    """sum over tokens and pairs of left x^T, int8 operands: int32 [M, N]."""
+    flat = left_TIM.reshape(-1, left_TIM.shape[-1]), x_TIN.reshape(-1, x_TIN.shape[-1])
+    return native.either(lambda: native.outer(*flat), lambda: _by_jax(left_TIM, x_TIN))
+
+
+def _by_jax(left_TIM: Array, x_TIN: Array) -> Array:
+    """`outer` without kernels.
+
+    Summed piece by piece in a loop, and not at once, for the speed of it: XLA on CPUs takes int8
+    matmuls if the left operand's last axis is the one summed over, and folds a transposition that
+    stands in the same computation into an int32 matmul, four times slower.
+    """
+    pieces = _PIECES if len(x_TIN) % _PIECES == 0 else len(x_TIN)
+    x_KNJ = jnp.swapaxes(x_TIN.reshape(pieces, -1, x_TIN.shape[-1]), 1, 2)
+    left_KJM = left_TIM.reshape(pieces, -1, left_TIM.shape[-1])
+
+    def add(total_NM: Array, piece: tuple[Array, Array]) -> tuple[Array, None]:
+        product_NM = jax.lax.dot_general(
+            *piece, (((1,), (0,)), ((), ())), preferred_element_type=jnp.int32
+        )
+        return total_NM + product_NM, None
+
+    zeros = jnp.zeros((x_TIN.shape[-1], left_TIM.shape[-1]), jnp.int32)
+    return jax.lax.scan(add, zeros, (x_KNJ, left_KJM))[0].T

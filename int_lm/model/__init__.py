@@ -1,0 +1,1 @@
+"""Models: parameters, perturbation, layers, architectures, context tables, likelihood."""

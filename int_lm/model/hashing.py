@@ -1,0 +1,106 @@
+"""A hash of weights that does not depend on where they lie: equal iff the models are equal.
+
+    h = sum over tensors and words of mix(word ^ position)     two lanes, modulo 2^32 each
+
+A tensor's int8 values are read as 32-bit words, four along its last axis, lowest byte first. Every
+word is mixed with its place and its tensor's key, and the results are added: a sum, so that any
+order and any division among devices gives the same, and one that costs next to nothing, so that
+every logged step can carry it. It tells models apart that differ by accident; a forger could make
+two that agree (`digest` has SHA-256).
+
+`mix` is the 32-bit finaliser of MurmurHash3 (Appleby, 2011): each change of a word changes its
+lane's sum, for the finaliser is one-to-one; two changed words escape one lane with odds of 2^-32
+and both with 2^-64.
+"""
+
+import functools
+import hashlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from int_lm import native
+from int_lm.model import params
+from int_lm.model.params import Tree
+
+BLOCK = 1 << 20  # weights that are hashed at once
+_POSITION = np.uint32(0x9E3779B1)
+
+
+def weights_hash(weights: Tree) -> str:
+    """The hash of an int8 tree of NumPy or JAX arrays: 16 hex digits."""
+    return shown(np.asarray(compiled_lanes(weights)))
+
+
+def shown(lanes: np.ndarray) -> str:
+    """The two lanes of a hash, uint32 [2], as 16 hex digits."""
+    return f"{int(lanes[0]):08x}{int(lanes[1]):08x}"
+
+
+def lanes(weights: Tree) -> Array:
+    """The hash as uint32 [2]; may be traced."""
+    total = jnp.zeros(2, jnp.uint32)
+    for path, leaf in params.flatten(weights):
+        total = total + _tensor(_keys(path, leaf.shape), jnp.asarray(leaf))
+    return total
+
+
+compiled_lanes = jax.jit(lanes)
+
+
+def _keys(path: str, shape: tuple[int, ...]) -> np.ndarray:
+    """What a tensor's name and shape bring in, uint32 [3]."""
+    named = hashlib.blake2b(f"{path}{shape}".encode(), digest_size=12).digest()
+    return np.frombuffer(named, "<u4").astype(np.uint32)
+
+
+def _tensor(keys: np.ndarray, values: Array) -> Array:
+    """Both lanes of one tensor, with a constant of its own for its name and shape."""
+    values_RN = values.reshape(-1, values.shape[-1])
+
+    def by_jax() -> Array:
+        return _rows(keys, values_RN)
+
+    if values_RN.shape[1] % 4:
+        return keys[2] + by_jax()
+    return keys[2] + native.either(lambda: native.hashed(values_RN, keys[:2]), by_jax)
+
+
+def _rows(keys: np.ndarray, values_RN: Array) -> Array:
+    """Both lanes of a tensor, rows after rows, for the words of all of it are a copy."""
+    rows, length = values_RN.shape
+    height = max(1, BLOCK // length)
+    whole = rows // height if rows > height else 0
+
+    def add(block: Array, total: Array) -> Array:
+        start = block * height
+        block_RN = jax.lax.dynamic_slice_in_dim(values_RN, start, height)
+        return total + _block(keys, block_RN, start)
+
+    total = jnp.zeros(2, jnp.uint32)
+    if whole:
+        total = jax.lax.fori_loop(0, whole, add, total)
+    return total + _block(keys, values_RN[whole * height :], whole * height)
+
+
+def _block(keys: np.ndarray, values_RN: Array, start: Array | int) -> Array:
+    """Both lanes of rows of a tensor from number `start` on."""
+    rows, length = values_RN.shape
+    words = -(-length // 4)
+    padded = jnp.pad(values_RN, ((0, 0), (0, 4 * words - length))).reshape(rows, words, 4)
+    words_RW = jax.lax.bitcast_convert_type(padded, jnp.uint32)
+    row, column = (jax.lax.broadcasted_iota(jnp.uint32, (rows, words), axis) for axis in (0, 1))
+    number = (row + jnp.asarray(start, jnp.uint32)) * np.uint32(words) + column
+    first = _mixed(words_RW ^ (number * _POSITION + keys[0]))
+    second = _mixed(first + keys[1])
+    total = functools.partial(jnp.sum, dtype=jnp.uint32)
+    return jnp.stack([total(first), total(second)])
+
+
+def _mixed(x: Array) -> Array:
+    """MurmurHash3's finaliser, one-to-one on 32 bits."""
+    x = (x ^ (x >> np.uint32(16))) * np.uint32(0x85EBCA6B)
+    x = (x ^ (x >> np.uint32(13))) * np.uint32(0xC2B2AE35)
+    return x ^ (x >> np.uint32(16))

@@ -1,0 +1,128 @@
+"""The parameter tree: one `Spec` per tensor, from which everything else about it follows.
+
+A model declares its tensors as nested dicts of `Spec`; the role decides perturbation and vote.
+Layers are stacked on a leading axis L. Paths are written `layers/forget_input`.
+"""
+
+import dataclasses
+import enum
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from int_lm.arithmetic import tables
+from int_lm.limits import INT8_MAX
+
+Tree = dict[str, Any]  # nested dict with one leaf per tensor
+
+
+class Role(enum.Enum):
+    """What a tensor is to the network, hence how it is perturbed and voted on."""
+
+    MATRIX = "matrix"  # [..., M, N]: y = x W^T, perturbed by A B^T
+    PROJECTION = "projection"  # [..., D, N]: a matrix whose outputs the residual stream adds up
+    READOUT = "readout"  # [V, N]: the matrix whose outputs are the logits
+    DIRECT = "direct"  # [rows, V]: rows are picked by context and added to the logits
+    EMBEDDING = "embedding"  # [V, N]: one row is looked up, perturbed by A[row] B^T
+    VECTOR = "vector"  # [..., N]: norm weights and biases, perturbed entry by entry
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """One tensor: its shape (int8 throughout), role and initial value.
+
+    Attributes:
+      shape: of one layer; `layers` says how many are stacked in front of it.
+      role: see `Role`.
+      init: constant initial value, or None for gaussian noise of `tables.initial_scale`.
+      layers: number of stacked copies, 0 for a tensor that stands outside the layers.
+      through: path of the PROJECTION that a MATRIX's effect passes on its way to the residual
+        stream, None where it is added to the stream itself.
+    """
+
+    shape: tuple[int, ...]
+    role: Role
+    init: int | None = None
+    layers: int = 0
+    through: str | None = None
+
+    @property
+    def full_shape(self) -> tuple[int, ...]:
+        return (self.layers, *self.shape) if self.layers else self.shape
+
+
+def flatten(tree: Tree, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(path, leaf) of every leaf, sorted by path: the order that numbers tensors."""
+    for key in sorted(tree):
+        path = f"{prefix}{key}"
+        if isinstance(tree[key], dict):
+            yield from flatten(tree[key], f"{path}/")
+        else:
+            yield path, tree[key]
+
+
+def unflatten(leaves: dict[str, Any]) -> Tree:
+    """The nested dict whose `flatten` gives `leaves`."""
+    tree: Tree = {}
+    for path, leaf in leaves.items():
+        *folders, name = path.split("/")
+        node = tree
+        for folder in folders:
+            node = node.setdefault(folder, {})
+        node[name] = leaf
+    return tree
+
+
+def map_leaves(function: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
+    """Apply `function(leaf, *other_leaves)` leaf by leaf; the trees share one structure."""
+    return {
+        key: map_leaves(function, value, *(other[key] for other in others))
+        if isinstance(value, dict)
+        else function(value, *(other[key] for other in others))
+        for key, value in tree.items()
+    }
+
+
+def tensor_ids(specs: Tree) -> Tree:
+    """A number for every tensor; a stacked one owns `layers` consecutive numbers from it."""
+    numbers, following = {}, 0
+    for path, spec in flatten(specs):
+        numbers[path] = following
+        following += max(1, spec.layers)
+    return unflatten(numbers)
+
+
+def count(specs: Tree) -> int:
+    """Number of weights."""
+    return sum(int(np.prod(spec.full_shape)) for _, spec in flatten(specs))
+
+
+def initialise(specs: Tree, seed: int) -> Tree:
+    """Initial int8 weights as NumPy arrays, a pure function of (specs, seed)."""
+    quantiles = tables.gaussian_quantiles().astype(np.float64)
+
+    def leaf(spec: Spec, number: int) -> np.ndarray:
+        if spec.init is not None:
+            return np.full(spec.full_shape, spec.init, np.int8)
+        # raw Philox output is stable across NumPy versions; Generator's methods are not
+        raw = np.random.Philox(key=[seed, number]).random_raw(int(np.prod(spec.full_shape)))
+        draws = quantiles[raw >> 48].reshape(spec.full_shape)
+        scale = 1.0 if spec.role is Role.EMBEDDING else tables.initial_scale(spec.shape[-1]) / 16
+        return np.clip(np.rint(draws * scale), -INT8_MAX, INT8_MAX).astype(np.int8)
+
+    return map_leaves(leaf, specs, tensor_ids(specs))
+
+
+def saturated(weights: Tree) -> Array:
+    """Number of weights at +-127: int32 scalar."""
+    at_limit = [jnp.sum(jnp.abs(w) == INT8_MAX, dtype=jnp.int32) for _, w in flatten(weights)]
+    return functools.reduce(jnp.add, at_limit)
+
+
+def without_direct(tree: Tree) -> Tree:
+    """The tree of the network alone, without the tables of its direct connections."""
+    return {key: value for key, value in tree.items() if key != "direct"}

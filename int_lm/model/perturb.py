@@ -1,0 +1,251 @@
+"""Perturbation (EGGROLL, arXiv 2511.16652): members share one weight and differ by low-rank noise.
+
+For a matrix W [M, N], pair i has A_i [M, R] and B_i [N, R]; with sigma = 2^-sigma_shift
+
+    member 2i   uses W + sigma A_i B_i^T / sqrt(R)
+    member 2i+1 uses W - sigma A_i B_i^T / sqrt(R)
+
+and W is never copied: x W^T is one int8 matmul over the population, (x B) A^T a low-rank add.
+A B^T of two q4 factors is q8, hence the shift of 4 that brings it back to the units of x W^T;
+1 / sqrt(R) is the power of two 2^-round(log2(R) / 2).
+
+Axes: P members, I = P/2 pairs, R rank, M outputs, N inputs, V vocabulary. The population axis is
+the leading one of every activation; member 2i is the row before member 2i+1.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from int_lm import native
+from int_lm.arithmetic import fixed, noise
+from int_lm.config import EsConfig
+from int_lm.model import params
+from int_lm.model.params import Role, Spec, Tree
+
+State = TypeVar("State")  # an array or a tree of arrays
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Weight:
+    """One tensor as a member sees it: the shared value and, while training, its perturbation.
+
+    Attributes:
+      value: int8; a VECTOR under perturbation is already the members' own [..., P, N].
+      left: A, int8 [..., I, M, R] ([..., I, V, R] for an embedding), or None.
+      right: B, int8 [..., I, N, R], or None.
+      layer: int32 scalar, if the arrays hold all layers of a stacked tensor and this is one of them
+        (see `of_layer`).
+      shift: of the low-rank product, 4 + sigma_shift + round(log2(R) / 2).
+    """
+
+    value: Array
+    left: Array | None = None
+    right: Array | None = None
+    layer: Array | None = None
+    shift: int = dataclasses.field(default=0, metadata={"static": True})
+
+
+def unperturbed(weights: Tree) -> Tree:
+    """The tree of `Weight`s that the bare model uses: to validate, sample and export."""
+    return params.map_leaves(Weight, weights)
+
+
+def of_layer(weights: Tree, layer: Array) -> Tree:
+    """One layer of a tree of stacked `Weight`s: all of them still, and its number.
+
+    A slice would be copied for every token: as many bytes of noise as its linear reads and writes.
+    """
+    return jax.tree.map(
+        lambda weight: dataclasses.replace(weight, layer=layer),
+        weights,
+        is_leaf=lambda node: isinstance(node, Weight),
+    )
+
+
+def through_layers(
+    block: Callable[[Tree, Array, State], tuple[Array, State, Tree]],
+    weights: Tree,
+    x_PD: Array,
+    state: State,
+) -> tuple[Array, State, Tree]:
+    """One block after another: (x, next state, uses), the last two stacked.
+
+    Args:
+      block: (a layer's weights, x, its state) -> (x, its next state, its uses).
+      weights: tree of stacked `Weight`s. state: leaves [L, ...].
+    """
+
+    def step(x_PD: Array, numbered: tuple[Array, State]) -> tuple[Array, tuple[State, Tree]]:
+        layer, state = numbered
+        x_PD, state, uses = block(of_layer(weights, layer), x_PD, state)
+        return x_PD, (state, uses)
+
+    layers = len(jax.tree.leaves(state)[0])
+    x_PD, (state, uses) = jax.lax.scan(step, x_PD, (jnp.arange(layers, dtype=jnp.int32), state))
+    return x_PD, state, uses
+
+
+def _alone(weight: Weight) -> Weight:
+    """The `Weight` of one layer, cut out of the others."""
+    if weight.layer is None:
+        return weight
+    arrays = jax.tree.map(
+        lambda leaf: jax.lax.dynamic_index_in_dim(leaf, weight.layer, keepdims=False),
+        (weight.value, weight.left, weight.right),
+    )
+    return Weight(*arrays, shift=weight.shift)
+
+
+def tensor_noise(es: EsConfig, spec: Spec, tensor: int, seed: Array, step: Array, pairs: Array):
+    """The noise of one tensor for the given pairs: (A, B), or (n, None) for a VECTOR.
+
+    Args:
+      spec: of the tensor; a stacked one gets a leading layer axis.
+      tensor: its number (`params.tensor_ids`).
+      seed, step: uint32 scalars; `noise_reuse` consecutive steps share one perturbation.
+      pairs: pair numbers, int32 [I].
+
+    Returns:
+      A int8 [..., I, M, R] and B int8 [..., I, N, R], or n int8 [..., I, N] and None. A and B are
+      one draw of (M + N) R entries, A first, each in row-major order; layer l is drawn as tensor
+      `tensor` + l.
+    """
+    layers = jnp.arange(spec.layers, dtype=jnp.uint32) if spec.layers else jnp.uint32(0)
+    key = noise.tensor_key(seed, step // jnp.uint32(es.noise_reuse), jnp.uint32(tensor) + layers)
+    if spec.role is Role.VECTOR:
+        return noise.draw(es.noise, key, pairs, spec.shape[0]), None
+    outputs, inputs = spec.shape
+    both = noise.draw(es.noise, key, pairs, (outputs + inputs) * es.rank)
+    left, right = both[..., : outputs * es.rank], both[..., outputs * es.rank :]
+    return (
+        left.reshape(*left.shape[:-1], outputs, es.rank),
+        right.reshape(*right.shape[:-1], inputs, es.rank),
+    )
+
+
+def perturbed(es: EsConfig, value: Array, noises: tuple[Array, Array | None] | None) -> Weight:
+    """The `Weight` that the members of `noises`' pairs use (see `tensor_noise`); bare for None."""
+    if noises is None:
+        return Weight(value)
+    left, right = noises
+    if right is None:  # v +- n sigma, rounded half up, once per segment
+        step = fixed.shift_down(left.astype(jnp.int32), es.sigma_shift)
+        both = jnp.stack([step, -step], axis=-2)  # [..., I, 2, N]
+        members = both.reshape(*step.shape[:-2], -1, step.shape[-1])
+        return Weight(fixed.saturate(value[..., None, :].astype(jnp.int32) + members))
+    shift = 4 + es.sigma_shift + round(math.log2(es.rank) / 2)
+    return Weight(value, left, right, shift=shift)
+
+
+def _pairwise(x_P: Array) -> Array:
+    """[P, ...] as [I, 2, ...]."""
+    return x_P.reshape(-1, 2, *x_P.shape[1:])
+
+
+def _signs(ndim: int) -> Array:
+    """+1 for member 2i, -1 for member 2i+1: int32 [1, 2, 1...] with `ndim` axes."""
+    return jnp.array([1, -1], jnp.int32).reshape(1, 2, *([1] * (ndim - 2)))
+
+
+def _low_rank(left_IMR: Array, score_I2R: Array) -> Array:
+    """sum over r of A[m, r] score[r]: int32 [I, 2, M]. Rank is small, so it is an unrolled sum."""
+    left = left_IMR.astype(jnp.int32)[:, None]
+    score = score_I2R[:, :, None, :]
+    terms = [left[..., r] * score[..., r] for r in range(left.shape[-1])]
+    return functools.reduce(jnp.add, terms)
+
+
+def shift_for(n_in: int) -> int:
+    """Right shift of a linear with `n_in` inputs: 4 (weights are q4) + round(log2(n_in) / 2)."""
+    return 4 + round(math.log2(n_in) / 2)
+
+
+def linear(weight: Weight, x_PN: Array) -> Array:
+    """x W^T and its perturbation, narrowed: int8 [P, N] -> int8 [P, M].
+
+    y = saturate((x W^T + ((+-(x B) A^T) >> shift)) >> (4 + round(log2(N) / 2))), floor rounding.
+    The int32 sums are exact within the bounds that `config.validate` checks.
+    """
+    return native.either(
+        lambda: _native(weight, x_PN, jnp.int8),
+        lambda: fixed.saturate(_scaled(weight, x_PN)),
+        _on_gpu(weight, x_PN, jnp.int8),
+    )
+
+
+def readout(weight: Weight, x_PN: Array) -> Array:
+    """`linear` for logits, kept to 16 bits: int8 [P, N] -> int16 in [-32767, 32767] [P, V]."""
+    most = (1 << 15) - 1
+    return native.either(
+        lambda: _native(weight, x_PN, jnp.int16),
+        lambda: jnp.clip(_scaled(weight, x_PN), -most, most).astype(jnp.int16),
+        _on_gpu(weight, x_PN, jnp.int16),
+    )
+
+
+def _native(weight: Weight, x_PN: Array, dtype: type) -> Array:
+    """`linear` or `readout` by the kernel for CPUs."""
+    operands = x_PN, weight.value, weight.left, weight.right, weight.layer
+    return native.linear(*operands, low=weight.shift, high=shift_for(x_PN.shape[-1]), dtype=dtype)
+
+
+def _on_gpu(weight: Weight, x_PN: Array, dtype: type) -> Callable[[], Array] | None:
+    """The same by the kernel for GPUs; None where it does not fit."""
+    rank = 0 if weight.left is None else weight.left.shape[-1]
+    if not native.on_gpu() or rank > 1:
+        return None
+    from int_lm.native import triton  # takes a while
+
+    (rows, inputs), outputs = x_PN.shape, weight.value.shape[-2]
+    tile = triton.tile_of(rows, inputs, outputs)
+    if tile is None:
+        return None
+    high = shift_for(inputs)
+
+    def by_triton() -> Array:
+        alone = _alone(weight)
+        operands = x_PN, alone.value, alone.left, alone.right, tile
+        return triton.linear(*operands, low=weight.shift, high=high, dtype=dtype)
+
+    return by_triton
+
+
+def _scaled(weight: Weight, x_PN: Array) -> Array:
+    """`linear` before it is narrowed: int32."""
+    weight = _alone(weight)
+    acc_PM = fixed.dot(x_PN, weight.value)
+    if weight.left is not None and weight.right is not None:
+        # elementwise, not as a dot of every pair, which XLA on CPUs does in int32
+        x_I2N1 = _pairwise(x_PN)[..., None].astype(jnp.int16)
+        right_I1NR = weight.right[:, None].astype(jnp.int16)  # |x B| < 2^14
+        score_I2R = jnp.sum(x_I2N1 * right_I1NR, axis=2, dtype=jnp.int32)
+        delta_I2M = fixed.shift_floor(_low_rank(weight.left, _signs(3) * score_I2R), weight.shift)
+        acc_PM = acc_PM + delta_I2M.reshape(acc_PM.shape)
+    return fixed.shift_floor(acc_PM, shift_for(x_PN.shape[-1]))
+
+
+def embed(weight: Weight, tokens_P: Array) -> Array:
+    """Rows of an embedding [V, N] and their perturbation: int32 [P] -> int8 [P, N].
+
+    row = saturate(E[token] + ((+-A[token] B^T) >> shift)), floor rounding.
+    """
+    row_PN = weight.value[tokens_P].astype(jnp.int32)
+    if weight.left is None or weight.right is None:
+        return fixed.saturate(row_PN)
+    tokens_I2 = _pairwise(tokens_P)
+    score_I2R = jnp.take_along_axis(weight.left, tokens_I2[:, :, None], axis=1).astype(jnp.int32)
+    delta_I2N = fixed.shift_floor(_low_rank(weight.right, _signs(3) * score_I2R), weight.shift)
+    return fixed.saturate(row_PN + delta_I2N.reshape(row_PN.shape))
+
+
+def vector(weight: Weight, x_PN: Array) -> Array:
+    """A VECTOR as int32, one row per row of `x_PN`."""
+    return jnp.broadcast_to(_alone(weight).value, x_PN.shape).astype(jnp.int32)

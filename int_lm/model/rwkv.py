@@ -1,0 +1,133 @@
+"""`rwkv`: RWKV's time and channel mixing (Peng et al., arXiv 2305.13048) in int8, made nonlinear.
+
+    norm(x)   = saturate(floor(16 x / max(1, mean|x|)))
+    shift(h)  = h + ((mu (h' - h)) >> 7)                          token shift, h' one token earlier
+    block     h  = shift(norm(x))                                 time mixing, state s
+              f, c, r = rows of W [h, s]                          one matrix [3 D, 2 D]
+              s' = s + (((f + 127) (c - s)) >> 8)
+              x  = saturate(x + (((r + 127) s') >> 8))
+              k  = saturate(max(Wk shift(norm(x)), 0)^2 >> 6)     channel mixing, F = ffn_multiple D
+              x  = saturate(x + Wv k)
+    logits    = head norm(x)                                      q4: 1/16 bit
+
+x, h, k and the logits are q4; f, c, r and s q7; every linear saturates to int8, the last one to
+int16, so that its weights need not grow to keep unlikely tokens down; >> floors. Unlike
+RWKV's, the forget gate f, the candidate c and the receptance r see the state: the recurrence is
+nonlinear and no scan over time can replace it, which forward-only training does not need. mu runs
+from 0 to 127 over the channels: the first see the present token, the last the one before. The norms
+have no weights, for the matrices behind them can take them over.
+
+Token 0 separates documents: it resets the whole state to zero before it is read.
+
+Axes: P members (or any batch), L layers, D width, F feed-forward width, V vocabulary.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from int_lm.arithmetic import fixed
+from int_lm.config import ModelConfig
+from int_lm.limits import INT8_MAX, SEPARATOR
+from int_lm.model import layers, perturb
+from int_lm.model.layers import Activity, Use
+from int_lm.model.params import Role, Spec, Tree
+
+GAIN = 16  # of every norm: a mean magnitude of 1.0 in q4
+SQUARE_SHIFT = 6  # of the squared ReLU
+
+
+def specs(model: ModelConfig, vocab_size: int) -> Tree:
+    """The parameter tree of `rwkv`.
+
+    What is added up without a nonlinearity behind it begins at 0: a layer changes nothing at first,
+    and every token is as likely as any other.
+    """
+    D, L, V = model.width, model.layers, vocab_size
+    F = D * model.ffn_multiple
+    return {
+        "embedding": Spec((V, D), Role.EMBEDDING),
+        "layers": {
+            "time_mixing": Spec((3 * D, 2 * D), Role.MATRIX, layers=L),
+            "channel_key": Spec((F, D), Role.MATRIX, layers=L, through="layers/channel_value"),
+            "channel_value": Spec((D, F), Role.PROJECTION, init=0, layers=L),
+        },
+        "head": Spec((V, D), Role.READOUT, init=0),
+    }
+
+
+def initial_state(model: ModelConfig, batch: int) -> Tree:
+    """The state at a document's start, int8 zeros [L, P, D].
+
+    {"cell": s, q7, "time_shift", "channel_shift": the norms' outputs of the token before, q4}
+    """
+    zeros = jnp.zeros((model.layers, batch, model.width), jnp.int8)
+    return {"cell": zeros, "time_shift": zeros, "channel_shift": zeros}
+
+
+def shift_weights(width: int) -> np.ndarray:
+    """mu: floor(127 d / (D - 1)), int32 [D]."""
+    return (INT8_MAX * np.arange(width, dtype=np.int32)) // np.int32(max(1, width - 1))
+
+
+def _norm(x_PD: Array) -> Array:
+    return layers.norm(layers.constant_gain(GAIN, x_PD), x_PD)
+
+
+def token_shift(h_PD: Array, before_PD: Array) -> Array:
+    """h + ((mu (h' - h)) >> 7): int8 q4."""
+    h = h_PD.astype(jnp.int32)
+    mu_1D = jnp.asarray(shift_weights(h.shape[-1]))[None]
+    return fixed.saturate(h + fixed.shift_floor(mu_1D * (before_PD.astype(jnp.int32) - h), 7))
+
+
+def time_mixing(layer: Tree, h_PD: Array, state_PD: Array) -> tuple[Array, Array, Tree]:
+    """(shifted int8 q4 input, int8 q7 state) -> (output, next state, uses)."""
+    both = jnp.concatenate([h_PD, state_PD], axis=-1)
+    forget, candidate, receptance = jnp.split(
+        perturb.linear(layer["time_mixing"], both).astype(jnp.int32), 3, axis=-1
+    )
+    state = state_PD.astype(jnp.int32)
+    state = state + fixed.shift_floor((forget + INT8_MAX) * (candidate - state), 8)
+    output_PD = fixed.saturate(fixed.shift_floor((receptance + INT8_MAX) * state, 8))
+    return output_PD, fixed.saturate(state), {"time_mixing": Use(both, output_PD)}
+
+
+def channel_mixing(layer: Tree, h_PD: Array) -> tuple[Array, Tree]:
+    """Shifted int8 q4 input -> (output, uses)."""
+    key = jnp.maximum(perturb.linear(layer["channel_key"], h_PD), 0).astype(jnp.int32)
+    key_PF = fixed.saturate(fixed.shift_floor(key * key, SQUARE_SHIFT))
+    uses = {"channel_key": Use(h_PD, key_PF), "channel_value": Use(key_PF)}
+    return perturb.linear(layer["channel_value"], key_PF), uses
+
+
+def block(layer: Tree, x_PD: Array, state: Tree) -> tuple[Array, Tree, Tree]:
+    """One residual block: (x, state) -> (x, next state, uses)."""
+    h_PD = _norm(x_PD)
+    output_PD, cell_PD, uses = time_mixing(
+        layer, token_shift(h_PD, state["time_shift"]), state["cell"]
+    )
+    x_PD = layers.plus(x_PD, output_PD)
+    key_PD = _norm(x_PD)
+    output_PD, more = channel_mixing(layer, token_shift(key_PD, state["channel_shift"]))
+    following = {"cell": cell_PD, "time_shift": h_PD, "channel_shift": key_PD}
+    return layers.plus(x_PD, output_PD), following, uses | more
+
+
+def step(weights: Tree, state: Tree, tokens_P: Array) -> tuple[Tree, Array, Activity]:
+    """Read one token: (weights, state, int32 tokens [P]) -> (next state, int16 logits q4 [P, V],
+    what its reading left behind).
+    """
+    keep_P1 = (tokens_P != SEPARATOR)[:, None]
+    state = jax.tree.map(lambda leaf: jnp.where(keep_P1, leaf, jnp.int8(0)), state)
+    x_PD = perturb.embed(weights["embedding"], tokens_P)
+
+    x_PD, state, uses = perturb.through_layers(block, weights["layers"], x_PD, state)
+    z_PD = _norm(x_PD)
+    activity = Activity(
+        uses={"embedding": Use(tokens_P), "layers": uses, "head": Use(z_PD)},
+        residual=x_PD,
+        gain=layers.constant_gain(GAIN, x_PD),
+    )
+    return state, perturb.readout(weights["head"], z_PD), activity

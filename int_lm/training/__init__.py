@@ -1,0 +1,1 @@
+"""The training program: its loop, log, plan, signals and processes."""

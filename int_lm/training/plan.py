@@ -1,0 +1,246 @@
+"""What a configuration costs: weights, operations, bytes moved and held, seconds, before it runs.
+
+`costs` counts, from the parameter tree alone; `measure` asks the compiler for memory and times
+small populations. `python train.py --plan` prints both. A multiplication and its addition are two
+operations; only those of matrices are counted, of which there are hundreds for every other one.
+
+Axes: P members, T segment length, M outputs, N inputs, R rank, V vocabulary.
+"""
+
+import dataclasses
+import functools
+import statistics
+import time
+
+import jax
+import numpy as np
+
+from int_lm.config import Config, EsConfig
+from int_lm.measure import evaluate
+from int_lm.method import evolve
+from int_lm.method.estimator import votes
+from int_lm.model import language_model, params
+from int_lm.model.params import Role, Tree
+from int_lm.training import memory, warmup
+
+DENSE = (Role.MATRIX, Role.PROJECTION, Role.READOUT)
+
+
+def matrices(specs: Tree) -> list[tuple[int, int]]:
+    """(M, N) of every matrix that a token passes, a stacked one once for every layer."""
+    return [
+        (spec.shape[0], spec.shape[1])
+        for _, spec in params.flatten(specs)
+        if spec.role in DENSE
+        for _ in range(max(1, spec.layers))
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Costs:
+    """Of one configuration.
+
+    Attributes:
+      weights: of the network, in number and, being int8, in bytes.
+      direct_weights: of the tables of direct connections, likewise.
+      inference_operations: per token read, of the bare model's matrices.
+      perturbation_operations: per token, of x B and the addition of A.
+      voting_operations: per token, of the votes gathered token by token; plain ones are free of T.
+      inference_bytes: per token, that must be moved: inputs and outputs of every matrix, int8, the
+        members' states read and written, and logits.
+      state_bytes: of the members' recurrent states.
+      carried_bytes: of remainders and of the counts of direct connections.
+    """
+
+    weights: int
+    direct_weights: int
+    inference_operations: int
+    perturbation_operations: int
+    voting_operations: int
+    inference_bytes: int
+    state_bytes: int
+    carried_bytes: int
+
+    @property
+    def operations(self) -> int:
+        """Per token, of a training step."""
+        return self.inference_operations + self.perturbation_operations + self.voting_operations
+
+    @property
+    def held_bytes(self) -> int:
+        """Of everything that a run carries from step to step."""
+        return self.weights + self.direct_weights + self.state_bytes + self.carried_bytes
+
+
+def costs(config: Config, vocab_size: int) -> Costs:
+    """Costs of a configuration; nothing is compiled or allocated."""
+    model, es = config.model, config.es
+    specs = language_model.specs(model, vocab_size)
+    network = params.without_direct(specs)
+    state = jax.eval_shape(lambda: language_model.initial_state(model, es.population))
+    state_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    inference = perturbation = voting = moved = 0
+    for _, spec in params.flatten(network):
+        count, kind = max(1, spec.layers), votes.estimator(es, spec.role)
+        if spec.role in DENSE:
+            outputs, inputs = spec.shape
+            inference += 2 * count * outputs * inputs
+            moved += count * (outputs + inputs)
+            if kind != votes.EXACT:
+                perturbation += 2 * count * es.rank * (outputs + inputs)
+            if kind in ("unit", votes.EXACT):  # one outer product for every pair and token
+                voting += count * outputs * inputs
+        if spec.through:
+            voting += count * int(np.prod(spec.shape))  # credit through the projection
+    if es.votes == "unit":
+        voting += vocab_size * model.width  # credit through the head
+    weights = params.count(network)
+    rows = len(model.direct) << model.direct_bits
+    return Costs(
+        weights=weights,
+        direct_weights=rows * vocab_size,
+        inference_operations=inference,
+        perturbation_operations=perturbation,
+        voting_operations=voting,
+        inference_bytes=moved + 2 * vocab_size + 2 * state_bytes // es.population,
+        state_bytes=state_bytes,
+        carried_bytes=4 * rows + (2 * weights if es.update == "carry" else 0),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a run of a configuration will take on this machine.
+
+    Attributes:
+      costs: counted.
+      step_bytes: at the height of a step: what is held, the network and the members' states once
+        more as they become, and what the compiler needs besides.
+      process_bytes: of Python and JAX when they have compiled what a run needs; most of it is free
+        then.
+      seconds: of a step.
+      tokens_per_s: member tokens.
+      compile_seconds: of the step.
+    """
+
+    costs: Costs
+    step_bytes: int
+    process_bytes: int
+    seconds: float
+    tokens_per_s: float
+    compile_seconds: float
+
+
+PROBE_MEMBERS = (128, 512)  # populations that are timed in place of a larger one
+PROBE_TABLE_BITS = 12  # and 2^12 rows in their tables of direct connections at most
+PROBE_REPEATS = 5
+
+
+def measure(config: Config, vocab_size: int) -> Plan:
+    """The plan of a configuration: its step is compiled, and smaller populations are timed.
+
+    Nothing of the run's own size is allocated: the compiler says what a step needs. A step's time
+    is linear in the population, so that two sizes give it.
+    """
+    counted, es = costs(config, vocab_size), config.es
+    tokens_ST = np.zeros(_tokens_shape(es), np.uint8 if vocab_size <= 256 else np.uint16)
+    piece = np.zeros(evaluate.PIECE_BYTES, tokens_ST.dtype)
+    pieces = [piece] * max(1, config.run.eval_bytes // len(piece))
+    started = time.perf_counter()
+    with warmup.beside(config, vocab_size, tokens_ST, pieces) as ready:  # as a run compiles
+        needed = _lowered(config, vocab_size).compile().memory_analysis()
+        temporary = needed.temp_size_in_bytes if needed else 0  # some platforms do not say
+        compile_seconds = time.perf_counter() - started
+        ready()
+    process_bytes = memory.peak()
+    readers = es.members_per_stream
+    sizes = [min(es.population, max(1, size // readers) * readers) for size in PROBE_MEMBERS]
+    small, large = sizes
+    times = _timed([_probe(config, size) for size in sorted(set(sizes))], vocab_size)
+    slope = max(times[-1] - times[0], 0.0) / max(1, large - small)
+    seconds = times[-1] + slope * (es.population - large)
+    renewed = counted.held_bytes - counted.direct_weights  # the tables are changed in place
+    return Plan(
+        costs=counted,
+        step_bytes=counted.held_bytes + renewed + temporary,
+        process_bytes=process_bytes,
+        seconds=seconds,
+        tokens_per_s=es.population * es.segment_length / seconds,
+        compile_seconds=compile_seconds,
+    )
+
+
+def _tokens_shape(es: EsConfig) -> tuple[int, int]:
+    return es.streams, es.segment_length + 1
+
+
+def _lowered(config: Config, vocab_size: int) -> jax.stages.Lowered:
+    """The training step for the compiler, from shapes alone."""
+    state = evolve.abstract(config, vocab_size)
+    tokens_ST = jax.ShapeDtypeStruct(_tokens_shape(config.es), np.uint16)
+    word = jax.ShapeDtypeStruct((), np.uint32)
+    pace = jax.eval_shape(functools.partial(evolve.pace, config, 0))
+    step = evolve.jitted_step(config, vocab_size)
+    return step.lower(*evolve.split(state), tokens_ST, word, word, pace)
+
+
+def _probe(config: Config, population: int) -> Config:
+    """The configuration at a smaller population."""
+    es, bits = config.es, min(config.model.direct_bits, PROBE_TABLE_BITS)
+    chunk = es.chunk if es.chunk and population % es.chunk == 0 else 0
+    return dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, direct_bits=bits),
+        es=dataclasses.replace(es, population=population, chunk=chunk),
+    )
+
+
+def _timed(configs: list[Config], vocab_size: int) -> list[float]:
+    """Median seconds of a step of each configuration, taking turns."""
+    generator = np.random.default_rng(0)
+    steps = [evolve.compiled_step(config, vocab_size) for config in configs]
+    states = [evolve.initial(config, vocab_size) for config in configs]
+    texts = [
+        generator.integers(0, vocab_size, _tokens_shape(config.es)).astype(np.uint16)
+        for config in configs
+    ]
+    times: list[list[float]] = [[] for _ in configs]
+    for turn in range(PROBE_REPEATS + 1):  # the first one compiles
+        for place, step in enumerate(steps):
+            started = time.perf_counter()
+            states[place], metrics = step(states[place], texts[place], turn)
+            metrics.scores_P.block_until_ready()
+            if turn:
+                times[place].append(time.perf_counter() - started)
+    return [statistics.median(column) for column in times]
+
+
+def lines(config: Config, found: Plan) -> list[str]:
+    """The plan for a reader."""
+    counted, es = found.costs, config.es
+    tokens = es.population * es.segment_length
+    weights = f"{counted.weights:,} int8 of the network"
+    if counted.direct_weights:
+        weights += f", {counted.direct_weights:,} of direct connections"
+    shares = {
+        "inference": counted.inference_operations,
+        "perturbation": counted.perturbation_operations,
+        "votes": counted.voting_operations,
+    }
+    parts = ", ".join(f"{name} {part / counted.operations:.0%}" for name, part in shares.items())
+    speed = f"{found.tokens_per_s:,.0f} member tokens/s, {1000 * found.seconds:,.1f} ms a step"
+    held, step = counted.held_bytes / 1e6, found.step_bytes / 1e6
+    own = found.process_bytes / 1e6
+    process = f"{own:,.0f} MB of the process besides"
+    if jax.default_backend() == "cpu":
+        process += f": {step + own:,.0f} MB at the most"
+    minutes = config.run.steps * found.seconds / 60
+    return [
+        f"weights      {weights}",
+        f"a step       {es.population:,} members x {es.segment_length} tokens = {tokens:,} member "
+        f"tokens, {es.streams * es.segment_length:,} of text",
+        f"operations   {counted.operations * tokens / 1e9:,.1f}e9 a step: {parts}",
+        f"memory       {held:,.0f} MB held, {step:,.0f} MB at the height of a step, {process}",
+        f"speed        {speed}, after {found.compile_seconds:.0f} s of compiling",
+        f"the run      {config.run.steps:,} steps, {minutes:,.1f} minutes of training",
+    ]

@@ -1,0 +1,329 @@
+"""The training loop: step, log, evaluate, sample, checkpoint, until done or asked to stop.
+
+It sees token ids only; what they mean enters through `Text`, which `train.py` puts together.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from int_lm import run, sample
+from int_lm.arithmetic import tables
+from int_lm.config import Config
+from int_lm.files.checkpointer import Checkpointer
+from int_lm.measure import diagnose, evaluate
+from int_lm.measure.code_length import CodeLengths
+from int_lm.method import evolve, placement
+from int_lm.method.evolve import Metrics, State
+from int_lm.method.placement import Placement
+from int_lm.model import hashing, params
+from int_lm.model.params import Tree
+from int_lm.runtime import Sampler
+from int_lm.training import distributed, memory, runlog, warmup
+from int_lm.training.distributed import Watchdog
+from int_lm.training.interrupt import StopFlag
+from int_lm.training.runlog import Console, MetricsFile
+
+SAMPLE_TEMPERATURE = 0.7
+COMPILING_SECONDS = 3600.0  # that a process may wait longer for the others at its first step
+# How a run stands: the largest that a process says holds.
+GOING_ON, SAVING_AGAIN, FINISHED, STOPPED = range(4)
+
+
+class Streams(Protocol):
+    """Where the tokens of a step come from: pure functions of the step's number."""
+
+    def at(self, step: int) -> np.ndarray:
+        """Tokens [S, T+1]."""
+        ...
+
+    def text_bytes(self, step: int) -> int:
+        """Bytes of raw text among the step's targets."""
+        ...
+
+    def shares(self, step: int) -> dict[str, float]:
+        """The share that each source of text has had before the step."""
+        ...
+
+
+class Tokenizer(Protocol):
+    """The part of a tokenizer that a run needs."""
+
+    def encode(self, text: bytes) -> np.ndarray: ...
+
+    def decode(self, ids: Any) -> bytes: ...
+
+    def save(self, directory: Path) -> None: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Documents:
+    """Documents to evaluate on: ids, the bytes of raw text they stand for, and their source."""
+
+    ids: Sequence[np.ndarray]
+    text_bytes: Sequence[int]
+    sources: Sequence[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """Everything a run reads.
+
+    Attributes:
+      identity: of the tokenizer (kind, vocab_size, separator, digest).
+      sha256: of the training tokens and their layout; a resumed run must read the same.
+      mixture: rounds at which the weights of the sources changed, with the weights (JSON).
+      validation: a fixed part of the held-out text, for evaluation while training.
+    """
+
+    tokenizer: Tokenizer
+    identity: Mapping[str, Any]
+    streams: Streams
+    sha256: str
+    mixture: Sequence[Any]
+    heldout: Documents
+    validation: Documents
+
+
+@dataclasses.dataclass
+class Trainer:
+    """A run under way: its state, and everything that watches and keeps it.
+
+    Attributes:
+      place: the devices, None for one. metrics, checkpointer: None in processes that do not write.
+      number: steps done. saved: step that was saved last, if it succeeded, -1 for none.
+      seconds_before: seconds of training in earlier processes.
+    """
+
+    settings: Config
+    text: Text
+    console: Console
+    metrics: MetricsFile | None
+    checkpointer: Checkpointer | None
+    stop: StopFlag
+    state: State
+    place: Placement | None = None
+    number: int = 0
+    saved: int = -1
+    seconds_before: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._started = time.monotonic()
+        self._stepped, self._seconds_of_steps = 0, 0.0  # since the last row of metrics
+        self._valid: float | None = None  # of the last save
+
+    @property
+    def seconds(self) -> float:
+        return self.seconds_before + time.monotonic() - self._started
+
+    def _watchdog(self, longer: float = 0) -> Watchdog:
+        """Around what waits for the other processes; `longer` seconds beside the time they have."""
+        return Watchdog("train.py", self.settings.distributed.timeout + longer)
+
+    def _standing(self) -> int:
+        """Whether the run goes on, is to save again, has reached its end, or is asked to stop.
+
+        All processes ask at the same steps, and get one answer.
+        """
+        settings = self.settings.run
+        own = SAVING_AGAIN if self.checkpointer and self.checkpointer.retry_due() else GOING_ON
+        if self.number >= settings.steps or 0 < settings.seconds <= self.seconds:
+            own = FINISHED
+        elif self.stop.requested:
+            own = STOPPED
+        return distributed.most(own)
+
+    def loop(self) -> bool:
+        """Step until the run is finished (True) or is asked to stop; the last state is saved."""
+        vocab_size, tokens_ST = self.text.identity["vocab_size"], self.text.streams.at(self.number)
+        validation = self.text.validation.ids
+        with warmup.beside(self.settings, vocab_size, tokens_ST, validation) as ready:
+            return self._steps(tokens_ST, ready)
+
+    def _steps(self, tokens_ST: np.ndarray, ready: Callable[[], None]) -> bool:
+        """`loop`, from the next step's tokens on; `ready` waits for what evaluating needs."""
+        step = evolve.compiled_step(self.settings, self.text.identity["vocab_size"], self.place)
+        settings, first = self.settings.run, self.number
+        standing, valid = self._standing(), None
+        while standing in (GOING_ON, SAVING_AGAIN):
+            began = time.monotonic()
+            with self._watchdog(COMPILING_SECONDS if self.number == first else 0):
+                self.state, measured = step(self.state, tokens_ST, self.number)
+                if self.number + 1 < settings.steps:  # read while the step is computed
+                    tokens_ST = self.text.streams.at(self.number + 1)
+                measured.scores_P.block_until_ready()
+                self.number += 1
+                standing = self._standing()
+            self._stepped += 1
+            self._seconds_of_steps += time.monotonic() - began
+            self.console.advance(self.number, self.seconds)
+            if self.checkpointer and (failure := self.checkpointer.poll()):
+                self.console.warn(f"{failure}; training goes on and will try again")
+            last = standing == FINISHED
+            if self.number == first + 1:  # the step was compiled
+                memory.trim()
+                memory.keep()
+            evaluate = last or _due(self.number, settings.eval_every)
+            valid = None
+            if evaluate:
+                ready()
+            if evaluate or self.number == 1 or _due(self.number, settings.log_every):
+                valid = self.log(measured, evaluate, last)
+            due = last or _due(self.number, settings.checkpoint_every)
+            if due or standing == SAVING_AGAIN:
+                self.save(valid)
+            if evaluate and not last:  # it may have taken long
+                with self._watchdog():
+                    standing = self._standing()
+        if self.saved < self.number:
+            self.save(valid)
+        return standing == FINISHED
+
+    @property
+    def weights(self) -> Tree:
+        """The weights as this process's first device has them."""
+        return placement.copies(self.state.weights)[0]
+
+    def hash_weights(self) -> str:
+        """The hash of the weights, after every copy of them was found to be the same.
+
+        Raises:
+          UserError: names the device and process whose copy differs.
+        """
+        copies = placement.copies(self.state.weights)
+        lanes = np.stack([np.asarray(hashing.compiled_lanes(copy)) for copy in copies])
+        with self._watchdog():
+            distributed.require_equal_weights(self.number, lanes)
+        return hashing.shown(lanes[0])
+
+    def log(self, measured: Metrics, evaluate: bool, last: bool) -> float | None:
+        """Report the step just done; returns the validation bits per byte if evaluated."""
+        es = self.settings.es
+        score = int(np.asarray(measured.scores_P, np.int64).sum())
+        seconds, tokens_per_step = self.seconds, es.population * es.segment_length
+        speed = self._stepped * tokens_per_step / self._seconds_of_steps
+        self._stepped, self._seconds_of_steps = 0, 0.0
+        read_bytes = self.text.streams.text_bytes(self.number - 1) * es.members_per_stream
+        network = params.without_direct(self.state.weights)
+        count = sum(leaf.size for _, leaf in params.flatten(network))
+        valid = self.evaluate(self.text.validation).bits_per_byte if evaluate else None
+        report = runlog.Report(
+            step=self.number,
+            train_bits_per_byte=tables.bits(score) / max(1, read_bytes),
+            valid_bits_per_byte=valid,
+            changed=int(measured.changed) / count,
+            saturated=int(measured.saturated) / count,
+            tokens_per_second=speed,
+            seconds=seconds,
+            weights_hash=self.hash_weights(),
+        )
+        row = {
+            name: value for name, value in dataclasses.asdict(report).items() if value is not None
+        }
+        row["tokens"] = self.number * tokens_per_step
+        shares = self.text.streams.shares(self.number)
+        if len(shares) > 1:
+            row["shares"] = shares
+        if evaluate and diagnose.possible(self.settings):
+            row |= diagnose.summary(self._diagnose())
+        self._append(row)
+        self.console.report(report)
+        if evaluate and not last:  # the end shows one beside the final figures
+            self.sample()
+        if evaluate:  # at the first one, that was compiled
+            memory.trim()
+        return valid
+
+    def _append(self, row: dict[str, Any]) -> None:
+        try:
+            if self.metrics:
+                self.metrics.append(row)
+        except OSError as error:
+            self.console.warn(
+                f"metrics of step {self.number} not written yet: {error.strerror}; "
+                "training goes on and will try again"
+            )
+
+    def _diagnose(self) -> diagnose.Counts:
+        """Counts at the state reached, with the tokens and perturbations of the next step."""
+        with self._watchdog():
+            state = State(self.weights, placement.on_host(self.state.members))
+        vocab_size, tokens_ST = self.text.identity["vocab_size"], self.text.streams.at(self.number)
+        return diagnose.count(self.settings, vocab_size, state, tokens_ST, self.number)
+
+    def evaluate(self, documents: Documents) -> CodeLengths:
+        """Code lengths of documents under the unperturbed weights."""
+        total = sum(len(ids) + 1 for ids in documents.ids)
+        with runlog.progress("evaluating", total) as update:
+            return evaluate.evaluate(
+                self.settings.model,
+                self.weights,
+                documents.ids,
+                documents.text_bytes,
+                progress=update,
+            )
+
+    def sample(self) -> None:
+        """Show what the model writes after the configured prompt."""
+        settings = self.settings.run
+        if settings.sample_tokens == 0:
+            return
+        prompt = settings.sample_prompt.encode()
+        tokenizer = self.text.tokenizer
+        ids = sample.generate(
+            self.settings.model,
+            self.weights,
+            tokenizer.encode(prompt).tolist(),
+            Sampler(temperature=SAMPLE_TEMPERATURE, seed=settings.seed),
+            tokens=settings.sample_tokens,
+        )
+        self.console.sample(self.number, prompt, tokenizer.decode(list(ids)))
+
+    def save(self, valid: float | None) -> None:
+        """Checkpoint the state in the background, after the log of its steps is on the disk.
+
+        All processes bring their members' states together; the one that writes writes them.
+        """
+        with self._watchdog():
+            state = placement.on_host(self.state)
+        self.saved, self._valid = self.number, valid
+        if self.metrics is None or self.checkpointer is None:
+            return
+        try:
+            self.metrics.flush()
+        except OSError as error:
+            self.checkpointer.failed(self.number, error)
+            return
+        text = self.text
+        host = run.host_data(self.settings, text.identity, text.sha256, text.mixture, self.seconds)
+        self.checkpointer.save(
+            self.number,
+            state,
+            host,
+            valid_bits_per_byte=valid,
+            lasting=not evolve.changes_in_place(self.state),
+        )
+
+    def kept(self) -> bool:
+        """Wait for the last save; whether the state reached is on the disk."""
+        failed = self.checkpointer is not None and not self.checkpointer.wait()
+        return not distributed.most(failed)
+
+    def secure(self) -> None:
+        """Wait until the state reached is on the disk; if its save failed, try once more.
+
+        Raises:
+          UserError: it failed again; the checkpoints before it are as they were.
+        """
+        if not self.kept():
+            self.save(self._valid)
+        if self.checkpointer:
+            self.checkpointer.close()
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
