@@ -3,11 +3,11 @@
     python benchmarks/efficiency.py [--config FILE ...] [--devices 8 64 1024 16384]
 
 Nothing is measured here. A step on n devices is taken to last as long as a device's share of the
-operations at a rate measured on one (docs/log.md), the update of the weights, which is not divided
-unless votes are sharded, that of direct connections, which never is, and the collectives of
-docs/scaling.md: bytes over a link's bandwidth, and a latency for each of the log2(n) hops of every
-message. Efficiency is that of n devices: the time of one, over n times the time of n. It says
-nothing of how well few members fill a device.
+operations at a rate measured on one (docs/log/2026-11.md#2026-11-27-an-h100), the update of the
+weights, which is not divided unless votes are sharded, that of direct connections, which never is,
+and the collectives of docs/scaling.md: bytes over a link's bandwidth, and a latency for each of the
+log2(n) hops of every message. Efficiency is that of n devices: the time of one, over n times the
+time of n. It says nothing of how well few members fill a device.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The house rules that a program can check: layers, floats, printing, arguments, sizes, paths.
+"""The house rules a program can check: layers, floats, printing, arguments, sizes, paths, links.
 
 Each rule is a function from source text to a list of problems ("line 3: ..."), so that a test can
 show that it catches what it is for.
@@ -66,6 +66,10 @@ ARRAY_NAME = re.compile(r"[a-z]\w*_[A-Z][A-Z0-9]*")  # a name that carries its a
 MACHINE_PATH = re.compile(
     r"(?<![\w.])/(?:" + "|".join(("work", "root", "home", "Users")) + r")/[\w.]"
 )
+
+# [text](target) of Markdown, and a document that a comment or a docstring names.
+LINK = re.compile(r"\]\(([^()\s]+)\)")
+MENTION = re.compile(r"\bdocs/[\w./-]*\.md(?:#[\w-]+)?")
 
 Rule = Callable[[str, str], list[str]]
 
@@ -224,6 +228,60 @@ def path_problems(source: str, module: str) -> list[str]:
     ]
 
 
+def without_code(markdown: str) -> str:
+    """Markdown with its blocks and spans of code blanked; lines keep their numbers."""
+    markdown = re.sub(
+        r"^(```|~~~).*?^\1", lambda block: "\n" * block[0].count("\n"), markdown, flags=re.M | re.S
+    )
+    return re.sub(r"`[^`\n]*`", "", markdown)
+
+
+def anchors(markdown: str) -> set[str]:
+    """Names by which links reach the headings of a Markdown text, as GitHub makes them."""
+    found: dict[str, int] = {}
+    fenced = re.sub(r"^(```|~~~).*?^\1", "", markdown, flags=re.M | re.S)
+    for heading in re.findall(r"^#{1,6} +(.*?)[ #]*$", fenced, flags=re.M):
+        words = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading)
+        name = re.sub(r"[^\w\- ]", "", words.lower()).replace(" ", "-")
+        found[name] = found.get(name, -1) + 1
+        if found[name]:
+            found[f"{name}-{found[name]}"] = 0
+    return set(found)
+
+
+def target_problem(target: str, source: str, folder: Path) -> str | None:
+    """Why `target`, relative to `folder`, leads nowhere; a bare #anchor is one of `source`."""
+    path, _, anchor = target.partition("#")
+    file = (folder / path).resolve() if path else None
+    if file and not file.is_relative_to(ROOT):
+        return f"{target} leads out of the repository"
+    if file and not file.exists():
+        return f"{target} does not exist"
+    text = file.read_text(encoding="utf-8") if file and file.suffix == ".md" else source
+    return f"{target} has no such heading" if anchor and anchor not in anchors(text) else None
+
+
+def link_problems(source: str, name: str) -> list[str]:
+    """Links of the Markdown file `name` to files or headings that are not there."""
+    found = [
+        (number, target_problem(target, source, (ROOT / name).parent))
+        for number, line in enumerate(without_code(source).splitlines(), start=1)
+        for target in LINK.findall(line)
+        if not re.match(r"\w+:", target)
+    ]
+    return [f"line {number}: {problem}" for number, problem in found if problem]
+
+
+def mention_problems(source: str, name: str) -> list[str]:
+    """Documents, and headings of them, that a program or a configuration names in vain."""
+    found = [
+        (number, target_problem(target, source, ROOT))
+        for number, line in enumerate(source.splitlines(), start=1)
+        for target in MENTION.findall(line)
+    ]
+    return [f"line {number}: {problem}" for number, problem in found if problem]
+
+
 def modules(*packages: str) -> Iterator[tuple[Path, str]]:
     """(file, name) of the modules of packages; the name is as `models/egg`."""
     for package in packages:
@@ -263,6 +321,24 @@ def test_texts_name_no_directory_of_the_machine() -> None:
     files = {file for name in names for file in ROOT.glob(name) if file.is_file()}
     texts = [file for file in sorted(files) if file.suffix not in {".png", ".svg"}]
     assert broken(path_problems, ((file, file.stem) for file in texts)) == []
+
+
+def test_links_of_documents_lead_somewhere() -> None:
+    """Every link of a Markdown file has a file and a heading, also those of the log."""
+    names = ["*.md", "docs/**/*.md", *(f"{folder}/**/*.md" for folder in ("tests", "benchmarks"))]
+    files = sorted({file for name in names for file in ROOT.glob(name)})
+    assert ROOT / "README.md" in files
+    assert any(file.parent == ROOT / "docs" / "log" for file in files)
+    documents = ((file, file.relative_to(ROOT).as_posix()) for file in files)
+    assert broken(link_problems, documents) == []
+
+
+def test_documents_that_programs_name_exist() -> None:
+    """A document, or a heading of one, that a comment, docstring or message names is there."""
+    names = ["*.py", "Makefile", "configs/**/*.yaml"]
+    names += [f"{folder}/**/*.py" for folder in (*PACKAGES, "benchmarks", "tests")]
+    files = sorted({file for name in names for file in ROOT.glob(name)} - {Path(__file__)})
+    assert broken(mention_problems, ((file, file.stem) for file in files)) == []
 
 
 def test_shipped_configurations_are_valid() -> None:
@@ -328,6 +404,15 @@ BAD = [
     (length_problems, "runtime", "x = 1\n" * (LINES_BY_EXCEPTION["runtime"] + 1)),
     (path_problems, "README", "cd " + "/home" + "/ada/int_lm && make train"),
     (path_problems, "README", "(" + "/root" + "/.cache)"),
+    (link_problems, "README.md", "see [method](docs/methods.md)"),
+    (link_problems, "README.md", "see [method](docs/method.md#no-such-heading)"),
+    (link_problems, "README.md", "# Start\nsee [below](#the-start)"),
+    (link_problems, "README.md", "```\n# Start\n```\n[that is code](#start)"),
+    (link_problems, "docs/method.md", "![picture](docs/learning.svg)"),
+    (link_problems, "docs/log/2026-11.md", "[table](determinism.md#faults)"),
+    (link_problems, "docs/method.md", "[away](../../elsewhere)"),
+    (mention_problems, "sample", '"""See docs/methods.md."""'),
+    (mention_problems, "sample", "# docs/determinism.md#mistakes"),
 ]
 GOOD = [
     (order_problems, "votes", "import jax\nfrom int_lm import fixed, models\nimport int_lm.config"),
@@ -356,6 +441,18 @@ GOOD = [
     (length_problems, "votes", "x = 1\n" * LINES_AT_MOST),
     (length_problems, "runtime", "x = 1\n" * LINES_BY_EXCEPTION["runtime"]),
     (path_problems, "README", "see https://example.org" + "/home" + "/page, runs/a and /tmp/out"),
+    (
+        link_problems,
+        "README.md",
+        "# It's `a` [b](docs)!\n[up](#its-a-b) [out](https://example.org)",
+    ),
+    (
+        link_problems,
+        "README.md",
+        "# A\n# A\n[second](#a-1) `[no](link)` [x](docs/log.md#log-index)",
+    ),
+    (link_problems, "docs/log/2026-11.md", "[table](../determinism.md#faults)"),
+    (mention_problems, "sample", "# docs/determinism.md#faults, docs/data.md; docs/log/2026-11.md"),
 ]
 
 
