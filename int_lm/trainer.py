@@ -20,6 +20,7 @@ from int_lm import (
     memory,
     params,
     placement,
+    progress,
     run,
     runlog,
     sample,
@@ -267,7 +268,7 @@ class Trainer:
     def evaluate(self, documents: Documents) -> CodeLengths:
         """Code lengths of documents under the unperturbed weights."""
         total = sum(len(ids) + 1 for ids in documents.ids)
-        with runlog.progress("evaluating", total) as update:
+        with progress.bar("evaluating", total) as update:
             return evaluate.evaluate(
                 self.settings.model,
                 self.weights,
