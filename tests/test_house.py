@@ -28,12 +28,12 @@ LINES_BY_EXCEPTION = {
 # A module of int_lm imports only what stands left of it.
 ORDER = re.findall(
     r"\w+",
-    "errors < memory < schema < bounds < untrusted < config < command_line < digest < interrupt "
-    "< progress < runlog < fixed < tables < code_length < params < native < hashing < placement "
-    "< noise < perturb < layers < direct < models < likelihood < credit < units < votes < population < "
-    "fitness < voting < update < evolve < diagnose < runtime < evaluate < sample < distributed "
-    "< storage < checkpoint < lock < checkpointer < run < warmup < plan < trainer < export < "
-    "verify",
+    "errors < memory < schema < bounds < untrusted < config < command_line < digest < "
+    "interrupt < progress < runlog < fixed < tables < code_length < params < native < hashing "
+    "< placement < noise < perturb < layers < direct < models < likelihood < credit < units < "
+    "votes < population < fitness < voting < update < evolve < diagnose < runtime < evaluate "
+    "< sample < distributed < storage < checkpoint < lock < checkpointer < run < warmup < "
+    "plan < trainer < export < verify",
 )
 ONLY_IMPORT = {
     "__init__": set(),
