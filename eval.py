@@ -1,4 +1,4 @@
-"""Evaluate a run or an export: bits per byte and perplexity of held-out text, beside yardsticks.
+"""Evaluate a run or an export: bits per byte and perplexity of held-out text, beside baselines.
 
 python eval.py --run runs/quickstart                 the documents that the run held out
 python eval.py --run runs/quickstart --text FILE     any text
@@ -19,7 +19,7 @@ from int_lm.config import command_line
 if TYPE_CHECKING:  # imported where needed, so that --help and a wrong flag answer at once
     import numpy as np
 
-    from data.sources import Document
+    from data.documents import Document
     from int_lm.config import DataConfig
     from tokenization import Tokenizer
 
@@ -144,12 +144,13 @@ def open_export(root: Path) -> Subject:
 
 def documents_of(subject: Subject, text: Sequence[str] | None) -> "dict[str, list[Document]]":
     """The documents to evaluate on, by source: `text`, or what the subject held out."""
-    from data import corpus, sources
+    from data import sources
+    from data.open import open_corpus
 
     if text:
         data = dataclasses.replace(subject.data, source="text", path=tuple(text), mixture=())
         return {"text": sources.read_documents(data, notice=_say)}
-    opened = corpus.open_corpus(subject.data, subject.tokenizer, say=_say)
+    opened = open_corpus(subject.data, subject.tokenizer, say=_say)
     return opened.heldout(subject.data.heldout_bytes)
 
 
@@ -162,24 +163,25 @@ def measure(subject: Subject, text: Sequence[str] | None, words: bool = False) -
     import numpy as np
 
     from data import baselines
-    from int_lm.measure import code_length
-    from int_lm.measure.code_length import CodeLengths
-    from int_lm.training import runlog
+    from int_lm import code_length, progress
+    from int_lm.code_length import CodeLengths
 
     by_source = documents_of(subject, text)
     flat = [(name, document) for name in by_source for document in by_source[name]]
     texts = [document.text for _, document in flat]
     ids = subject.tokenizer.encode_all(texts)
     tokens = np.array([len(document) + 1 for document in ids], np.int64)
-    with runlog.progress("evaluating", int(tokens.sum())) as update:
+    with progress.bar("evaluating", int(tokens.sum())) as update:
         lengths = CodeLengths(
             log2_likelihoods=subject.log2_likelihoods(ids, update),
             text_bytes=np.array([len(text) for text in texts], np.int64),
             tokens=tokens,
         )
     sources = lengths.summaries([name for name, _ in flat])
-    yardsticks = baselines.baselines([document for _, document in flat])
-    figures = lengths.summary() | {"baselines": yardsticks, "sources": sources}
+    figures = lengths.summary() | {
+        "baselines": baselines.baselines([document for _, document in flat]),
+        "sources": sources,
+    }
     if not text:
         try:
             subject.keep(figures)
@@ -198,10 +200,10 @@ def last_words(subject: Subject, path: str) -> dict[str, Any]:
     import numpy as np
 
     from data import tasks
-    from int_lm.training import runlog
+    from int_lm import progress
 
     documents, firsts = tasks.last_words(path, subject.tokenizer, notice=_say)
-    with runlog.progress("evaluating", sum(len(ids) + 1 for ids in documents)) as update:
+    with progress.bar("evaluating", sum(len(ids) + 1 for ids in documents)) as update:
         hits = subject.hits(documents, firsts, update)
     lengths = np.array([len(ids) for ids in documents]) - firsts
     correct = int((hits == lengths).sum())
@@ -211,10 +213,10 @@ def last_words(subject: Subject, path: str) -> dict[str, Any]:
 def pairs(subject: Subject, path: str) -> dict[str, Any]:
     """The share of pairs of which the good sentence is likelier; ties count as failures."""
     from data import tasks
-    from int_lm.training import runlog
+    from int_lm import progress
 
     documents = tasks.pairs(path, subject.tokenizer, notice=_say)
-    with runlog.progress("evaluating", sum(len(ids) + 1 for ids in documents)) as update:
+    with progress.bar("evaluating", sum(len(ids) + 1 for ids in documents)) as update:
         likelihoods = subject.log2_likelihoods(documents, update)
     good = int((likelihoods[0::2] > likelihoods[1::2]).sum())
     count = len(documents) // 2

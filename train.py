@@ -22,9 +22,9 @@ from int_lm.config import Config, command_line
 
 if TYPE_CHECKING:  # imported where needed, so that --help and a wrong flag answer at once
     from data.corpus import Corpus
-    from data.sources import Document
-    from int_lm.files.checkpoint import Restored
-    from int_lm.files.lock import Lock
+    from data.documents import Document
+    from int_lm.checkpoint import Restored
+    from int_lm.lock import Lock
     from int_lm.run import Paths
     from int_lm.training.trainer import Documents, Text, Trainer
     from tokenization import Tokenizer
@@ -68,14 +68,14 @@ def encoded(tokenizer: "Tokenizer", documents: "dict[str, list[Document]]") -> "
 def open_text(settings: Config) -> "Corpus":
     """The text of a run, prepared by the first process; says how much there is."""
     import tokenization
-    from data import corpus
-    from int_lm.training import distributed
+    from data.open import open_corpus
+    from int_lm import distributed
 
     tokenizer = tokenization.load(settings.data.tokenizer)
     if not distributed.is_first():
         distributed.wait_for_first()
-        return corpus.open_corpus(settings.data, tokenizer, say=lambda _: None)
-    opened = corpus.open_corpus(settings.data, tokenizer, say=print)
+        return open_corpus(settings.data, tokenizer, say=lambda _: None)
+    opened = open_corpus(settings.data, tokenizer, say=print)
     distributed.wait_for_first()
     totals = [source.manifest["totals"] for source in opened.sources]
     for name, key in (("train on", ""), ("hold out", "heldout_")):
@@ -87,7 +87,7 @@ def open_text(settings: Config) -> "Corpus":
 def lay_out(
     opened: "Corpus", settings: Config, resumed: "Restored | None"
 ) -> "tuple[Text, dict[str, float]]":
-    """What the trainer reads, from where it stopped, and the yardsticks of the held-out part."""
+    """What the trainer reads, from where it stopped, and the baselines of the held-out part."""
     import tokenization
     from data import baselines, corpus, split
     from int_lm.measure import evaluate
@@ -166,7 +166,7 @@ def train_locked(settings: Config, opened: "Corpus", held: "Lock | None") -> Non
     distributed.require_agreement("newest checkpoint", first)
     distributed.require_agreement("configuration", run.shared_configuration(settings))
     distributed.require_agreement("text", opened.sha256())
-    text, yardsticks = lay_out(opened, settings, resumed)
+    text, baselines = lay_out(opened, settings, resumed)
 
     specs = evolve.specs_of(settings, vocab_size)
     weights = params.count(params.without_direct(specs))
@@ -192,7 +192,7 @@ def train_locked(settings: Config, opened: "Corpus", held: "Lock | None") -> Non
         console.note(f"model: {settings.model.architecture}, {params.count(specs):,} int8 weights")
         if place is not None:
             console.note(placement.description(place))
-        console.table("bits per byte of the held-out text, to compare with:", yardsticks)
+        console.table("bits per byte of the held-out text, to compare with:", baselines)
         if resumed:
             console.note(f"resuming {paths.root} at step {first}")
         trainer = Trainer(
@@ -216,21 +216,21 @@ def train_locked(settings: Config, opened: "Corpus", held: "Lock | None") -> Non
             return
         if trainer.kept():  # with nothing left to save, Ctrl-C ends the program at once
             signals.close()
-        finish(trainer, paths, yardsticks)
+        finish(trainer, paths, baselines)
 
 
-def finish(trainer: "Trainer", paths: "Paths", yardsticks: dict[str, float]) -> None:
+def finish(trainer: "Trainer", paths: "Paths", baselines: dict[str, float]) -> None:
     """Evaluate the whole held-out text, keep the figures, and say what can be done next."""
     from int_lm import run
     from int_lm.training import distributed
 
     lengths = trainer.evaluate(trainer.text.heldout)
     sources = lengths.summaries(trainer.text.heldout.sources)
-    figures = lengths.summary() | {"baselines": yardsticks, "sources": sources}
+    figures = lengths.summary() | {"baselines": baselines, "sources": sources}
     note = trainer.console.note
     trainer.console.table(
         f"bits per byte of all {figures['bytes']:,} held-out bytes after {trainer.number} steps:",
-        {"this model": lengths.bits_per_byte, **yardsticks},
+        {"this model": lengths.bits_per_byte, **baselines},
     )
     if len(sources) > 1:
         shares = trainer.text.streams.shares(trainer.number)

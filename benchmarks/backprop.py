@@ -6,7 +6,7 @@ takes every floor and every rounding for the identity, and every clip for what i
 are float32 in units of 1/16, what is read and evaluated is their rounding to int8. Gradients go
 back through a segment and no further; the state is carried over, as it is in evolution.
 
-It is the yardstick of `benchmarks/learning.py`: what a gradient through layers and time makes of
+It is the baseline of `benchmarks/learning.py`: what a gradient through layers and time makes of
 the same weights in the same time.
 
 Axes: S streams, T tokens of a segment, D width, F feed-forward width, V vocabulary.

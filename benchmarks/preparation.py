@@ -63,7 +63,7 @@ def say(text: str) -> None:
 def reading() -> dict[str, float]:
     """Medians: a place in 10^9 windows, a batch, and its share of a step."""
     import tokenization
-    from data import corpus
+    from data.open import open_corpus
     from data.order import Permutation, key
     from int_lm import config
     from int_lm.method import evolve
@@ -75,7 +75,7 @@ def reading() -> dict[str, float]:
         places.append(time.perf_counter() - start)
     settings = config.load(ROOT / "configs" / "quickstart.yaml")
     tokenizer = tokenization.load("bytes")
-    laid = corpus.open_corpus(settings.data, tokenizer, say=say).streams(settings, [(0, [1.0])])
+    laid = open_corpus(settings.data, tokenizer, say=say).streams(settings, [(0, [1.0])])
     state = evolve.initial(settings, tokenizer.vocab_size)
     step = evolve.compiled_step(settings, tokenizer.vocab_size)
     state, _ = step(state, laid.at(0), 0)

@@ -1,4 +1,4 @@
-"""Yardsticks: what simple models and compressors need for the same held-out bytes.
+"""Baselines: what simple models and compressors need for the same held-out bytes.
 
 All in bits per byte of raw text. The entropies are those of the held-out bytes' own counts: what
 a unigram or bigram model reaches that knows these counts beforehand. A model fitted on other text
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data.sources import Document
+from data.documents import Document
 
 BYTES = 256
 COUNTED_AT_ONCE = 1 << 20

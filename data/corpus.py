@@ -1,14 +1,14 @@
-"""A configuration's text, ready for training and evaluation: prepared sources and held-out text."""
+"""The joined text of a configuration: prepared sources, their streams and their held-out text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from data import prepare, streams
+from data import streams
+from data.documents import Document
 from data.manifest import Prepared
-from data.sources import Document, Notice
 from data.streams import Streams
-from int_lm import config
-from int_lm.config import Config, DataConfig
+from int_lm import digest
+from int_lm.config import Config
 from int_lm.errors import UserError
 from int_lm.files import digest
 from tokenization.interface import Tokenizer
@@ -46,18 +46,6 @@ class Corpus:
         return {
             source.name: _heldout(source, self.tokenizer, most_bytes) for source in self.sources
         }
-
-
-def open_corpus(data: DataConfig, tokenizer: Tokenizer, *, say: Notice) -> Corpus:
-    """Prepare the sources of `data`, or find them prepared; errors as of `prepare.prepare`."""
-    if data.window_bytes:
-        from data import rolling  # which builds on this module
-
-        return rolling.open_rolling(data, tokenizer, say=say)
-    sources = [
-        prepare.prepare(data, source, tokenizer, say=say) for source in config.sources_of(data)
-    ]
-    return Corpus(tokenizer, sources)
 
 
 def phases_after(

@@ -10,7 +10,7 @@ from typing import Any
 
 from data import shards
 from data.shards import Shard
-from int_lm import untrusted
+from int_lm import digest, progress, untrusted
 from int_lm.config import DataConfig, MixtureConfig
 from int_lm.errors import UserError
 from int_lm.files import digest
@@ -142,7 +142,7 @@ def open_prepared(directory: Path, source: MixtureConfig, tokenizer: Tokenizer) 
     """
     manifest = read(directory)
     names = [(shard["name"], shard["sha256"]) for shard in manifest["shards"]]
-    with runlog.progress("checking shards", len(names)) as update:
+    with progress.bar("checking shards", len(names)) as update:
         for name, sha256 in names:
             shards.check(directory / name)
             if _seal_of(directory / name) != sha256:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
-from data.sources import Document, Notice, Position
+from data.documents import Document, Notice, Position
 from data.text import ListedFiles, printable, walk
 from int_lm.config import SourceConfig
 from int_lm.errors import UserError

@@ -1,11 +1,11 @@
 """A source larger than the disk: stages of shards, prepared while the ones before are read.
 
 A stage is a run of consecutive documents whose tokens take a quarter of `data.window_bytes`. At
-most four are held: the first, whose held-out documents are evaluated, the one before, the one that
-is read, and the next, which a thread prepares. Windows are permuted within a stage; stages follow
-the source, and after its end begin again. Which step reads what is a function of the step's number,
-as everywhere: the manifest of every stage is kept, so that one that was dropped is made again, to
-the same tokens, if a run is resumed in it.
+most four stages are held: the first, whose held-out documents are evaluated; the one before; the
+one that is read; and the next, which a thread prepares. Windows are permuted within a stage. Stages
+follow the source, and begin again after its end. Which step reads what is a function of the step's
+number. For this the manifest of every stage is kept: if a run is resumed in a stage that was
+dropped, it is made again, to the same tokens.
 """
 
 import contextlib
@@ -19,10 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from data import manifest, prepare, shards
+from data import make, manifest, shards
 from data.corpus import Corpus, Phases
+from data.documents import Notice
 from data.manifest import Prepared
-from data.sources import Notice, open_source
+from data.sources import open_source
 from data.streams import Mixture, Part, Streams
 from int_lm import config
 from int_lm.config import Config, DataConfig
@@ -37,14 +38,14 @@ LOOK_AGAIN = 0.2  # seconds after which one looks again whether another process 
 class Stages:
     """The stages of a source: found, made, and dropped.
 
-    Errors are those of `prepare.prepare`, raised where a stage is asked for.
+    Errors are those of `make.prepare`, raised where a stage is asked for.
     """
 
     def __init__(self, data: DataConfig, tokenizer: Tokenizer, say: Notice) -> None:
         [self.source] = config.sources_of(data)
         self._data, self._tokenizer, self._say = data, tokenizer, say
         opened = open_source(self.source, data.document_bytes, notice=say)
-        self.directory = prepare.directory_of(data, self.source, tokenizer, opened)
+        self.directory = make.directory_of(data, self.source, tokenizer, opened)
         self._making = threading.Lock()
         self._failure: tuple[int, BaseException] | None = None
         self._thread: threading.Thread | None = None
@@ -83,10 +84,10 @@ class Stages:
         """Make a stage that is not there.
 
         Raises:
-          HeldError: another process is making it. Others as of `prepare.make`.
+          HeldError: another process is making it. Others as of `make.make_shards`.
         """
         path = self._path(number)
-        with prepare.writing(path):
+        with make.writing(path):
             if manifest.is_complete(path):
                 return
             start, first = None, 0
@@ -94,9 +95,9 @@ class Stages:
                 before = manifest.read(self._path(number - 1))
                 start = None if before["last"] else before["after"]
                 first = 0 if before["last"] else before["first"] + before["totals"]["documents"]
-            pinned = prepare.pin(self.directory, self.source)
+            pinned = make.pin(self.directory, self.source)
             facts = manifest.facts_of(self._data, pinned, self._tokenizer)
-            prepare.make(
+            make.make_shards(
                 path,
                 open_source(pinned, self._data.document_bytes, notice=self._say),
                 self._data,
@@ -136,7 +137,7 @@ class Stages:
                 continue
             if not any(entry.is_dir() for entry in path.iterdir()):
                 continue
-            with contextlib.suppress(HeldError), prepare.writing(path):
+            with contextlib.suppress(HeldError), make.writing(path):
                 for shard in path.iterdir():
                     if shard.is_dir():
                         shutil.rmtree(shard)

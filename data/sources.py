@@ -1,53 +1,9 @@
-"""Sources: named texts in an order that no file system decides, read one by one from any position.
+"""The source that a configuration names: the reader that fits is picked here."""
 
-A source is read as a stream, so that its size is bounded by nothing; `read_documents` collects a
-small one. Text is kept as it is (nothing is normalised), but has no zero bytes, since byte 0
-separates documents.
-"""
-
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Protocol
-
+from data import records
+from data.documents import Document, Notice, Source
+from data.text import StandardLibrary, TextFiles
 from int_lm.config import DataConfig, SourceConfig
-
-Notice = Callable[[str], None]
-Position = Any  # a JSON value; None stands before the first document
-
-
-@dataclass(frozen=True)
-class Document:
-    """One text: `text` is UTF-8, not empty and without zero bytes; `name` tells where it is from.
-
-    `name` is the file's path, for the standard library within it, followed by `#0`, `#1`, ...
-    where a long file was cut, or by the number of the record.
-    """
-
-    name: str
-    text: bytes
-
-
-class Source(Protocol):
-    """Something that documents are read from, in an order of its own that never changes."""
-
-    def read(self, position: Position = None) -> Iterator[tuple[Document, Position]]:
-        """Documents after `position`, each with a position to go on from after it.
-
-        Records are read in batches: within one the position is None, and where the last record
-        of a batch holds no text, an empty document carries the position.
-
-        Raises:
-          UserError: what cannot be read, names the place and says what to do.
-        """
-        ...
-
-    def fingerprint(self) -> Any:
-        """A JSON value that changes where the text may have: found without reading any."""
-        ...
-
-    def size(self) -> int | None:
-        """Bytes there are to read, as stored; None where that is not known."""
-        ...
 
 
 def open_source(
@@ -63,15 +19,9 @@ def open_source(
       UserError: nothing there.
     """
     if source.source == "stdlib":
-        from data.text import StandardLibrary
-
         return StandardLibrary()
     if source.source == "text":
-        from data.text import TextFiles
-
         return TextFiles(source.path, document_bytes, notice)
-    from data import records
-
     if source.source == "hub":
         return records.Hub(source, notice)
     return records.Files(source, notice)

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from data.sources import Document
+from data.documents import Document
 from data.text import cut
 from int_lm.errors import UserError
 

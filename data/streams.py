@@ -18,9 +18,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from data import shards
+from data.documents import Document
 from data.order import Permutation, key
 from data.shards import Shard
-from data.sources import Document
 from int_lm.errors import UserError
 from tokenization.interface import Tokenizer
 

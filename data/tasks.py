@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from data.documents import Notice
 from data.records import Files
-from data.sources import Notice
 from int_lm.config import SourceConfig
 from int_lm.errors import UserError
 from tokenization.interface import Tokenizer

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
-from data.sources import Document, Notice, Position
+from data.documents import Document, Notice, Position
 from int_lm.errors import UserError
 
 NOT_SOURCES = frozenset({"site-packages", "dist-packages", "__pycache__"})

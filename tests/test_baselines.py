@@ -1,4 +1,4 @@
-"""Yardsticks: entropies and compressed sizes, against counting by hand and known sources."""
+"""Baselines: entropies and compressed sizes, against counting by hand and known sources."""
 
 import bz2
 import gzip
@@ -12,7 +12,7 @@ from hypothesis import given, strategies as st
 
 import data.baselines
 from data.baselines import baselines, entropies
-from data.sources import Document
+from data.documents import Document
 
 
 def documents(*texts: bytes) -> list[Document]:

@@ -133,7 +133,7 @@ def wait_for_rows(run: Path, count: int, process: subprocess.Popen[str]) -> None
 
 
 def test_a_run_reports_learns_and_says_what_comes_next(whole: tuple[Path, str]) -> None:
-    """The console has the yardsticks, one line per interval, a sample and the next commands."""
+    """The console has the baselines, one line per interval, a sample and the next commands."""
     run, output = whole
     for name in ("unigram", "bigram", "gzip", "xz", "this model", "--- sample", "python eval.py"):
         assert name in output

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, strategies as st
 
 import data.text
-from data.sources import Document, read_documents
+from data.documents import Document
+from data.sources import read_documents
 from data.split import split
 from data.text import cut, find_non_text
 from int_lm.config import DataConfig

@@ -6,6 +6,8 @@ show that it catches what it is for.
 
 import ast
 import re
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,12 +28,12 @@ LINES_BY_EXCEPTION = {
 # A module of int_lm imports only what stands left of it.
 ORDER = re.findall(
     r"\w+",
-    "errors < memory < schema < bounds < untrusted < config < command_line < digest < interrupt "
-    "< runlog < fixed < tables < code_length < params < native < hashing < placement < noise < "
-    "perturb < layers < direct < models < likelihood < credit < units < votes < population < "
-    "fitness < voting < update < evolve < diagnose < runtime < evaluate < sample < distributed "
-    "< storage < checkpoint < lock < checkpointer < run < warmup < plan < trainer < export < "
-    "verify",
+    "errors < memory < schema < bounds < untrusted < config < command_line < digest < "
+    "interrupt < progress < runlog < fixed < tables < code_length < params < native < hashing "
+    "< placement < noise < perturb < layers < direct < models < likelihood < credit < units < "
+    "votes < population < fitness < voting < update < evolve < diagnose < runtime < evaluate "
+    "< sample < distributed < storage < checkpoint < lock < checkpointer < run < warmup < "
+    "plan < trainer < export < verify",
 )
 ONLY_IMPORT = {
     "__init__": set(),
@@ -39,6 +41,7 @@ ONLY_IMPORT = {
     "digest": {"errors", "config", "untrusted"},
     "interrupt": {"errors", "config"},
     "lock": {"errors", "config"},
+    "progress": set(),
     "runlog": {"errors", "config"},
     "runtime": set(),
 }
@@ -312,6 +315,47 @@ def broken(rule: Rule, files: Iterator[tuple[Path, str]]) -> list[str]:
 def test_modules_keep_the_rule(rule: Rule, packages: list[str]) -> None:
     """No module of the packages breaks the rule."""
     assert broken(rule, modules(*packages)) == []
+
+
+def lint_imports(directory: Path) -> subprocess.CompletedProcess[str]:
+    """Compare the packages in `directory` with the import contracts of its pyproject.toml."""
+    program = "import sys; from importlinter import cli; sys.exit(cli.lint_imports(no_cache=True))"
+    return subprocess.run(
+        [sys.executable, "-c", program], cwd=directory, capture_output=True, text=True, timeout=120
+    )
+
+
+def test_data_and_tokenizers_keep_their_import_order() -> None:
+    """Every import of `data` and `tokenization`, late ones too, follows [tool.importlinter]."""
+    linted = lint_imports(ROOT)
+    assert linted.returncode == 0, linted.stdout + linted.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("data/corpus.py", "def f():\n    from data import rolling"),
+        ("data/documents.py", "import data.text"),
+        ("data/newcomer.py", "import os"),
+        ("data/shards.py", "from int_lm import runlog"),
+        ("data/make.py", "import tokenization"),
+        ("data/open.py", "def f():\n    from tokenization.byte import ByteTokenizer"),
+        ("tokenization/byte.py", "from tokenization import sentence_piece"),
+        ("tokenization/interface.py", "def f():\n    from data.documents import Document"),
+        ("tokenization/__init__.py", "from data import split"),
+    ],
+)
+def test_a_breach_of_the_import_order_is_caught(tmp_path: Path, module: str, line: str) -> None:
+    """An import upwards, at the top or in a function, or a module without a place."""
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    for package in PACKAGES:
+        shutil.copytree(
+            ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    with (tmp_path / module).open("a") as file:
+        file.write(f"\n{line}\n")
+    linted = lint_imports(tmp_path)
+    assert linted.returncode == 1 and "BROKEN" in linted.stdout, linted.stdout + linted.stderr
 
 
 def test_texts_name_no_directory_of_the_machine() -> None:

@@ -21,9 +21,11 @@ import pyarrow.parquet
 import pytest
 import zstandard
 
-from data import corpus, manifest, prepare, records, shards, split
-from data.sources import Document, open_source
-from int_lm import config
+from data import corpus, make, manifest, records, shards, split
+from data.documents import Document
+from data.open import open_corpus
+from data.sources import open_source
+from int_lm import config, lock
 from int_lm.config import Config, DataConfig, SourceConfig
 from int_lm.errors import UserError
 from int_lm.files import lock
@@ -69,7 +71,7 @@ def settings_of(directory: Path, kind: str, *paths: Path | str, **fields: Any) -
 def prepared(data: DataConfig, said: list[str] | None = None) -> manifest.Prepared:
     [source] = config.sources_of(data)
     say = said.append if said is not None else lambda _: None
-    return prepare.prepare(data, source, BYTES, say=say)
+    return make.prepare(data, source, BYTES, say=say)
 
 
 def contents(directory: Path) -> dict[str, bytes]:
@@ -299,7 +301,7 @@ def test_killed_between_the_last_shard_and_the_manifest(
     unlink = Path.unlink
 
     def fail(path: Path, *arguments: Any, **options: Any) -> None:
-        if path.name.endswith(prepare.POSITION):
+        if path.name.endswith(make.POSITION):
             if remaining[0] == 0:
                 raise Kill
             remaining[0] -= 1
@@ -317,7 +319,7 @@ def test_killed_between_the_last_shard_and_the_manifest(
         )
         directory = tmp_path / name
         directory.mkdir(exist_ok=True)
-        prepare.make(directory, opened, data, BYTES, facts, most_bytes=most_bytes, say=print)
+        make.make_shards(directory, opened, data, BYTES, facts, most_bytes=most_bytes, say=print)
         return contents(directory)
 
     expected = made("whole")
@@ -461,10 +463,10 @@ def test_two_processes_do_not_prepare_the_same(tmp_path: Path) -> None:
     """The second is told to wait; what is finished may be read by any number."""
     data = settings_of(tmp_path, "json", write_json(tmp_path / "x.jsonl", texts(100)))
     done = prepared(data)
-    with prepare.writing(done.directory):
+    with make.writing(done.directory):
         assert prepared(data).sha256() == done.sha256()
     (done.directory / manifest.FILE).unlink()  # as it is until all shards are written
-    with prepare.writing(done.directory), pytest.raises(UserError, match="another process"):
+    with make.writing(done.directory), pytest.raises(UserError, match="another process"):
         prepared(data)
 
 
@@ -542,7 +544,7 @@ def test_shards_of_a_mixture_are_laid_out(tmp_path: Path) -> None:
         "es": {"population": 8, "segment_length": 16},
     }
     settings: Config = config.validate(config.from_dict(tree))
-    opened = corpus.open_corpus(settings.data, BYTES, say=lambda _: None)
+    opened = open_corpus(settings.data, BYTES, say=lambda _: None)
     assert sorted(opened.heldout(0)) == ["first", "second"]
     laid = opened.streams(settings, [(0, [3.0, 1.0])])
     step = 100 * laid.steps_per_round

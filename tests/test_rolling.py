@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data import corpus, manifest, prepare, records, rolling, shards
+from data import make, manifest, records, rolling, shards
+from data.open import open_corpus
 from int_lm import config
 from int_lm.config import Config
 from int_lm.errors import UserError
@@ -36,7 +37,7 @@ def settings_of(path: Path, directory: Path, **data: Any) -> Config:
 
 
 def opened(settings: Config) -> rolling.RollingCorpus:
-    found = corpus.open_corpus(settings.data, BYTES, say=lambda _: None)
+    found = open_corpus(settings.data, BYTES, say=lambda _: None)
     assert isinstance(found, rolling.RollingCorpus)
     return found
 
@@ -118,10 +119,10 @@ def test_a_stage_that_another_process_makes_is_waited_for(tmp_path: Path) -> Non
     """And what it holds is not dropped."""
     path = write_json(tmp_path / "x.jsonl", texts(300))
     settings, said = settings_of(path, tmp_path / "shards"), []
-    found = corpus.open_corpus(settings.data, BYTES, say=said.append)
+    found = open_corpus(settings.data, BYTES, say=said.append)
     assert isinstance(found, rolling.RollingCorpus)
     stages, second = found.stages, found.stages.directory / "stage-00001"
-    with prepare.writing(second):
+    with make.writing(second):
         stages.begin(1)
         deadline = time.monotonic() + 60
         while not any("another process" in sentence for sentence in said):
@@ -129,7 +130,7 @@ def test_a_stage_that_another_process_makes_is_waited_for(tmp_path: Path) -> Non
             time.sleep(0.01)
     stages.wait()
     assert manifest.is_complete(second)
-    with prepare.writing(second):
+    with make.writing(second):
         stages.drop_before(2)
     assert manifest.is_complete(second)
     stages.drop_before(2)

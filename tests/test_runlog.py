@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
+from int_lm import progress
 from int_lm.errors import UserError
-from int_lm.training.runlog import Console, MetricsFile, Report, clock, progress, shown
+from int_lm.runlog import Console, MetricsFile, Report, clock, shown
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -233,7 +234,7 @@ def test_output_that_cannot_show_a_character_gets_an_escape(
 
 def test_without_a_terminal_there_are_no_bars(capfd: pytest.CaptureFixture[str]) -> None:
     """Nothing but lines reaches a file or a pipe."""
-    with progress("evaluating", 100) as update, Console(steps=2, seconds=0) as console:
+    with progress.bar("evaluating", 100) as update, Console(steps=2, seconds=0) as console:
         update(100)
         console.advance(1, 1.0)
     assert capfd.readouterr() == ("", "")
@@ -251,8 +252,9 @@ def test_clock() -> None:
 
 
 TERMINAL = """
-from int_lm.runlog import Console, progress
-with progress("evaluating", 100) as update:
+from int_lm.progress import bar
+from int_lm.runlog import Console
+with bar("evaluating", 100) as update:
     update(100)
 with Console(steps=10, seconds=0) as console:
     for step in range(1, 11):

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from data import shards, streams
+from data.documents import Document
 from data.order import Permutation, key
 from data.shards import Shard
-from data.sources import Document
 from data.streams import Mixture, Place, Streams
 from int_lm.errors import UserError
 from tokenization import ByteTokenizer

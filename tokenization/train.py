@@ -17,7 +17,7 @@ from pathlib import Path
 
 from data import split
 from data.sources import open_source
-from int_lm import config, errors
+from int_lm import config, errors, progress
 from int_lm.config import DataConfig
 from int_lm.errors import UserError
 from int_lm.training import runlog
@@ -37,7 +37,7 @@ def sample(data: DataConfig, most_bytes: int) -> list[bytes]:
     size = 0
     for source in config.sources_of(data):
         opened = open_source(source, data.document_bytes)
-        with runlog.progress(f"reading {source.name}, bytes", opened.size()) as update:
+        with progress.bar(f"reading {source.name}, bytes", opened.size()) as update:
             for document, _ in opened.read():
                 update(len(document.text))
                 if not document.text or split.is_heldout(document.text, data.holdout):

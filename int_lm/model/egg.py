@@ -1,4 +1,4 @@
-"""`egg`: the EGGROLL paper's int8 recurrent language model (arXiv 2511.16652), our yardstick.
+"""`egg`: the EGGROLL paper's int8 recurrent language model (arXiv 2511.16652), our baseline.
 
     norm(x)  = saturate(floor(x w / max(1, mean|x|)))
     block    h  = norm(x)                                       minGRU-like cell, state s

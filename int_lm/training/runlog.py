@@ -10,7 +10,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -244,7 +244,7 @@ class Console:
         self._write(" ".join(c.rjust(w) for c, w in zip(cells, widths, strict=True)))
 
     def table(self, title: str, bits_per_byte: Mapping[str, float]) -> None:
-        """Print a title and, below it, bits per byte by name: yardsticks, results."""
+        """Print a title and, below it, bits per byte by name: baselines, results."""
         width = max(map(len, bits_per_byte), default=0)
         self.note(title)
         for name, value in bits_per_byte.items():
@@ -303,21 +303,3 @@ def shown(text: bytes) -> str:
         c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode()
         for c in decoded
     )
-
-
-@contextlib.contextmanager
-def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A progress bar with an ETA on stderr, if that is a terminal; yields its `update(count)`."""
-    with tqdm(
-        total=total,
-        desc=what,
-        unit_scale=True,
-        file=sys.stderr,
-        disable=not sys.stderr.isatty(),
-        leave=False,
-    ) as bar:
-
-        def update(count: int) -> None:
-            bar.update(count)
-
-        yield update

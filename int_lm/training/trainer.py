@@ -11,8 +11,24 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from int_lm import run, sample
-from int_lm.arithmetic import tables
+from int_lm import (
+    diagnose,
+    distributed,
+    evaluate,
+    evolve,
+    hashing,
+    memory,
+    params,
+    placement,
+    progress,
+    run,
+    runlog,
+    sample,
+    tables,
+    warmup,
+)
+from int_lm.checkpointer import Checkpointer
+from int_lm.code_length import CodeLengths
 from int_lm.config import Config
 from int_lm.files.checkpointer import Checkpointer
 from int_lm.measure import diagnose, evaluate
@@ -258,7 +274,7 @@ class Trainer:
     def evaluate(self, documents: Documents) -> CodeLengths:
         """Code lengths of documents under the unperturbed weights."""
         total = sum(len(ids) + 1 for ids in documents.ids)
-        with runlog.progress("evaluating", total) as update:
+        with progress.bar("evaluating", total) as update:
             return evaluate.evaluate(
                 self.settings.model,
                 self.weights,

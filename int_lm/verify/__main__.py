@@ -5,8 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from int_lm import verify
-from int_lm.config.command_line import OneLineParser
+from int_lm import progress, verify
+from int_lm.command_line import OneLineParser
 from int_lm.errors import UserError, reported
 from int_lm.training import runlog
 
@@ -40,10 +40,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"no run at {root}; name the directory that train.py printed")
 
     import tokenization  # of the clone, as data is: an installed int_lm alone knows ids only
-    from data import corpus
-    from int_lm import run
-    from int_lm.files import checkpoint
-    from int_lm.method import evolve
+    from data.open import open_corpus
+    from int_lm import checkpoint, evolve, run
 
     paths = run.Paths(root)
     kept = checkpoint.steps(paths.checkpoints)
@@ -61,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "checkpoint (--step, 0 for the beginning)"
         )
     tokenizer = tokenization.load(paths.tokenizer)
-    opened = corpus.open_corpus(settings.data, tokenizer, say=lambda _: None)
+    opened = open_corpus(settings.data, tokenizer, say=lambda _: None)
     run.check_resumable(host, settings, tokenization.identity(tokenizer), opened.sha256())
     if first:
         abstract = evolve.abstract(settings, tokenizer.vocab_size)
@@ -75,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     newest = checkpoint.read_host(paths.checkpoints)
     run.check_host(newest, paths.checkpoints)
     streams = opened.streams(settings, newest["mixture"])
-    with runlog.progress("computing steps again", max(expected) - first) as update:
+    with progress.bar("computing steps again", max(expected) - first) as update:
         verdict = verify.recompute(
             settings, tokenizer.vocab_size, state, streams.at, first, expected, progress=update
         )

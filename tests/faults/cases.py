@@ -286,7 +286,7 @@ def killed_while_compiling(bench: Bench) -> Outcome:
     """SIGKILL while the first step compiles."""
     cold = {"JAX_COMPILATION_CACHE_DIR": str(bench.directory / "cold")}
     with bench.training("killed_compiling", **cold) as training:
-        training.until(lambda: "gzip" in training.stdout(), "table of yardsticks")
+        training.until(lambda: "gzip" in training.stdout(), "table of baselines")
         with training.paused():
             assert not training.rows()
         return _killed(bench, training)

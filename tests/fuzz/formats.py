@@ -186,7 +186,7 @@ def forge_export(rng: Random, directory: Path) -> None:
 
 
 def make_shards(directory: Path) -> None:
-    from data import prepare
+    from data import make
     from int_lm.config import DataConfig, sources_of
     from tokenization import ByteTokenizer
 
@@ -199,7 +199,7 @@ def make_shards(directory: Path) -> None:
         source="text", path=(str(texts),), shards=str(room), shard_bytes=16000, holdout=0.2
     )
     [source] = sources_of(settings)
-    prepared = prepare.prepare(settings, source, ByteTokenizer(), say=lambda _: None)
+    prepared = make.prepare(settings, source, ByteTokenizer(), say=lambda _: None)
     prepared.directory.rename(directory)
     shutil.rmtree(room)
     shutil.rmtree(texts)

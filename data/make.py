@@ -1,0 +1,243 @@
+"""Token shards of a source: written once, by the process that needs them first, then only read.
+
+A process that is killed goes on at the first shard that is not finished, and comes to the same
+bytes. The shards of a source lie in `<data.shards>/<name>-<key>`. The key is a digest of all that
+they depend on: the configuration, the tokenizer, and the names, sizes and times of the files.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data import manifest, records, shards, split
+from data.documents import Document, Notice, Position, Source
+from data.manifest import Prepared
+from data.sources import open_source
+from int_lm import digest, lock, progress
+from int_lm.config import DataConfig, MixtureConfig
+from int_lm.errors import UserError
+from tokenization.interface import Tokenizer
+
+POSITION = ".position.json"  # of the source after a shard, kept until all are finished
+ENCODED_AT_ONCE = 1 << 22  # bytes of text
+
+
+def prepare(
+    data: DataConfig, source: MixtureConfig, tokenizer: Tokenizer, *, say: Notice
+) -> Prepared:
+    """Find the shards of a source, or make those that are missing.
+
+    Args:
+      data: its holdout, document_bytes, shard_bytes and shards are used.
+      source: one of `config.sources_of(data)`.
+      say: told one sentence about what was done or skipped.
+
+    Raises:
+      UserError: text that cannot be read or held out, a damaged shard, a full disk, or another
+        process that is preparing the same source.
+    """
+    opened = open_source(source, data.document_bytes, notice=say)
+    directory = directory_of(data, source, tokenizer, opened)
+    if not manifest.is_complete(directory):  # any number may read what is finished
+        with writing(directory):
+            pinned = pin(directory, source)
+            reading = open_source(pinned, data.document_bytes, notice=say)
+            facts = manifest.facts_of(data, pinned, tokenizer)
+            make_shards(directory, reading, data, tokenizer, facts, say=say)
+    return manifest.open_prepared(directory, source, tokenizer)
+
+
+def directory_of(
+    data: DataConfig, source: MixtureConfig, tokenizer: Tokenizer, opened: Source
+) -> Path:
+    """Where the shards of a source lie: its name stands for all that they depend on."""
+    facts = manifest.facts_of(data, source, tokenizer)
+    key = digest.of_json([facts, opened.fingerprint()])
+    return Path(data.shards) / f"{source.name}-{key[:16]}"
+
+
+@contextlib.contextmanager
+def writing(directory: Path) -> Iterator[None]:
+    """Hold a directory of shards for this process alone; no empty one is left behind.
+
+    Raises:
+      HeldError: another process holds it. UserError: the file system refused.
+    """
+    try:
+        with lock.hold(directory, "wait until it is done"):
+            yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write token shards to {directory}: {error.strerror or error}; free some "
+            "space or choose another --data.shards; what is finished is kept"
+        ) from error
+
+
+def pin(directory: Path, source: MixtureConfig) -> MixtureConfig:
+    """A dataset of the hub at the revision it has when preparing begins, unless one is named.
+
+    `directory` keeps the revision, for those who go on.
+    """
+    if source.source != "hub" or source.revision:
+        return source
+    path = directory / "revision"
+    if not path.exists():
+        digest.write_atomically(path, records.newest_revision(source.path[0]).encode())
+    return dataclasses.replace(source, revision=path.read_text())
+
+
+def make_shards(
+    directory: Path,
+    source: Source,
+    data: DataConfig,
+    tokenizer: Tokenizer,
+    facts: dict[str, Any],
+    *,
+    start: Position = None,
+    first: int = 0,
+    most_bytes: int = 0,
+    say: Notice,
+) -> None:
+    """Write the shards that are missing, and then the manifest.
+
+    Args:
+      facts: of `manifest.facts_of`.
+      start, first: position in the source, and number of the document to train on, to begin with.
+      most_bytes: stop after the shard with which tokens take this many bytes (0: at the end). The
+        manifest then says where, as `after`, and whether that was the end, as `last`.
+    """
+    position, done = _progress(directory, start)
+    if done:
+        say(f"going on in {directory} after {len(done)} finished shards")
+    began, before = time.monotonic(), sum(shard["bytes"] for shard in done)
+    with progress.bar("preparing, bytes", source.size()) as update:
+        update(before)
+        finished = bool(done) and (done[-1]["last"] or _full(done, tokenizer, most_bytes))
+        groups = iter(()) if finished else _grouped(source.read(position), data.shard_bytes)
+        for documents, after, last in groups:
+            path = directory / manifest.shard_name(len(done))
+            if path.exists():  # the position after it was lost
+                counts = shards.check(path)
+            else:
+                whole = last and not done and not first
+                train, heldout = _sides(documents, data.holdout, whole=whole)
+                shard = shards.lay_out(
+                    _encoded(train, tokenizer, update),
+                    _encoded(heldout, tokenizer, update),
+                    first=first + sum(shard["documents"] for shard in done),
+                    tokenizer=tokenizer,
+                )
+                counts = {
+                    "documents": len(train),
+                    "bytes": sum(len(document.text) for document in train),
+                    "tokens": len(shard.tokens),
+                    "windows": len(shard.windows) - 1,
+                    "heldout_documents": len(heldout),
+                    "heldout_bytes": sum(len(document.text) for document in heldout),
+                    "heldout_tokens": len(shard.heldout_tokens),
+                    "last": last,
+                }
+                if not last:  # before the shard, which counts only with it
+                    position_file = directory / f"{path.name}{POSITION}"
+                    digest.write_atomically(position_file, digest.canonical_json(after).encode())
+                shards.write(shard, counts, path)
+            done.append(counts)
+            position = after
+            if _full(done, tokenizer, most_bytes):
+                break
+    made = manifest.manifest_of(directory, facts, done)
+    if most_bytes:
+        after = json.loads(digest.canonical_json(position))  # as its file would give it
+        made |= {"after": after, "last": done[-1]["last"]}
+    totals = made["totals"]
+    for side, key in (("be held out", "heldout_documents"), ("train on", "documents")):
+        if totals[key] == 0 and not first:
+            raise UserError(
+                f"of {totals['documents'] + totals['heldout_documents']} documents none is left to "
+                f"{side}; change --data.holdout"
+            )
+    for position_file in directory.glob(f"*{POSITION}"):  # with a manifest, nobody looks for them
+        position_file.unlink()
+    manifest.write(directory, made)
+    seconds = max(time.monotonic() - began, 1e-9)
+    size, tokens = totals["bytes"] + totals["heldout_bytes"], totals["tokens"]
+    say(
+        f"prepared {directory}: {totals['documents']:,} documents, {size:,} bytes, {tokens:,} "
+        f"tokens to train on, {totals['bytes'] / max(1, tokens):.2f} bytes a token, "
+        f"{(size - before) / seconds / 1e6:.1f} MB/s, {tokens / seconds:,.0f} tokens/s"
+    )
+
+
+def _progress(directory: Path, start: Position) -> tuple[Position, list[dict[str, Any]]]:
+    """The position to go on from, and the contents of the finished shards before it.
+
+    The position is not part of the shards: a reader that went on from another one may well spell
+    the same position differently.
+    """
+    done: list[dict[str, Any]] = []
+    while (directory / manifest.shard_name(len(done))).exists():
+        done.append(shards.check(directory / manifest.shard_name(len(done))))
+    if not done or done[-1]["last"]:
+        return start, done
+    path = directory / f"{manifest.shard_name(len(done) - 1)}{POSITION}"
+    try:
+        return json.loads(path.read_bytes()), done
+    except (FileNotFoundError, ValueError):  # read all of it again, and keep what is finished
+        return start, []
+
+
+def _full(done: list[dict[str, Any]], tokenizer: Tokenizer, most_bytes: int) -> bool:
+    tokens = sum(shard["tokens"] for shard in done)
+    return 0 < most_bytes <= tokens * tokenizer.dtype.itemsize
+
+
+def _grouped(
+    documents: Iterator[tuple[Document, Position]], size: int
+) -> Iterator[tuple[list[Document], Position, bool]]:
+    """(documents of a shard, the position after them, whether they are the last ones)."""
+    group: list[Document] = []
+    held, after = 0, None
+    for document, position in documents:
+        if held >= size and after is not None and document.text:
+            yield group, after, False
+            group, held = [], 0
+        if document.text:
+            group.append(document)
+            held += len(document.text)
+        after = position
+    yield group, after, True
+
+
+def _sides(
+    documents: Sequence[Document], holdout: float, *, whole: bool
+) -> tuple[Sequence[Document], Sequence[Document]]:
+    """Documents to train on and held out; `whole`: they are all of the source."""
+    if whole:
+        sides = split.split(documents, holdout)
+        return sides.train, sides.heldout
+    held = [split.is_heldout(document.text, holdout) for document in documents]
+    pairs = list(zip(documents, held, strict=True))
+    return [d for d, out in pairs if not out], [d for d, out in pairs if out]
+
+
+def _encoded(
+    documents: Sequence[Document], tokenizer: Tokenizer, update: Callable[[int], None]
+) -> list[np.ndarray]:
+    """Ids of every document, by all cores."""
+    ids: list[np.ndarray] = []
+    while len(ids) < len(documents):
+        texts: list[bytes] = []
+        size = 0
+        while len(ids) + len(texts) < len(documents) and size < ENCODED_AT_ONCE:
+            texts.append(documents[len(ids) + len(texts)].text)
+            size += len(texts[-1])
+        ids += tokenizer.encode_all(texts, threads=os.cpu_count() or 1)
+        update(size)
+    return ids

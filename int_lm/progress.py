@@ -1,0 +1,32 @@
+"""A progress bar for what takes a while, shown only to somebody who looks at a terminal."""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+
+from tqdm import tqdm
+
+
+@contextlib.contextmanager
+def bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """A progress bar with the time left, on stderr if that is a terminal.
+
+    Yields its `update(count)`, which moves it on by `count`.
+
+    Args:
+      what: is counted, shown in front of the bar.
+      total: of all counts; None where it is not known.
+    """
+    with tqdm(
+        total=total,
+        desc=what,
+        unit_scale=True,
+        file=sys.stderr,
+        disable=not sys.stderr.isatty(),
+        leave=False,
+    ) as shown:
+
+        def update(count: int) -> None:
+            shown.update(count)
+
+        yield update
