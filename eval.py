@@ -163,8 +163,9 @@ def measure(subject: Subject, text: Sequence[str] | None, words: bool = False) -
     import numpy as np
 
     from data import baselines
-    from int_lm import code_length, progress
-    from int_lm.code_length import CodeLengths
+    from int_lm import progress
+    from int_lm.measure import code_length
+    from int_lm.measure.code_length import CodeLengths
 
     by_source = documents_of(subject, text)
     flat = [(name, document) for name in by_source for document in by_source[name]]

@@ -23,8 +23,8 @@ from int_lm.config import Config, command_line
 if TYPE_CHECKING:  # imported where needed, so that --help and a wrong flag answer at once
     from data.corpus import Corpus
     from data.documents import Document
-    from int_lm.checkpoint import Restored
-    from int_lm.lock import Lock
+    from int_lm.files.checkpoint import Restored
+    from int_lm.files.lock import Lock
     from int_lm.run import Paths
     from int_lm.training.trainer import Documents, Text, Trainer
     from tokenization import Tokenizer
@@ -69,7 +69,7 @@ def open_text(settings: Config) -> "Corpus":
     """The text of a run, prepared by the first process; says how much there is."""
     import tokenization
     from data.open import open_corpus
-    from int_lm import distributed
+    from int_lm.training import distributed
 
     tokenizer = tokenization.load(settings.data.tokenizer)
     if not distributed.is_first():

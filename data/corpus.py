@@ -7,7 +7,6 @@ from data import streams
 from data.documents import Document
 from data.manifest import Prepared
 from data.streams import Streams
-from int_lm import digest
 from int_lm.config import Config
 from int_lm.errors import UserError
 from int_lm.files import digest

@@ -20,9 +20,10 @@ from data import manifest, records, shards, split
 from data.documents import Document, Notice, Position, Source
 from data.manifest import Prepared
 from data.sources import open_source
-from int_lm import digest, lock, progress
+from int_lm import progress
 from int_lm.config import DataConfig, MixtureConfig
 from int_lm.errors import UserError
+from int_lm.files import digest, lock
 from tokenization.interface import Tokenizer
 
 POSITION = ".position.json"  # of the source after a shard, kept until all are finished

@@ -10,7 +10,8 @@ tokenizer, and the names, sizes and times of the files.
 
 from collections.abc import Sequence
 
-from int_lm import command_line, errors
+from int_lm import errors
+from int_lm.config import command_line
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -25,7 +25,7 @@ from data import corpus, make, manifest, records, shards, split
 from data.documents import Document
 from data.open import open_corpus
 from data.sources import open_source
-from int_lm import config, lock
+from int_lm import config
 from int_lm.config import Config, DataConfig, SourceConfig
 from int_lm.errors import UserError
 from int_lm.files import lock

@@ -15,7 +15,7 @@ import pytest
 
 from int_lm import progress
 from int_lm.errors import UserError
-from int_lm.runlog import Console, MetricsFile, Report, clock, shown
+from int_lm.training.runlog import Console, MetricsFile, Report, clock, shown
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -20,7 +20,6 @@ from data.sources import open_source
 from int_lm import config, errors, progress
 from int_lm.config import DataConfig
 from int_lm.errors import UserError
-from int_lm.training import runlog
 from tokenization.sentence_piece import SentencePieceTokenizer
 
 VOCABULARY = range(512, 65537)

@@ -11,24 +11,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from int_lm import (
-    diagnose,
-    distributed,
-    evaluate,
-    evolve,
-    hashing,
-    memory,
-    params,
-    placement,
-    progress,
-    run,
-    runlog,
-    sample,
-    tables,
-    warmup,
-)
-from int_lm.checkpointer import Checkpointer
-from int_lm.code_length import CodeLengths
+from int_lm import progress, run, sample
+from int_lm.arithmetic import tables
 from int_lm.config import Config
 from int_lm.files.checkpointer import Checkpointer
 from int_lm.measure import diagnose, evaluate

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from int_lm import progress, verify
-from int_lm.command_line import OneLineParser
+from int_lm.config.command_line import OneLineParser
 from int_lm.errors import UserError, reported
-from int_lm.training import runlog
 
 PROGRAM = "int_lm.verify"
 EXIT_DIFFERENT = 1
@@ -41,7 +40,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     import tokenization  # of the clone, as data is: an installed int_lm alone knows ids only
     from data.open import open_corpus
-    from int_lm import checkpoint, evolve, run
+    from int_lm import run
+    from int_lm.files import checkpoint
+    from int_lm.method import evolve
 
     paths = run.Paths(root)
     kept = checkpoint.steps(paths.checkpoints)
