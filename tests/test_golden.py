@@ -1,0 +1,149 @@
+"""Golden hashes: every recipe gives the bits it has always given.
+
+For every architecture and recipe of the README's table of hashes, at a small size and in two
+chunks: the weights after 2 and after 5 steps, and the members' scores in the first and the last of
+them. `test_evolve.py` compares such steps with the oracle; here nothing but results counts, so that
+code may move as it likes.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pytest
+
+from int_lm import config as configuration, evolve, hashing
+
+VOCABULARY = 29
+
+
+def hash_after(fields: dict[str, dict[str, Any]], vocab_size: int, steps: set[int]) -> list[str]:
+    """Hashes of the scores of the first step, of the weights after each of `steps`, and of the
+    scores of the last one: 16 hex digits each.
+
+    Args:
+      fields: of a configuration, by section.
+    """
+    config = configuration.validate(configuration.from_dict(fields))
+    state, step = evolve.initial(config, vocab_size), evolve.compiled_step(config, vocab_size)
+    weights, scores = [], []
+    for number in range(max(steps)):
+        tokens = tokens_of(config.es.streams, config.es.segment_length, vocab_size, number)
+        state, metrics = step(state, tokens, number)
+        scores.append(np.asarray(metrics.scores_P, "<i4").tobytes())
+        if number + 1 in steps:
+            weights.append(hashing.weights_hash(state.weights))
+    first, last = (hashlib.sha256(scores[n]).hexdigest()[:16] for n in (0, -1))
+    return [first, *weights, last]
+
+
+def tokens_of(streams: int, length: int, vocab_size: int, number: int) -> np.ndarray:
+    """Tokens of a step, uint16 [S, T+1]: texts, separators between them, padding after some."""
+    shape = streams, length + 1
+    raw = np.random.Philox(key=[11, number]).random_raw(streams * (length + 1)).reshape(shape)
+    # every second token follows from the one before, so that there is something to learn
+    tokens = 1 + (raw >> 32) % (vocab_size - 1)
+    tokens[:, 1::2] = 1 + tokens[:, :-1:2][:, : tokens[:, 1::2].shape[1]] * 3 % (vocab_size - 1)
+    tokens[raw % 8 == 0] = 0
+    tokens[number % streams, -3:] = 0
+    tokens[(number + 1) % streams, :4] = 0
+    return tokens.astype(np.uint16)
+
+
+class Golden(NamedTuple):
+    """What a recipe has always given; see `hash_after`."""
+
+    scores: str
+    weights_2: str
+    weights_5: str
+    scores_5: str
+
+
+# by (architecture, name as in benchmarks/determinism.py)
+GOLDEN: dict[tuple[str, str], Golden] = {
+    ("egg", "eggroll"): Golden(
+        "23430ef5c81a7650", "59f0e13a03b3485e", "bbad8c7c83e77157", "22ab5648eaa4d269"
+    ),
+    ("egg", "eggroll, exact"): Golden(
+        "98d4afe92648eaeb", "6e550839ff94585c", "cb1ec43c1b50c5a7", "36f90ce86b370efe"
+    ),
+    ("egg", "trace"): Golden(
+        "23430ef5c81a7650", "60e135feb06d8bde", "12c643e600ffaa54", "aee05d45e0032ffe"
+    ),
+    ("egg", "trace, exact"): Golden(
+        "e3c361011c9abd8b", "610a645ebb5b84f2", "b9f58991b714e831", "a9d07a42f1ca78a5"
+    ),
+    ("egg", "unit, exact, direct"): Golden(
+        "8d7ad62762b1f7e0", "df3a65d45a0bdc77", "108d116c36979740", "0d5a96f1526d4759"
+    ),
+    ("rwkv", "eggroll"): Golden(
+        "a503e89934b33860", "b496f36626fc0801", "fb8d2d84c09f5577", "562739c73b970d80"
+    ),
+    ("rwkv", "eggroll, exact"): Golden(
+        "d0f02a9561f5aaff", "49a10461f83f7f5f", "88bf7db37c54614a", "7a9fd4b0c6aeecab"
+    ),
+    ("rwkv", "trace"): Golden(
+        "a503e89934b33860", "f0d39684d0a7e545", "ac64e027d2648bab", "17fd251379610792"
+    ),
+    ("rwkv", "trace, exact"): Golden(
+        "965c36df942d5035", "65ea61557694cde2", "140206507f168d27", "666c46776834b6a1"
+    ),
+    ("rwkv", "unit, exact, direct"): Golden(
+        "d0f02a9561f5aaff", "5d807f1705caff5f", "08ad0635b293d267", "09f23f1ab1a95eaa"
+    ),
+}
+WIDE = Golden("394f13cef1694ebf", "9d8b520f49c53874", "2c992e9567e30dd6", "54403b251e5a85c0")
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "eggroll": {"votes": "eggroll", "readout": "perturbed", "update": "threshold"},
+    "eggroll, exact": {"votes": "eggroll", "readout": "exact", "update": "stochastic"},
+    "trace": {"votes": "trace", "readout": "perturbed", "update": "threshold"},
+    "trace, exact": {  # and all that the others leave at its default
+        **{"votes": "trace", "readout": "exact", "update": "carry"},
+        **{"noise": "gaussian", "rank": 2, "fitness": "linear", "vote_clip": 1.5},
+        **{"noise_reuse": 2, "members_per_stream": 4, "schedule": "inverse_sqrt"},
+    },
+    "unit, exact, direct": {"votes": "unit", "readout": "exact", "update": "carry"},
+}
+
+
+def recipe(architecture: str, name: str, **es: Any) -> dict[str, dict[str, Any]]:
+    """Fields of a small configuration of a recipe; keyword arguments are more fields of `es`."""
+    sizes = {"population": 16, "segment_length": 8, "sigma_shift": 3, "chunk": 8}
+    model = {"architecture": architecture, "width": 16, "layers": 2, "ffn_multiple": 2}
+    if "direct" in name:
+        model |= {"direct": [1, 3], "direct_bits": 8}
+    return {"model": model, "es": {**sizes, **RECIPES[name], **es}, "run": {"seed": 5, "steps": 60}}
+
+
+MESSAGE = (
+    "training no longer gives the bits it used to give. If you did not mean to change them, find "
+    "with the other tests what did; if you did, test_evolve.py says what a change of bits asks for"
+)
+
+
+@pytest.fixture(autouse=True)
+def quick_compiler() -> Iterator[None]:
+    """Compilation without most optimisations: it takes longer than all that is computed here."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("architecture", ["egg", "rwkv"])
+def test_recipes_give_the_bits_they_have_always_given(architecture: str, name: str):
+    """Weights and scores of all recipes, with their updates."""
+    found = hash_after(recipe(architecture, name), VOCABULARY, {2, 5})
+    assert Golden(*found) == GOLDEN[architecture, name], MESSAGE
+
+
+def test_a_wide_vocabulary_gives_the_bits_it_has_always_given():
+    """Above 256 tokens; with gaussian noise of rank 2, context tables and four members a stream."""
+    more = {"noise": "gaussian", "rank": 2, "members_per_stream": 4, "learning_rate": 2.0}
+    fields = recipe("rwkv", "unit, exact, direct", schedule="inverse_sqrt_to_zero", **more)
+    fields["model"]["layers"] = 3
+    assert Golden(*hash_after(fields, 300, {2, 5})) == WIDE, MESSAGE
