@@ -14,7 +14,9 @@ import jax
 import numpy as np
 import pytest
 
-from int_lm import config as configuration, evolve, hashing
+from int_lm import config as configuration
+from int_lm.method import evolve
+from int_lm.model import hashing
 
 VOCABULARY = 29
 
