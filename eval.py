@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from int_lm import config, errors
+from int_lm import config, errors, plugins
 from int_lm.config import command_line
 
 if TYPE_CHECKING:  # imported where needed, so that --help and a wrong flag answer at once
@@ -76,6 +76,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--word_perplexity", action="store_true", help="also perplexity per word (split at spaces)"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_plugin_argument()
     arguments = parser.parse_strict(argv)
     if arguments.export and arguments.step is not None:
         raise errors.UserError("--step chooses a checkpoint of --run; an export holds one step")
@@ -99,10 +100,10 @@ def open_run(root: Path, step: int | None) -> Subject:
         data=opened.config.data,
         tokenizer=tokenizer,
         log2_likelihoods=lambda documents, progress: evaluate.log2_likelihoods(
-            opened.config.model, opened.weights, documents, progress=progress
+            opened.recipe.model, opened.weights, documents, progress=progress
         ),
         hits=lambda documents, firsts, progress: evaluate.log2_likelihoods(
-            opened.config.model,
+            opened.recipe.model,
             opened.weights,
             documents,
             progress=progress,
@@ -116,13 +117,10 @@ def open_run(root: Path, step: int | None) -> Subject:
 def open_export(root: Path) -> Subject:
     """An export, evaluated with the NumPy runtime: JAX is not imported."""
     import tokenization
-    from int_lm import runtime
+    from int_lm import export, runtime
     from int_lm.files import checkpoint
 
-    try:
-        model = runtime.load(root)
-    except runtime.ExportError as error:
-        raise errors.UserError(str(error)) from error
+    model = export.load(root)
     tokenizer = tokenization.load(root / "tokenizer")
     checkpoint.check_tokenizer(model.config["tokenizer"], tokenization.identity(tokenizer))
     return Subject(
@@ -262,6 +260,7 @@ def _say(sentence: str) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse, evaluate, print."""
     arguments = parse(argv)
+    plugins.trust(*arguments.plugin)
     if arguments.run:
         subject = open_run(Path(arguments.run), arguments.step)
     else:

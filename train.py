@@ -119,8 +119,10 @@ def lay_out(
 
 def train(settings: Config) -> None:
     """Run, or resume, what `settings` describe, with the other processes of the run if any."""
+    from int_lm.method import recipe
     from int_lm.training import distributed
 
+    recipe.check(settings)
     with distributed.processes("train.py", settings.distributed):
         train_together(settings)
 
@@ -144,7 +146,8 @@ def train_locked(settings: Config, opened: "Corpus", held: "Lock | None") -> Non
     from int_lm import run
     from int_lm.files import checkpoint
     from int_lm.files.checkpointer import Checkpointer
-    from int_lm.method import evolve, placement
+    from int_lm.method import evolve, placement, recipe as recipes
+    from int_lm.method.evolve import State
     from int_lm.model import params
     from int_lm.training import distributed, interrupt, runlog
     from int_lm.training.trainer import Trainer
@@ -157,9 +160,10 @@ def train_locked(settings: Config, opened: "Corpus", held: "Lock | None") -> Non
         run.check_resumable(host, settings, identity, opened.sha256())
         if distributed.is_first() and (warning := run.resumption_warning(host, settings)):
             _say(warning)
-    abstract = evolve.abstract(settings, vocab_size)
+    recipe = recipes.of(settings, vocab_size)
+    abstract = evolve.abstract(recipe).stored()
     resumed = checkpoint.restore(paths.checkpoints, abstract, say=_say)
-    state = resumed.state if resumed else evolve.initial(settings, vocab_size)
+    state = State.of_stored(resumed.state) if resumed else evolve.initial(recipe)
     if resumed:  # what JAX makes of its arrays takes their place
         resumed = dataclasses.replace(resumed, state=None)
     first = resumed.step if resumed else 0
@@ -168,10 +172,10 @@ def train_locked(settings: Config, opened: "Corpus", held: "Lock | None") -> Non
     distributed.require_agreement("text", opened.sha256())
     text, baselines = lay_out(opened, settings, resumed)
 
-    specs = evolve.specs_of(settings, vocab_size)
-    weights = params.count(params.without_direct(specs))
+    specs = recipe.model.specs
+    weights = params.count(specs.network)
     place = placement.choose(settings.distributed, settings.es, weights)
-    state = evolve.placed(state, specs, place)
+    state = evolve.placed(recipe, state, place)
     writes = distributed.is_first()
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(contextlib.ExitStack())
@@ -189,7 +193,9 @@ def train_locked(settings: Config, opened: "Corpus", held: "Lock | None") -> Non
         console = stack.enter_context(
             runlog.Console(steps=settings.run.steps, seconds=settings.run.seconds, quiet=not writes)
         )
-        console.note(f"model: {settings.model.architecture}, {params.count(specs):,} int8 weights")
+        tables = params.count(specs.tables)
+        besides = f", {tables:,} of context tables" if tables else ""
+        console.note(f"model: {settings.model.architecture}, {weights:,} int8 weights{besides}")
         if place is not None:
             console.note(placement.description(place))
         console.table("bits per byte of the held-out text, to compare with:", baselines)
@@ -197,6 +203,7 @@ def train_locked(settings: Config, opened: "Corpus", held: "Lock | None") -> Non
             console.note(f"resuming {paths.root} at step {first}")
         trainer = Trainer(
             settings=settings,
+            recipe=recipe,
             text=text,
             console=console,
             metrics=metrics,
@@ -204,7 +211,7 @@ def train_locked(settings: Config, opened: "Corpus", held: "Lock | None") -> Non
             stop=stop,
             state=state,
             place=place,
-            number=first,
+            step=first,
             saved=first if resumed else -1,
             seconds_before=resumed.host["seconds"] if resumed else 0.0,
         )
@@ -212,7 +219,7 @@ def train_locked(settings: Config, opened: "Corpus", held: "Lock | None") -> Non
         if not finished or distributed.most(stop.requested is not None):
             if checkpointer:
                 checkpointer.close()
-            console.note(f"saved step {trainer.number}; the same command goes on from there")
+            console.note(f"saved step {trainer.step}; the same command goes on from there")
             return
         if trainer.kept():  # with nothing left to save, Ctrl-C ends the program at once
             signals.close()
@@ -229,11 +236,11 @@ def finish(trainer: "Trainer", paths: "Paths", baselines: dict[str, float]) -> N
     figures = lengths.summary() | {"baselines": baselines, "sources": sources}
     note = trainer.console.note
     trainer.console.table(
-        f"bits per byte of all {figures['bytes']:,} held-out bytes after {trainer.number} steps:",
+        f"bits per byte of all {figures['bytes']:,} held-out bytes after {trainer.step} steps:",
         {"this model": lengths.bits_per_byte, **baselines},
     )
     if len(sources) > 1:
-        shares = trainer.text.streams.shares(trainer.number)
+        shares = trainer.text.streams.shares(trainer.step)
         trainer.console.table(
             "bits per byte by source (and its share of what was read):",
             {f"{name} ({shares[name]:.1%})": sources[name]["bits_per_byte"] for name in sources},
@@ -241,7 +248,7 @@ def finish(trainer: "Trainer", paths: "Paths", baselines: dict[str, float]) -> N
     trainer.sample()
     trainer.secure()
     if distributed.is_first():
-        run.write_evaluation(paths, trainer.number, trainer.weights, figures)
+        run.write_evaluation(paths, trainer.step, trainer.weights, figures)
     note(f"run directory: {paths.root}")
     python = command_line.interpreter()
     note(

@@ -1,8 +1,9 @@
 """The one exception that speaks to the user, and the exit code that goes with it."""
 
 import contextlib
+import difflib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 EXIT_USER_ERROR = 2
 EXIT_LOST_PROCESS = 3  # another process of the run is gone
@@ -11,6 +12,20 @@ EXIT_INTERRUPTED = 130  # as the shell has it: 128 + SIGINT
 
 class UserError(Exception):
     """A mistake the user can mend: one sentence that says what, where and what to do next."""
+
+
+def nearest(name: str, known: Sequence[str], otherwise: str | None = None) -> str:
+    """'; did you mean X?' for the closest known name, else `otherwise`, else the known names."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean {close[0]}?"
+    return f"; known: {', '.join(known)}" if otherwise is None else otherwise
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise `UserError` with the message unless the condition holds."""
+    if not condition:
+        raise UserError(message)
 
 
 def explain_os_error(error: OSError) -> str:

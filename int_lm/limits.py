@@ -1,5 +1,7 @@
 """Limits of the integers that everything computes with. `method.bounds` builds on them."""
 
+from int_lm.settings import StrategySettings
+
 INT32_MAX = 2**31 - 1
 INT8_MAX = 127  # -128 never occurs: abs(-128) wraps
 GAUSSIAN_MAX = 69  # largest magnitude in tables.gaussian_quantiles (a test holds them together)
@@ -9,7 +11,24 @@ LOG2_FRACTION_BITS = 16  # a log-likelihood is an integer in units of 2^-16 bit
 LEARNING_RATE_MIN, LEARNING_RATE_MAX = 2.0**-12, 4.0  # the least is the unit it is rounded to
 DIRECT_LENGTH_MAX = 16
 DIRECT_BITS = range(8, 25)
-VOTE_CLIP_MAX = 8.0
 SPARE_BITS_MAX = 4  # an operand of votes keeps three bits and a sign
 SEPARATOR = 0  # the id between documents
 WORST_BITS_PER_TOKEN = 32  # (max logit - min logit) / 16 + log2 V <= 15.9 + 16
+
+
+def noise_max(es: StrategySettings) -> int:
+    """Largest magnitude an entry of A or B can have."""
+    return RADEMACHER_MAX if es.noise == "rademacher" else GAUSSIAN_MAX
+
+
+def spare_bits(es: StrategySettings) -> int:
+    """Bits by which the operands of votes gathered token by token are narrower than int8.
+
+    The least for which P / 2 pairs x T tokens x 127 x (127 >> bits) stays below 2^31, at most 4:
+    `method.bounds` refuses what needs more.
+    """
+    terms = es.population // 2 * es.segment_length * INT8_MAX
+    bits = 0
+    while bits < SPARE_BITS_MAX and terms * (INT8_MAX >> bits) > INT32_MAX:
+        bits += 1
+    return bits

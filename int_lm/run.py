@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from int_lm import config
-from int_lm.arithmetic import tables
 from int_lm.arithmetic.noise import NOISE_VERSION
 from int_lm.config import Config
 from int_lm.errors import UserError
 from int_lm.files import checkpoint, digest
-from int_lm.method import evolve
+from int_lm.method import evolve, recipe, schedules
+from int_lm.method.evolve import State
+from int_lm.method.recipe import Recipe
 from int_lm.model import hashing
-from int_lm.model.params import Tree
+from int_lm.model.params import Parameters
 from int_lm.runtime import VOCABULARY_MAX
 
 
@@ -58,13 +59,14 @@ class Run:
     """The model of a run at one step.
 
     Attributes:
-      weights: int8 NumPy arrays. tokenizer: its identity (kind, vocab_size, separator, digest).
+      recipe: of `config`. weights: int8 NumPy arrays.
+      tokenizer: its identity (kind, vocab_size, separator, digest).
     """
 
     config: Config
-    vocab_size: int
+    recipe: Recipe
     step: int
-    weights: Tree
+    weights: Parameters
     tokenizer: dict[str, Any]
 
 
@@ -187,7 +189,7 @@ def resumption_warning(host: Mapping[str, Any], settings: Config) -> str | None:
     if type(before) is not int:
         return None
     schedule = settings.es.schedule
-    if tables.decay(schedule, 1, 1.0, before) == tables.decay(schedule, 1, 1.0, now):
+    if schedules.decay(schedule, 1, 1.0, before) == schedules.decay(schedule, 1, 1.0, now):
         return None
     return (
         f"es.schedule {schedule} ends at run.steps, which was {before} and is {now}: rates go on "
@@ -235,20 +237,23 @@ def open_run(
     host = checkpoint.read_host(paths.checkpoints, step)
     settings = settings_of(host, paths.checkpoints)
     vocab_size = host["tokenizer"]["vocab_size"]
-    abstract = evolve.abstract(settings, vocab_size)
+    found = recipe.of(settings, vocab_size)
+    abstract = evolve.abstract(found).stored()
     restored = checkpoint.restore(paths.checkpoints, abstract, step=step, say=say)
     if restored is None:
         raise UserError(f"{root} holds no checkpoint yet; let train.py run until it has saved one")
     return Run(
         config=settings,
-        vocab_size=vocab_size,
+        recipe=found,
         step=restored.step,
-        weights=restored.state.weights,
+        weights=State.of_stored(restored.state).weights,
         tokenizer=host["tokenizer"],
     )
 
 
-def write_evaluation(paths: Paths, step: int, weights: Tree, figures: Mapping[str, Any]) -> None:
+def write_evaluation(
+    paths: Paths, step: int, weights: Parameters, figures: Mapping[str, Any]
+) -> None:
     """Keep the figures of a full held-out evaluation for the model card."""
     content = {"step": step, "weights_hash": hashing.weights_hash(weights), **figures}
     digest.write_atomically(paths.evaluation, (json.dumps(content, indent=2) + "\n").encode())

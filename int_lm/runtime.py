@@ -13,6 +13,7 @@ Axes: P documents read side by side, T tokens, L layers, D width, F feed-forward
 M outputs, V vocabulary.
 """
 
+import contextlib
 import dataclasses
 import decimal
 import functools
@@ -21,9 +22,9 @@ import io
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -88,7 +89,7 @@ def norm(weight_D: np.ndarray | int, x_PD: np.ndarray) -> np.ndarray:
 
 
 class Egg:
-    """The EGGROLL paper's recurrent model (arXiv 2511.16652), as int_lm/models/egg.py has it."""
+    """The EGGROLL paper's recurrent model (arXiv 2511.16652), as int_lm/model/egg.py has it."""
 
     @staticmethod
     def shapes(model: dict[str, Any], V: int) -> dict[str, list[int]]:
@@ -144,7 +145,7 @@ class Egg:
 
 
 class Rwkv:
-    """RWKV's time and channel mixing, made nonlinear, as int_lm/models/rwkv.py has it."""
+    """RWKV's time and channel mixing, made nonlinear, as int_lm/model/rwkv.py has it."""
 
     @staticmethod
     def shapes(model: dict[str, Any], V: int) -> dict[str, list[int]]:
@@ -198,7 +199,22 @@ class Rwkv:
         return state, np.minimum(np.maximum(logits_PV, -LOGIT_MAX), LOGIT_MAX)
 
 
-ARCHITECTURES: dict[str, type[Egg] | type[Rwkv]] = {"egg": Egg, "rwkv": Rwkv}
+class Architecture(Protocol):
+    """What a class must have to stand for a network: `Egg` and `Rwkv` are such classes."""
+
+    @staticmethod
+    def shapes(model: dict[str, Any], V: int) -> dict[str, list[int]]: ...
+
+    @staticmethod
+    def initial_state(model: dict[str, Any], batch: int) -> Tensors: ...
+
+    @staticmethod
+    def step(
+        weights: Tensors, state: Tensors, tokens_P: np.ndarray
+    ) -> tuple[Tensors, np.ndarray]: ...
+
+
+ARCHITECTURES: dict[str, type[Architecture]] = {"egg": Egg, "rwkv": Rwkv}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,7 +222,7 @@ class Model:
     """A loaded export."""
 
     config: dict[str, Any]  # the contents of config.json
-    architecture: type[Egg] | type[Rwkv]
+    architecture: type[Architecture]
     weights: Tensors  # int8, by path
     exp2_table: np.ndarray  # int32: round(2^k 2^(-d/16)) for d = 0..254; the first entry is 2^k
     log2_table: np.ndarray  # int32: round(2^22 log2(1 + i / 2^10)) for i = 0..2^10
@@ -247,22 +263,48 @@ def context_rows(context_KP: np.ndarray, bits: int) -> np.ndarray:
     return (((word * np.uint64(0x85EBCA77)) & _WORD) >> np.uint64(32 - bits)).astype(np.int64)
 
 
-def load(directory: str | Path) -> Model:
+def load(
+    directory: str | Path, architectures: Mapping[str, type[Architecture]] | None = None
+) -> Model:
     """Read an export; raises `ExportError` unless all of it is as it was written.
+
+    Args:
+      architectures: classes by name, for networks that this file does not have.
 
     Nothing that the files say is run, and nothing is allocated before it is known to be there.
     """
-    directory = Path(directory)
-    try:
-        with _opened(directory / CONFIG_FILE) as file:
-            size = os.fstat(file.fileno()).st_size
-            _require(size <= TEXT_BYTES, f"{CONFIG_FILE} has more than {TEXT_BYTES} bytes")
-            text = file.read(size)
+    directory, known = Path(directory), {**ARCHITECTURES, **(architectures or {})}
+    with _sound(directory):
+        text = _config_text(directory)
         config = json.loads(text)
         sound = type(config["step"]) is int and isinstance(config["data"], dict)
         _require(sound, f"{CONFIG_FILE} has no valid step or data")
         with _opened(directory / WEIGHTS_FILE) as file:
-            tensors = _read_tensors(file, config, hashlib.sha256(text).hexdigest())
+            tensors = _read_tensors(file, config, hashlib.sha256(text).hexdigest(), known)
+    architecture = known[config["model"]["architecture"]]
+    return Model(config, architecture, tensors, tensors.pop(EXP2_TABLE), tensors.pop(LOG2_TABLE))
+
+
+def architecture_of(directory: str | Path) -> str:
+    """The name of an export's architecture, from config.json alone; errors as of `load`."""
+    with _sound(Path(directory)):
+        name = json.loads(_config_text(Path(directory)))["model"]["architecture"]
+        _require(isinstance(name, str), f"{CONFIG_FILE} has no valid architecture")
+    return name
+
+
+def _config_text(directory: Path) -> bytes:
+    with _opened(directory / CONFIG_FILE) as file:
+        size = os.fstat(file.fileno()).st_size
+        _require(size <= TEXT_BYTES, f"{CONFIG_FILE} has more than {TEXT_BYTES} bytes")
+        return file.read(size)
+
+
+@contextlib.contextmanager
+def _sound(directory: Path) -> Iterator[None]:
+    """Whatever goes wrong in reading an export becomes one `ExportError`."""
+    try:
+        yield
     except ExportError as error:
         raise ExportError(f"{directory} is no sound export: {error}; export it again") from error
     except OSError as error:
@@ -271,8 +313,6 @@ def load(directory: str | Path) -> Model:
     except (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError) as error:
         reason = f"its {CONFIG_FILE} or the header of its {WEIGHTS_FILE} is damaged"
         raise ExportError(f"{directory} is no sound export: {reason}; export it again") from error
-    architecture = ARCHITECTURES[config["model"]["architecture"]]
-    return Model(config, architecture, tensors, tensors.pop(EXP2_TABLE), tensors.pop(LOG2_TABLE))
 
 
 def _opened(path: Path) -> io.BufferedReader:
@@ -281,11 +321,13 @@ def _opened(path: Path) -> io.BufferedReader:
     return open(path, "rb", opener=lambda name, flags: os.open(name, flags | now))
 
 
-def expected_tensors(config: dict[str, Any]) -> dict[str, tuple[str, list[int]]]:
+def expected_tensors(
+    config: dict[str, Any], architectures: Mapping[str, type[Architecture]]
+) -> dict[str, tuple[str, list[int]]]:
     """{name: (safetensors dtype, shape)} of all that the weights file of `config` must hold."""
     name = config["model"]["architecture"]
-    known = ", ".join(ARCHITECTURES)
-    _require(name in ARCHITECTURES, f"its architecture is {name!r}, this runtime knows {known}")
+    known = ", ".join(architectures)
+    _require(name in architectures, f"its architecture is {name!r}, this runtime knows {known}")
     model, V, direct = config["model"], config["vocab_size"], config["model"].get("direct", [])
     for size, most in (
         (V, VOCABULARY_MAX),
@@ -299,7 +341,7 @@ def expected_tensors(config: dict[str, Any]) -> dict[str, tuple[str, list[int]]]
         _require(sound, f"{CONFIG_FILE} has a size that is no positive integer up to {most}")
     widest = model["width"] * model["ffn_multiple"]
     _require(widest <= INPUTS_MAX, f"it has dots over {widest} inputs, at most {INPUTS_MAX} fit")
-    shapes = ARCHITECTURES[name].shapes(model, V)
+    shapes = architectures[name].shapes(model, V)
     tables = {f"direct/context_{length}": [1 << model["direct_bits"], V] for length in direct}
     _require(len(tables) == len(direct), f"{CONFIG_FILE} names direct connections twice")
     shapes |= tables
@@ -309,7 +351,12 @@ def expected_tensors(config: dict[str, Any]) -> dict[str, tuple[str, list[int]]]
     return {**weights, EXP2_TABLE: ("I32", [255]), LOG2_TABLE: ("I32", [1025])}
 
 
-def _read_tensors(file: io.BufferedReader, config: dict[str, Any], config_sha256: str) -> Tensors:
+def _read_tensors(
+    file: io.BufferedReader,
+    config: dict[str, Any],
+    config_sha256: str,
+    architectures: Mapping[str, type[Architecture]],
+) -> Tensors:
     """Every tensor of a safetensors file, checked against `config` and the digests in its header.
 
     The format: 8 bytes, the header's length; the header, JSON {name: {"dtype", "shape",
@@ -326,7 +373,7 @@ def _read_tensors(file: io.BufferedReader, config: dict[str, Any], config_sha256
     _require(version == known, f"its format version is {version!r}, this runtime reads {known}")
     same = written["config_sha256"] == config_sha256
     _require(same, f"{CONFIG_FILE} is not the one that was written with {WEIGHTS_FILE}")
-    expected, tensors = expected_tensors(config), {}
+    expected, tensors = expected_tensors(config, architectures), {}
     same = written["sha256"].keys() == header.keys() == expected.keys()
     _require(same, f"{WEIGHTS_FILE} does not hold the tensors that {CONFIG_FILE} asks for")
     for name, (kind, shape) in expected.items():

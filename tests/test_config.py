@@ -20,7 +20,6 @@ from int_lm.config import (
     command_line,
 )
 from int_lm.errors import UserError
-from int_lm.method import bounds
 
 RunCommand = Callable[..., subprocess.CompletedProcess[str]]
 SECTIONS = {
@@ -441,16 +440,16 @@ def test_spare_bits_are_the_fewest_that_fit(bits: int, most_terms: int) -> None:
     """Up to `most_terms` pairs x tokens the sum of products of 127 and 127 >> bits fits int32."""
     assert most_terms * 127 * (127 >> bits) <= limits.INT32_MAX
     assert (most_terms + 1) * 127 * (127 >> bits) > limits.INT32_MAX
-    assert bounds.spare_bits(EsConfig(population=2 * most_terms, segment_length=1)) == bits
+    assert limits.spare_bits(EsConfig(population=2 * most_terms, segment_length=1)) == bits
     following = EsConfig(population=2 * most_terms + 2, segment_length=1)
-    assert bounds.spare_bits(following) == min(bits + 1, limits.SPARE_BITS_MAX)
+    assert limits.spare_bits(following) == min(bits + 1, limits.SPARE_BITS_MAX)
 
 
 def test_spare_bits_count_pairs_times_tokens() -> None:
     """Members of a pair vote once; every token of a segment counts."""
-    assert bounds.spare_bits(EsConfig(population=5324, segment_length=50)) == 0
-    assert bounds.spare_bits(EsConfig(population=5326, segment_length=50)) == 1
-    assert bounds.spare_bits(EsConfig()) == 0, "the default recipe loses nothing"
+    assert limits.spare_bits(EsConfig(population=5324, segment_length=50)) == 0
+    assert limits.spare_bits(EsConfig(population=5326, segment_length=50)) == 1
+    assert limits.spare_bits(EsConfig()) == 0, "the default recipe loses nothing"
 
 
 def test_what_may_change_at_a_resumption() -> None:

@@ -11,12 +11,12 @@ import numpy as np
 import oracle
 import pytest
 
-from int_lm import config as configuration
+from int_lm import config as configuration, limits
 from int_lm.arithmetic import tables
 from int_lm.config import Config, EsConfig, ModelConfig
 from int_lm.errors import UserError
 from int_lm.measure import evaluate
-from int_lm.method import bounds, evolve
+from int_lm.method import evolve
 from int_lm.model import context_tables, language_model, likelihood, perturb
 
 VOCABULARY = 11
@@ -45,7 +45,7 @@ def updated(
 ) -> tuple[list, list]:
     """The table and counts after a step, one row after another."""
     table, counts = [list(row) for row in table], list(counts)
-    spare = bounds.spare_bits(es)
+    spare = limits.spare_bits(es)
     for row in set(rows) - {len(table)}:  # of padding
         hits = [error for place, error in zip(rows, errors, strict=True) if place == row]
         counts[row] = min(counts[row] + 1, 2**31 - 1)
@@ -96,7 +96,7 @@ def test_update_equals_the_reference(rate: float, population: int):
     counts = [draw.choice([0, 1, 30, 4094, 4095, 4096, 2**20, 2**31 - 1]) for _ in range(size)]
     rows = [draw.choice([0, 255, 7, draw.randrange(size), size]) for _ in range(readings)]
     rows[0] = draw.choice([row for row in range(size) if row not in rows])
-    most = 127 >> bounds.spare_bits(es)
+    most = 127 >> limits.spare_bits(es)
     errors = [[draw.choice([-most, -1, 0, 1, most]) for _ in range(V)] for _ in range(readings)]
     new, seen = update(
         es,

@@ -151,7 +151,7 @@ def test_a_logit_far_below_the_largest_counts_as_254_below_it(vocab_size: int):
 
 # -- Errors ----------------------------------------------------------------------------------------
 
-SCALES = [127, 63, 31, 15, 7]  # 127 >> bounds.spare_bits
+SCALES = [127, 63, 31, 15, 7]  # 127 >> limits.spare_bits
 
 
 def dithers_of(shape: tuple[int, ...]) -> jax.Array:

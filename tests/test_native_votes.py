@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 from test_native import PATHS
 
-from int_lm import native
+from int_lm import limits, native
 from int_lm.arithmetic import fixed
 from int_lm.config import EsConfig
-from int_lm.method import bounds
 from int_lm.method.estimator import credit, node
 from int_lm.method.estimator.credit import Rounding
 from int_lm.model import context_tables, hashing, likelihood
@@ -235,7 +234,7 @@ def test_direct_added(
 def test_direct_update(both: Both, size: int, readings: int, population: int, rate: float) -> None:
     """Rows read by all, by some and by one; padding; counts from 0 to the largest; errors alike."""
     es = EsConfig(direct_rate=rate, population=population, segment_length=4)
-    random, most = np.random.default_rng(size), 127 >> bounds.spare_bits(es)
+    random, most = np.random.default_rng(size), 127 >> limits.spare_bits(es)
     rows = random.integers(0, size + 2, readings).astype(np.int32)
     errors = random.integers(-most, most + 1, (readings, 70)).astype(np.int8)
     errors[:, :2] = -most, most

@@ -9,10 +9,9 @@ import numpy as np
 import oracle
 import pytest
 
-from int_lm import native
+from int_lm import limits, native
 from int_lm.config import EsConfig
 from int_lm.limits import INT8_MAX, INT32_MAX
-from int_lm.method import bounds
 from int_lm.model import perturb
 from int_lm.model.perturb import Weight
 
@@ -32,7 +31,7 @@ def member_weight(es: EsConfig, value, noises) -> Weight:
 def factors_of(es: EsConfig, shape: tuple[int, int]):
     """A and B of some pairs: drawn, and for the last pair the largest entries there are."""
     noises = [oracle.matrix_noise(es, shape, 9, 4, 2, pair) for pair in range(PAIRS)]
-    most = bounds.noise_max(es)
+    most = limits.noise_max(es)
     noises[-1] = tuple([[most] * es.rank] * size for size in shape)
     left, right = zip(*noises, strict=True)
     return noises, (jnp.array(left, jnp.int8), jnp.array(right, jnp.int8))
@@ -182,7 +181,7 @@ def test_members_of_a_pair_stand_on_both_sides_of_the_bare_weight():
 def test_the_largest_perturbation_that_config_allows_is_exact(kind: str, rank: int):
     """The bound of `config.validate`, N R 127 max|A| max|B| < 2^31, with all at their most."""
     es = EsConfig(noise=kind, rank=rank, sigma_shift=0)
-    most = bounds.noise_max(es)
+    most = limits.noise_max(es)
     inputs = min(
         INT32_MAX // (INT8_MAX * rank * most * most), INT32_MAX // (2 * INT8_MAX * INT8_MAX)
     )

@@ -8,10 +8,11 @@ import numpy as np
 import oracle
 import pytest
 
+from int_lm import limits
 from int_lm.arithmetic import noise, tables
 from int_lm.config import Config, EsConfig
 from int_lm.limits import FITNESS_MAX, INT32_MAX, LOG2_FRACTION_BITS, WORST_BITS_PER_TOKEN
-from int_lm.method import bounds, fitness, update
+from int_lm.method import fitness, update
 from int_lm.method.estimator import votes
 from int_lm.model.params import Role
 
@@ -38,7 +39,7 @@ def factors(es: EsConfig, pairs: int, outputs: int, inputs: int):
 
 def most_pairs(es: EsConfig) -> int:
     """The largest number of pairs whose votes `config.validate` allows."""
-    return INT32_MAX // (es.rank * bounds.noise_max(es) ** 2 * FITNESS_MAX[es.fitness])
+    return INT32_MAX // (es.rank * limits.noise_max(es) ** 2 * FITNESS_MAX[es.fitness])
 
 
 # -- Fitness ---------------------------------------------------------------------------------------
@@ -121,7 +122,7 @@ def test_votes_equal_explicit_sums_of_outer_products(kind: str, rank: int, level
 def test_votes_are_exact_for_the_largest_population_that_config_allows(kind: str, levels: str):
     """I R max|A| max|B| max|f| < 2^31, the bound of `config.validate`, reached without a wrap."""
     es = EsConfig(noise=kind, fitness=levels, rank=3)
-    pairs, most = most_pairs(es), bounds.noise_max(es)
+    pairs, most = most_pairs(es), limits.noise_max(es)
     assert FITNESS_MAX[levels] * most <= 127 or kind == "gaussian"
     fitness_I = jnp.full((pairs,), -FITNESS_MAX[levels], jnp.int8)
     full = jnp.full((pairs, 1, 3), most, jnp.int8)

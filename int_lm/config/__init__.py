@@ -8,7 +8,6 @@ from int_lm.config.load import (
     SECTIONS as SECTIONS,
     from_dict as from_dict,
     load as load,
-    nearest as nearest,
     sources_of as sources_of,
     to_dict as to_dict,
     to_yaml as to_yaml,

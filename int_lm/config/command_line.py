@@ -13,8 +13,9 @@ from typing import Any, Literal
 
 import yaml
 
-from int_lm.config import SECTIONS, Config, from_dict, load, nearest, to_dict, validate
-from int_lm.errors import UserError
+from int_lm import plugins
+from int_lm.config import SECTIONS, Config, from_dict, load, to_dict, validate
+from int_lm.errors import UserError, nearest
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -28,6 +29,16 @@ class OneLineParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> typing.NoReturn:
         raise UserError(f"{message} (see --help)")
+
+    def add_plugin_argument(self) -> None:
+        """Add `--plugin`: code that a run or an export names, and that the user trusts."""
+        self.add_argument(
+            "--plugin",
+            action="append",
+            default=[],
+            metavar="MODULE:NAME",
+            help="code that the run or export names and that you trust; may be given several times",
+        )
 
     def parse_strict(self, argv: Sequence[str] | None) -> argparse.Namespace:
         """Parse `argv`; an unknown flag raises `UserError` with the nearest known one."""
@@ -53,7 +64,9 @@ class ConfigParser(OneLineParser):
         """The arguments, and the validated configuration among them."""
         add_config_arguments(self)
         arguments = self.parse_strict(argv)
-        return arguments, validate(from_arguments(arguments))
+        settings = validate(from_arguments(arguments))
+        plugins.trust_settings(settings)
+        return arguments, settings
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,15 +80,18 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
             options: dict[str, Any] = {"type": hint}
             if typing.get_origin(hint) is Literal:
                 options = {"choices": typing.get_args(hint)}
+            elif kind := field.metadata["kind"]:
+                options["metavar"] = "{" + ",".join([*plugins.names(kind), "module:name"]) + "}"
             elif typing.get_origin(hint) is tuple:
                 item = typing.get_args(hint)[0]
                 options = {"type": _mapping if dataclasses.is_dataclass(item) else item}
                 options["nargs"] = "*"
             shown = "" if field.default in ((), "") else f" (default: {field.default})"
+            if "choices" not in options:
+                options.setdefault("metavar", field.name.upper())
             group.add_argument(
                 f"--{section}.{field.name}",
                 default=argparse.SUPPRESS,
-                metavar=field.name.upper() if "choices" not in options else None,
                 help=field.metadata["help"].replace("%", "%%") + shown,
                 **options,
             )

@@ -6,16 +6,14 @@ Nothing here imports jax, so that `--help` and a wrong flag answer at once.
 
 import contextlib
 import dataclasses
-import difflib
 import math
 import typing
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
-from int_lm import untrusted
+from int_lm import plugins, untrusted
 from int_lm.config.schema import (
     Config,
     DataConfig,
@@ -24,9 +22,12 @@ from int_lm.config.schema import (
     RunConfig,
     SourceConfig,
 )
-from int_lm.errors import UserError
+from int_lm.errors import UserError, nearest, require
 
 SECTIONS: dict[str, type] = {field.name: field.type for field in dataclasses.fields(Config)}  # type: ignore[misc]
+
+# Fields of older versions, with the value at which they changed nothing: checkpoints have them.
+REMOVED = {"es.noise_reuse": 1, "es.vote_clip": 0.0}
 
 # What may change between a run and its resumption without changing the meaning of its weights; of
 # run.steps, on which some schedules depend, `run.resumption_warning` says so.
@@ -59,19 +60,6 @@ def sources_of(data: DataConfig) -> tuple[MixtureConfig, ...]:
 def to_yaml(config: Config) -> str:
     """The resolved configuration as YAML text that `load` reads back to an equal value."""
     return yaml.safe_dump(to_dict(config), sort_keys=False)
-
-
-def nearest(name: str, known: Sequence[str], otherwise: str | None = None) -> str:
-    """'; did you mean X?' for the closest known name, else `otherwise`, else the known names."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    if close:
-        return f"; did you mean {close[0]}?"
-    return f"; known: {', '.join(known)}" if otherwise is None else otherwise
-
-
-def require(condition: bool, message: str) -> None:
-    if not condition:
-        raise UserError(message)
 
 
 def _checked(value: Any, hint: Any, where: str) -> Any:
@@ -109,7 +97,27 @@ def _section(cls: type, values: dict[Any, Any], name: str, where: str) -> Any:
         suggestion = nearest(str(key), list(hints))
         require(key in hints, f"unknown key {name}.{key} in {where}{suggestion}")
         checked[key] = _checked(value, hints[key], f"{name}.{key} in {where}")
+    for field in dataclasses.fields(cls):
+        if field.metadata.get("kind") and field.name in checked:
+            named = f"{name}.{field.name} in {where}"
+            plugins.check(field.metadata["kind"], checked[field.name], named)
     return cls(**checked)
+
+
+def _without_removed(section: str, values: dict[Any, Any], where: str) -> dict[Any, Any]:
+    """The values of a section without fields of older versions that changed nothing.
+
+    Raises:
+      UserError: such a field is set to something that this version cannot do.
+    """
+    for name, neutral in REMOVED.items():
+        of_section, key = name.split(".")
+        require(
+            of_section != section or values.get(key, neutral) == neutral,
+            f"{name} in {where} is {values.get(key)!r}, an option that was removed, for it never "
+            f"paid; drop it, or use version 0.1.0",
+        )
+    return {key: value for key, value in values.items() if f"{section}.{key}" not in REMOVED}
 
 
 def from_dict(tree: Any, where: str = "configuration") -> Config:
@@ -132,6 +140,7 @@ def from_dict(tree: Any, where: str = "configuration") -> Config:
             values = {}
         if not isinstance(values, dict):
             raise UserError(f"section {section} in {where} must be a mapping of fields to values")
+        values = _without_removed(section, values, where)
         sections[section] = _section(SECTIONS[section], values, section, where)
     return Config(**sections)
 

@@ -4,16 +4,24 @@ import dataclasses
 from typing import Any, Literal
 
 
-def described(default: Any, text: str, *, least: int = 0) -> Any:
-    """A dataclass field with its documentation, which `--help` prints, and its least number."""
-    return dataclasses.field(default=default, metadata={"help": text, "least": least})
+def described(default: Any, text: str, *, least: int = 0, kind: str | None = None) -> Any:
+    """A dataclass field with its documentation, which `--help` prints.
+
+    Args:
+      least: its least number.
+      kind: of the value that it names (`plugins`); None where it names none.
+    """
+    metadata = {"help": text, "least": least, "kind": kind}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """The network: sizes and architecture."""
 
-    architecture: Literal["egg", "rwkv"] = described("egg", "equations to use (see int_lm/models)")
+    architecture: str = described(
+        "rwkv", "equations to use (see int_lm/model)", kind="architecture"
+    )
     width: int = described(64, "D, channels of the residual stream and of the state", least=1)
     layers: int = described(2, "L, residual blocks", least=1)
     ffn_multiple: int = described(4, "F / D, feed-forward width as a multiple of D", least=1)
@@ -27,32 +35,36 @@ class ModelConfig:
 class EsConfig:
     """Evolution strategy: population, perturbation, fitness, votes and update."""
 
-    population: int = described(2048, "P, members per step; 2i and 2i+1 are a pair", least=2)
-    segment_length: int = described(50, "T, tokens each member reads per step", least=1)
+    population: int = described(512, "P, members per step; 2i and 2i+1 are a pair", least=2)
+    segment_length: int = described(16, "T, tokens each member reads per step", least=1)
     members_per_stream: int = described(2, "members that read one stream (even)", least=2)
     rank: int = described(1, "R, rank of a matrix perturbation A B^T", least=1)
-    sigma_shift: int = described(4, "perturbation scale sigma = 2^-sigma_shift (1.0 = 16 in q4)")
+    sigma_shift: int = described(3, "perturbation scale sigma = 2^-sigma_shift (1.0 = 16 in q4)")
     noise: Literal["rademacher", "gaussian"] = described(
         "rademacher", "distribution of A and B: +-16, or int8 with standard deviation 16"
     )
-    noise_reuse: int = described(1, "consecutive steps that share perturbations", least=1)
-    votes: Literal["eggroll", "trace", "unit"] = described(
-        "eggroll",
-        "what a pair's perturbation is multiplied with: its fitness over the segment (any fitness "
-        "will do), its log-likelihood difference token by token, or what each unit contributed "
-        "to that (needs readout exact)",
+    objective: str = described(
+        "log_likelihood", "what members do with a batch, and the score of it", kind="objective"
+    )
+    votes: str = described(
+        "unit",
+        "what a pair's perturbation is multiplied with. eggroll: its fitness over the segment (any "
+        "objective will do); trace: its log-likelihood difference token by token; unit: what each "
+        "unit contributed to that, by node perturbation (needs readout exact)",
+        kind="estimator",
     )
     readout: Literal["perturbed", "exact"] = described(
-        "perturbed", "how the readout learns: as votes says, or from its exact gradient"
+        "exact", "how the readout learns: as votes says, or from its exact gradient"
     )
     fitness: Literal["sign", "linear"] = described(
-        "sign", "of a pair's score difference: its sign, or clipped linear in 15 levels"
+        "sign",
+        "votes eggroll: of a pair's score difference its sign, or clipped linear in 15 levels",
     )
-    update: Literal["threshold", "carry", "stochastic"] = described(
-        "threshold",
+    update: str = described(
+        "carry",
         "threshold: weights whose |vote| passes a threshold move by one unit (1/16); carry: votes "
-        "move weights by learning_rate, and what is less than a unit is kept for later steps; "
-        "stochastic: the same, rounded up or down at random instead of kept",
+        "move weights by learning_rate, and what is less than a unit is kept for later steps",
+        kind="update",
     )
     alpha: float = described(
         1.0,
@@ -60,15 +72,10 @@ class EsConfig:
     )
     alpha_halflife: float = described(67.0, "steps after which schedule inverse has halved alpha")
     learning_rate: float = described(
-        0.5, "updates carry and stochastic: units (1/16) that a weight moves by in a step, at most"
+        0.5, "update carry: units (1/16) that a weight moves by in a step"
     )
     learning_rate_halflife: float = described(
         200.0, "steps after which schedule inverse has halved learning_rate"
-    )
-    vote_clip: float = described(
-        0.0,
-        "updates carry and stochastic: votes of this many mean magnitudes or more move a weight "
-        "by learning_rate, smaller ones in proportion (0: all move by it, only signs count)",
     )
     direct_rate: float = described(
         12.0, "units (1/16 bit) that direct connections move by at a context's first reading"
@@ -76,7 +83,7 @@ class EsConfig:
     schedule: Literal[
         "constant", "linear", "cosine", "inverse", "inverse_sqrt", "inverse_sqrt_to_zero"
     ] = described(
-        "inverse",
+        "inverse_sqrt_to_zero",
         "decay of alpha and learning_rate: none, to 0 at run.steps (linear, cosine), with "
         "h = step / halflife as 1 / (1 + h) or 1 / sqrt(1 + h), or that times linear",
     )

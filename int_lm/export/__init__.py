@@ -4,6 +4,7 @@ model.safetensors    int8 weights by path, and the int32 tables of the likelihoo
 config.json          model, tokenizer, step, hash of the weights, and which text was held out
 tokenizer/           the run's tokenizer
 runtime.py           loads, scores and samples all this, with NumPy alone
+architecture.py      the network in NumPy, if its architecture is not one of int_lm's own
 README.md            the model card
 files.sha256         a digest of every file above (`sha256sum -c files.sha256`)
 
@@ -13,6 +14,7 @@ The same run gives the same bytes. JAX is imported when a model is exported, not
 
 import contextlib
 import hashlib
+import inspect
 import json
 import os
 import shutil
@@ -32,15 +34,44 @@ if TYPE_CHECKING:
     from int_lm.run import Run
 
 CARD_FILE, RUNTIME_FILE, TOKENIZER_FOLDER = "README.md", "runtime.py", "tokenizer"
+ARCHITECTURE_FILE = "architecture.py"  # the NumPy form of a network that runtime.py does not have
 _FILES = {
     runtime.WEIGHTS_FILE,
     runtime.CONFIG_FILE,
     RUNTIME_FILE,
+    ARCHITECTURE_FILE,
     CARD_FILE,
     TOKENIZER_FOLDER,
     digest.FILE_DIGESTS,
 }
 _CACHE = "__pycache__"  # what importing runtime.py leaves behind
+
+
+def numpy_forms(architecture: str) -> dict[str, type[runtime.Architecture]]:
+    """What `runtime.load` must be given for an architecture that it does not have, by name.
+
+    Raises:
+      UserError: the architecture is not found, or its class for NumPy is not.
+    """
+    if architecture in runtime.ARCHITECTURES:
+        return {}
+    from int_lm import plugins
+    from int_lm.model import architecture as architectures
+
+    target = architectures.get(architecture).runtime
+    return {architecture: plugins.attribute(target, f"the NumPy form of {architecture}")}
+
+
+def load(directory: str | Path) -> runtime.Model:
+    """Read an export, whatever its architecture; imports no JAX for int_lm's own.
+
+    Raises:
+      UserError: it is no sound export, or its architecture is code that is not trusted (`plugins`).
+    """
+    try:
+        return runtime.load(directory, numpy_forms(runtime.architecture_of(directory)))
+    except runtime.ExportError as error:
+        raise UserError(str(error)) from error
 
 
 def export_config(run: "Run") -> dict[str, Any]:
@@ -51,7 +82,7 @@ def export_config(run: "Run") -> dict[str, Any]:
     return {
         "format_version": runtime.FORMAT_VERSION,
         "model": settings["model"],
-        "vocab_size": run.vocab_size,
+        "vocab_size": run.recipe.model.vocab_size,
         "tokenizer": run.tokenizer,
         "step": run.step,
         "weights_hash": hashing.weights_hash(run.weights),
@@ -61,11 +92,11 @@ def export_config(run: "Run") -> dict[str, Any]:
 
 def tensors_of(run: "Run") -> dict[str, np.ndarray]:
     """The contents of model.safetensors, contiguous: its library writes others wrongly."""
-    from int_lm.model import likelihood, params
+    from int_lm.model import likelihood
 
-    narrow = run.vocab_size <= likelihood.NARROW_VOCABULARY
+    narrow = run.recipe.model.vocab_size <= likelihood.NARROW_VOCABULARY
     tensors = {
-        **dict(params.flatten(run.weights)),
+        **run.weights.by_path(),
         runtime.EXP2_TABLE: tables.exp2(likelihood.NARROW_BITS if narrow else likelihood.WIDE_BITS),
         runtime.LOG2_TABLE: tables.log2_mantissa(),
     }
@@ -119,19 +150,22 @@ def export_model(
     check_free(out, overwrite)
     _check_tokenizer(run, tokenizer_directory)
     settings, tensors = export_config(run), tensors_of(run)
+    architectures = numpy_forms(run.config.model.architecture)
     text = (json.dumps(settings, indent=2) + "\n").encode()
     try:
-        runtime.expected_tensors(settings)
+        runtime.expected_tensors(settings, architectures)
         with _named_when_complete(out.resolve()) as partial:
             (partial / runtime.WEIGHTS_FILE).write_bytes(weights_file(tensors, text))
             (partial / runtime.CONFIG_FILE).write_bytes(text)
             shutil.copyfile(runtime.__file__, partial / RUNTIME_FILE)
+            for network in architectures.values():
+                shutil.copyfile(inspect.getfile(network), partial / ARCHITECTURE_FILE)
             shutil.copytree(tokenizer_directory, partial / TOKENIZER_FOLDER)
             size = (partial / runtime.WEIGHTS_FILE).stat().st_size
-            model_card = card.model_card(run, settings, size, evaluation)
+            model_card = card.model_card(run, settings, size, evaluation, architectures)
             (partial / CARD_FILE).write_text(model_card, encoding="utf-8", newline="\n")
             digest.seal(partial)
-            runtime.load(partial)
+            runtime.load(partial, architectures)
     except runtime.ExportError as error:
         raise UserError(f"cannot export: {error}") from error
     except OSError as error:

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from int_lm import export, untrusted
+from int_lm import export, plugins, untrusted
 from int_lm.config import command_line
 from int_lm.config.command_line import OneLineParser
 from int_lm.errors import UserError, reported
@@ -24,7 +24,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", metavar="DIR", required=True, help="directory to make")
     parser.add_argument("--step", type=int, help="checkpoint to export (default: the newest)")
     parser.add_argument("--overwrite", action="store_true", help="replace an export at --out")
+    parser.add_plugin_argument()
     arguments = parser.parse_strict(argv)
+    plugins.trust(*arguments.plugin)
     if not Path(arguments.run).is_dir():
         raise UserError(f"no run at {arguments.run}; name the directory that train.py printed")
     export.check_free(arguments.out, arguments.overwrite)

@@ -48,7 +48,7 @@ _USE = """\
 ```python
 import runtime
 
-model = runtime.load(".")
+{load}
 sampler = runtime.Sampler(temperature=0.8, seed=0)
 {snippet}```
 
@@ -127,34 +127,36 @@ def _described(data: config.DataConfig) -> str:
 
 
 def model_card(
-    run: "Run", settings: Mapping[str, Any], file_size: int, evaluation: Mapping[str, Any] | None
+    run: "Run",
+    settings: Mapping[str, Any],
+    file_size: int,
+    evaluation: Mapping[str, Any] | None,
+    architectures: Mapping[str, type],
 ) -> str:
     """The card as Markdown; the same for the same run and evaluation.
 
     Args:
       settings: the contents of config.json.
       file_size: bytes of the weights file.
-      evaluation: see `export.export_model`.
+      evaluation: see `export.export_model`. architectures: of `export.numpy_forms`.
     """
-    from int_lm.method import evolve
-    from int_lm.method.estimator import votes
     from int_lm.model import params
 
     model, es, data = run.config.model, run.config.es, run.config.data
-    specs = evolve.specs_of(run.config, run.vocab_size)
-    count = params.count(params.without_direct(specs))
-    tables = params.count(specs) - count
-    kinds = {votes.estimator(es, spec.role) for _, spec in params.flatten(specs)}
-    threshold, streams = es.update == "threshold", es.streams
+    recipe, streams = run.recipe, es.streams
+    count, tables = (
+        params.count(part) for part in (recipe.model.specs.network, recipe.model.specs.tables)
+    )
+    by_fitness = any(estimator.of_fitness for estimator in recipe.voting)
     sizes = {
         "architecture": f"`{model.architecture}`, {model.layers} layers of width {model.width}",
         "weights": f"{count:,}, one byte each",
-        "direct connections": f"from the last {', '.join(map(str, model.direct))} tokens to the "
+        "context tables": f"from the last {', '.join(map(str, model.direct))} tokens to the "
         f"logits: {tables:,} weights besides, one byte each"
         if tables
         else None,
         "file of all weights": f"{file_size:,} bytes",
-        "vocabulary": f"{run.vocab_size} ({run.tokenizer['kind']})",
+        "vocabulary": f"{recipe.model.vocab_size} ({run.tokenizer['kind']})",
         "step": run.step,
         "hash of the weights": f"`{settings['weights_hash']}`",
     }
@@ -165,16 +167,18 @@ def model_card(
         f"({run.step:,} steps x {streams:,} streams x {es.segment_length} tokens)",
         "population": f"{es.population:,}, {es.members_per_stream} per stream",
         "perturbation": f"rank {es.rank}, {es.noise}, sigma 2^-{es.sigma_shift}",
-        "fitness": es.fitness if "eggroll" in kinds else None,
-        "alpha": f"{es.alpha:g}, half-life {es.alpha_halflife:g} steps" if threshold else None,
-        "learning rate": None
-        if threshold
-        else f"{es.learning_rate:g}, half-life {es.learning_rate_halflife:g} steps",
+        "fitness": es.fitness if by_fitness else None,
+        **recipe.update.settings_used(es),
         "schedule": f"`{es.schedule}`, over {run.config.run.steps:,} steps",
         "seed": run.config.run.seed,
     }
     title = f"# {model.architecture}, {model.layers} x {model.width}, {count:,} int8 weights"
-    title += f" and {tables:,} of direct connections\n" if tables else "\n"
+    title += f" and {tables:,} of context tables\n" if tables else "\n"
+    load = 'model = runtime.load(".")'
+    for name, network in architectures.items():
+        imported = "import architecture  # the network, in the file beside this one"
+        given = f'{{"{name}": architecture.{network.__name__}}}'
+        load = f'{imported}\n\nmodel = runtime.load(".", {given})'
     snippet = _OF_BYTES if run.tokenizer["kind"] == "bytes" else _OF_PIECES
     return "\n".join(
         (
@@ -186,6 +190,6 @@ def model_card(
             _table(("setting", ""), training),
             "## Measured\n",
             _measured(settings["weights_hash"], evaluation),
-            _USE.format(snippet=snippet),
+            _USE.format(load=load, snippet=snippet),
         )
     )

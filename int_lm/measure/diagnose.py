@@ -16,12 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from int_lm.config import Config
 from int_lm.limits import INT8_MAX
-from int_lm.method import evolve, fitness, population, voting
-from int_lm.method.evolve import State
-from int_lm.model import language_model, params, perturb
-from int_lm.model.params import Role, Tree
+from int_lm.method import evolve, fitness, population
+from int_lm.method.recipe import Clock, Recipe
+from int_lm.model import params, perturb
+from int_lm.model.params import Parameters, Role, Tree
+from int_lm.settings import StrategySettings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,21 +40,19 @@ class Counts:
     histograms: dict[str, np.ndarray]
 
 
-def possible(config: Config) -> bool:
+def possible(es: StrategySettings) -> bool:
     """A population can be halved if a half still holds whole streams."""
-    return config.es.population // 2 % config.es.members_per_stream == 0
+    return es.population // 2 % es.members_per_stream == 0
 
 
 def histograms(
-    config: Config, specs: Tree, weights: Tree, members: Tree, tokens_P: Array
+    recipe: Recipe, weights: Parameters, members: Tree, tokens_P: Array
 ) -> dict[str, Array]:
     """Values of the inputs of every layer's matrices: the bare model reads one more token."""
-    _, _, activity = language_model.step(
-        config.model, perturb.unperturbed(weights), members, tokens_P
-    )
-    kinds, counted = dict(params.flatten(specs)), {}
+    _, _, activity = recipe.model.step(perturb.unperturbed(weights), members, tokens_P)
+    specs, counted = dict(params.flatten(recipe.model.specs.network)), {}
     for path, use in params.flatten(activity.uses):
-        if kinds[path].role not in (Role.MATRIX, Role.PROJECTION):
+        if specs[path].role not in (Role.MATRIX, Role.PROJECTION):
             continue
         values = use.inputs.astype(jnp.int32).reshape(len(use.inputs), -1) + INT8_MAX
         counted[path] = jax.vmap(lambda row: jnp.bincount(row, length=2 * INT8_MAX + 1))(values)
@@ -62,67 +60,62 @@ def histograms(
 
 
 def _half(
-    config: Config,
-    specs: Tree,
-    weights: Tree,
+    recipe: Recipe,
+    weights: Parameters,
     members: Tree,
     tokens_ST: Array,
-    seed: Array,
-    number: Array,
+    clock: Clock,
     half: Array,
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """One half of the population on its own: the signs of its votes, int8, and its histograms."""
-    es = config.es
-    chunks_C = population.all_chunks(es).reshape(2, -1)[half]
-    score_P, _, ballots, _ = population.scores(
-        config, specs, weights, members, tokens_ST, seed, number, chunks_C
-    )
-    fitness_I = fitness.fitness(es, score_P)
-    ballots |= voting.plain_votes(es, specs, fitness_I, seed, number, chunks_C)
-    signs = {path: jnp.sign(ballot).astype(jnp.int8) for path, ballot in ballots.items()}
-    tokens_P = jnp.repeat(tokens_ST[:, 0].astype(jnp.int32), es.members_per_stream, axis=0)
-    return signs, histograms(config, specs, weights, members, tokens_P)
+    chunks_C = population.all_chunks(recipe).reshape(2, -1)[half]
+    own = population.outcome(recipe, weights, members, tokens_ST, clock, chunks_C)
+    fitness_I = fitness.fitness(recipe.es, own.scores_P, recipe.objective.score_max(recipe.es))
+    votes = own.votes | population.votes_of_fitness(recipe, fitness_I, clock, chunks_C)
+    signs = {path: jnp.sign(sums).astype(jnp.int8) for path, sums in votes.items()}
+    tokens_P = jnp.repeat(tokens_ST[:, 0].astype(jnp.int32), recipe.es.members_per_stream, axis=0)
+    return signs, histograms(recipe, weights, members, tokens_P)
 
 
 @functools.cache
-def _compiled_half(config: Config, vocab_size: int) -> Callable[..., Any]:
-    halved = population.chunked(config, 2)  # its chunks divide the halves
-    half = functools.partial(_half, halved, evolve.specs_of(config, vocab_size))
+def _compiled_half(recipe: Recipe) -> Callable[..., Any]:
+    halved = population.chunked(recipe, 2)  # its chunks divide the halves
     # it runs too seldom for the compiler to take pains with it; other compilers may not know how
     easily = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
-    return jax.jit(half, compiler_options=easily)
+    return jax.jit(functools.partial(_half, halved), compiler_options=easily)
 
 
 def _arguments(
-    config: Config, state: State, tokens_ST: np.ndarray, number: int, half: int
+    recipe: Recipe, weights: Parameters, members: Tree, tokens_ST: np.ndarray, step: int, half: int
 ) -> tuple[Any, ...]:
     """What `_half` takes, of one half."""
 
     def own(leaf: Any) -> np.ndarray:
         return np.split(np.asarray(leaf), 2, axis=1)[half]
 
-    members = jax.tree.map(own, state.members)
+    clock = Clock(np.uint32(recipe.settings.run.seed), np.uint32(step))  # type: ignore[arg-type]
     tokens = np.split(tokens_ST, 2)[half]
-    numbers = np.uint32(config.run.seed), np.uint32(number), np.int32(half)
-    return state.weights, members, tokens, *numbers
+    return weights, jax.tree.map(own, members), tokens, clock, np.int32(half)
 
 
-def prepare(config: Config, vocab_size: int, tokens_ST: np.ndarray) -> None:
+def prepare(recipe: Recipe, tokens_ST: np.ndarray) -> None:
     """Compile what `count` needs, which it then does not wait for."""
-    like = evolve.abstract(config, vocab_size)
+    like = evolve.abstract(recipe)
     members = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like.members)
-    like = dataclasses.replace(like, members=members)
-    arguments = _arguments(config, like, tokens_ST, 0, 0)
-    _compiled_half(config, vocab_size).lower(*arguments).compile()
+    arguments = _arguments(recipe, like.weights, members, tokens_ST, 0, 0)
+    _compiled_half(recipe).lower(*arguments).compile()
 
 
 def count(
-    config: Config, vocab_size: int, state: State, tokens_ST: np.ndarray, number: int
+    recipe: Recipe, weights: Parameters, members: Tree, tokens_ST: np.ndarray, step: int
 ) -> Counts:
-    """The counts of a state and the next step's tokens; as dear as a step, and changes nothing."""
-    signs_of = _compiled_half(config, vocab_size)
+    """The counts at a state, with the tokens and perturbations of a step; changes nothing.
+
+    It takes as long as a step.
+    """
+    signs_of = _compiled_half(recipe)
     (first, counted), (second, more) = (
-        signs_of(*_arguments(config, state, tokens_ST, number, half)) for half in (0, 1)
+        signs_of(*_arguments(recipe, weights, members, tokens_ST, step, half)) for half in (0, 1)
     )
     product = {path: np.asarray(first[path]) * np.asarray(second[path]) for path in first}
     return Counts(

@@ -17,12 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from int_lm.config import ModelConfig
 from int_lm.limits import SEPARATOR
 from int_lm.measure.code_length import CodeLengths
-from int_lm.method import population
-from int_lm.model import language_model, likelihood, perturb
-from int_lm.model.params import Tree
+from int_lm.model import likelihood, perturb, reading
+from int_lm.model.language_model import LanguageModel
+from int_lm.model.params import Parameters, Tree
 
 LANES_AT_MOST = 256  # documents read side by side
 FEWER_LANES = (64, 16, 4, 1)  # when others have ended; each count compiles once
@@ -38,9 +37,9 @@ def greedy_hit(logits_PV: Array, targets_P: Array) -> Array:
 
 @functools.cache
 def _reader(
-    model: ModelConfig, score: Callable[[Array, Array], Array]
-) -> Callable[[Tree, Tree, Array], tuple[Tree, Array]]:
-    return jax.jit(functools.partial(population.read, model, score=score))
+    model: LanguageModel, score: Callable[[Array, Array], Array]
+) -> Callable[[Parameters, Tree, Array], tuple[Tree, Array]]:
+    return jax.jit(functools.partial(reading.read, model, score=score))
 
 
 def _rows(lengths: Sequence[int]) -> list[int]:
@@ -112,8 +111,8 @@ def _side_by_side(
 
 
 def log2_likelihoods(
-    model: ModelConfig,
-    weights: Tree,
+    model: LanguageModel,
+    weights: Parameters,
     documents: Sequence[np.ndarray],
     *,
     progress: Callable[[int], None] = lambda tokens: None,
@@ -123,7 +122,7 @@ def log2_likelihoods(
     """Exact log2-likelihood of every document, int64 in units of 2^-16 bit, or its sum of `score`.
 
     Args:
-      weights: int8 tree.
+      weights: int8.
       documents: at least one array of ids, all of one unsigned dtype.
       progress: called with the number of tokens read since its last call.
       score: of logits [P, V] and targets int32 [P].
@@ -135,7 +134,7 @@ def log2_likelihoods(
     if firsts is not None:
         counted = [_from(lane, documents, firsts) for lane in owners]
     totals = np.zeros(len(documents) + 1, np.int64)  # the last entry takes the padding
-    state = language_model.initial_state(model, len(owners))
+    state = model.initial_state(len(owners))
     bare = jax.tree.map(jnp.asarray, perturb.unperturbed(weights))
     for segment, rows in enumerate(_rows([len(lane) // SEGMENT_LENGTH for lane in owners])):
         # lanes that have ended are left behind: they are the last ones
@@ -150,23 +149,23 @@ def log2_likelihoods(
     return totals[:-1]
 
 
-def prepare(model: ModelConfig, weights: Tree, documents: Sequence[np.ndarray]) -> None:
+def prepare(model: LanguageModel, weights: Parameters, documents: Sequence[np.ndarray]) -> None:
     """Compile what `evaluate` needs for these documents, which it then does not wait for.
 
     Args:
-      weights: int8 tree, or what it is like (`jax.ShapeDtypeStruct`s).
+      weights: int8, or what they are like (`jax.ShapeDtypeStruct`s).
     """
     tokens, _ = _lay_out(documents, min(len(documents), LANES_AT_MOST))
     bare = jax.eval_shape(perturb.unperturbed, weights)
     for rows in sorted(set(_rows([len(lane) // SEGMENT_LENGTH for lane in tokens]))):
-        state = jax.eval_shape(lambda rows=rows: language_model.initial_state(model, rows))
+        state = jax.eval_shape(lambda rows=rows: model.initial_state(rows))
         segment = jax.ShapeDtypeStruct((rows, SEGMENT_LENGTH + 1), documents[0].dtype)
         _reader(model, likelihood.log2_likelihood).lower(bare, state, segment).compile()
 
 
 def evaluate(
-    model: ModelConfig,
-    weights: Tree,
+    model: LanguageModel,
+    weights: Parameters,
     documents: Sequence[np.ndarray],
     text_bytes: Sequence[int],
     *,

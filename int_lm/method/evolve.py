@@ -1,29 +1,46 @@
-"""One training step: forward pass, fitness, votes, update. A pure function of integers.
+"""One step of training: perturb, objective, votes, update. A pure function of integers.
 
-    (state, tokens_ST, step) -> (state, metrics)
+    (recipe, state, tokens_ST, clock, values of the schedules) -> (state, metrics)
 
 Nothing in it has a floating dtype (a test walks its jaxpr), so a run's bits depend neither on the
-machine nor on the order of any sum. Members read and vote where they lie (`placement`); weights
-move on every device alike.
+machine nor on the order of any sum. Members vote on the device where they are (`placement`);
+weights move on every device alike.
+
+Axes: P members, I = P/2 pairs, S streams, C chunks, T segment length, L layers, V vocabulary.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import PartitionSpec
 
-from int_lm.arithmetic import noise, tables
-from int_lm.config import Config, EsConfig
-from int_lm.method import placement, population, update, voting
-from int_lm.method.estimator import votes
-from int_lm.method.placement import Placement
-from int_lm.model import context_tables, language_model, params
-from int_lm.model.params import Tree
+from int_lm.method import fitness, placement, population
+from int_lm.method.placement import AXIS, Placement
+from int_lm.method.recipe import Clock, Recipe
+from int_lm.method.update import Votes
+from int_lm.model import context_tables, params
+from int_lm.model.params import Parameters, Tree
+
+Values = Mapping[str, Array]  # what the schedules say of one step: int32 scalars (`Update.values`)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Tables:
+    """Context tables, which learn on their own.
+
+    Attributes:
+      values: int8 [rows, V] by name. counts: steps that have read each row, int32 [rows].
+    """
+
+    values: dict[str, Array] = dataclasses.field(default_factory=dict)
+    counts: dict[str, Array] = dataclasses.field(default_factory=dict)
 
 
 @jax.tree_util.register_dataclass
@@ -32,36 +49,38 @@ class State:
     """What a run carries from step to step, and all that a checkpoint must hold.
 
     Attributes:
-      weights: int8 tree. members: recurrent state of every member, leaves [L, P, ...].
-      remainders: of update `carry`, int16 by path of the weights; none for the other updates.
-      counts: of direct connections, steps that have read each row, int32 by name of the table.
+      network: int8 weights, a tree. tables: context tables; empty for a model without.
+      members: recurrent state of every member, leaves [L, P, ...].
+      memory: of the update, by name and then by path of the weights.
     """
 
-    weights: Tree
+    network: Tree
+    tables: Tables
     members: Tree
-    remainders: dict[str, Array] = dataclasses.field(default_factory=dict)
-    counts: dict[str, Array] = dataclasses.field(default_factory=dict)
+    memory: dict[str, dict[str, Array]]
 
+    @property
+    def weights(self) -> Parameters:
+        """The model."""
+        return Parameters(self.network, self.tables.values)
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Pace:
-    """What the schedules say of one step: int32 scalars of `tables`.
+    def stored(self) -> dict[str, Any]:
+        """The state as a checkpoint names its arrays: `weights/head`, `remainders/head`."""
+        weights = params.unflatten(self.weights.by_path())
+        return {
+            "weights": weights,
+            "members": self.members,
+            **self.memory,
+            "counts": self.tables.counts,
+        }
 
-    Attributes:
-      z: threshold of the votes. rate: learning rate.
-    """
-
-    z: Array
-    rate: Array
-
-
-def pace(config: Config, number: int) -> Pace:
-    """The schedules at step `number`."""
-    return Pace(
-        z=jnp.int32(tables.vote_threshold(config, number)),
-        rate=jnp.int32(tables.learning_rate(config, number)),
-    )
+    @classmethod
+    def of_stored(cls, tree: Mapping[str, Any]) -> "State":
+        """The inverse of `stored`."""
+        weights = Parameters.of_paths(dict(params.flatten(tree["weights"])))
+        memory = {name: tree[name] for name in tree if name not in ("weights", "members", "counts")}
+        tables = Tables(weights.tables, tree["counts"])
+        return cls(weights.network, tables, tree["members"], memory)
 
 
 @jax.tree_util.register_dataclass
@@ -70,9 +89,9 @@ class Metrics:
     """What a step reports.
 
     Attributes:
-      scores_P: int32, units of 2^-16 bit, summed over a segment.
-      changed, saturated: int32 scalars, numbers of weights that moved, that stand at +-127; direct
-        connections do not count.
+      scores_P: int32, in the units of the objective, summed over a segment.
+      changed, saturated: int32 scalars, numbers of weights of the network that moved, that stand
+        at +-127.
     """
 
     scores_P: Array
@@ -80,179 +99,240 @@ class Metrics:
     saturated: Array
 
 
-def specs_of(config: Config, vocab_size: int) -> Tree:
-    """The parameter tree of a configuration."""
-    return language_model.specs(config.model, vocab_size)
+def initial(recipe: Recipe) -> State:
+    """The state before the first step: a pure function of the recipe."""
+    weights = params.initialise(recipe.model.specs, recipe.settings.run.seed)
+    return _beginning(recipe, jax.tree.map(jnp.asarray, weights))
 
 
-def initial(config: Config, vocab_size: int) -> State:
-    """The state before the first step: a pure function of the configuration."""
-    specs = specs_of(config, vocab_size)
-    weights = params.initialise(specs, config.run.seed)
-    return _beginning(config, specs, jax.tree.map(jnp.asarray, weights))
-
-
-def abstract(config: Config, vocab_size: int) -> State:
+def abstract(recipe: Recipe) -> State:
     """Shapes and dtypes of `initial`, without its memory."""
-    specs = specs_of(config, vocab_size)
 
     def state() -> State:
-        zeros = params.map_leaves(lambda spec: jnp.zeros(spec.full_shape, jnp.int8), specs)
-        return _beginning(config, specs, zeros)
+        specs = recipe.model.specs.by_path()
+        zeros = {path: jnp.zeros(spec.full_shape, jnp.int8) for path, spec in specs.items()}
+        return _beginning(recipe, Parameters.of_paths(zeros))
 
     return jax.eval_shape(state)
 
 
-def _beginning(config: Config, specs: Tree, weights: Tree) -> State:
+def _beginning(recipe: Recipe, weights: Parameters) -> State:
     """A state with these weights and nothing read."""
-    network = params.without_direct(specs)
-    carried = dict(params.flatten(network)) if config.es.update == "carry" else {}
+    memory: dict[str, dict[str, Array]] = {}
+    for path, spec in params.flatten(recipe.model.specs.network):
+        for name, array in recipe.update.memory(spec).items():
+            memory.setdefault(name, {})[path] = array
     return State(
-        weights=weights,
-        members=language_model.initial_state(config.model, config.es.population),
-        remainders={path: jnp.zeros(spec.full_shape, jnp.int16) for path, spec in carried.items()},
-        counts=context_tables.initial_counts(config.model),
+        network=weights.network,
+        tables=Tables(weights.tables, context_tables.initial_counts(recipe.model.settings)),
+        members=recipe.model.initial_state(recipe.es.population),
+        memory=memory,
     )
 
 
-def learn(
-    es: EsConfig,
-    specs: Tree,
-    state: State,
-    ballots: dict[str, Array],
-    fitness_I: Array,
-    seed: Array,
-    number: Array,
-    pace: Pace,
-) -> tuple[Tree, dict[str, Array]]:
-    """The weights of the network and their remainders after one update.
+def values(recipe: Recipe, step: int) -> dict[str, np.int32]:
+    """What the schedules say of a step."""
+    found = recipe.update.values(recipe.settings, step)
+    return {name: np.int32(value) for name, value in found.items()}
 
-    Args:
-      ballots: votes of every tensor by path, int32.
-      fitness_I: int8, what plain votes were made from.
-      seed, number: uint32 scalars.
+
+# -- One step --------------------------------------------------------------------------------------
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PopulationResult:
+    """What the whole population says.
+
+    Attributes:
+      scores_P: of all members, int32. fitness_I: of all pairs, int8.
+      members: recurrent states after the segment. votes: on the network's tensors by path, int32.
+      tables: context tables, moved.
     """
-    weights, remainders = {}, {}
-    old, tensors = (
-        dict(params.flatten(state.weights)),
-        dict(params.flatten(params.tensor_ids(specs))),
-    )
-    for path, spec in params.flatten(params.without_direct(specs)):
-        weight, ballot = old[path], ballots[path]
-        if es.update == "threshold":
-            if votes.estimator(es, spec.role) == "eggroll":
-                moved = update.threshold(spec.role, es.rank, weight, ballot, fitness_I, pace.z)
-            else:
-                moved = update.threshold_by_magnitude(weight, ballot, pace.z)
-        else:
-            strengths = update.strength(ballot, es.vote_clip)
-            if es.update == "carry":
-                moved, remainders[path] = update.carry(
-                    weight, state.remainders[path], strengths, pace.rate
-                )
-            else:
-                key = noise.tensor_key(seed, number, jnp.uint32(tensors[path]))
-                random = noise.rounding(key, weight.size, tables.LEARNING_RATE_BITS)
-                moved = update.stochastic(
-                    weight, strengths, pace.rate, random.reshape(weight.shape)
-                )
-        weights[path] = moved
-    return params.unflatten(weights), remainders
+
+    scores_P: Array
+    fitness_I: Array
+    members: Tree
+    votes: dict[str, Array]
+    tables: Tables
 
 
 def step(
-    config: Config,
-    vocab_size: int,
+    recipe: Recipe,
     state: State,
     tokens_ST: Array,
-    seed: Array,
-    number: Array,
-    pace: Pace,
+    clock: Clock,
+    values: Values,
     place: Placement | None = None,
 ) -> tuple[State, Metrics]:
     """One step.
 
     Args:
       tokens_ST: [S, T+1], any integer dtype; column t+1 holds the targets of column t.
-      seed, number: uint32 scalars, the run's seed and the step's number.
-      pace: what the schedules say of this step.
       place: the devices, whose number must divide that of the chunks; None for one.
     """
-    specs = specs_of(config, vocab_size)
-    verdict = voting.vote(
-        config, specs, state.weights, state.members, state.counts, tokens_ST, seed, number, place
+    result = divided(recipe, place)(
+        population.all_chunks(recipe),
+        state.weights,
+        state.tables.counts,
+        state.members,
+        tokens_ST,
+        clock,
     )
-    weights, remainders = learn(
-        config.es, specs, state, verdict.ballots, verdict.fitness_I, seed, number, pace
-    )
+    network, memory = moved(recipe, state, result, values)
     if place is not None:
-        weights = _gathered(weights, specs, place)
+        network = _gathered(recipe, network, place)
     changed = jax.tree.map(
-        lambda new, old: jnp.sum(new != old, dtype=jnp.int32),
-        weights,
-        params.without_direct(state.weights),
+        lambda new, old: jnp.sum(new != old, dtype=jnp.int32), network, state.network
     )
     metrics = Metrics(
-        scores_P=verdict.scores_P,
+        scores_P=result.scores_P,
         changed=jax.tree.reduce(jnp.add, changed),
-        saturated=params.saturated(weights),
+        saturated=params.saturated(network),
     )
-    if verdict.tables:
-        weights["direct"] = verdict.tables
-    return State(weights, verdict.members, remainders, verdict.counts), metrics
+    return State(network, result.tables, result.members, memory), metrics
 
 
-def _gathered(weights: Tree, specs: Tree, place: Placement) -> Tree:
+def population_result(
+    recipe: Recipe,
+    chunks_C: Array,
+    weights: Parameters,
+    counts: dict[str, Array],
+    members: Tree,
+    tokens_ST: Array,
+    clock: Clock,
+    *,
+    axis: str | None = None,
+    split: dict[str, PartitionSpec] | None = None,
+) -> PopulationResult:
+    """Perturb, objective, votes: what one device's members do, summed with those of the others.
+
+    Args:
+      chunks_C: numbers of this device's chunks; `members` and `tokens_ST` are theirs.
+      counts: of the context tables.
+      axis: name of the devices' axis, None if there is one device.
+      split: how votes are left split among the devices, by path.
+    """
+    own = population.outcome(recipe, weights, members, tokens_ST, clock, chunks_C)
+    scores_P = placement.gathered(own.scores_P, axis)
+    fitness_I = fitness.fitness(recipe.es, scores_P, recipe.objective.score_max(recipe.es))
+    own_I = fitness_I.reshape(population.chunks(recipe), -1)[chunks_C]
+    votes = own.votes | population.votes_of_fitness(recipe, own_I, clock, chunks_C)
+    return PopulationResult(
+        scores_P=scores_P,
+        fitness_I=fitness_I,
+        members=own.members,
+        votes={
+            path: placement.summed(sums, axis, split[path] if split else None)
+            for path, sums in votes.items()
+        },
+        tables=_learnt(recipe, Tables(weights.tables, counts), own.row_errors, clock, axis),
+    )
+
+
+def _learnt(
+    recipe: Recipe,
+    tables: Tables,
+    row_errors: population.RowErrors | None,
+    clock: Clock,
+    axis: str | None,
+) -> Tables:
+    """Context tables after a step, from the row errors of all devices."""
+    if row_errors is None:
+        return tables
+    errors_JV, learnt = placement.gathered(row_errors.errors_JV, axis), Tables()
+    for name, table in tables.values.items():
+        rows_J = placement.gathered(row_errors.rows[name], axis)
+        learnt.values[name], learnt.counts[name] = context_tables.update(
+            recipe.es, table, tables.counts[name], rows_J, errors_JV, clock.step
+        )
+    return learnt
+
+
+def divided(recipe: Recipe, place: Placement | None) -> Callable[..., PopulationResult]:
+    """`population_result`, its chunks divided among the devices."""
+    if place is None:
+        return functools.partial(population_result, recipe)
+    everywhere, by_member, first = PartitionSpec(), PartitionSpec(None, AXIS), PartitionSpec(AXIS)
+    network = params.flatten(recipe.model.specs.network)
+    split = {path: place.split(spec.full_shape) for path, spec in network}
+    return jax.shard_map(
+        functools.partial(population_result, recipe, axis=AXIS, split=split),
+        mesh=place.mesh,
+        in_specs=(first, everywhere, everywhere, by_member, first, everywhere),
+        out_specs=PopulationResult(everywhere, everywhere, by_member, split, everywhere),  # type: ignore[arg-type]
+        check_vma=False,  # what was gathered is the same everywhere, which it cannot see
+    )
+
+
+def moved(
+    recipe: Recipe, state: State, result: PopulationResult, values: Values
+) -> tuple[Tree, dict[str, dict[str, Array]]]:
+    """The network's weights after one update, and the update's memory."""
+    weights, memory = dict(params.flatten(state.network)), {name: {} for name in state.memory}
+    for path, spec in params.flatten(recipe.model.specs.network):
+        of_fitness = recipe.estimator_of(spec).of_fitness is not None
+        votes = Votes(result.votes[path], result.fitness_I if of_fitness else None)
+        kept = {name: state.memory[name][path] for name in state.memory}
+        weights[path], kept = recipe.update.move(
+            recipe.es, spec, weights[path], kept, votes, values
+        )
+        for name, array in kept.items():
+            memory[name][path] = array
+    return params.unflatten(weights), memory
+
+
+def _gathered(recipe: Recipe, network: Tree, place: Placement) -> Tree:
     """Moved weights on every device: each moves its part of them, and int8 is what is gathered."""
-    network = params.without_direct(specs)
-    divided = params.map_leaves(lambda spec: place.of_votes(spec.full_shape), network)
-    parts = jax.lax.with_sharding_constraint(weights, divided)
+    specs = recipe.model.specs.network
+    parts_of = params.map_leaves(lambda spec: place.of_votes(spec.full_shape), specs)
+    parts = jax.lax.with_sharding_constraint(network, parts_of)
     # otherwise the compiler would rather gather the votes, which are four times as large
     parts = jax.lax.optimization_barrier(parts)
     return jax.lax.with_sharding_constraint(parts, place.everywhere)
 
 
+# -- Compiled --------------------------------------------------------------------------------------
+
 StepFunction = Callable[[State, np.ndarray, int], tuple[State, Metrics]]
 
 
-def compiled_step(config: Config, vocab_size: int, place: Placement | None = None) -> StepFunction:
-    """`(state, tokens_ST, number) -> (state, metrics)`, compiled at its first call and only then.
+def compiled_step(recipe: Recipe, place: Placement | None = None) -> StepFunction:
+    """`(state, tokens_ST, step) -> (state, metrics)`, compiled at its first call and only then.
 
-    The step number and what the schedules say enter as arguments, so that no step recompiles. The
-    tables of direct connections are changed in place: the state that was passed in loses them.
+    The step and what the schedules say enter as arguments, so that no step recompiles. Context
+    tables are changed in place: the state that was passed in loses them.
 
     Args:
       place: the devices; states are then those of `placed`, and tokens are divided here.
     """
-    jitted = jitted_step(config, vocab_size, place)
+    jitted = jitted_step(recipe, place)
 
-    def run(state: State, tokens_ST: np.ndarray, number: int) -> tuple[State, Metrics]:
-        seed = np.uint32(config.run.seed)
+    def run(state: State, tokens_ST: np.ndarray, step: int) -> tuple[State, Metrics]:
+        clock = Clock(np.uint32(recipe.settings.run.seed), np.uint32(step))  # type: ignore[arg-type]
         tokens = tokens_ST if place is None else placement.put(place.by_stream, tokens_ST)
-        return jitted(*split(state), tokens, seed, np.uint32(number), pace(config, number))
+        return jitted(*donated(state), tokens, clock, values(recipe, step))
 
     return run
 
 
-def jitted_step(config: Config, vocab_size: int, place: Placement | None = None) -> Any:
-    """`step` under `jax.jit`, as runs use it; arguments are those of `split` and, from tokens_ST
-    on, those of `step`. The tables of direct connections are donated.
+def jitted_step(recipe: Recipe, place: Placement | None = None) -> Any:
+    """`step` under `jax.jit`, as runs use it: its arguments are those of `donated` and, from
+    tokens_ST on, those of `step`. The context tables are donated.
     """
-    config = population.chunked(config, place.devices if place else 1)
+    recipe = population.chunked(recipe, place.devices if place else 1)
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def jitted(
-        tables: tuple[Tree, Tree],
-        state: State,
-        tokens_ST: Array,
-        seed: Array,
-        number: Array,
-        pace: Pace,
-    ):
-        whole = _joined(tables, state)
-        return step(config, vocab_size, whole, tokens_ST, seed, number, pace, place)
+    def jitted(tables: Tables, rest: State, tokens_ST: Array, clock: Clock, values: Values):
+        state = dataclasses.replace(rest, tables=tables)
+        return step(recipe, state, tokens_ST, clock, values, place)
 
     return jitted
+
+
+def donated(state: State) -> tuple[Tables, State]:
+    """The context tables, which a step changes in place, and the rest."""
+    return state.tables, dataclasses.replace(state, tables=Tables())
 
 
 def changes_in_place(state: State) -> bool:
@@ -260,10 +340,10 @@ def changes_in_place(state: State) -> bool:
 
     Elsewhere than on CPUs NumPy has a copy.
     """
-    return bool(state.counts) and jax.default_backend() == "cpu"
+    return bool(state.tables.values) and jax.default_backend() == "cpu"
 
 
-def placed(state: State, specs: Tree, place: Placement | None) -> State:
+def placed(recipe: Recipe, state: State, place: Placement | None) -> State:
     """A whole state, of which every process has all, laid out over the devices; None for one."""
     if place is None:
         return jax.tree.map(jnp.asarray, state)
@@ -271,26 +351,16 @@ def placed(state: State, specs: Tree, place: Placement | None) -> State:
     def everywhere(leaf: Array) -> Array:
         return placement.put(place.everywhere, leaf)
 
-    network = dict(params.flatten(params.without_direct(specs)))
+    network = dict(params.flatten(recipe.model.specs.network))
     return State(
-        weights=jax.tree.map(everywhere, state.weights),
+        network=jax.tree.map(everywhere, state.network),
+        tables=jax.tree.map(everywhere, state.tables),
         members=jax.tree.map(lambda leaf: placement.put(place.by_member, leaf), state.members),
-        remainders={
-            path: placement.put(place.of_votes(network[path].full_shape), leaf)
-            for path, leaf in state.remainders.items()
+        memory={
+            name: {
+                path: placement.put(place.of_votes(network[path].full_shape), leaf)
+                for path, leaf in arrays.items()
+            }
+            for name, arrays in state.memory.items()
         },
-        counts=jax.tree.map(everywhere, state.counts),
     )
-
-
-def split(state: State) -> tuple[tuple[Tree, Tree], State]:
-    """The tables of direct connections with their counts, and the rest."""
-    weights = params.without_direct(state.weights)
-    rest = dataclasses.replace(state, weights=weights, counts={})
-    return (state.weights.get("direct", {}), state.counts), rest
-
-
-def _joined(tables: tuple[Tree, Tree], state: State) -> State:
-    """The inverse of `split`."""
-    weights = state.weights | {"direct": tables[0]} if tables[0] else state.weights
-    return dataclasses.replace(state, weights=weights, counts=tables[1])

@@ -1,9 +1,9 @@
-"""Direct connections: int8 tables from the last k tokens straight to the logits.
+"""Context tables: int8 tables from the last k tokens straight to the logits.
 
-The maximum-entropy features of RNNLM (Mikolov et al., "Strategies for training large scale neural
-network language models", ASRU 2011). For every context length k in `model.direct` there is a table
-of 2^direct_bits rows of V logits, q4; the row that a hash of the last k tokens picks is added to
-the recurrent network's logits. Different contexts may share a row. Tokens before a document's start
+They are the maximum-entropy features, or direct connections, of RNNLM (Mikolov et al., "Strategies
+for training large scale neural network language models", ASRU 2011). For every context length k in
+`model.direct` there is a table of 2^direct_bits rows of V logits, q4; the row that a hash of the
+last k tokens picks is added to the recurrent network's logits. Different contexts may share a row. Tokens before a document's start
 count as separators.
 
 The logits are linear in a row, so its gradient is the sum of the errors onehot(target) - p of the
@@ -26,10 +26,9 @@ from jax import Array
 
 from int_lm import native
 from int_lm.arithmetic import fixed, tables
-from int_lm.config import EsConfig, ModelConfig
-from int_lm.limits import SEPARATOR
-from int_lm.method.bounds import spare_bits
+from int_lm.limits import SEPARATOR, spare_bits
 from int_lm.model.params import Role, Spec, Tree
+from int_lm.settings import ModelSettings, StrategySettings
 
 LOGIT_MAX = 2**15 - 1
 COUNT_MAX = 2**31 - 1
@@ -42,13 +41,13 @@ def _name(length: int) -> str:
     return f"context_{length}"
 
 
-def specs(model: ModelConfig, vocab_size: int) -> Tree:
+def specs(model: ModelSettings, vocab_size: int) -> Tree:
     """{"context_k": [2^direct_bits, V]} for every context length k."""
     shape = 1 << model.direct_bits, vocab_size
-    return {_name(length): Spec(shape, Role.DIRECT, init=0) for length in model.direct}
+    return {_name(length): Spec(shape, Role.TABLE, init=0) for length in model.direct}
 
 
-def initial_context(model: ModelConfig, batch: int) -> Array:
+def initial_context(model: ModelSettings, batch: int) -> Array:
     """The tokens before a document's start, the last one first: int32 [max k, P]."""
     return jnp.full((max(model.direct), batch), SEPARATOR, jnp.int32)
 
@@ -59,7 +58,7 @@ def following(context_KP: Array, tokens_P: Array) -> Array:
     return jnp.where((tokens_P != SEPARATOR)[None], longer, SEPARATOR)
 
 
-def rows(model: ModelConfig, context_KP: Array) -> dict[str, Array]:
+def rows(model: ModelSettings, context_KP: Array) -> dict[str, Array]:
     """Which row each table adds: {"context_k": int32 [P]}.
 
     A multiplicative hash of the last k tokens, seeded with k, in 32 bits; its top bits are used.
@@ -90,17 +89,17 @@ def added(weights: Tree, picked: dict[str, Array], logits_PV: Array) -> Array:
     )
 
 
-def initial_counts(model: ModelConfig) -> dict[str, Array]:
+def initial_counts(model: ModelSettings) -> dict[str, Array]:
     """Steps that have read each row: {"context_k": int32 zeros [2^direct_bits]}."""
     return {_name(length): jnp.zeros(1 << model.direct_bits, jnp.int32) for length in model.direct}
 
 
-def _rate(es: EsConfig) -> int:
+def _rate(es: StrategySettings) -> int:
     """direct_rate in units of 2^-8: below 2^15."""
     return round(es.direct_rate * (1 << _STEP_BITS))
 
 
-def _row_step(es: EsConfig, counts_J: Array) -> Array:
+def _row_step(es: StrategySettings, counts_J: Array) -> Array:
     """direct_rate / sqrt(count), in units of 2^-8 of 1/16 bit: int32, for counts from 1 up.
 
     Counts are brought below 2^12 by an even shift, whose root is half of it.
@@ -112,7 +111,7 @@ def _row_step(es: EsConfig, counts_J: Array) -> Array:
 
 
 def update(
-    es: EsConfig,
+    es: StrategySettings,
     table: Array,
     counts: Array,
     rows_J: Array,

@@ -21,14 +21,15 @@ import jax.numpy as jnp
 from jax import Array
 
 from int_lm.arithmetic import fixed
-from int_lm.config import ModelConfig
 from int_lm.limits import SEPARATOR
 from int_lm.model import layers, perturb
+from int_lm.model.architecture import Architecture
 from int_lm.model.layers import Activity, Use
 from int_lm.model.params import Role, Spec, Tree
+from int_lm.settings import ModelSettings
 
 
-def specs(model: ModelConfig, vocab_size: int) -> Tree:
+def specs(model: ModelSettings, vocab_size: int) -> Tree:
     """The parameter tree of `egg`."""
     D, L, V = model.width, model.layers, vocab_size
     F = D * model.ffn_multiple
@@ -58,7 +59,7 @@ def specs(model: ModelConfig, vocab_size: int) -> Tree:
     }
 
 
-def initial_state(model: ModelConfig, batch: int) -> Tree:
+def initial_state(model: ModelSettings, batch: int) -> Tree:
     """The state at a document's start: {"cell": int8 q7 zeros [L, P, D]}."""
     return {"cell": jnp.zeros((model.layers, batch, model.width), jnp.int8)}
 
@@ -122,3 +123,6 @@ def step(weights: Tree, state: Tree, tokens_P: Array) -> tuple[Tree, Array, Acti
         gain=perturb.vector(weights["final_norm"], x_PD),
     )
     return {"cell": cells_LPD}, logits_PV, activity
+
+
+EGG = Architecture("egg", specs, initial_state, step, runtime="int_lm.runtime:Egg")

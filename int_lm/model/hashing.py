@@ -22,15 +22,14 @@ import numpy as np
 from jax import Array
 
 from int_lm import native
-from int_lm.model import params
-from int_lm.model.params import Tree
+from int_lm.model.params import Parameters
 
 BLOCK = 1 << 20  # weights that are hashed at once
 _POSITION = np.uint32(0x9E3779B1)
 
 
-def weights_hash(weights: Tree) -> str:
-    """The hash of an int8 tree of NumPy or JAX arrays: 16 hex digits."""
+def weights_hash(weights: Parameters) -> str:
+    """The hash of int8 weights, arrays of NumPy or JAX: 16 hex digits."""
     return shown(np.asarray(compiled_lanes(weights)))
 
 
@@ -39,10 +38,10 @@ def shown(lanes: np.ndarray) -> str:
     return f"{int(lanes[0]):08x}{int(lanes[1]):08x}"
 
 
-def lanes(weights: Tree) -> Array:
+def lanes(weights: Parameters) -> Array:
     """The hash as uint32 [2]; may be traced."""
     total = jnp.zeros(2, jnp.uint32)
-    for path, leaf in params.flatten(weights):
+    for path, leaf in weights.by_path().items():
         total = total + _tensor(_keys(path, leaf.shape), jnp.asarray(leaf))
     return total
 

@@ -1,67 +1,71 @@
-"""The registry of architectures: one file and one line here for each.
+"""A language model: an architecture's network, with context tables beside it where there are any.
 
-An architecture is a module with
-
-    specs(model, vocab_size) -> tree of Spec
-    initial_state(model, batch) -> tree of arrays [L, batch, ...]
-    step(weights, state, tokens_P) -> (next state, int8 or int16 logits q4 [P, V], layers.Activity)
-
-where `weights` is the tree of `perturb.Weight`s; token 0 must reset the state. The logits are the
-tensor `head` (READOUT) applied to a norm of the residual stream, which begins as a row of the
-tensor `embedding` and which every layer adds to. The functions of the same names here are what the
-rest of the program calls: they put direct connections (`direct`) beside any architecture.
+Everything that reads or writes text with a model calls `LanguageModel`: training, evaluation,
+samples. Axes: P members (or any batch), V vocabulary.
 """
 
-from types import ModuleType
+import dataclasses
+import functools
 
 from jax import Array
 
-from int_lm.config import ModelConfig
-from int_lm.model import context_tables, egg, rwkv
-from int_lm.model.layers import Activity, Use
-from int_lm.model.params import Tree, without_direct
-
-ARCHITECTURES: dict[str, ModuleType] = {"egg": egg, "rwkv": rwkv}
-
-
-def get(architecture: str) -> ModuleType:
-    """The module of an architecture that `config` has accepted."""
-    return ARCHITECTURES[architecture]
+from int_lm.model import architecture, context_tables
+from int_lm.model.architecture import Architecture
+from int_lm.model.layers import Activity
+from int_lm.model.params import Parameters, Tree
+from int_lm.settings import ModelSettings
 
 
-def specs(model: ModelConfig, vocab_size: int) -> Tree:
-    """The parameter tree of a model."""
-    tree = get(model.architecture).specs(model, vocab_size)
-    return tree | {"direct": context_tables.specs(model, vocab_size)} if model.direct else tree
+@dataclasses.dataclass(frozen=True)
+class LanguageModel:
+    """Sizes and equations, without weights; hashable, so that compiled programs can depend on it.
 
-
-def initial_state(model: ModelConfig, batch: int) -> Tree:
-    """The state at a document's start: arrays with the batch as their second axis."""
-    state = get(model.architecture).initial_state(model, batch)
-    return (
-        state | {"context": context_tables.initial_context(model, batch)} if model.direct else state
-    )
-
-
-def step(
-    model: ModelConfig, weights: Tree, state: Tree, tokens_P: Array
-) -> tuple[Tree, Array, Activity]:
-    """Read one token: (next state, logits q4 [P, V], activity).
-
-    Args:
-      weights: tree of `perturb.Weight`s. state: of `initial_state`. tokens_P: int32.
+    Attributes:
+      settings: the section `model` of a configuration.
+      vocab_size: V.
     """
-    architecture = get(model.architecture)
-    if not model.direct:
-        return architecture.step(weights, state, tokens_P)
-    recurrent = {name: leaf for name, leaf in state.items() if name != "context"}
-    recurrent, logits_PV, activity = architecture.step(without_direct(weights), recurrent, tokens_P)
-    context_KP = context_tables.following(state["context"], tokens_P)
-    picked = context_tables.rows(model, context_KP)
-    tables = {name: weight.value for name, weight in weights["direct"].items()}
-    uses = activity.uses | {"direct": {name: Use(rows_P) for name, rows_P in picked.items()}}
-    return (
-        recurrent | {"context": context_KP},
-        context_tables.added(tables, picked, logits_PV),
-        Activity(uses, activity.residual, activity.gain),
-    )
+
+    settings: ModelSettings
+    vocab_size: int
+
+    @functools.cached_property
+    def architecture(self) -> Architecture:
+        return architecture.get(self.settings.architecture)
+
+    @functools.cached_property
+    def specs(self) -> Parameters:
+        """The `params.Spec` of every tensor of the network, and of every context table."""
+        return Parameters(
+            network=self.architecture.specs(self.settings, self.vocab_size),
+            tables=context_tables.specs(self.settings, self.vocab_size),
+        )
+
+    def initial_state(self, batch: int) -> Tree:
+        """The state at a document's start: arrays with the batch as their second axis."""
+        state = self.architecture.initial_state(self.settings, batch)
+        if not self.settings.direct:
+            return state
+        return state | {"context": context_tables.initial_context(self.settings, batch)}
+
+    def step(
+        self, weights: Parameters, state: Tree, tokens_P: Array
+    ) -> tuple[Tree, Array, Activity]:
+        """Read one token: (next state, logits q4 [P, V], activity).
+
+        Args:
+          weights: `perturb.Weight`s of the network, and int8 tables.
+          state: of `initial_state`. tokens_P: int32.
+        """
+        if not self.settings.direct:
+            return self.architecture.step(weights.network, state, tokens_P)
+        recurrent = {name: leaf for name, leaf in state.items() if name != "context"}
+        recurrent, logits_PV, activity = self.architecture.step(
+            weights.network, recurrent, tokens_P
+        )
+        context_KP = context_tables.following(state["context"], tokens_P)
+        rows = context_tables.rows(self.settings, context_KP)
+        return (
+            recurrent | {"context": context_KP},
+            context_tables.added(weights.tables, rows, logits_PV),
+            dataclasses.replace(activity, rows=rows),
+        )

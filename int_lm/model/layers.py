@@ -43,11 +43,13 @@ class Activity:
       uses: tree of `Use`, one for every tensor but the VECTORs.
       residual: the residual stream at its end, int8 q4 [P, D].
       gain: weight of the norm between it and the readout, int32 [P, D].
+      rows: of the context tables that were read, int32 [P] by name; empty without tables.
     """
 
     uses: Tree
     residual: Array
     gain: Array
+    rows: dict[str, Array] = dataclasses.field(default_factory=dict)
 
 
 def plus(*terms: Array) -> Array:

@@ -1,7 +1,8 @@
-"""The parameter tree: one `Spec` per tensor, from which everything else about it follows.
+"""Parameters: one `Spec` per tensor, from which everything else about it follows.
 
-A model declares its tensors as nested dicts of `Spec`; the role decides perturbation and vote.
-Layers are stacked on a leading axis L. Paths are written `layers/forget_input`.
+A network declares its tensors as nested dicts of `Spec`; the role decides how a tensor is perturbed
+and which estimator votes on it. Layers are stacked on a leading axis L. Paths are written
+`layers/forget_input`; context tables have the paths `direct/context_3`.
 """
 
 import dataclasses
@@ -10,6 +11,7 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -18,6 +20,7 @@ from int_lm.arithmetic import tables
 from int_lm.limits import INT8_MAX
 
 Tree = dict[str, Any]  # nested dict with one leaf per tensor
+TABLES = "direct"  # first part of the paths of context tables
 
 
 class Role(enum.Enum):
@@ -26,7 +29,7 @@ class Role(enum.Enum):
     MATRIX = "matrix"  # [..., M, N]: y = x W^T, perturbed by A B^T
     PROJECTION = "projection"  # [..., D, N]: a matrix whose outputs the residual stream adds up
     READOUT = "readout"  # [V, N]: the matrix whose outputs are the logits
-    DIRECT = "direct"  # [rows, V]: rows are picked by context and added to the logits
+    TABLE = "table"  # [rows, V]: rows are picked by context and added to the logits
     EMBEDDING = "embedding"  # [V, N]: one row is looked up, perturbed by A[row] B^T
     VECTOR = "vector"  # [..., N]: norm weights and biases, perturbed entry by entry
 
@@ -87,42 +90,63 @@ def map_leaves(function: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
     }
 
 
-def tensor_ids(specs: Tree) -> Tree:
-    """A number for every tensor; a stacked one owns `layers` consecutive numbers from it."""
-    numbers, following = {}, 0
-    for path, spec in flatten(specs):
-        numbers[path] = following
-        following += max(1, spec.layers)
-    return unflatten(numbers)
-
-
 def count(specs: Tree) -> int:
     """Number of weights."""
     return sum(int(np.prod(spec.full_shape)) for _, spec in flatten(specs))
 
 
-def initialise(specs: Tree, seed: int) -> Tree:
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Parameters:
+    """Something of every tensor of a language model: its `Spec`, its int8 values, its `Weight`.
+
+    Attributes:
+      network: of the recurrent network, a nested dict.
+      tables: of the context tables, by name; empty for a model without.
+    """
+
+    network: Tree
+    tables: Tree = dataclasses.field(default_factory=dict)
+
+    def by_path(self) -> dict[str, Any]:
+        """Every leaf by its path, in the order of paths: the order that numbers tensors."""
+        return dict(flatten({**self.network, **({TABLES: self.tables} if self.tables else {})}))
+
+    @classmethod
+    def of_paths(cls, leaves: dict[str, Any]) -> "Parameters":
+        """The inverse of `by_path`."""
+        tree = unflatten(leaves)
+        tables = tree.pop(TABLES, {})
+        return cls(tree, tables)
+
+
+def tensor_ids(specs: Parameters) -> dict[str, int]:
+    """A number for every tensor, by path; a stacked one owns `layers` consecutive numbers."""
+    numbers, following = {}, 0
+    for path, spec in specs.by_path().items():
+        numbers[path] = following
+        following += max(1, spec.layers)
+    return numbers
+
+
+def initialise(specs: Parameters, seed: int) -> Parameters:
     """Initial int8 weights as NumPy arrays, a pure function of (specs, seed)."""
     quantiles = tables.gaussian_quantiles().astype(np.float64)
-
-    def leaf(spec: Spec, number: int) -> np.ndarray:
+    numbers, leaves = tensor_ids(specs), {}
+    for path, spec in specs.by_path().items():
         if spec.init is not None:
-            return np.full(spec.full_shape, spec.init, np.int8)
+            leaves[path] = np.full(spec.full_shape, spec.init, np.int8)
+            continue
         # raw Philox output is stable across NumPy versions; Generator's methods are not
-        raw = np.random.Philox(key=[seed, number]).random_raw(int(np.prod(spec.full_shape)))
+        philox = np.random.Philox(key=[seed, numbers[path]])
+        raw = philox.random_raw(int(np.prod(spec.full_shape)))
         draws = quantiles[raw >> 48].reshape(spec.full_shape)
         scale = 1.0 if spec.role is Role.EMBEDDING else tables.initial_scale(spec.shape[-1]) / 16
-        return np.clip(np.rint(draws * scale), -INT8_MAX, INT8_MAX).astype(np.int8)
+        leaves[path] = np.clip(np.rint(draws * scale), -INT8_MAX, INT8_MAX).astype(np.int8)
+    return Parameters.of_paths(leaves)
 
-    return map_leaves(leaf, specs, tensor_ids(specs))
 
-
-def saturated(weights: Tree) -> Array:
+def saturated(network: Tree) -> Array:
     """Number of weights at +-127: int32 scalar."""
-    at_limit = [jnp.sum(jnp.abs(w) == INT8_MAX, dtype=jnp.int32) for _, w in flatten(weights)]
+    at_limit = [jnp.sum(jnp.abs(w) == INT8_MAX, dtype=jnp.int32) for _, w in flatten(network)]
     return functools.reduce(jnp.add, at_limit)
-
-
-def without_direct(tree: Tree) -> Tree:
-    """The tree of the network alone, without the tables of its direct connections."""
-    return {key: value for key, value in tree.items() if key != "direct"}

@@ -25,9 +25,9 @@ from jax import Array
 
 from int_lm import native
 from int_lm.arithmetic import fixed, noise
-from int_lm.config import EsConfig
 from int_lm.model import params
-from int_lm.model.params import Role, Spec, Tree
+from int_lm.model.params import Parameters, Role, Spec, Tree
+from int_lm.settings import StrategySettings
 
 State = TypeVar("State")  # an array or a tree of arrays
 
@@ -53,9 +53,9 @@ class Weight:
     shift: int = dataclasses.field(default=0, metadata={"static": True})
 
 
-def unperturbed(weights: Tree) -> Tree:
-    """The tree of `Weight`s that the bare model uses: to validate, sample and export."""
-    return params.map_leaves(Weight, weights)
+def unperturbed(weights: Parameters) -> Parameters:
+    """What the bare model uses, to validate and to sample: `Weight`s without a perturbation."""
+    return Parameters(params.map_leaves(Weight, weights.network), weights.tables)
 
 
 def of_layer(weights: Tree, layer: Array) -> Tree:
@@ -104,13 +104,15 @@ def _alone(weight: Weight) -> Weight:
     return Weight(*arrays, shift=weight.shift)
 
 
-def tensor_noise(es: EsConfig, spec: Spec, tensor: int, seed: Array, step: Array, pairs: Array):
+def tensor_noise(
+    es: StrategySettings, spec: Spec, tensor: int, seed: Array, step: Array, pairs: Array
+):
     """The noise of one tensor for the given pairs: (A, B), or (n, None) for a VECTOR.
 
     Args:
       spec: of the tensor; a stacked one gets a leading layer axis.
       tensor: its number (`params.tensor_ids`).
-      seed, step: uint32 scalars; `noise_reuse` consecutive steps share one perturbation.
+      seed, step: uint32 scalars.
       pairs: pair numbers, int32 [I].
 
     Returns:
@@ -119,7 +121,7 @@ def tensor_noise(es: EsConfig, spec: Spec, tensor: int, seed: Array, step: Array
       `tensor` + l.
     """
     layers = jnp.arange(spec.layers, dtype=jnp.uint32) if spec.layers else jnp.uint32(0)
-    key = noise.tensor_key(seed, step // jnp.uint32(es.noise_reuse), jnp.uint32(tensor) + layers)
+    key = noise.tensor_key(seed, step, jnp.uint32(tensor) + layers)
     if spec.role is Role.VECTOR:
         return noise.draw(es.noise, key, pairs, spec.shape[0]), None
     outputs, inputs = spec.shape
@@ -131,7 +133,9 @@ def tensor_noise(es: EsConfig, spec: Spec, tensor: int, seed: Array, step: Array
     )
 
 
-def perturbed(es: EsConfig, value: Array, noises: tuple[Array, Array | None] | None) -> Weight:
+def perturbed(
+    es: StrategySettings, value: Array, noises: tuple[Array, Array | None] | None
+) -> Weight:
     """The `Weight` that the members of `noises`' pairs use (see `tensor_noise`); bare for None."""
     if noises is None:
         return Weight(value)

@@ -28,17 +28,18 @@ import numpy as np
 from jax import Array
 
 from int_lm.arithmetic import fixed
-from int_lm.config import ModelConfig
 from int_lm.limits import INT8_MAX, SEPARATOR
 from int_lm.model import layers, perturb
+from int_lm.model.architecture import Architecture
 from int_lm.model.layers import Activity, Use
 from int_lm.model.params import Role, Spec, Tree
+from int_lm.settings import ModelSettings
 
 GAIN = 16  # of every norm: a mean magnitude of 1.0 in q4
 SQUARE_SHIFT = 6  # of the squared ReLU
 
 
-def specs(model: ModelConfig, vocab_size: int) -> Tree:
+def specs(model: ModelSettings, vocab_size: int) -> Tree:
     """The parameter tree of `rwkv`.
 
     What is added up without a nonlinearity behind it begins at 0: a layer changes nothing at first,
@@ -57,7 +58,7 @@ def specs(model: ModelConfig, vocab_size: int) -> Tree:
     }
 
 
-def initial_state(model: ModelConfig, batch: int) -> Tree:
+def initial_state(model: ModelSettings, batch: int) -> Tree:
     """The state at a document's start, int8 zeros [L, P, D].
 
     {"cell": s, q7, "time_shift", "channel_shift": the norms' outputs of the token before, q4}
@@ -131,3 +132,6 @@ def step(weights: Tree, state: Tree, tokens_P: Array) -> tuple[Tree, Array, Acti
         gain=layers.constant_gain(GAIN, x_PD),
     )
     return state, perturb.readout(weights["head"], z_PD), activity
+
+
+RWKV = Architecture("rwkv", specs, initial_state, step, runtime="int_lm.runtime:Rwkv")

@@ -11,55 +11,53 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from int_lm import runtime
-from int_lm.config import ModelConfig
 from int_lm.runtime import Sampler
 
 if TYPE_CHECKING:
-    from int_lm.model.params import Tree
+    from int_lm.model.language_model import LanguageModel
+    from int_lm.model.params import Parameters
 
 __all__ = ["Sampler", "generate", "prepare", "reader"]
 
 
 @functools.cache
-def _compiled_step(model: ModelConfig) -> Callable[..., Any]:
+def _compiled_step(model: "LanguageModel") -> Callable[..., Any]:
     """The architecture's step; cached, so that all samples of a run share one compilation."""
     import jax
 
-    from int_lm.model import language_model
-
-    return jax.jit(functools.partial(language_model.step, model))
+    return jax.jit(model.step)
 
 
-def prepare(model: ModelConfig, weights: "Tree") -> None:
+def prepare(model: "LanguageModel", weights: "Parameters") -> None:
     """Compile what `generate` needs, which it then does not wait for.
 
     Args:
-      weights: int8 tree, or what it is like (`jax.ShapeDtypeStruct`s).
+      weights: int8, or what they are like (`jax.ShapeDtypeStruct`s).
     """
     import jax
     import jax.numpy as jnp
 
-    from int_lm.model import language_model, perturb
+    from int_lm.model import perturb
 
     bare = jax.eval_shape(perturb.unperturbed, weights)
-    state = jax.eval_shape(lambda: language_model.initial_state(model, 1))
+    state = jax.eval_shape(lambda: model.initial_state(1))
     _compiled_step(model).lower(bare, state, jax.ShapeDtypeStruct((1,), jnp.int32)).compile()
 
 
-def reader(model: ModelConfig, weights: "Tree") -> runtime.Reader:
+def reader(model: "LanguageModel", weights: "Parameters") -> runtime.Reader:
     """A reader of one document, from a fresh state, with the bare model.
 
     Args:
-      weights: int8 tree, NumPy's or JAX's.
+      weights: int8, NumPy's or JAX's.
     """
     import jax
     import jax.numpy as jnp
 
-    from int_lm.model import language_model, perturb
+    from int_lm.model import perturb
 
     step = _compiled_step(model)
     bare = jax.tree.map(jnp.asarray, perturb.unperturbed(weights))
-    state = language_model.initial_state(model, 1)
+    state = model.initial_state(1)
 
     def read(token: int) -> np.ndarray:
         nonlocal state
@@ -70,8 +68,8 @@ def reader(model: ModelConfig, weights: "Tree") -> runtime.Reader:
 
 
 def generate(
-    model: ModelConfig,
-    weights: "Tree",
+    model: "LanguageModel",
+    weights: "Parameters",
     prompt: runtime.Ids,
     sampler: Sampler,
     *,

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from int_lm import runtime, sample
+from int_lm import export, plugins, runtime, sample
 from int_lm.config.command_line import OneLineParser
 from int_lm.errors import UserError, reported
 from int_lm.training import runlog
@@ -81,12 +81,14 @@ def parser() -> OneLineParser:
         action="store_true",
         help="where a text ends, begin another after a separator",
     )
+    result.add_plugin_argument()
     return result
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Check the arguments, then load the model: a mistake is answered at once."""
     arguments = parser().parse_strict(argv)
+    plugins.trust(*arguments.plugin)
     if arguments.tokens < 1:
         raise UserError(f"--tokens is {arguments.tokens}, must be at least 1")
     if arguments.export and arguments.step is not None:
@@ -101,10 +103,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except ValueError as error:
         raise UserError(f"--{error}") from error
     if arguments.export:
-        try:
-            model = runtime.load(arguments.export)
-        except runtime.ExportError as error:
-            raise UserError(str(error)) from error
+        model = export.load(arguments.export)
         read, identity = runtime.reader(model), model.config["tokenizer"]
     else:
         if not Path(arguments.run).is_dir():
@@ -114,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         opened = run.open_run(
             arguments.run, arguments.step, say=lambda text: print(text, file=sys.stderr)
         )
-        read, identity = sample.reader(opened.config.model, opened.weights), opened.tokenizer
+        read, identity = sample.reader(opened.recipe.model, opened.weights), opened.tokenizer
     import tokenization  # of the clone: an installed int_lm alone knows ids only
     from int_lm.files import checkpoint
 

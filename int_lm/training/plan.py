@@ -8,32 +8,19 @@ Axes: P members, T segment length, M outputs, N inputs, R rank, V vocabulary.
 """
 
 import dataclasses
-import functools
 import statistics
 import time
 
 import jax
 import numpy as np
 
-from int_lm.config import Config, EsConfig
+from int_lm.config import Config
 from int_lm.measure import evaluate
-from int_lm.method import evolve
-from int_lm.method.estimator import votes
-from int_lm.model import language_model, params
-from int_lm.model.params import Role, Tree
+from int_lm.method import bounds, evolve, recipe
+from int_lm.method.recipe import Clock, Recipe
+from int_lm.model import params
+from int_lm.settings import StrategySettings
 from int_lm.training import memory, warmup
-
-DENSE = (Role.MATRIX, Role.PROJECTION, Role.READOUT)
-
-
-def matrices(specs: Tree) -> list[tuple[int, int]]:
-    """(M, N) of every matrix that a token passes, a stacked one once for every layer."""
-    return [
-        (spec.shape[0], spec.shape[1])
-        for _, spec in params.flatten(specs)
-        if spec.role in DENSE
-        for _ in range(max(1, spec.layers))
-    ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,18 +29,18 @@ class Costs:
 
     Attributes:
       weights: of the network, in number and, being int8, in bytes.
-      direct_weights: of the tables of direct connections, likewise.
+      table_weights: of the context tables, likewise.
       inference_operations: per token read, of the bare model's matrices.
       perturbation_operations: per token, of x B and the addition of A.
       voting_operations: per token, of the votes gathered token by token; plain ones are free of T.
       inference_bytes: per token, that must be moved: inputs and outputs of every matrix, int8, the
         members' states read and written, and logits.
       state_bytes: of the members' recurrent states.
-      carried_bytes: of remainders and of the counts of direct connections.
+      carried_bytes: of the update's memory and of the counts of context tables.
     """
 
     weights: int
-    direct_weights: int
+    table_weights: int
     inference_operations: int
     perturbation_operations: int
     voting_operations: int
@@ -69,42 +56,36 @@ class Costs:
     @property
     def held_bytes(self) -> int:
         """Of everything that a run carries from step to step."""
-        return self.weights + self.direct_weights + self.state_bytes + self.carried_bytes
+        return self.weights + self.table_weights + self.state_bytes + self.carried_bytes
 
 
-def costs(config: Config, vocab_size: int) -> Costs:
-    """Costs of a configuration; nothing is compiled or allocated."""
-    model, es = config.model, config.es
-    specs = language_model.specs(model, vocab_size)
-    network = params.without_direct(specs)
-    state = jax.eval_shape(lambda: language_model.initial_state(model, es.population))
+def costs(recipe: Recipe) -> Costs:
+    """Costs of a recipe; nothing is compiled or allocated."""
+    model, es = recipe.model, recipe.es
+    state = jax.eval_shape(lambda: model.initial_state(es.population))
     state_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     inference = perturbation = voting = moved = 0
-    for _, spec in params.flatten(network):
-        count, kind = max(1, spec.layers), votes.estimator(es, spec.role)
-        if spec.role in DENSE:
-            outputs, inputs = spec.shape
-            inference += 2 * count * outputs * inputs
-            moved += count * (outputs + inputs)
-            if kind != votes.EXACT:
-                perturbation += 2 * count * es.rank * (outputs + inputs)
-            if kind in ("unit", votes.EXACT):  # one outer product for every pair and token
-                voting += count * outputs * inputs
-        if spec.through:
-            voting += count * int(np.prod(spec.shape))  # credit through the projection
-    if es.votes == "unit":
-        voting += vocab_size * model.width  # credit through the head
-    weights = params.count(network)
-    rows = len(model.direct) << model.direct_bits
+    for _, spec in params.flatten(model.specs.network):
+        count, estimator = max(1, spec.layers), recipe.estimator_of(spec)
+        voting += count * estimator.operations(spec)
+        if spec.role not in bounds.MATRICES:
+            continue
+        outputs, inputs = spec.shape
+        inference += 2 * count * outputs * inputs
+        moved += count * (outputs + inputs)
+        if recipe.perturbs(spec):
+            perturbation += 2 * count * es.rank * (outputs + inputs)
+    weights = params.count(model.specs.network)
+    rows = len(model.settings.direct) << model.settings.direct_bits
     return Costs(
         weights=weights,
-        direct_weights=rows * vocab_size,
+        table_weights=rows * model.vocab_size,
         inference_operations=inference,
         perturbation_operations=perturbation,
         voting_operations=voting,
-        inference_bytes=moved + 2 * vocab_size + 2 * state_bytes // es.population,
+        inference_bytes=moved + 2 * model.vocab_size + 2 * state_bytes // es.population,
         state_bytes=state_bytes,
-        carried_bytes=4 * rows + (2 * weights if es.update == "carry" else 0),
+        carried_bytes=4 * rows + recipe.update.bytes_per_weight * weights,
     )
 
 
@@ -132,7 +113,7 @@ class Plan:
 
 
 PROBE_MEMBERS = (128, 512)  # populations that are timed in place of a larger one
-PROBE_TABLE_BITS = 12  # and 2^12 rows in their tables of direct connections at most
+PROBE_TABLE_BITS = 12  # and 2^12 rows in their tables of context tables at most
 PROBE_REPEATS = 5
 
 
@@ -142,13 +123,15 @@ def measure(config: Config, vocab_size: int) -> Plan:
     Nothing of the run's own size is allocated: the compiler says what a step needs. A step's time
     is linear in the population, so that two sizes give it.
     """
-    counted, es = costs(config, vocab_size), config.es
+    whole = recipe.of(config, vocab_size)
+    counted, es = costs(whole), config.es
     tokens_ST = np.zeros(_tokens_shape(es), np.uint8 if vocab_size <= 256 else np.uint16)
     piece = np.zeros(evaluate.PIECE_BYTES, tokens_ST.dtype)
     pieces = [piece] * max(1, config.run.eval_bytes // len(piece))
     started = time.perf_counter()
-    with warmup.beside(config, vocab_size, tokens_ST, pieces) as ready:  # as a run compiles
-        needed = _lowered(config, vocab_size).compile().memory_analysis()
+    sampling = config.run.sample_tokens > 0
+    with warmup.beside(whole, tokens_ST, pieces, sampling=sampling) as ready:  # as a run compiles
+        needed = _lowered(whole).compile().memory_analysis()
         temporary = needed.temp_size_in_bytes if needed else 0  # some platforms do not say
         compile_seconds = time.perf_counter() - started
         ready()
@@ -156,10 +139,11 @@ def measure(config: Config, vocab_size: int) -> Plan:
     readers = es.members_per_stream
     sizes = [min(es.population, max(1, size // readers) * readers) for size in PROBE_MEMBERS]
     small, large = sizes
-    times = _timed([_probe(config, size) for size in sorted(set(sizes))], vocab_size)
+    probes = [_probe(config, size) for size in sorted(set(sizes))]
+    times = _timed([recipe.of(probe, vocab_size) for probe in probes])
     slope = max(times[-1] - times[0], 0.0) / max(1, large - small)
     seconds = times[-1] + slope * (es.population - large)
-    renewed = counted.held_bytes - counted.direct_weights  # the tables are changed in place
+    renewed = counted.held_bytes - counted.table_weights  # the tables are changed in place
     return Plan(
         costs=counted,
         step_bytes=counted.held_bytes + renewed + temporary,
@@ -170,18 +154,18 @@ def measure(config: Config, vocab_size: int) -> Plan:
     )
 
 
-def _tokens_shape(es: EsConfig) -> tuple[int, int]:
+def _tokens_shape(es: StrategySettings) -> tuple[int, int]:
     return es.streams, es.segment_length + 1
 
 
-def _lowered(config: Config, vocab_size: int) -> jax.stages.Lowered:
+def _lowered(whole: Recipe) -> jax.stages.Lowered:
     """The training step for the compiler, from shapes alone."""
-    state = evolve.abstract(config, vocab_size)
-    tokens_ST = jax.ShapeDtypeStruct(_tokens_shape(config.es), np.uint16)
+    state = evolve.abstract(whole)
+    tokens_ST = jax.ShapeDtypeStruct(_tokens_shape(whole.es), np.uint16)
     word = jax.ShapeDtypeStruct((), np.uint32)
-    pace = jax.eval_shape(functools.partial(evolve.pace, config, 0))
-    step = evolve.jitted_step(config, vocab_size)
-    return step.lower(*evolve.split(state), tokens_ST, word, word, pace)
+    step = evolve.jitted_step(whole)
+    values = evolve.values(whole, 0)
+    return step.lower(*evolve.donated(state), tokens_ST, Clock(word, word), values)  # type: ignore[arg-type]
 
 
 def _probe(config: Config, population: int) -> Config:
@@ -195,16 +179,16 @@ def _probe(config: Config, population: int) -> Config:
     )
 
 
-def _timed(configs: list[Config], vocab_size: int) -> list[float]:
-    """Median seconds of a step of each configuration, taking turns."""
+def _timed(probes: list[Recipe]) -> list[float]:
+    """Median seconds of a step of each recipe, taking turns."""
     generator = np.random.default_rng(0)
-    steps = [evolve.compiled_step(config, vocab_size) for config in configs]
-    states = [evolve.initial(config, vocab_size) for config in configs]
+    steps = [evolve.compiled_step(probe) for probe in probes]
+    states = [evolve.initial(probe) for probe in probes]
     texts = [
-        generator.integers(0, vocab_size, _tokens_shape(config.es)).astype(np.uint16)
-        for config in configs
+        generator.integers(0, probe.model.vocab_size, _tokens_shape(probe.es)).astype(np.uint16)
+        for probe in probes
     ]
-    times: list[list[float]] = [[] for _ in configs]
+    times: list[list[float]] = [[] for _ in probes]
     for turn in range(PROBE_REPEATS + 1):  # the first one compiles
         for place, step in enumerate(steps):
             started = time.perf_counter()
@@ -220,8 +204,8 @@ def lines(config: Config, found: Plan) -> list[str]:
     counted, es = found.costs, config.es
     tokens = es.population * es.segment_length
     weights = f"{counted.weights:,} int8 of the network"
-    if counted.direct_weights:
-        weights += f", {counted.direct_weights:,} of direct connections"
+    if counted.table_weights:
+        weights += f", {counted.table_weights:,} of context tables"
     shares = {
         "inference": counted.inference_operations,
         "perturbation": counted.perturbation_operations,

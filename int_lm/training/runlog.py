@@ -150,7 +150,8 @@ class Report:
 
     Attributes:
       step: updates done.
-      train_bits_per_byte: of the population, on the tokens of this step.
+      train_bits_per_byte: of the population, on the tokens of this step; None for objectives that
+        are no log-likelihood. train_score: for these, the mean score of a member instead.
       valid_bits_per_byte: on held-out text, None where not evaluated.
       changed, saturated: fractions of the weights that moved in the last step, that stand at +-127.
       tokens_per_second: tokens of all members, over the time that steps took since the last report:
@@ -161,7 +162,8 @@ class Report:
     """
 
     step: int
-    train_bits_per_byte: float
+    train_bits_per_byte: float | None
+    train_score: float | None
     valid_bits_per_byte: float | None
     changed: float
     saturated: float
@@ -228,10 +230,10 @@ class Console:
             self._write(" ".join(name.rjust(width) for name, width in _COLUMNS))
             self._lines_until_header = _HEADER_EVERY
         self._lines_until_header -= 1
-        valid = report.valid_bits_per_byte
+        valid, train = report.valid_bits_per_byte, report.train_bits_per_byte
         cells = (
             str(report.step),
-            f"{report.train_bits_per_byte:.4f}",
+            f"{report.train_score:.6g}" if train is None else f"{train:.4f}",
             "" if valid is None else f"{valid:.4f}",
             f"{report.changed:.3%}",
             f"{report.saturated:.3%}",

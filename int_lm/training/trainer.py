@@ -20,8 +20,9 @@ from int_lm.measure.code_length import CodeLengths
 from int_lm.method import evolve, placement
 from int_lm.method.evolve import Metrics, State
 from int_lm.method.placement import Placement
+from int_lm.method.recipe import Recipe
 from int_lm.model import hashing, params
-from int_lm.model.params import Tree
+from int_lm.model.params import Parameters
 from int_lm.runtime import Sampler
 from int_lm.training import distributed, memory, runlog, warmup
 from int_lm.training.distributed import Watchdog
@@ -94,12 +95,14 @@ class Trainer:
     """A run under way: its state, and everything that watches and keeps it.
 
     Attributes:
-      place: the devices, None for one. metrics, checkpointer: None in processes that do not write.
-      number: steps done. saved: step that was saved last, if it succeeded, -1 for none.
+      recipe: of `settings`. place: the devices, None for one.
+      metrics, checkpointer: None in processes that do not write.
+      step: steps done. saved: step that was saved last, if it succeeded, -1 for none.
       seconds_before: seconds of training in earlier processes.
     """
 
     settings: Config
+    recipe: Recipe
     text: Text
     console: Console
     metrics: MetricsFile | None
@@ -107,7 +110,7 @@ class Trainer:
     stop: StopFlag
     state: State
     place: Placement | None = None
-    number: int = 0
+    step: int = 0
     saved: int = -1
     seconds_before: float = 0.0
 
@@ -131,7 +134,7 @@ class Trainer:
         """
         settings = self.settings.run
         own = SAVING_AGAIN if self.checkpointer and self.checkpointer.retry_due() else GOING_ON
-        if self.number >= settings.steps or 0 < settings.seconds <= self.seconds:
+        if self.step >= settings.steps or 0 < settings.seconds <= self.seconds:
             own = FINISHED
         elif self.stop.requested:
             own = STOPPED
@@ -139,52 +142,52 @@ class Trainer:
 
     def loop(self) -> bool:
         """Step until the run is finished (True) or is asked to stop; the last state is saved."""
-        vocab_size, tokens_ST = self.text.identity["vocab_size"], self.text.streams.at(self.number)
-        validation = self.text.validation.ids
-        with warmup.beside(self.settings, vocab_size, tokens_ST, validation) as ready:
+        tokens_ST, validation = self.text.streams.at(self.step), self.text.validation.ids
+        sampling = self.settings.run.sample_tokens > 0
+        with warmup.beside(self.recipe, tokens_ST, validation, sampling=sampling) as ready:
             return self._steps(tokens_ST, ready)
 
     def _steps(self, tokens_ST: np.ndarray, ready: Callable[[], None]) -> bool:
         """`loop`, from the next step's tokens on; `ready` waits for what evaluating needs."""
-        step = evolve.compiled_step(self.settings, self.text.identity["vocab_size"], self.place)
-        settings, first = self.settings.run, self.number
+        take_step = evolve.compiled_step(self.recipe, self.place)
+        settings, first = self.settings.run, self.step
         standing, valid = self._standing(), None
         while standing in (GOING_ON, SAVING_AGAIN):
             began = time.monotonic()
-            with self._watchdog(COMPILING_SECONDS if self.number == first else 0):
-                self.state, measured = step(self.state, tokens_ST, self.number)
-                if self.number + 1 < settings.steps:  # read while the step is computed
-                    tokens_ST = self.text.streams.at(self.number + 1)
+            with self._watchdog(COMPILING_SECONDS if self.step == first else 0):
+                self.state, measured = take_step(self.state, tokens_ST, self.step)
+                if self.step + 1 < settings.steps:  # read while the step is computed
+                    tokens_ST = self.text.streams.at(self.step + 1)
                 measured.scores_P.block_until_ready()
-                self.number += 1
+                self.step += 1
                 standing = self._standing()
             self._stepped += 1
             self._seconds_of_steps += time.monotonic() - began
-            self.console.advance(self.number, self.seconds)
+            self.console.advance(self.step, self.seconds)
             if self.checkpointer and (failure := self.checkpointer.poll()):
                 self.console.warn(f"{failure}; training goes on and will try again")
             last = standing == FINISHED
-            if self.number == first + 1:  # the step was compiled
+            if self.step == first + 1:  # the step was compiled
                 memory.trim()
                 memory.keep()
-            evaluate = last or _due(self.number, settings.eval_every)
+            evaluate = last or _due(self.step, settings.eval_every)
             valid = None
             if evaluate:
                 ready()
-            if evaluate or self.number == 1 or _due(self.number, settings.log_every):
+            if evaluate or self.step == 1 or _due(self.step, settings.log_every):
                 valid = self.log(measured, evaluate, last)
-            due = last or _due(self.number, settings.checkpoint_every)
+            due = last or _due(self.step, settings.checkpoint_every)
             if due or standing == SAVING_AGAIN:
                 self.save(valid)
             if evaluate and not last:  # it may have taken long
                 with self._watchdog():
                     standing = self._standing()
-        if self.saved < self.number:
+        if self.saved < self.step:
             self.save(valid)
         return standing == FINISHED
 
     @property
-    def weights(self) -> Tree:
+    def weights(self) -> Parameters:
         """The weights as this process's first device has them."""
         return placement.copies(self.state.weights)[0]
 
@@ -197,23 +200,24 @@ class Trainer:
         copies = placement.copies(self.state.weights)
         lanes = np.stack([np.asarray(hashing.compiled_lanes(copy)) for copy in copies])
         with self._watchdog():
-            distributed.require_equal_weights(self.number, lanes)
+            distributed.require_equal_weights(self.step, lanes)
         return hashing.shown(lanes[0])
 
     def log(self, measured: Metrics, evaluate: bool, last: bool) -> float | None:
         """Report the step just done; returns the validation bits per byte if evaluated."""
         es = self.settings.es
         score = int(np.asarray(measured.scores_P, np.int64).sum())
+        in_bits = self.recipe.objective.in_bits
         seconds, tokens_per_step = self.seconds, es.population * es.segment_length
         speed = self._stepped * tokens_per_step / self._seconds_of_steps
         self._stepped, self._seconds_of_steps = 0, 0.0
-        read_bytes = self.text.streams.text_bytes(self.number - 1) * es.members_per_stream
-        network = params.without_direct(self.state.weights)
-        count = sum(leaf.size for _, leaf in params.flatten(network))
+        read_bytes = self.text.streams.text_bytes(self.step - 1) * es.members_per_stream
+        count = sum(leaf.size for _, leaf in params.flatten(self.state.network))
         valid = self.evaluate(self.text.validation).bits_per_byte if evaluate else None
         report = runlog.Report(
-            step=self.number,
-            train_bits_per_byte=tables.bits(score) / max(1, read_bytes),
+            step=self.step,
+            train_bits_per_byte=tables.bits(score) / max(1, read_bytes) if in_bits else None,
+            train_score=None if in_bits else score / es.population,
             valid_bits_per_byte=valid,
             changed=int(measured.changed) / count,
             saturated=int(measured.saturated) / count,
@@ -224,11 +228,11 @@ class Trainer:
         row = {
             name: value for name, value in dataclasses.asdict(report).items() if value is not None
         }
-        row["tokens"] = self.number * tokens_per_step
-        shares = self.text.streams.shares(self.number)
+        row["tokens"] = self.step * tokens_per_step
+        shares = self.text.streams.shares(self.step)
         if len(shares) > 1:
             row["shares"] = shares
-        if evaluate and diagnose.possible(self.settings):
+        if evaluate and diagnose.possible(es):
             row |= diagnose.summary(self._diagnose())
         self._append(row)
         self.console.report(report)
@@ -244,23 +248,23 @@ class Trainer:
                 self.metrics.append(row)
         except OSError as error:
             self.console.warn(
-                f"metrics of step {self.number} not written yet: {error.strerror}; "
+                f"metrics of step {self.step} not written yet: {error.strerror}; "
                 "training goes on and will try again"
             )
 
     def _diagnose(self) -> diagnose.Counts:
         """Counts at the state reached, with the tokens and perturbations of the next step."""
         with self._watchdog():
-            state = State(self.weights, placement.on_host(self.state.members))
-        vocab_size, tokens_ST = self.text.identity["vocab_size"], self.text.streams.at(self.number)
-        return diagnose.count(self.settings, vocab_size, state, tokens_ST, self.number)
+            members = placement.on_host(self.state.members)
+        tokens_ST = self.text.streams.at(self.step)
+        return diagnose.count(self.recipe, self.weights, members, tokens_ST, self.step)
 
     def evaluate(self, documents: Documents) -> CodeLengths:
         """Code lengths of documents under the unperturbed weights."""
         total = sum(len(ids) + 1 for ids in documents.ids)
         with progress.bar("evaluating", total) as update:
             return evaluate.evaluate(
-                self.settings.model,
+                self.recipe.model,
                 self.weights,
                 documents.ids,
                 documents.text_bytes,
@@ -275,13 +279,13 @@ class Trainer:
         prompt = settings.sample_prompt.encode()
         tokenizer = self.text.tokenizer
         ids = sample.generate(
-            self.settings.model,
+            self.recipe.model,
             self.weights,
             tokenizer.encode(prompt).tolist(),
             Sampler(temperature=SAMPLE_TEMPERATURE, seed=settings.seed),
             tokens=settings.sample_tokens,
         )
-        self.console.sample(self.number, prompt, tokenizer.decode(list(ids)))
+        self.console.sample(self.step, prompt, tokenizer.decode(list(ids)))
 
     def save(self, valid: float | None) -> None:
         """Checkpoint the state in the background, after the log of its steps is on the disk.
@@ -289,19 +293,19 @@ class Trainer:
         All processes bring their members' states together; the one that writes writes them.
         """
         with self._watchdog():
-            state = placement.on_host(self.state)
-        self.saved, self._valid = self.number, valid
+            state = placement.on_host(self.state.stored())
+        self.saved, self._valid = self.step, valid
         if self.metrics is None or self.checkpointer is None:
             return
         try:
             self.metrics.flush()
         except OSError as error:
-            self.checkpointer.failed(self.number, error)
+            self.checkpointer.failed(self.step, error)
             return
         text = self.text
         host = run.host_data(self.settings, text.identity, text.sha256, text.mixture, self.seconds)
         self.checkpointer.save(
-            self.number,
+            self.step,
             state,
             host,
             valid_bits_per_byte=valid,

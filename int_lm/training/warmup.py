@@ -11,15 +11,19 @@ from concurrent.futures import ThreadPoolExecutor, wait
 import numpy as np
 
 from int_lm import native, sample
-from int_lm.config import Config
 from int_lm.files import storage
 from int_lm.measure import diagnose, evaluate
 from int_lm.method import evolve
+from int_lm.method.recipe import Recipe
 
 
 @contextlib.contextmanager
 def beside(
-    config: Config, vocab_size: int, tokens_ST: np.ndarray, documents: Sequence[np.ndarray]
+    recipe: Recipe,
+    tokens_ST: np.ndarray,
+    documents: Sequence[np.ndarray],
+    *,
+    sampling: bool,
 ) -> Iterator[Callable[[], None]]:
     """Yields a function that waits until everything is there.
 
@@ -29,15 +33,16 @@ def beside(
 
     Args:
       tokens_ST: of a step. documents: those that are read while training.
+      sampling: whether samples are shown.
     """
     native.available()  # registers the kernels, in one thread
-    weights = evolve.abstract(config, vocab_size).weights
+    weights = evolve.abstract(recipe).weights
     with ThreadPoolExecutor(1, "warm-up") as executor:
-        programs = [executor.submit(evaluate.prepare, config.model, weights, documents)]
-        if diagnose.possible(config):
-            programs.append(executor.submit(diagnose.prepare, config, vocab_size, tokens_ST))
-        if config.run.sample_tokens:
-            programs.append(executor.submit(sample.prepare, config.model, weights))
+        programs = [executor.submit(evaluate.prepare, recipe.model, weights, documents)]
+        if diagnose.possible(recipe.es):
+            programs.append(executor.submit(diagnose.prepare, recipe, tokens_ST))
+        if sampling:
+            programs.append(executor.submit(sample.prepare, recipe.model, weights))
         programs.append(executor.submit(storage.orbax_module))  # half a second
 
         def ready() -> None:

@@ -12,15 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
-from int_lm.config import Config
 from int_lm.errors import UserError
 from int_lm.method import evolve
 from int_lm.method.evolve import State
+from int_lm.method.recipe import Recipe
 from int_lm.model import hashing
 
 
 @dataclasses.dataclass(frozen=True)
-class Verdict:
+class Comparison:
     """What came out.
 
     Attributes:
@@ -54,24 +54,23 @@ def logged_hashes(metrics: Path) -> dict[int, str]:
 
 
 def recompute(
-    config: Config,
-    vocab_size: int,
+    recipe: Recipe,
     state: State,
     tokens_at: Callable[[int], np.ndarray],
     first: int,
     expected: Mapping[int, str],
     *,
     progress: Callable[[int], None] = lambda step: None,
-) -> Verdict:
+) -> Comparison:
     """Compute the steps after `first` until the last of `expected`, or until one differs.
 
     Args:
-      state: after step `first`; its tables of direct connections are given up.
+      state: after step `first`; its context tables are given up.
       tokens_at: tokens [S, T+1] of a step.
       expected: hashes by step, those of `first` and before are passed over.
       progress: called after every step with 1.
     """
-    step = evolve.compiled_step(config, vocab_size)
+    step = evolve.compiled_step(recipe)
     confirmed = []
     for number in range(first, max(expected, default=first)):
         state, _ = step(state, tokens_at(number), number)
@@ -81,6 +80,6 @@ def recompute(
             continue
         found = hashing.weights_hash(state.weights)
         if found != logged:
-            return Verdict(confirmed, (number + 1, logged, found))
+            return Comparison(confirmed, (number + 1, logged, found))
         confirmed.append(number + 1)
-    return Verdict(confirmed, None)
+    return Comparison(confirmed, None)

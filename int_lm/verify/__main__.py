@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from int_lm import progress, verify
+from int_lm import plugins, progress, verify
 from int_lm.config.command_line import OneLineParser
 from int_lm.errors import UserError, reported
 
@@ -31,7 +31,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--steps", type=int, default=0, help="steps to compute at most (default: 0, all logged)"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_plugin_argument()
     arguments = parser.parse_strict(argv)
+    plugins.trust(*arguments.plugin)
     if arguments.steps < 0:
         raise UserError(f"--steps is {arguments.steps}, must be at least 0")
     root = Path(arguments.run)
@@ -42,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from data.open import open_corpus
     from int_lm import run
     from int_lm.files import checkpoint
-    from int_lm.method import evolve
+    from int_lm.method import evolve, recipe
+    from int_lm.method.evolve import State
 
     paths = run.Paths(root)
     kept = checkpoint.steps(paths.checkpoints)
@@ -62,38 +65,36 @@ def main(argv: Sequence[str] | None = None) -> None:
     tokenizer = tokenization.load(paths.tokenizer)
     opened = open_corpus(settings.data, tokenizer, say=lambda _: None)
     run.check_resumable(host, settings, tokenization.identity(tokenizer), opened.sha256())
+    steps_of = recipe.of(settings, tokenizer.vocab_size)
     if first:
-        abstract = evolve.abstract(settings, tokenizer.vocab_size)
+        abstract = evolve.abstract(steps_of).stored()
         restored = checkpoint.restore(paths.checkpoints, abstract, step=first)
         assert restored is not None
-        specs = evolve.specs_of(settings, tokenizer.vocab_size)
-        state = evolve.placed(restored.state, specs, None)
+        state = evolve.placed(steps_of, State.of_stored(restored.state), None)
     else:
-        state = evolve.initial(settings, tokenizer.vocab_size)
+        state = evolve.initial(steps_of)
     # the newest checkpoint knows at which rounds weights of sources changed before and since
     newest = checkpoint.read_host(paths.checkpoints)
     run.check_host(newest, paths.checkpoints)
     streams = opened.streams(settings, newest["mixture"])
     with progress.bar("computing steps again", max(expected) - first) as update:
-        verdict = verify.recompute(
-            settings, tokenizer.vocab_size, state, streams.at, first, expected, progress=update
-        )
-    figures = {"from": first, "confirmed": verdict.confirmed, "differs": verdict.differs}
+        found = verify.recompute(steps_of, state, streams.at, first, expected, progress=update)
+    figures = {"from": first, "confirmed": found.confirmed, "differs": found.differs}
     if arguments.json:
         print(json.dumps(figures))
-    elif verdict.differs is None:
+    elif found.differs is None:
         print(
-            f"{root}: steps {first + 1} to {verdict.confirmed[-1]} computed again; all "
-            f"{len(verdict.confirmed)} logged hashes are right"
+            f"{root}: steps {first + 1} to {found.confirmed[-1]} computed again; all "
+            f"{len(found.confirmed)} logged hashes are right"
         )
     else:
-        step, logged, found = verdict.differs
-        good = verdict.confirmed[-1] if verdict.confirmed else first
+        step, logged, other = found.differs
+        good = found.confirmed[-1] if found.confirmed else first
         print(
-            f"{root}: the hash logged for step {step} is {logged}, computed again it is {found}; "
+            f"{root}: the hash logged for step {step} is {logged}, computed again it is {other}; "
             f"up to step {good} all is right"
         )
-    if verdict.differs is not None:
+    if found.differs is not None:
         sys.exit(EXIT_DIFFERENT)
 
 

@@ -8,7 +8,6 @@ Axes: T tokens of a segment, I pairs, J = T I, D width, F inputs of a projection
 columns.
 """
 
-import dataclasses
 import functools
 import math
 
@@ -19,45 +18,12 @@ from jax import Array
 from int_lm import native
 from int_lm.arithmetic import fixed
 from int_lm.limits import INT8_MAX
+from int_lm.method.estimator.rounding import Rounding
 from int_lm.model import layers, likelihood
 
 LEVEL = 9  # log2 of the credit of a channel, times mean|x|, where the error is a large one
 
 THROUGH_BITS = 4  # that a dither rounds off what went through a projection
-
-
-@dataclasses.dataclass(frozen=True)
-class Rounding:
-    """The dithers of a segment: over the pair, the token's place in the run, and the column."""
-
-    pairs_I: Array
-    number: Array
-    spare_bits: int
-
-    @property
-    def place(self) -> tuple[Array, Array]:
-        """What kernels make the dithers of."""
-        return self.pairs_I, self.number
-
-    def dither(self, length: int, columns: int, bits: int) -> Array:
-        """int32 [T, I, columns] in [0, 2^bits)."""
-        place = jnp.arange(length, dtype=jnp.uint32) + self.number * jnp.uint32(length)
-        columns_N = jnp.arange(columns, dtype=jnp.int32)
-        return fixed.dither(
-            self.pairs_I[None, :, None], columns_N[None, None], place[:, None, None], bits
-        )
-
-    def narrowed(self, x_TIN: Array, bits: int, most: int = INT8_MAX) -> Array:
-        """x / 2^bits, rounded by the dither and clipped to +-most: int8."""
-        x_TIN = x_TIN.astype(jnp.int32)
-        if bits:
-            length, _, columns = x_TIN.shape
-            x_TIN = (x_TIN + self.dither(length, columns, bits)) >> bits
-        return fixed.saturate(x_TIN, most)
-
-    def operand(self, x_TIN: Array, bits: int) -> Array:
-        """`narrowed`, as coarsely as the sum of a whole population's votes asks for."""
-        return self.narrowed(x_TIN, bits + self.spare_bits, INT8_MAX >> self.spare_bits)
 
 
 def readout_errors(logits_TIV: Array, targets_TI: Array, rounding: Rounding) -> Array:

@@ -12,7 +12,7 @@ from jax import Array
 from int_lm import native
 from int_lm.arithmetic import fixed
 from int_lm.limits import INT8_MAX
-from int_lm.method.estimator.credit import Rounding
+from int_lm.method.estimator.rounding import Rounding
 from int_lm.model.perturb import Weight
 
 UNIT_SHIFT = 10  # of the product of a credit, an effect and a perturbation

@@ -37,3 +37,9 @@ def _by_jax(left_TIM: Array, x_TIN: Array) -> Array:
 
     zeros = jnp.zeros((x_TIN.shape[-1], left_TIM.shape[-1]), jnp.int32)
     return jax.lax.scan(add, zeros, (x_KNJ, left_KJM))[0].T
+
+
+def scattered(shape: tuple[int, ...], tokens_TI: Array, row_TIN: Array) -> Array:
+    """Sum of the rows by token: int32 [V, N]."""
+    rows_JN = row_TIN.reshape(-1, row_TIN.shape[-1]).astype(jnp.int32)
+    return jnp.zeros(shape, jnp.int32).at[tokens_TI.reshape(-1)].add(rows_JN)

@@ -1,0 +1,99 @@
+"""`unit`: node perturbation, with the gradient of the residual stream in place of a scalar score.
+
+For a MATRIX, whose outputs m act on effects (numbers that the residual stream adds up):
+
+    Z_mn = sum_it r_itm a_itm x_itn
+
+    a = A_i (B_i x_it)    what the perturbation added to output m
+    r                     credit_m times the difference of the two members' effects of output m
+
+Credit is the gradient of the log-likelihood by the residual stream, taken back through the readout
+and the norm before it, and no further. For a PROJECTION and the EMBEDDING, which add to the stream
+themselves, it is exact along the skip path, and they are not perturbed: Z = sum credit x^T. For a
+MATRIX the unit's own nonlinearity stands between; its derivative is not taken but measured, by
+perturbing it. docs/method.md derives this and names the literature on node perturbation.
+
+Axes: T tokens of a segment, I pairs, M outputs, N inputs, E effects, D width, V vocabulary.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+
+from int_lm.arithmetic import fixed
+from int_lm.limits import INT8_MAX
+from int_lm.method.estimator import Estimator, Segment, TokenVotes, credit, node
+from int_lm.method.estimator.exact import inputs_of, outer_operations, token_sums
+from int_lm.method.estimator.outer import outer, scattered
+from int_lm.method.estimator.rounding import Rounding
+from int_lm.model.layers import CREDIT_BITS, Use
+from int_lm.model.params import Role, Spec
+from int_lm.model.perturb import Weight
+from int_lm.settings import StrategySettings
+
+
+def _record(spec: Spec, use: Use) -> tuple[Array, Array | None]:
+    """The inputs, and for a MATRIX the difference of the two members' effects: int8 [..., I, E]."""
+    if spec.role is not Role.MATRIX:
+        return inputs_of(spec, use), None
+    assert use.effect is not None
+    effect = use.effect.astype(jnp.int32)
+    return inputs_of(spec, use), fixed.saturate(effect[..., 0::2, :] - effect[..., 1::2, :])
+
+
+def _prepare(segment: Segment) -> Array:
+    """Credit of the residual stream: int8 [T, I, D]."""
+    assert segment.errors_TIV is not None
+    return credit.of_stream(
+        segment.gain_TID,
+        segment.residual_TID,
+        segment.network["head"].value,
+        segment.errors_TIV,
+        segment.rounding,
+    )
+
+
+def _votes(
+    spec: Spec,
+    weight: Weight,
+    records: Any,
+    through: Array | None,
+    credit_TID: Array,
+    rounding: Rounding,
+) -> Array:
+    inputs, effect_TIE = records
+    if spec.role is Role.EMBEDDING:
+        return scattered(spec.shape, inputs, rounding.operand(credit_TID, 0))
+    if spec.role is Role.PROJECTION:
+        return outer(rounding.operand(credit_TID, 0), inputs)
+    credit_TIE = credit_TID
+    if through is not None:
+        credit_TIE = credit.through(through, credit_TID, rounding)
+    return outer(node.operand(weight, inputs, effect_TIE, credit_TIE, rounding), inputs)
+
+
+def _sums(es: StrategySettings, specs: dict[str, Spec]) -> list[tuple[str, int]]:
+    width = max(spec.shape[-1] for spec in specs.values() if spec.role is Role.EMBEDDING)
+    credit_sum = width * INT8_MAX * 2 ** (CREDIT_BITS - 1)
+    return [*token_sums(es, specs), (f"the credit of width {width}", credit_sum)]
+
+
+def _operations(spec: Spec) -> int:
+    """Of the outer product, and of credit: through the readout, as large as the embedding, and
+    through a projection, as large as the matrix before it.
+    """
+    if spec.role is Role.EMBEDDING:
+        return spec.shape[0] * spec.shape[1]
+    return outer_operations(spec) * (2 if spec.through else 1)
+
+
+UNIT = Estimator(
+    name="unit",
+    roles=frozenset({Role.MATRIX, Role.PROJECTION, Role.EMBEDDING}),
+    perturbed=frozenset({Role.MATRIX}),
+    of_fitness=None,
+    of_tokens=TokenVotes(_record, _prepare, _votes, needs_errors=True),
+    sums=_sums,
+    operations=_operations,
+)

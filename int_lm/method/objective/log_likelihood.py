@@ -1,0 +1,57 @@
+"""`log_likelihood`: members read a segment of text, and the score is its log-likelihood.
+
+Axes: P members, T segment length, V vocabulary.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from int_lm.limits import LOG2_FRACTION_BITS, SEPARATOR, WORST_BITS_PER_TOKEN
+from int_lm.method.objective import Keep, Objective
+from int_lm.model import likelihood
+from int_lm.model.language_model import LanguageModel
+from int_lm.model.likelihood import NO_TARGET
+from int_lm.model.params import Parameters, Tree
+from int_lm.settings import StrategySettings
+
+
+def read(
+    model: LanguageModel, members: Parameters, state: Tree, tokens_PT: Array, keep: Keep
+) -> tuple[Tree, Array, Any]:
+    """Read tokens one after another, scoring each by what came before it.
+
+    A separator after a separator is padding, for no text is empty: it has no score and no target.
+
+    Args:
+      tokens_PT: any integer dtype [P, T+1]; token t+1 is the target of token t.
+
+    Returns:
+      The state after token T-1, scores int32 [P] in units of 2^-16 bit, and records.
+    """
+
+    def step(carry: tuple[Tree, Array], token: tuple[Array, Array]):
+        state, score_P = carry
+        token_P, target_P = token
+        state, logits_PV, activity = model.step(members, state, token_P)
+        padding_P = (token_P == SEPARATOR) & (target_P == SEPARATOR)
+        log_likelihood_P = jnp.where(padding_P, 0, likelihood.log2_likelihood(logits_PV, target_P))
+        target_P = jnp.where(padding_P, NO_TARGET, target_P)
+        kept = keep(activity, logits_PV, target_P, log_likelihood_P)
+        return (state, score_P + log_likelihood_P), kept
+
+    tokens_TP = tokens_PT.astype(jnp.int32).T
+    start = state, jnp.zeros(len(tokens_PT), jnp.int32)
+    (state, score_P), records = jax.lax.scan(step, start, (tokens_TP[:-1], tokens_TP[1:]))
+    return state, score_P, records
+
+
+def _score_max(es: StrategySettings) -> int:
+    return es.segment_length * WORST_BITS_PER_TOKEN << LOG2_FRACTION_BITS
+
+
+LOG_LIKELIHOOD = Objective(
+    name="log_likelihood", run=read, of_tokens=True, score_max=_score_max, in_bits=True
+)

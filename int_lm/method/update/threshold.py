@@ -1,0 +1,138 @@
+"""`threshold`: weights whose vote passes a threshold move by one unit, 1/16 in q4.
+
+The paper's update (arXiv 2511.16652): a weight whose vote is larger than z standard deviations of a
+vote of pure noise moves in the vote's direction. Plain votes of pure noise, Z = sum_i f_i a_i b_i,
+have variance R sum_i f_i^2 times that of one perturbation entry; for other votes the deviation is
+taken from the votes: sqrt(pi / 2) times their mean magnitude.
+
+`es.alpha` is the share of weights that would move if all votes were noise; it decays by
+`es.schedule` with the half-life `es.alpha_halflife`.
+"""
+
+import math
+import statistics
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from int_lm.arithmetic import fixed
+from int_lm.limits import FITNESS_MAX, INT32_MAX
+from int_lm.method import schedules
+from int_lm.method.update import Memory, Update, Values, Votes
+from int_lm.model.params import Role, Spec
+from int_lm.settings import Settings, StrategySettings
+
+FRACTION_BITS = 10  # z-thresholds are in units of 2^-10 standard deviations
+LEAST_SHARE = 2.0**-48  # a z-threshold stays below 8 standard deviations: below 2^13 units
+VOTE_BITS = 17  # of votes whose mean is taken
+_ROOT_FRACTION_BITS = 4  # fewer where the population is so large that the sum needs the bits
+_ROOT_HALF_PI = 1283  # sqrt(pi / 2) in units of 2^-10
+
+
+def alpha_at(settings: Settings, step: int) -> float:
+    """Share of weights, at most 1, that move at `step` if votes are pure noise."""
+    es = settings.es
+    decay = schedules.decay(es.schedule, step, es.alpha_halflife, settings.run.steps)
+    return min(1.0, es.alpha * decay)
+
+
+def vote_threshold(settings: Settings, step: int) -> int:
+    """z-threshold of `step` in units of 2^-10 standard deviations of a vote.
+
+    z = -inverse_normal_cdf(alpha / 2): a share alpha of pure-noise votes has |z| above it. An
+    alpha below `LEAST_SHARE` counts as that, so that 0 <= z < 2^13 units.
+    """
+    z = -statistics.NormalDist().inv_cdf(max(alpha_at(settings, step), LEAST_SHARE) / 2.0)
+    return round(z * (1 << FRACTION_BITS))
+
+
+def _values(settings: Settings, step: int) -> Values:
+    return {"z": vote_threshold(settings, step)}
+
+
+def vote_scale(role: Role) -> int:
+    """log2 of the standard deviation of one perturbation entry: A B^T has 16 * 16, n has 16."""
+    return 4 if role is Role.VECTOR else 8
+
+
+def by_fitness(
+    role: Role, rank: int, weight: Array, votes: Array, fitness_I: Array, z: Array
+) -> Array:
+    """The moved weights of one tensor, from votes whose variance follows from the fitness.
+
+    Args:
+      weight: int8. votes: int32 of the same shape.
+      fitness_I: int8; its squares give the votes' variance.
+      z: int32 scalar, the threshold in units of 2^-10 standard deviations (`vote_threshold`).
+
+    Returns:
+      int8, saturated. A vote equal to the threshold, or of 0, moves nothing.
+    """
+    squares = jnp.sum(jnp.square(fitness_I.astype(jnp.int32)))
+    terms = squares if role is Role.VECTOR else rank * squares
+    worst = rank * fitness_I.shape[0] * max(FITNESS_MAX.values()) ** 2
+    root_bits = _ROOT_FRACTION_BITS
+    while worst << (2 * root_bits) > INT32_MAX:
+        root_bits -= 1
+    # z < 2^13 and the root < 2^16, so the product fits
+    root = fixed.integer_sqrt(terms << (2 * root_bits))
+    limit = (z * root) >> (FRACTION_BITS + root_bits - vote_scale(role))
+    return _stepped(weight, votes, limit)
+
+
+def by_magnitude(weight: Array, votes: Array, z: Array) -> Array:
+    """`by_fitness` for votes whose deviation under noise is not known beforehand."""
+    coarse, mean = _coarse(votes, VOTE_BITS)
+    deviation = (mean * _ROOT_HALF_PI) >> 10  # below 2^18, so that z times it fits
+    return _stepped(weight, coarse, (z * deviation) >> FRACTION_BITS)
+
+
+def _stepped(weight: Array, votes: Array, limit: Array) -> Array:
+    """Weights moved by one unit where |vote| passes a limit."""
+    move = jnp.where(jnp.abs(votes) > limit, jnp.sign(votes), 0)
+    return fixed.saturate(weight.astype(jnp.int32) + move)
+
+
+def _coarse(votes: Array, most_bits: int) -> tuple[Array, Array]:
+    """Votes of so many bits at most, shifted down together, and their mean magnitude, rounded down.
+
+    Bits are given up where an axis is so long that the sum of the magnitudes needs them.
+    """
+    bits = min(most_bits, 30 - max(math.ceil(math.log2(size)) for size in votes.shape))
+    width = 32 - jax.lax.clz(jnp.max(jnp.abs(votes)))
+    shift = jnp.maximum(width - bits, 0)
+    coarse = jnp.sign(votes) * (jnp.abs(votes) >> shift)
+    mean = jnp.abs(coarse)
+    while mean.ndim:
+        mean = jnp.sum(mean, axis=-1) // mean.shape[-1]
+    return coarse, mean
+
+
+def _memory(spec: Spec) -> Memory:
+    return {}
+
+
+def _move(
+    es: StrategySettings,
+    spec: Spec,
+    weight: Array,
+    memory: Memory,
+    votes: Votes,
+    values: Mapping[str, Array],
+) -> tuple[Array, Memory]:
+    if votes.fitness_I is None:
+        return by_magnitude(weight, votes.sums, values["z"]), memory
+    moved = by_fitness(spec.role, es.rank, weight, votes.sums, votes.fitness_I, values["z"])
+    return moved, memory
+
+
+THRESHOLD = Update(
+    name="threshold",
+    memory=_memory,
+    values=_values,
+    move=_move,
+    bytes_per_weight=0,
+    settings_used=lambda es: {"alpha": f"{es.alpha:g}, half-life {es.alpha_halflife:g} steps"},
+)

@@ -1,0 +1,131 @@
+"""Where the values that make up a method are found by name: built in, installed, or named in full.
+
+Four kinds of values can be added without a change anywhere else: an `architecture`, an
+`objective`, an `estimator` and an `update`. A configuration names one in one of three ways:
+
+    rwkv                    one of ours (`BUILT_IN`)
+    gru                     installed: a package has an entry point of the group `int_lm.plugins`
+                            with the name "architecture.gru"
+    my_package.gru:GRU      in full: attribute GRU of the module my_package.gru
+
+A name in full is code to run. It is run if the user gave it on the command line or in a YAML file
+(`trust`), never because a checkpoint or an export says so.
+"""
+
+import importlib
+import importlib.metadata
+import sys
+from pathlib import Path
+from typing import Any
+
+from int_lm.errors import UserError, nearest
+
+GROUP = "int_lm.plugins"
+BUILT_IN: dict[str, dict[str, str]] = {
+    "architecture": {
+        "rwkv": "int_lm.model.rwkv:RWKV",
+        "egg": "int_lm.model.egg:EGG",
+    },
+    "objective": {
+        "log_likelihood": "int_lm.method.objective.log_likelihood:LOG_LIKELIHOOD",
+    },
+    "estimator": {
+        "eggroll": "int_lm.method.estimator.eggroll:EGGROLL",
+        "trace": "int_lm.method.estimator.trace:TRACE",
+        "unit": "int_lm.method.estimator.unit:UNIT",
+        "exact": "int_lm.method.estimator.exact:EXACT",
+    },
+    "update": {
+        "threshold": "int_lm.method.update.threshold:THRESHOLD",
+        "carry": "int_lm.method.update.carry:CARRY",
+    },
+}
+# field of a configuration -> kind of value that it names
+FIELDS = {
+    "model.architecture": "architecture",
+    "es.objective": "objective",
+    "es.votes": "estimator",
+    "es.update": "update",
+}
+_trusted: set[str] = set()
+
+
+def _installed(kind: str) -> dict[str, importlib.metadata.EntryPoint]:
+    """Entry points of a kind, by name."""
+    prefix = f"{kind}."
+    return {
+        entry.name.removeprefix(prefix): entry
+        for entry in importlib.metadata.entry_points(group=GROUP)
+        if entry.name.startswith(prefix)
+    }
+
+
+def names(kind: str) -> list[str]:
+    """The names that a configuration can use, of one kind, besides those in full."""
+    return [*BUILT_IN[kind], *sorted(_installed(kind).keys() - BUILT_IN[kind].keys())]
+
+
+def check(kind: str, name: str, where: str) -> None:
+    """Refuse a name that nothing has; imports nothing.
+
+    Raises:
+      UserError: with `where` the name stands, and the nearest known one.
+    """
+    if ":" not in name and name not in names(kind):
+        known = names(kind)
+        expected = ", ".join(known) + nearest(name, known, otherwise="")
+        raise UserError(f"{where} is {name!r}, expected one of {expected}, or module:name")
+
+
+def trust(*full_names: str) -> None:
+    """Let these names in full be imported: the user gave them."""
+    _trusted.update(name for name in full_names if ":" in name)
+
+
+def trust_settings(settings: Any) -> None:
+    """Let the names in full of a configuration that the user wrote be imported."""
+    for field in FIELDS:
+        section, key = field.split(".")
+        trust(getattr(getattr(settings, section), key))
+
+
+def resolve(kind: str, name: str, of: type) -> Any:
+    """The value that a name stands for.
+
+    Args:
+      of: the class that it must be of.
+
+    Raises:
+      UserError: nothing has this name, it is not trusted, it cannot be imported, or it is something
+        else.
+    """
+    check(kind, name, f"the {kind}")
+    target = BUILT_IN[kind].get(name) or name
+    if ":" not in target:
+        target = _installed(kind)[name].value
+    elif target == name and name not in _trusted:
+        raise UserError(
+            f"the {kind} {name} is code outside int_lm; if you trust it, add --plugin {name}"
+        )
+    value = attribute(target, f"the {kind} {name}")
+    if not isinstance(value, of):
+        raise UserError(f"the {kind} {name} is a {type(value).__name__}, expected {of.__name__}")
+    return value
+
+
+def attribute(target: str, what: str) -> Any:
+    """The attribute that "module:name" stands for.
+
+    Raises:
+      UserError: there is no such module, or it has no such attribute.
+    """
+    module, _, name = target.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:  # last: a module here hides none that is installed
+        sys.path.append(here)
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ImportError as error:
+        raise UserError(f"{what} cannot be imported from {module}: {error}") from error
+    except AttributeError as error:
+        raise UserError(f"{what}: {module} has no {name}") from error
