@@ -1,4 +1,4 @@
-"""Direct connections: rows, sums and updates equal a reference in Python integers."""
+"""Direct connections: rows, sums and updates equal the oracle."""
 
 import dataclasses
 import functools
@@ -23,40 +23,6 @@ VOCABULARY = 11
 update = jax.jit(context_tables.update, static_argnums=0)
 
 
-def row_of(tokens: list[int], length: int, bits: int) -> int:
-    """The hash of the last `length` tokens, the newest first."""
-    word = length
-    for token in tokens[:length]:
-        word = (word ^ token) * 0x9E3779B1 % 2**32
-        word ^= word >> 15
-    return (word * 0x85EBCA77 % 2**32) >> (32 - bits)
-
-
-def row_step(rate: float, count: int) -> int:
-    """rate / sqrt(count) in units of 2^-8, with the root of at most 12 bits of the count."""
-    halves = (max(count.bit_length() - 12, 0) + 1) // 2
-    index = count >> (2 * halves)
-    root = math.floor(2**15 / math.sqrt(index) + 0.5)
-    return oracle.shift_down(round(rate * 256) * root, 15) >> halves
-
-
-def updated(
-    es: EsConfig, table: list, counts: list, rows: list, errors: list, number: int
-) -> tuple[list, list]:
-    """The table and counts after a step, one row after another."""
-    table, counts = [list(row) for row in table], list(counts)
-    spare = limits.spare_bits(es)
-    for row in set(rows) - {len(table)}:  # of padding
-        hits = [error for place, error in zip(rows, errors, strict=True) if place == row]
-        counts[row] = min(counts[row] + 1, 2**31 - 1)
-        factor = row_step(es.direct_rate, max(1, counts[row] // len(hits))) * 2**8 // len(hits)
-        for v in range(len(table[row])):
-            error = sum(hit[v] for hit in hits) << spare
-            dither = oracle.dither(row, v, number, 23)
-            table[row][v] = oracle.saturate(table[row][v] + ((error * factor + dither) >> 23))
-    return table, counts
-
-
 def test_rows_are_the_hash_of_the_last_tokens():
     """Every length, the least and the largest tables, ids up to 65 535; separators forget."""
     text = [5, 0, 65535, 7, 7, 1, 0, 0, 300, 2, 9, 9, 9]
@@ -70,7 +36,8 @@ def test_rows_are_the_hash_of_the_last_tokens():
             rows = context_tables.rows(model, context)
             for length in (1, 2, 5):
                 padded = (before + [0] * 5)[:length]
-                assert int(rows[f"context_{length}"][0]) == row_of(padded, length, bits)
+                expected = oracle.contexts.row_of(padded, length, bits)
+                assert int(rows[f"context_{length}"][0]) == expected
 
 
 def test_sums_are_clipped_to_16_bits():
@@ -106,7 +73,7 @@ def test_update_equals_the_reference(rate: float, population: int):
         jnp.array(errors, jnp.int8),
         jnp.uint32(9),
     )
-    expected = updated(es, table, counts, rows, errors, 9)
+    expected = oracle.contexts.updated(es, table, counts, rows, errors, 9)
     assert (new.tolist(), seen.tolist()) == expected
     order = draw.sample(range(readings), readings)
     again, _ = update(
@@ -191,7 +158,7 @@ def test_the_first_step_is_the_errors_of_uniform_guesses():
     rows, errors = [], []
     for t in range(4):
         for i in range(4):
-            rows.append(row_of([int(tokens[i, t])], 1, 8))
+            rows.append(oracle.contexts.row_of([int(tokens[i, t])], 1, 8))
             dither = [oracle.dither(i, v, t, 16) for v in range(VOCABULARY)]
             errors.append(
                 likelihood.errors(
@@ -202,7 +169,7 @@ def test_the_first_step_is_the_errors_of_uniform_guesses():
                 )[0].tolist()
             )
     zeros = [[0] * VOCABULARY for _ in range(256)]
-    expected, _ = updated(config.es, zeros, [0] * 256, rows, errors, 0)
+    expected, _ = oracle.contexts.updated(config.es, zeros, [0] * 256, rows, errors, 0)
     assert following.weights["direct"]["context_1"].tolist() == expected
 
 

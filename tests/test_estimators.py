@@ -1,4 +1,4 @@
-"""Trace, unit and exact votes: equal to a reference in NumPy's int64, and rightly directed."""
+"""Trace, unit and exact votes: equal to the oracle's, and rightly directed."""
 
 import functools
 
@@ -9,6 +9,8 @@ import oracle
 import pytest
 
 from benchmarks import backprop
+from int_lm import evolve, params, perturb, population, votes
+from int_lm.bounds import spare_bits
 from int_lm.config import Config, EsConfig, ModelConfig, RunConfig, validate
 from int_lm.limits import spare_bits
 from int_lm.method import evolve, population
@@ -27,152 +29,6 @@ of_segment = jax.jit(
     ),
     static_argnums=0,
 )
-
-
-# -- Reference -------------------------------------------------------------------------------------
-
-
-def root_bits(n: int) -> int:
-    return oracle.rounded_log2_root(n)
-
-
-def dithers(length: int, columns: int, bits: int) -> np.ndarray:
-    """[T, I, columns]: over the pair, the column and the place in the run."""
-    return np.array(
-        [
-            oracle.dither(int(pair), column, t + NUMBER * length, bits)
-            for t in range(length)
-            for pair in PAIR_NUMBERS
-            for column in range(columns)
-        ]
-    ).reshape(length, PAIRS, columns)
-
-
-def narrowed(x: np.ndarray, bits: int, most: int = 127) -> np.ndarray:
-    if bits:
-        x = (x + dithers(len(x), x.shape[-1], bits)) // 2**bits
-    return np.clip(x, -most, most)
-
-
-def operand(x: np.ndarray, bits: int, spare: int) -> np.ndarray:
-    return narrowed(x, bits + spare, 127 // 2**spare)
-
-
-def level(value: np.ndarray) -> int:
-    """floor(log2 of the mean magnitude) from sixteenths, -5 where there is none."""
-    rows = 16 * np.abs(value).sum(axis=1) // value.shape[1]
-    return int(rows.sum() // len(value)).bit_length() - 5
-
-
-def shifted(x: np.ndarray, bits: int) -> np.ndarray:
-    """x / 2^bits, rounded half up."""
-    return (2 * x + 2**bits) // 2 ** (bits + 1) if bits > 0 else x * 2**-bits
-
-
-def errors_of(logits: np.ndarray, targets: np.ndarray, spare: int) -> np.ndarray:
-    noise, scale = dithers(LENGTH, logits.shape[-1], 16), 127 // 2**spare
-    rows = [
-        oracle.errors(
-            logits[t, i].tolist(), int(targets[t, i]), scale, noise[t, i].tolist(), -32767
-        )
-        for t in range(LENGTH)
-        for i in range(PAIRS)
-    ]
-    return np.array(rows).reshape(logits.shape)
-
-
-def stream_credit(records: dict, head: np.ndarray, errors: np.ndarray, spare: int) -> np.ndarray:
-    bits = 7 - spare + level(head) - crediting.LEVEL
-    credit = np.clip(shifted(errors @ head, bits), 1 - 2**13, 2**13 - 1)
-    taken = [
-        oracle.norm_credit(gain.tolist(), x.tolist(), row.tolist())
-        for gain, x, row in zip(
-            *(a.reshape(-1, WIDTH) for a in (records["gain"], records["residual"], credit)),
-            strict=True,
-        )
-    ]
-    return narrowed(np.array(taken).reshape(credit.shape), 2)
-
-
-def through(value: np.ndarray, credit: np.ndarray) -> np.ndarray:
-    return narrowed(shifted(credit @ value, level(value) + root_bits(len(value)) - 2), 4)
-
-
-def score(right: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """[T, I, R]."""
-    product = np.einsum("tin,inr->tir", x, right)
-    return np.clip(product // 2 ** (3 + root_bits(x.shape[-1])), -127, 127)
-
-
-def unit(left, right, x, effect, credit, spare: int) -> np.ndarray:
-    """sum of r a x^T over tokens and pairs: [M, N]."""
-    B, groups = score(right, x), left.shape[1] // effect.shape[-1]
-    total = np.zeros((LENGTH, PAIRS, left.shape[1]), np.int64)
-    for r in range(left.shape[-1]):
-        scaled = operand(credit * effect * B[..., r : r + 1], node.UNIT_SHIFT, spare)
-        total += np.tile(scaled, groups) * left[None, ..., r]
-    total = shifted(total, 4 + root_bits(left.shape[-1]))
-    most = 127 // 2**spare
-    return np.einsum("tim,tin->mn", np.clip(total, -most, most), x)
-
-
-def trace(left, right, x, difference) -> np.ndarray:
-    coefficient = narrowed(difference * score(right, x), 5)
-    u = np.einsum("tir,tin->irn", coefficient, x).reshape(1, PAIRS, -1)
-    u = narrowed(u, 3 + root_bits(LENGTH)).reshape(PAIRS, right.shape[-1], -1)
-    return np.einsum("imr,irn->mn", left, u)
-
-
-def trace_rows(left, right, tokens, difference, spare: int) -> np.ndarray:
-    rows = np.einsum("tir,inr->tin", left[np.arange(PAIRS), tokens], right)
-    rows = np.clip(rows // 2 ** (3 + root_bits(left.shape[-1])), -127, 127)
-    return operand(difference * rows, 5, spare)
-
-
-def scattered(tokens: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    total = np.zeros((VOCABULARY, rows.shape[-1]), np.int64)
-    np.add.at(total, tokens, rows)
-    return total
-
-
-def reference(es: EsConfig, members: dict, records: dict) -> dict[str, np.ndarray]:
-    """Votes of every tensor of `rwkv` by path; all arrays int64."""
-    spare, found = spare_bits(es), {}
-    errors = errors_of(records["logits"], records["targets"], spare)
-    inputs, effects = records["inputs"], records["effects"]
-    credit = stream_credit(records, members["head"][0], errors, spare)
-    difference = narrowed(records["difference"][..., None], 10)
-    matrices = ("layers/time_mixing", "layers/channel_key", "layers/channel_value")
-    if es.votes == "trace":
-        for path in matrices:
-            value, left, right = members[path]
-            found[path] = np.stack(
-                [trace(left[n], right[n], inputs[path][:, n], difference) for n in range(2)]
-            )
-        _, left, right = members["embedding"]
-        rows = trace_rows(left, right, inputs["embedding"], difference, spare)
-        found["embedding"] = scattered(inputs["embedding"], rows)
-        _, left, right = members["head"]
-        found["head"] = trace(left, right, inputs["head"], difference)
-    if es.votes == "unit":
-        coarse = operand(credit, 0, spare)
-        found["embedding"] = scattered(inputs["embedding"], coarse)
-        found["layers/channel_value"] = np.stack(
-            [np.einsum("tid,tif->df", coarse, inputs[matrices[2]][:, n]) for n in range(2)]
-        )
-        for path in matrices[:2]:
-            layers = []
-            for n in range(2):
-                value, left, right = (leaf[n] for leaf in members[path])
-                of = credit
-                if path == "layers/channel_key":
-                    of = through(members[matrices[2]][0][n], credit)
-                x, effect = inputs[path][:, n], effects[path][:, n]
-                layers.append(unit(left, right, x, effect, of, spare))
-            found[path] = np.stack(layers)
-    if es.readout == "exact":
-        found["head"] = np.einsum("tiv,tin->vn", errors, inputs["head"])
-    return found
 
 
 # -- Exactness -------------------------------------------------------------------------------------
@@ -223,7 +79,7 @@ def segment(es: EsConfig, seed: int, extreme: bool) -> tuple[dict, dict]:
 @pytest.mark.parametrize("noise, rank", [("rademacher", 1), ("gaussian", 3)])
 @pytest.mark.parametrize("population_size", [512, 2**20])
 @pytest.mark.parametrize("extreme", [False, True])
-def test_votes_equal_the_reference(
+def test_votes_equal_the_oracle(
     voting: str, readout: str, noise: str, rank: int, population_size: int, extreme: bool
 ):
     """Every tensor; both noises, several ranks, spare bits or none, and the ends of all ranges."""
@@ -260,7 +116,11 @@ def test_votes_equal_the_reference(
     ballots, readings = of_segment(
         es, tree, kept, jnp.asarray(PAIR_NUMBERS.astype(np.int32)), jnp.uint32(NUMBER)
     )
-    expected = reference(es, members, records)
+    place = oracle.votes.Place(PAIR_NUMBERS.tolist(), NUMBER, oracle.spare_bits(es))
+    config = Config(model=MODEL, es=es)
+    expected, _ = oracle.votes.token_votes(
+        config, VOCABULARY, members, oracle.votes.Records(**records), place
+    )
     assert readings is None and set(ballots) == set(expected)
     for path, ballot in ballots.items():
         assert ballot.dtype == jnp.int32

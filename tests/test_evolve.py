@@ -1,4 +1,4 @@
-"""The training step: equal to the oracle, in integers only, in little memory, compiled once."""
+"""The training step: in integers only, in little memory, compiled once; its bits: test_step.py."""
 
 import dataclasses
 import functools
@@ -9,7 +9,6 @@ import jax
 import jax.extend.core
 import jax.numpy as jnp
 import numpy as np
-import oracle
 import pytest
 
 from int_lm import config as configuration
@@ -121,54 +120,7 @@ def inexact(jaxpr) -> list[np.dtype]:
     return [dtype for _, dtype in shapes(jaxpr) if dtype.kind not in "iub"]
 
 
-# -- The step equals the oracle's ------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "es",
-    [
-        {},
-        {"rank": 3, "noise": "gaussian", "fitness": "linear", "alpha": 0.3, "chunk": 4},
-        {"rank": 3, "fitness": "linear", "alpha": 2.0, "alpha_halflife": 1.0, "noise_reuse": 2},
-        {"noise": "gaussian", "noise_reuse": 2, "alpha": 0.05, "chunk": 2},
-        {"schedule": "cosine", "alpha": 0.8},
-        {"update": "carry", "learning_rate": 1.3, "learning_rate_halflife": 2.0},
-        {"update": "carry", "learning_rate": 1.5, "vote_clip": 1.5, "fitness": "linear", "rank": 2},
-        {"update": "stochastic", "schedule": "linear"},
-        {"update": "stochastic", "vote_clip": 2.0, "learning_rate": 4.0, "chunk": 4},
-    ],
-    ids=lambda es: "-".join(f"{key}={value}" for key, value in es.items()) or "defaults",
-)
-def test_step_equals_the_oracle(es: dict):
-    """Weights, remainders, states, scores and counts of three steps, some weights at 127."""
-    config = tiny(**es)
-    state, step = evolve.initial(config, VOCABULARY), step_of(config, VOCABULARY)
-    random = np.random.default_rng(0)
-    weights = params.map_leaves(
-        lambda leaf: jnp.where(random.random(leaf.shape) < 0.03, jnp.int8(127), leaf), state.weights
-    )
-    state = dataclasses.replace(state, weights=weights)
-    plain, rest = oracle.plain(state.weights), oracle.plain(state.remainders)
-    states = [state.members["cell"][:, p].tolist() for p in range(8)]
-    for number in (0, 1, 2):
-        tokens, before = tokens_of(config, number), flat(plain)
-        state, metrics = step(state, tokens, number)
-        plain, rest, states, scores = oracle.step(
-            config, VOCABULARY, plain, rest, states, tokens.tolist(), number
-        )
-        assert metrics.scores_P.tolist() == scores
-        assert oracle.plain(state.weights) == plain
-        assert oracle.plain(state.remainders) == rest
-        assert [state.members["cell"][:, p].tolist() for p in range(8)] == states
-        after = flat(plain)
-        assert int(metrics.changed) == sum(a != b for a, b in zip(after, before, strict=True))
-        assert int(metrics.saturated) == sum(abs(weight) == 127 for weight in after)
-        assert metrics.changed > 0
-
-
-def flat(plain: dict) -> list[int]:
-    """All weights of the oracle's tree."""
-    return [int(weight) for leaf in plain.values() for weight in np.ravel(leaf)]
+# -- What a step does ------------------------------------------------------------------------------
 
 
 def test_pairs_that_tie_move_no_weight():

@@ -99,8 +99,9 @@ def test_population_equals_single_members_for_every_role(role: Role, rank: int):
                 bare = (lambda value: value) if spec.role is Role.VECTOR else oracle.bare
                 value = plain[path]
                 member[path] = [bare(layer) for layer in value] if spec.layers else bare(value)
-        state = [[0] * MODEL.width] * MODEL.layers
-        assert together[:, p].tolist() == oracle.read(member, state, segment.tolist())[1]
+        state = {"cell": [[0] * MODEL.width] * MODEL.layers}
+        _, readings = oracle.read(MODEL, member, state, segment.tolist())
+        assert together[:, p].tolist() == [reading.log_likelihood for reading in readings]
     assert len(set(map(tuple, together.T.tolist()))) > 3, "the perturbation changed no member"
 
 
@@ -115,9 +116,10 @@ def test_scores_equal_the_oracle(kind: str, members_per_stream: int):
     for p in range(es.population):
         member = oracle.member_weights(config, VOCABULARY, plain, SEED, STEP, p)
         stream = tokens[p // members_per_stream].tolist()
-        end, log_likelihoods = oracle.read(member, state["cell"][:, p].tolist(), stream, True)
-        assert int(scores_P[p]) == sum(log_likelihoods)
-        assert following["cell"][:, p].tolist() == end
+        start = {"cell": state["cell"][:, p].tolist()}
+        end, readings = oracle.read(MODEL, member, start, stream, padded=True)
+        assert int(scores_P[p]) == sum(reading.log_likelihood for reading in readings)
+        assert following["cell"][:, p].tolist() == end["cell"]
 
 
 @pytest.mark.parametrize("chunk", [2, 4, 8])

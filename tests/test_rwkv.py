@@ -1,5 +1,4 @@
-"""`rwkv`: a whole token equals a reference in Python integers, bare and perturbed; members and
-documents stand apart."""
+"""`rwkv`: a whole token equals the oracle, bare and perturbed; members and documents apart."""
 
 import functools
 from typing import Any
@@ -20,68 +19,6 @@ SPECS = rwkv.specs(MODEL, VOCABULARY)
 STATE = ("cell", "time_shift", "channel_shift")
 step = jax.jit(rwkv.step)
 read = functools.partial(jax.jit(population.read, static_argnums=0), MODEL)
-
-
-# -- Reference -------------------------------------------------------------------------------------
-
-
-def normed(x: list[int]) -> list[int]:
-    return oracle.norm([16] * len(x), x)
-
-
-def shifted(h: list[int], before: list[int]) -> list[int]:
-    """h + ((mu (h' - h)) >> 7), mu from 0 to 127 over the channels."""
-    result = []
-    for d in range(len(h)):
-        mu = 127 * d // max(1, len(h) - 1)
-        result.append(oracle.saturate(h[d] + (mu * (before[d] - h[d])) // 128))
-    return result
-
-
-def block(layer: dict, x: list[int], state: dict) -> tuple[list[int], dict, dict]:
-    """(x, state) -> (x, next state, inputs and effects by name)."""
-    h = normed(x)
-    both = shifted(h, state["time_shift"]) + state["cell"]
-    rows = oracle.linear(layer["time_mixing"], both)
-    cell, output = [], []
-    for d in range(WIDTH):
-        forget, candidate, receptance = (rows[part * WIDTH + d] for part in range(3))
-        s = state["cell"][d] + ((forget + 127) * (candidate - state["cell"][d])) // 256
-        cell.append(oracle.saturate(s))
-        output.append(oracle.saturate(((receptance + 127) * s) // 256))
-    x = [oracle.saturate(a + b) for a, b in zip(x, output, strict=True)]
-    g = normed(x)
-    mixed = shifted(g, state["channel_shift"])
-    key = [
-        oracle.saturate(max(k, 0) ** 2 // 64) for k in oracle.linear(layer["channel_key"], mixed)
-    ]
-    added = oracle.linear(layer["channel_value"], key)
-    uses = {
-        "time_mixing": [both, output],
-        "channel_key": [mixed, key],
-        "channel_value": [key],
-    }
-    x = [oracle.saturate(a + b) for a, b in zip(x, added, strict=True)]
-    return x, {"cell": cell, "time_shift": h, "channel_shift": g}, uses
-
-
-def reference_step(
-    member: dict[str, Any], state: list[dict], token: int
-) -> tuple[list[dict], list[int], dict[str, list], list[int]]:
-    """The state of every layer, logits, uses by path with a layer axis in front, and the stream."""
-    if token == 0:
-        state = [{name: [0] * WIDTH for name in STATE} for _ in state]
-    x, following = oracle.embed(member["embedding"], token), []
-    uses: dict[str, list] = {}
-    for number, before in enumerate(state):
-        layer = {name: member[f"layers/{name}"][number] for name in SPECS["layers"]}
-        x, after, used = block(layer, x, before)
-        following.append(after)
-        for name, parts in used.items():
-            uses.setdefault(f"layers/{name}", []).append(parts)
-    z = normed(x)
-    uses |= {"embedding": [token], "head": [z]}
-    return following, oracle.readout(member["head"], z), uses, x
 
 
 def members_of(tree: params.Tree, p: int) -> dict[str, Any]:
@@ -136,7 +73,7 @@ def perturbed(es: EsConfig, weights: params.Tree) -> params.Tree:
     [None, EsConfig(sigma_shift=0), EsConfig(sigma_shift=2, rank=3, noise="gaussian")],
     ids=["bare", "rademacher", "gaussian"],
 )
-def test_step_equals_the_reference(most: int, es: EsConfig | None):
+def test_step_equals_the_oracle(most: int, es: EsConfig | None):
     """States, logits and what votes are made of, member by member, from states at their ends."""
     random = np.random.default_rng(most)
     weights = weights_of(most, most)
@@ -146,22 +83,20 @@ def test_step_equals_the_reference(most: int, es: EsConfig | None):
         name: jnp.asarray(random.choice([-127, 0, 5, 127], (2, MEMBERS, WIDTH)).astype(np.int8))
         for name in STATE
     }
-    plain = [
-        [{name: state[name][layer, p].tolist() for name in STATE} for layer in range(2)]
-        for p in range(MEMBERS)
-    ]
+    plain = [{name: state[name][:, p].tolist() for name in STATE} for p in range(MEMBERS)]
     for tokens in ([5, 5, 10, 1], [1, 2, 0, 3], [0, 0, 4, 4], [9, 8, 7, 6]):
         state, logits, activity = step(tree, state, jnp.array(tokens, jnp.int32))
         assert logits.dtype == jnp.int16 and logits.shape == (MEMBERS, VOCABULARY)
         assert activity.gain.tolist() == [[16] * WIDTH] * MEMBERS
         flat = dict(params.flatten(activity.uses))
         for p, token in enumerate(tokens):
-            plain[p], expected, uses, stream = reference_step(members[p], plain[p], token)
+            plain[p], expected, uses, stream, _ = oracle.read_token(
+                MODEL, members[p], plain[p], token
+            )
             assert logits[p].tolist() == expected
             assert activity.residual[p].tolist() == stream
-            for layer in range(2):
-                for name in STATE:
-                    assert state[name][layer, p].tolist() == plain[p][layer][name]
+            for name in STATE:
+                assert state[name][:, p].tolist() == plain[p][name]
             assert set(flat) == set(uses)
             for path, parts in uses.items():
                 leaves = jax.tree.leaves(flat[path])

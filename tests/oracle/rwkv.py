@@ -1,0 +1,88 @@
+"""`rwkv`: tensors, a block, and a whole token of one member."""
+
+from typing import Any
+
+from int_lm.config import ModelConfig
+from oracle.arithmetic import Matrix, Vector, norm, saturate
+from oracle.egg import layer_of
+from oracle.perturb import embed, linear, readout
+
+LOWEST = -32767  # logit
+GAIN = 16
+THROUGH = {"layers/channel_key": "layers/channel_value"}  # the projection that an effect passes
+
+
+def tensors(model: ModelConfig, vocab_size: int) -> dict[str, tuple[str, tuple[int, ...], int]]:
+    """(kind, shape, layers) of every tensor, in the order that numbers them."""
+    D, L, V = model.width, model.layers, vocab_size
+    F = D * model.ffn_multiple
+    return {
+        "embedding": ("matrix", (V, D), 0),
+        "head": ("matrix", (V, D), 0),
+        "layers/channel_key": ("matrix", (F, D), L),
+        "layers/channel_value": ("matrix", (D, F), L),
+        "layers/time_mixing": ("matrix", (3 * D, 2 * D), L),
+    }
+
+
+def normed(x: Vector) -> Vector:
+    """The norm, whose gain is no weight."""
+    return norm([GAIN] * len(x), x)
+
+
+def shifted(h: Vector, before: Vector) -> Vector:
+    """h + ((mu (h' - h)) >> 7), mu from 0 to 127 over the channels."""
+    result = []
+    for d in range(len(h)):
+        mu = 127 * d // max(1, len(h) - 1)
+        result.append(saturate(h[d] + (mu * (before[d] - h[d])) // 128))
+    return result
+
+
+def block(
+    layer: dict[str, Any], x: Vector, state: dict[str, Vector]
+) -> tuple[Vector, dict[str, Vector], dict[str, list[Vector]]]:
+    """(x, state) -> (x, next state, inputs and effects by name)."""
+    h, width = normed(x), len(x)
+    both = shifted(h, state["time_shift"]) + state["cell"]
+    rows = linear(layer["time_mixing"], both)
+    cell, output = [], []
+    for d in range(width):
+        forget, candidate, receptance = (rows[part * width + d] for part in range(3))
+        s = state["cell"][d] + ((forget + 127) * (candidate - state["cell"][d])) // 256
+        cell.append(saturate(s))
+        output.append(saturate(((receptance + 127) * s) // 256))
+    x = [saturate(a + b) for a, b in zip(x, output, strict=True)]
+    g = normed(x)
+    mixed = shifted(g, state["channel_shift"])
+    key = [saturate(max(k, 0) ** 2 // 64) for k in linear(layer["channel_key"], mixed)]
+    added = linear(layer["channel_value"], key)
+    uses = {
+        "time_mixing": [both, output],
+        "channel_key": [mixed, key],
+        "channel_value": [key],
+    }
+    x = [saturate(a + b) for a, b in zip(x, added, strict=True)]
+    return x, {"cell": cell, "time_shift": h, "channel_shift": g}, uses
+
+
+def model_step(
+    member: dict[str, Any], state: dict[str, Matrix], token: int
+) -> tuple[dict[str, Matrix], Vector, dict[str, list], Vector, Vector]:
+    """Read one token: the next state by name [L][D], logits [V], inputs and effects by path with a
+    layer axis in front, the stream at its end and the gain of the norm behind it."""
+    if token == 0:
+        state = {name: [[0] * len(row) for row in rows] for name, rows in state.items()}
+    x = embed(member["embedding"], token)
+    following: dict[str, Matrix] = {name: [] for name in state}
+    uses: dict[str, list] = {"embedding": [token]}
+    for number in range(len(state["cell"])):
+        before = {name: rows[number] for name, rows in state.items()}
+        x, after, used = block(layer_of(member, number), x, before)
+        for name in following:
+            following[name].append(after[name])
+        for name, parts in used.items():
+            uses.setdefault(f"layers/{name}", []).append(parts)
+    z = normed(x)
+    uses["head"] = [z]
+    return following, readout(member["head"], z), uses, x, [GAIN] * len(x)

@@ -1,0 +1,173 @@
+"""One training step, from tokens to weights: of any architecture, estimator and update."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from int_lm.config import Config
+from oracle import contexts, population, update, votes
+from oracle.arithmetic import Vector, spare_bits
+from oracle.noise import rounding
+from oracle.population import Reading
+from oracle.update import entries, like
+
+
+class State(NamedTuple):
+    """What a run carries from step to step, as nested lists.
+
+    Attributes:
+      weights: by path. remainders: of update carry, by path. counts: of tables, by path.
+      members: of every member, leaves [L][D] by name, and "context" [K].
+    """
+
+    weights: dict[str, Any]
+    remainders: dict[str, Any]
+    counts: dict[str, Vector]
+    members: list[population.State]
+
+
+class Verdict(NamedTuple):
+    """Scores of all members and votes by path, those of tables left out."""
+
+    scores: Vector
+    ballots: dict[str, Any]
+
+
+def factors_of(pluses: list[dict[str, Any]], listed: population.Tensors) -> votes.Factors:
+    """(value, A, B) of every matrix by path, from the first member of every pair."""
+    found = {}
+    for path, (kind, _, layers) in listed.items():
+        if kind != "matrix":
+            continue
+        stacked = [[member[path]] if not layers else member[path] for member in pluses]
+        parts = []
+        for part in range(3):
+            if stacked[0][0][part] is None:
+                parts.append(None)
+                continue
+            of_layers = np.array([[leaf[part] for leaf in member] for member in stacked])
+            of_layers = of_layers[0] if part == 0 else np.moveaxis(of_layers, 0, 1)
+            parts.append(of_layers if layers else of_layers[0])
+        found[path] = tuple(parts)
+    return found
+
+
+def records_of(
+    readings: list[list[Reading]], listed: population.Tensors, lowest: int
+) -> votes.Records:
+    """What the readings of all members, [P][T], leave for the votes."""
+    pluses, minuses = readings[0::2], readings[1::2]
+
+    def gathered(rows: list[list[Reading]], what: Any) -> np.ndarray:
+        """[T, I, ...]."""
+        return np.array([[what(member[t]) for member in rows] for t in range(len(rows[0]))])
+
+    def used(rows: list[list[Reading]], path: str, part: int) -> np.ndarray:
+        """Inputs or effects of a tensor: [T, I, ...], in layers [T, L, I, ...]."""
+        if not listed[path][2]:
+            return gathered(rows, lambda reading: reading.uses[path][part])
+        of_layers = gathered(rows, lambda reading: [use[part] for use in reading.uses[path]])
+        return np.moveaxis(of_layers, 2, 1)
+
+    inputs, effects = {}, {}
+    for path, (kind, _, layers) in listed.items():
+        if kind != "matrix":
+            continue
+        inputs[path] = used(pluses, path, 0)
+        if layers and len(pluses[0][0].uses[path][0]) == 2:
+            both = used(pluses, path, 1) - used(minuses, path, 1)
+            effects[path] = np.clip(both, -127, 127)
+    return votes.Records(
+        inputs,
+        effects,
+        difference=gathered(pluses, lambda reading: reading.log_likelihood)
+        - gathered(minuses, lambda reading: reading.log_likelihood),
+        logits=gathered(pluses, lambda reading: reading.logits),
+        targets=gathered(pluses, lambda reading: reading.target),
+        residual=gathered(pluses, lambda reading: reading.residual),
+        gain=gathered(pluses, lambda reading: reading.gain),
+        lowest=lowest,
+    )
+
+
+def updated(
+    config: Config,
+    vocab_size: int,
+    state: State,
+    ballots: dict[str, Any],
+    fitnesses: Vector,
+    number: int,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Weights of the network and their remainders after the votes."""
+    es, seed = config.es, config.run.seed
+    z, rate = update.vote_threshold(config, number), update.learning_rate(config, number)
+    weights: dict[str, Any] = {}
+    kept: dict[str, Any] = {}
+    first: dict[str, int] = {}
+    for path, _, tensor, kind, _ in population.numbered(config.model, vocab_size):
+        if kind == "table" or path in first:
+            continue
+        first[path] = tensor
+        ballot, old = ballots[path], entries(state.weights[path])
+        if es.update == "threshold":
+            if population.estimator(es, path, kind) == "plain":
+                rough, limit = ballot, update.vote_limit(kind, es, fitnesses, z)
+            else:
+                rough, limit = update.magnitude_limit(ballot, z)
+            pairs = zip(old, entries(rough), strict=True)
+            new = [update.moved(w, v, limit) for w, v in pairs]
+        elif es.update == "carry":
+            rest = entries(state.remainders[path]), update.strength(ballot, es.vote_clip)
+            both = [update.carried(*three, rate) for three in zip(old, *rest, strict=True)]
+            new = [weight for weight, _ in both]
+            kept[path] = like(ballot, iter([remainder for _, remainder in both]))
+        else:
+            random = rounding(seed, number, tensor, len(old), 12)
+            rest = update.strength(ballot, es.vote_clip), random
+            new = [update.randomly_moved(w, s, rate, r) for w, s, r in zip(old, *rest, strict=True)]
+        weights[path] = like(ballot, iter(new))
+    return weights, kept
+
+
+def step(
+    config: Config, vocab_size: int, state: State, tokens: list[Vector], number: int
+) -> tuple[State, Verdict]:
+    """One training step on tokens [S][T+1]: the next state, scores and votes."""
+    es, model = config.es, config.model
+    listed = population.tensors(model, vocab_size)
+    members, following, readings = [], [], []
+    for p in range(es.population):
+        member = population.member_weights(
+            config, vocab_size, state.weights, config.run.seed, number, p
+        )
+        stream = tokens[p // es.members_per_stream]
+        after, read = population.read(model, member, state.members[p], stream, padded=True)
+        members.append(member)
+        following.append(after)
+        readings.append(read)
+    scores = [sum(reading.log_likelihood for reading in read) for read in readings]
+    fitnesses = update.fitness(es, scores)
+    ballots = votes.plain_votes(config, vocab_size, fitnesses, number)
+    errors = None
+    if es.votes != "eggroll" or es.readout == "exact":
+        lowest = -32767 if model.direct else population.architecture(model).LOWEST
+        place = votes.Place(list(range(es.population // 2)), number, spare_bits(es))
+        factors, records = factors_of(members[0::2], listed), records_of(readings, listed, lowest)
+        found, errors = votes.token_votes(config, vocab_size, factors, records, place)
+        ballots |= found
+    plain = {path: ballot.tolist() for path, ballot in ballots.items()}
+    weights, kept = updated(config, vocab_size, state, plain, fitnesses, number)
+    counts = {}
+    for path, (kind, shape, _) in listed.items():
+        if kind == "table":
+            assert errors is not None
+            pluses = readings[0::2]
+            rows = [
+                shape[0] if read[t].target == population.NO_TARGET else read[t].uses[path]
+                for t in range(es.segment_length)
+                for read in pluses
+            ]
+            flat = errors.reshape(-1, vocab_size).tolist()
+            table = state.weights[path], state.counts[path]
+            weights[path], counts[path] = contexts.updated(es, *table, rows, flat, number)
+    return State(weights, kept, counts, following), Verdict(scores, plain)
