@@ -9,12 +9,11 @@ import oracle
 import pytest
 
 from benchmarks import backprop
-from int_lm import evolve, params, perturb, population, votes
-from int_lm.bounds import spare_bits
 from int_lm.config import Config, EsConfig, ModelConfig, RunConfig, validate
 from int_lm.limits import spare_bits
 from int_lm.method import evolve, population
-from int_lm.method.estimator import credit as crediting, node, votes
+from int_lm.method.bounds import spare_bits
+from int_lm.method.estimator import votes
 from int_lm.model import params, perturb, rwkv
 from int_lm.model.params import Role
 from int_lm.model.perturb import Weight

@@ -15,8 +15,10 @@ import numpy as np
 import oracle
 import pytest
 
-from int_lm import bounds, config as configuration, evolve, params, voting
+from int_lm import config as configuration
 from int_lm.config import Config, EsConfig, ModelConfig, RunConfig
+from int_lm.method import bounds, evolve, voting
+from int_lm.model import params
 
 VOCABULARY = 11
 

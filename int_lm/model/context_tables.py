@@ -3,8 +3,8 @@
 They are the maximum-entropy features, or direct connections, of RNNLM (Mikolov et al., "Strategies
 for training large scale neural network language models", ASRU 2011). For every context length k in
 `model.direct` there is a table of 2^direct_bits rows of V logits, q4; the row that a hash of the
-last k tokens picks is added to the recurrent network's logits. Different contexts may share a row. Tokens before a document's start
-count as separators.
+last k tokens picks is added to the recurrent network's logits. Different contexts may share a row.
+Tokens before a document's start count as separators.
 
 The logits are linear in a row, so its gradient is the sum of the errors onehot(target) - p of the
 tokens that were read with it: no perturbation, and only rows that were read change. With e the mean
