@@ -12,7 +12,6 @@ from benchmarks import backprop
 from int_lm.config import Config, EsConfig, ModelConfig, RunConfig, validate
 from int_lm.limits import spare_bits
 from int_lm.method import evolve, population
-from int_lm.method.bounds import spare_bits
 from int_lm.method.estimator import votes
 from int_lm.model import params, perturb, rwkv
 from int_lm.model.params import Role

@@ -14,11 +14,12 @@ import jax
 import numpy as np
 import pytest
 
-from int_lm import config as configuration
-from int_lm.method import evolve
+from int_lm import config as configuration, plugins
+from int_lm.method import evolve, recipe
 from int_lm.model import hashing
 
 VOCABULARY = 29
+STOCHASTIC = "plugins.stochastic:STOCHASTIC"  # an update that is a plug-in
 
 
 def hash_after(fields: dict[str, dict[str, Any]], vocab_size: int, steps: set[int]) -> list[str]:
@@ -29,7 +30,9 @@ def hash_after(fields: dict[str, dict[str, Any]], vocab_size: int, steps: set[in
       fields: of a configuration, by section.
     """
     config = configuration.validate(configuration.from_dict(fields))
-    state, step = evolve.initial(config, vocab_size), evolve.compiled_step(config, vocab_size)
+    plugins.trust_settings(config)
+    resolved = recipe.of(config, vocab_size)
+    state, step = evolve.initial(resolved), evolve.compiled_step(resolved)
     weights, scores = [], []
     for number in range(max(steps)):
         tokens = tokens_of(config.es.streams, config.es.segment_length, vocab_size, number)
@@ -100,20 +103,21 @@ WIDE = Golden("394f13cef1694ebf", "9d8b520f49c53874", "2c992e9567e30dd6", "54403
 
 RECIPES: dict[str, dict[str, Any]] = {
     "eggroll": {"votes": "eggroll", "readout": "perturbed", "update": "threshold"},
-    "eggroll, exact": {"votes": "eggroll", "readout": "exact", "update": "stochastic"},
+    "eggroll, exact": {"votes": "eggroll", "readout": "exact", "update": STOCHASTIC},
     "trace": {"votes": "trace", "readout": "perturbed", "update": "threshold"},
     "trace, exact": {  # and all that the others leave at its default
         **{"votes": "trace", "readout": "exact", "update": "carry"},
-        **{"noise": "gaussian", "rank": 2, "fitness": "linear", "vote_clip": 1.5},
-        **{"noise_reuse": 2, "members_per_stream": 4, "schedule": "inverse_sqrt"},
+        **{"noise": "gaussian", "rank": 2, "fitness": "linear"},
+        **{"members_per_stream": 4, "schedule": "inverse_sqrt"},
     },
     "unit, exact, direct": {"votes": "unit", "readout": "exact", "update": "carry"},
 }
 
 
-def recipe(architecture: str, name: str, **es: Any) -> dict[str, dict[str, Any]]:
+def fields_of(architecture: str, name: str, **es: Any) -> dict[str, dict[str, Any]]:
     """Fields of a small configuration of a recipe; keyword arguments are more fields of `es`."""
     sizes = {"population": 16, "segment_length": 8, "sigma_shift": 3, "chunk": 8}
+    sizes |= {"schedule": "inverse"}
     model = {"architecture": architecture, "width": 16, "layers": 2, "ffn_multiple": 2}
     if "direct" in name:
         model |= {"direct": [1, 3], "direct_bits": 8}
@@ -139,13 +143,13 @@ def quick_compiler() -> Iterator[None]:
 @pytest.mark.parametrize("architecture", ["egg", "rwkv"])
 def test_recipes_give_the_bits_they_have_always_given(architecture: str, name: str):
     """Weights and scores of all recipes, with their updates."""
-    found = hash_after(recipe(architecture, name), VOCABULARY, {2, 5})
+    found = hash_after(fields_of(architecture, name), VOCABULARY, {2, 5})
     assert Golden(*found) == GOLDEN[architecture, name], MESSAGE
 
 
 def test_a_wide_vocabulary_gives_the_bits_it_has_always_given():
     """Above 256 tokens; with gaussian noise of rank 2, context tables and four members a stream."""
     more = {"noise": "gaussian", "rank": 2, "members_per_stream": 4, "learning_rate": 2.0}
-    fields = recipe("rwkv", "unit, exact, direct", schedule="inverse_sqrt_to_zero", **more)
+    fields = fields_of("rwkv", "unit, exact, direct", schedule="inverse_sqrt_to_zero", **more)
     fields["model"]["layers"] = 3
     assert Golden(*hash_after(fields, 300, {2, 5})) == WIDE, MESSAGE

@@ -18,7 +18,8 @@ from jax import Array
 
 from int_lm.limits import INT8_MAX
 from int_lm.method import evolve, fitness, population
-from int_lm.method.recipe import Clock, Recipe
+from int_lm.method.clock import Clock
+from int_lm.method.recipe import Recipe
 from int_lm.model import params, perturb
 from int_lm.model.params import Parameters, Role, Tree
 from int_lm.settings import StrategySettings

@@ -21,9 +21,10 @@ from jax import Array
 from jax.sharding import PartitionSpec
 
 from int_lm.method import fitness, placement, population
+from int_lm.method.clock import Clock
 from int_lm.method.placement import AXIS, Placement
-from int_lm.method.recipe import Clock, Recipe
-from int_lm.method.update import Votes
+from int_lm.method.recipe import Recipe
+from int_lm.method.update import Tensor, Votes
 from int_lm.model import context_tables, params
 from int_lm.model.params import Parameters, Tree
 
@@ -179,7 +180,7 @@ def step(
         tokens_ST,
         clock,
     )
-    network, memory = moved(recipe, state, result, values)
+    network, memory = moved(recipe, state, result, clock, values)
     if place is not None:
         network = _gathered(recipe, network, place)
     changed = jax.tree.map(
@@ -266,16 +267,17 @@ def divided(recipe: Recipe, place: Placement | None) -> Callable[..., Population
 
 
 def moved(
-    recipe: Recipe, state: State, result: PopulationResult, values: Values
+    recipe: Recipe, state: State, result: PopulationResult, clock: Clock, values: Values
 ) -> tuple[Tree, dict[str, dict[str, Array]]]:
     """The network's weights after one update, and the update's memory."""
     weights, memory = dict(params.flatten(state.network)), {name: {} for name in state.memory}
+    numbers = params.tensor_ids(recipe.model.specs)
     for path, spec in params.flatten(recipe.model.specs.network):
         of_fitness = recipe.estimator_of(spec).of_fitness is not None
         votes = Votes(result.votes[path], result.fitness_I if of_fitness else None)
         kept = {name: state.memory[name][path] for name in state.memory}
         weights[path], kept = recipe.update.move(
-            recipe.es, spec, weights[path], kept, votes, values
+            recipe.es, Tensor(spec, numbers[path], clock), weights[path], kept, votes, values
         )
         for name, array in kept.items():
             memory[name][path] = array

@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from int_lm.method.clock import Clock
 from int_lm.method.estimator import Noise, of_tokens
 from int_lm.method.estimator.of_tokens import RowErrors, VotesByPath
-from int_lm.method.recipe import Clock, Recipe
+from int_lm.method.recipe import Recipe
 from int_lm.model import params, perturb
 from int_lm.model.params import Parameters, Tree
 

@@ -11,9 +11,6 @@
 import dataclasses
 import functools
 
-import jax
-from jax import Array
-
 from int_lm.errors import UserError, require
 from int_lm.limits import INT32_MAX
 from int_lm.method import bounds, estimator, objective, update
@@ -110,16 +107,3 @@ def of(settings: Settings, vocab_size: int) -> Recipe:
 def check(settings: Settings) -> None:
     """Refuse, as `of` does, before anything is compiled, prepared or written."""
     of(settings, ANY_VOCABULARY)
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Clock:
-    """Where a run stands, for noise and dithers: uint32 scalars.
-
-    Attributes:
-      seed: of the run. step: steps done before.
-    """
-
-    seed: Array
-    step: Array

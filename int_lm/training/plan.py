@@ -17,7 +17,8 @@ import numpy as np
 from int_lm.config import Config
 from int_lm.measure import evaluate
 from int_lm.method import bounds, evolve, recipe
-from int_lm.method.recipe import Clock, Recipe
+from int_lm.method.clock import Clock
+from int_lm.method.recipe import Recipe
 from int_lm.model import params
 from int_lm.settings import StrategySettings
 from int_lm.training import memory, warmup

@@ -12,10 +12,11 @@ import jax.numpy as jnp
 from jax import Array
 
 from int_lm.limits import spare_bits
+from int_lm.method.clock import Clock
 from int_lm.method.estimator import Segment, TokenVotes, credit
 from int_lm.method.estimator.rounding import Rounding
 from int_lm.method.objective import Keep
-from int_lm.method.recipe import Clock, Recipe
+from int_lm.method.recipe import Recipe
 from int_lm.model.layers import Activity
 from int_lm.model.likelihood import NO_TARGET
 from int_lm.model.params import Parameters, Spec, flatten

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from jax import Array
 
 from int_lm import plugins
+from int_lm.method.clock import Clock
 from int_lm.model.params import Spec
 from int_lm.settings import Settings, StrategySettings
 
@@ -26,6 +27,18 @@ class Votes(NamedTuple):
     fitness_I: Array | None
 
 
+class Tensor(NamedTuple):
+    """The tensor that is moved.
+
+    Attributes:
+      number: as noise knows it (`params.tensor_ids`). clock: of the run, for updates that draw.
+    """
+
+    spec: Spec
+    number: int
+    clock: Clock
+
+
 class Update(NamedTuple):
     """How votes move weights: pure functions of integers.
 
@@ -35,7 +48,7 @@ class Update(NamedTuple):
         tensor's shape. A checkpoint holds them under these names.
       values: (settings, step) -> numbers of that step's schedules, by name: int32 scalars in
         `move`, so that no step recompiles.
-      move: (es, spec, weight int8, memory, votes, values) -> (weight int8 in [-127, 127], memory).
+      move: (es, tensor, weight, memory, votes, values) -> (weight int8 in [-127, 127], memory).
         Elementwise but for sums over a tensor, and the same on one device and on many.
       bytes_per_weight: of the memory, for plans.
       settings_used: (es) -> what a model card says of the settings that had a part in it.
@@ -46,7 +59,8 @@ class Update(NamedTuple):
     memory: Callable[[Spec], Memory]
     values: Callable[[Settings, int], Values]
     move: Callable[
-        [StrategySettings, Spec, Array, Memory, Votes, Mapping[str, Array]], tuple[Array, Memory]
+        [StrategySettings, Tensor, Array, Memory, Votes, Mapping[str, Array]],
+        tuple[Array, Memory],
     ]
     bytes_per_weight: int
     settings_used: Callable[[StrategySettings], dict[str, str]]

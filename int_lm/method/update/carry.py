@@ -15,7 +15,7 @@ from jax import Array
 from int_lm.arithmetic import fixed
 from int_lm.limits import LEARNING_RATE_MIN
 from int_lm.method import schedules
-from int_lm.method.update import Memory, Update, Values, Votes
+from int_lm.method.update import Memory, Tensor, Update, Values, Votes
 from int_lm.model.params import Spec
 from int_lm.settings import Settings, StrategySettings
 
@@ -55,7 +55,7 @@ def _memory(spec: Spec) -> Memory:
 
 def _move(
     es: StrategySettings,
-    spec: Spec,
+    tensor: Tensor,
     weight: Array,
     memory: Memory,
     votes: Votes,

@@ -20,7 +20,7 @@ from jax import Array
 from int_lm.arithmetic import fixed
 from int_lm.limits import FITNESS_MAX, INT32_MAX
 from int_lm.method import schedules
-from int_lm.method.update import Memory, Update, Values, Votes
+from int_lm.method.update import Memory, Tensor, Update, Values, Votes
 from int_lm.model.params import Role, Spec
 from int_lm.settings import Settings, StrategySettings
 
@@ -116,7 +116,7 @@ def _memory(spec: Spec) -> Memory:
 
 def _move(
     es: StrategySettings,
-    spec: Spec,
+    tensor: Tensor,
     weight: Array,
     memory: Memory,
     votes: Votes,
@@ -124,7 +124,7 @@ def _move(
 ) -> tuple[Array, Memory]:
     if votes.fitness_I is None:
         return by_magnitude(weight, votes.sums, values["z"]), memory
-    moved = by_fitness(spec.role, es.rank, weight, votes.sums, votes.fitness_I, values["z"])
+    moved = by_fitness(tensor.spec.role, es.rank, weight, votes.sums, votes.fitness_I, values["z"])
     return moved, memory
 
 
