@@ -24,8 +24,8 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as Spec
 
-from int_lm.config import DistributedConfig, EsConfig
 from int_lm.errors import UserError
+from int_lm.settings import DistributedSettings, StrategySettings
 
 AXIS = "population"
 SHARDED_FROM = 1 << 24  # weights: the votes of fewer are summed as fast as they are split
@@ -72,7 +72,9 @@ class Placement:
         return Spec()
 
 
-def choose(distributed: DistributedConfig, es: EsConfig, weights: int) -> Placement | None:
+def choose(
+    distributed: DistributedSettings, es: StrategySettings, weights: int
+) -> Placement | None:
     """The placement of a run over the devices of all processes; None for a single device.
 
     Args:
