@@ -6,13 +6,13 @@ A mesh has one axis, "population". Between devices cross, per step, and nothing 
     votes      int32, one for each weight of the network: summed, and either on every device or,
                with `distributed.update: sharded`, each device's part of them, after whose update
                the int8 weights are gathered
-    errors     of direct connections, int8 [J, V], and their rows, int32: gathered, and every
+    errors     for context tables, int8 [J, V], and their rows, int32: gathered, and every
                device moves all rows of its tables
 
 All sums are sums of integers: how many devices there are changes no bit. Noise never crosses, for
 every device computes what its members need.
 
-Axes: P members, S streams, J readings of a segment, V vocabulary.
+Axes: P members, S streams, J tokens and pairs of a segment, V vocabulary.
 """
 
 import dataclasses
@@ -78,7 +78,7 @@ def choose(
     """The placement of a run over the devices of all processes; None for a single device.
 
     Args:
-      weights: number of weights of the network, without direct connections.
+      weights: number of weights of the network, without context tables.
 
     Raises:
       UserError: the streams cannot be shared evenly by the devices asked for.
