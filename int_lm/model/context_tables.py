@@ -123,7 +123,7 @@ def update(
     Args:
       table: int8 [rows, V]. counts: int32 [rows].
       rows_J: int32, the row that was read, one past the table for padding.
-      errors_JV: int8, of `credit.readout_errors`; 127 >> spare bits make 1, which the step makes up for.
+      errors_JV: int8, of `credit.readout_errors`; 127 >> spare bits make 1.
       number: the step's, uint32 scalar.
     """
 
