@@ -6,6 +6,7 @@ skipped, and the program runs without them.
 
 import ctypes
 import functools
+import importlib
 import inspect
 import os
 import shutil
@@ -294,6 +295,7 @@ def test_building_replaces_older_kernels(monkeypatch, tmp_path) -> None:
 @pytest.mark.parametrize("module", ["cpu", "gpu"])
 def test_every_attached_kernel_is_there_with_the_same_arguments(module: str) -> None:
     """Of the functions that take kernels; what a kernel adds for tests comes last."""
+    importlib.import_module("int_lm.method.evolve")  # and with it all that have kernels
     found = [function for function in dispatch.attached if module in function.kernels]
     assert found
     for function in found:
