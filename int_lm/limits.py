@@ -13,6 +13,7 @@ DIRECT_LENGTH_MAX = 16
 DIRECT_BITS = range(8, 25)
 SPARE_BITS_MAX = 4  # an operand of votes keeps three bits and a sign
 SEPARATOR = 0  # the id between documents
+NO_TARGET = -1  # of a token that nothing is asked of
 WORST_BITS_PER_TOKEN = 32  # (max logit - min logit) / 16 + log2 V <= 15.9 + 16
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from int_lm import native
+from int_lm.native import build
 
 HEADER = Path(__file__).with_suffix(".h")
 
@@ -20,11 +20,11 @@ def pytest_configure(config: pytest.Config) -> None:
     """Build the emulation, and let the kernels be found there."""
     directory = Path(tempfile.mkdtemp(prefix="emulated-avx512-"))
     config.add_cleanup(lambda: shutil.rmtree(directory))
-    for name in native.SOURCES:
-        shutil.copy(native.HERE / name, directory)
+    for name in build.SOURCES:
+        shutil.copy(build.HERE / name, directory)
     kernels = directory / "kernels.cc"
     kernels.write_text(f'#include "{HEADER}"\n{kernels.read_text()}')
-    native.HERE = directory
-    said = native.build()
-    if not native.library().exists():
+    build.HERE = directory
+    said = build.build()
+    if not build.library().exists():
         raise pytest.UsageError(said)

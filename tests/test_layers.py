@@ -6,11 +6,12 @@ import numpy as np
 import oracle
 import pytest
 
+from int_lm.arithmetic import fixed
 from int_lm.limits import INT8_MAX, INT32_MAX
 from int_lm.model import layers
 
 WIDTH = 8
-CREDIT_MAX = (1 << layers.CREDIT_BITS) - 1
+CREDIT_MAX = (1 << fixed.CREDIT_BITS) - 1
 norm = jax.jit(layers.norm)
 norm_credit = jax.jit(layers.norm_credit)
 
@@ -100,7 +101,7 @@ def test_norm_credit_is_the_derivative_of_the_norm(magnitude: int, gain_of: int)
         rows = (gain[None], x[None], credit[None])
         result = norm_credit(int32(rows[0]), jnp.asarray(rows[1].astype(np.int8)), int32(rows[2]))
         mean = np.abs(x).mean()
-        off = np.asarray(result)[0] / 2**layers.CREDIT_FRACTION_BITS - real
+        off = np.asarray(result)[0] / 2**fixed.CREDIT_FRACTION_BITS - real
         along = np.abs((x * gain * credit).mean() / 16 / mean / mean)
         bound = 0.125 + 7 / mean + (np.abs(real) + 2 * along) / (mean - 1)
         assert np.all(np.abs(off) <= bound), np.max(np.abs(off) / bound)

@@ -6,10 +6,13 @@ skipped, and the program runs without them.
 
 import ctypes
 import functools
+import importlib
+import inspect
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -19,24 +22,24 @@ import oracle
 import pytest
 
 from int_lm import native
-from int_lm.arithmetic import fixed
 from int_lm.method.estimator import outer
 from int_lm.model import perturb
-from int_lm.model.perturb import shift_for
+from int_lm.model.perturb import Weight, shift_for
+from int_lm.native import build, cpu, dispatch
 
 built = pytest.mark.skipif(not native.available(), reason="the kernels are not built")
 
 
 def has_vnni() -> bool:
     """Kernels take the path of AVX-512 with VNNI unless they are told not to."""
-    return native.available() and ctypes.CDLL(str(native.library())).int_lm_supported() == 2
+    return native.available() and ctypes.CDLL(str(build.library())).int_lm_supported() == 2
 
 
 # the widest path that there is, and that of AVX2, if that is another one
 PATHS = [
-    False,
+    "widest",
     pytest.param(
-        True,
+        "avx2",
         marks=[
             pytest.mark.slow,
             pytest.mark.skipif(not has_vnni(), reason="AVX2 is the widest path of this processor"),
@@ -46,18 +49,25 @@ PATHS = [
 LOW = 7
 
 
+@pytest.fixture(params=PATHS)
+def path(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Kernels take the one or the other path."""
+    with native.instructions(request.param):
+        yield
+
+
+@pytest.fixture(params=["widest", "avx2"])
+def either_path(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The same, among the fast tests."""
+    with native.instructions(request.param):
+        yield
+
+
 def random_int8(random: np.random.Generator, *shape: int, extreme: bool = False) -> np.ndarray:
     """int8 in [-127, 127]; the two ends only, if `extreme`."""
     if extreme:
         return random.choice(np.array([-127, 127], np.int8), shape)
     return random.integers(-127, 128, shape, dtype=np.int8)
-
-
-def by_jax(weight: perturb.Weight, x_PN: np.ndarray, dtype: type) -> jax.Array:
-    """`perturb.linear` or `readout` without kernels."""
-    scaled = perturb._scaled(weight, jnp.asarray(x_PN))
-    most = jnp.iinfo(dtype).max
-    return jnp.clip(scaled, -most, most).astype(dtype)
 
 
 # rows, inputs, outputs: one of everything, tiles and groups with and without remainders, and few
@@ -66,7 +76,7 @@ SHAPES = [(2, 1, 1), (12, 7, 65), (98, 66, 130), (60, 128, 64), (2, 149, 70)]
 
 
 @built
-@pytest.mark.parametrize("avx2_only", PATHS)
+@pytest.mark.usefixtures("path")
 @pytest.mark.parametrize(
     ("shape", "dtype"),
     [
@@ -77,7 +87,7 @@ SHAPES = [(2, 1, 1), (12, 7, 65), (98, 66, 130), (60, 128, 64), (2, 149, 70)]
         pytest.param(SHAPES[1], jnp.int16, marks=pytest.mark.slow),
     ],
 )
-def test_linear(shape: tuple[int, int, int], dtype: type, avx2_only: bool) -> None:
+def test_linear(shape: tuple[int, int, int], dtype: type) -> None:
     rows, inputs, outputs = shape
     for rank in (0, 1, 2, 3, 4):
         for extreme in (False, True):
@@ -85,11 +95,10 @@ def test_linear(shape: tuple[int, int, int], dtype: type, avx2_only: bool) -> No
             x_PN, weight_MN = draw(rows, inputs), draw(outputs, inputs)
             left, right = (draw(rows // 2, size, rank) // 2 for size in (outputs, inputs))
             noises = (jnp.asarray(left), jnp.asarray(right)) if rank else (None, None)
-            shifts = {"low": LOW, "high": shift_for(inputs)}
-            options = {"dtype": dtype, "avx2_only": avx2_only}
-            got = np.asarray(native.linear(x_PN, weight_MN, *noises, **shifts, **options))
-            weight = perturb.Weight(jnp.asarray(weight_MN), *noises, shift=LOW)
-            assert np.array_equal(got, by_jax(weight, x_PN, dtype))
+            weight = Weight(jnp.asarray(weight_MN), *noises, shift=LOW)
+            operands = weight, jnp.asarray(x_PN), shift_for(inputs), dtype
+            got = np.asarray(cpu.linear(*operands))
+            assert np.array_equal(got, perturb.narrowed.by_jax(*operands))
             if rank == 1 and dtype == jnp.int8:  # and those of NumPy, member by member
                 for member, x_N in enumerate(x_PN):
                     sign = 1 - 2 * (member % 2)
@@ -98,9 +107,9 @@ def test_linear(shape: tuple[int, int, int], dtype: type, avx2_only: bool) -> No
 
 
 @built
-@pytest.mark.parametrize("avx2_only", [False, True])
+@pytest.mark.usefixtures("either_path")
 @pytest.mark.parametrize("inputs", [15, 16, 520, 521])
-def test_scores_of_rank_4_as_large_as_they_get(inputs: int, avx2_only: bool) -> None:
+def test_scores_of_rank_4_as_large_as_they_get(inputs: int) -> None:
     """x B of 127 and -127 only; 521 such products are more than 2^23."""
     x_PN = np.full((4, inputs), 127, np.int8)
     x_PN[2:] = random_int8(np.random.default_rng(0), 2, inputs, extreme=True)
@@ -108,14 +117,14 @@ def test_scores_of_rank_4_as_large_as_they_get(inputs: int, avx2_only: bool) -> 
     right_INR = np.full((2, inputs, 4), 127, np.int8)
     right_INR[0, :, 1::2] = -127
     left_IMR = random_int8(np.random.default_rng(2), 2, 65, 4) // 3  # their sum stays in int32
-    noises = jnp.asarray(left_IMR), jnp.asarray(right_INR)
-    got = native.linear(x_PN, weight_MN, *noises, low=14, high=10, avx2_only=avx2_only)
+    arrays = map(jnp.asarray, (weight_MN, left_IMR, right_INR))
+    got = np.asarray(cpu.linear(Weight(*arrays, shift=14), jnp.asarray(x_PN), 10, jnp.int8))
     scores_PR = x_PN.astype(np.int64)[:, None] @ right_INR.repeat(2, axis=0).astype(np.int64)
     signs_P1 = np.array([1, -1, 1, -1])[:, None]
     delta_PM = (left_IMR.repeat(2, axis=0) @ (signs_P1 * scores_PR[:, 0])[..., None])[..., 0]
     assert np.abs(delta_PM).max() < 2**31
     sums_PM = x_PN.astype(np.int64) @ weight_MN.T.astype(np.int64) + (delta_PM >> 14)
-    np.testing.assert_array_equal(np.asarray(got), np.clip(sums_PM >> 10, -127, 127))
+    np.testing.assert_array_equal(got, np.clip(sums_PM >> 10, -127, 127))
 
 
 def one_member(weight_MN, x_N, left_MR, right_NR) -> np.ndarray:
@@ -126,10 +135,10 @@ def one_member(weight_MN, x_N, left_MR, right_NR) -> np.ndarray:
 
 
 @built
-@pytest.mark.parametrize("avx2_only", PATHS)
+@pytest.mark.usefixtures("path")
 @pytest.mark.parametrize("dtype", [jnp.int8, jnp.int16])
 @pytest.mark.parametrize("outputs", [31, 32, 63, 96])
-def test_narrowing_of_the_largest_sums(outputs: int, dtype: type, avx2_only: bool) -> None:
+def test_narrowing_of_the_largest_sums(outputs: int, dtype: type) -> None:
     """Outputs are narrowed 32 at a time: whole and broken ones, clipped on both sides."""
     x_PN = np.full((6, 40), 127, np.int8)
     x_PN[1::2] = -127
@@ -139,12 +148,9 @@ def test_narrowing_of_the_largest_sums(outputs: int, dtype: type, avx2_only: boo
     for rank in (1, 2, 4):
         noises = (jnp.asarray(draw(3, size, rank)) for size in (outputs, 40))
         left, right = noises
-        weight = perturb.Weight(jnp.asarray(weight_MN), left, right, shift=3)
-        got = native.linear(
-            x_PN, weight_MN, left, right, low=3, high=7, dtype=dtype, avx2_only=avx2_only
-        )
-        expected = perturb._scaled(weight, jnp.asarray(x_PN))
-        shifted = np.asarray(expected)  # by shift_for(40) = 7
+        operands = Weight(jnp.asarray(weight_MN), left, right, shift=3), jnp.asarray(x_PN), 7
+        got = cpu.linear(*operands, dtype)
+        shifted = np.asarray(perturb.narrowed.by_jax(*operands, jnp.int32))
         most = 127 if dtype == jnp.int8 else 32767
         assert shifted.max() > 127 and shifted.min() < -127
         np.testing.assert_array_equal(np.asarray(got), np.clip(shifted, -most, most))
@@ -155,9 +161,8 @@ def test_narrowing_of_the_largest_sums(outputs: int, dtype: type, avx2_only: boo
 def test_a_layer_that_is_not_there(layer: int) -> None:
     x_PN, weight_LMN = np.zeros((4, 8), np.int8), np.zeros((2, 8, 8), np.int8)
     with pytest.raises(jax.errors.JaxRuntimeError, match="there is no such layer"):
-        native.linear(
-            x_PN, weight_LMN, None, None, jnp.int32(layer), low=0, high=6
-        ).block_until_ready()
+        weight = Weight(jnp.asarray(weight_LMN), layer=jnp.int32(layer))
+        jax.block_until_ready(cpu.linear(weight, jnp.asarray(x_PN), 6, jnp.int8))
 
 
 @built
@@ -165,22 +170,21 @@ def test_a_layer_that_is_not_there(layer: int) -> None:
 def test_an_odd_number_of_rows_without_a_perturbation(rows: int) -> None:
     random = np.random.default_rng(0)
     x_PN, weight_MN = random_int8(random, rows, 20), random_int8(random, 9, 20)
-    got = native.linear(x_PN, weight_MN, None, None, low=0, high=shift_for(20))
-    weight = perturb.Weight(jnp.asarray(weight_MN))
-    assert np.array_equal(got, by_jax(weight, x_PN, jnp.int8))
+    operands = Weight(jnp.asarray(weight_MN)), jnp.asarray(x_PN), shift_for(20), jnp.int8
+    assert np.array_equal(cpu.linear(*operands), perturb.narrowed.by_jax(*operands))
 
 
 @built
-@pytest.mark.parametrize("avx2_only", PATHS)
+@pytest.mark.usefixtures("path")
 @pytest.mark.parametrize("width", [1, 5, 64, 250])
-def test_norm(width: int, avx2_only: bool) -> None:
+def test_norm(width: int) -> None:
     random = np.random.default_rng(width)
     # rows of every mean magnitude, from all zeros up
     x_PD = np.concatenate(
         [random.integers(-k, k + 1, (2, width), dtype=np.int8) for k in range(128)]
     )
     gain_PD = random_int8(random, *x_PD.shape)
-    got = native.norm(x_PD, gain_PD, *fixed.reciprocals(), avx2_only=avx2_only)
+    got = np.asarray(cpu.norm(jnp.asarray(gain_PD), jnp.asarray(x_PD)))
     rows = zip(gain_PD.tolist(), x_PD.tolist(), strict=True)
     want = [oracle.norm(gain, x) for gain, x in rows]
     assert np.array_equal(got, np.stack(want))
@@ -191,27 +195,27 @@ OUTER_SHAPES = [(1, 1, 1), (6, 5, 17), (259, 193, 257), (2051, 130, 66), (4100, 
 
 
 @built
-@pytest.mark.parametrize("avx2_only", PATHS)
+@pytest.mark.usefixtures("path")
 @pytest.mark.parametrize("shape", OUTER_SHAPES)
 @pytest.mark.parametrize("extreme", [False, True])
-def test_outer(shape: tuple[int, int, int], extreme: bool, avx2_only: bool) -> None:
+def test_outer(shape: tuple[int, int, int], extreme: bool) -> None:
     terms, rows, columns = shape
     draw = functools.partial(random_int8, np.random.default_rng(terms), extreme=extreme)
     left_JM, right_JN = draw(terms, rows), draw(terms, columns)
-    got = native.outer(left_JM, right_JN, avx2_only=avx2_only)
+    operands = jnp.asarray(left_JM)[:, None], jnp.asarray(right_JN)[:, None]
+    got = np.asarray(cpu.outer(*operands))
     assert np.array_equal(got, left_JM.T.astype(np.int64) @ right_JN.astype(np.int64))
-    by_jax = outer._by_jax(jnp.asarray(left_JM)[:, None], jnp.asarray(right_JN)[:, None])
-    assert np.array_equal(got, by_jax)
+    assert np.array_equal(got, outer.outer.by_jax(*operands))
 
 
 @built
-@pytest.mark.parametrize("avx2_only", PATHS)
-def test_outer_is_exact_up_to_the_bound_of_int32(avx2_only: bool) -> None:
+@pytest.mark.usefixtures("path")
+def test_outer_is_exact_up_to_the_bound_of_int32() -> None:
     """The longest sum of equal signs that `config.validate` allows, and no wrap."""
     terms = (2**31 - 1) // 127**2
     ones = np.full((terms, 1), 127, np.int8)
     both = np.concatenate([ones, -ones], axis=1)
-    got = native.outer(both, both, avx2_only=avx2_only)
+    got = np.asarray(cpu.outer(jnp.asarray(both), jnp.asarray(both)))
     assert np.array_equal(got, terms * 127**2 * np.array([[1, -1], [-1, 1]]))
 
 
@@ -219,14 +223,14 @@ def test_outer_is_exact_up_to_the_bound_of_int32(avx2_only: bool) -> None:
 def test_outer_in_a_loop_over_layers() -> None:
     random = np.random.default_rng(0)
     left_LJM, right_LJN = random_int8(random, 3, 40, 5), random_int8(random, 3, 40, 9)
-    program = jax.jit(lambda *both: jax.lax.map(lambda layer: native.outer(*layer), both))
+    program = jax.jit(lambda *both: jax.lax.map(lambda layer: cpu.outer(*layer), both))
     got = program(left_LJM, right_LJN)
     assert np.array_equal(got, np.einsum("ljm,ljn->lmn", left_LJM, right_LJN, dtype=np.int64))
 
 
 @built
 def test_the_program_calls_them_on_cpus() -> None:
-    weight = perturb.Weight(jnp.ones((8, 8), jnp.int8))
+    weight = Weight(jnp.ones((8, 8), jnp.int8))
     program = jax.jit(perturb.linear).lower(weight, jnp.ones((2, 8), jnp.int8)).as_text()
     assert "int_lm_linear8" in program
 
@@ -250,35 +254,67 @@ def test_the_path_of_avx512_gives_the_same_bits() -> None:
 
 
 def test_the_switch_and_a_missing_library_leave_jax(monkeypatch, tmp_path) -> None:
-    monkeypatch.setenv(native.SWITCH, "0")
+    monkeypatch.setenv(dispatch.SWITCH, "0")
     assert not native.available.__wrapped__()
-    monkeypatch.delenv(native.SWITCH)
-    for name in native.SOURCES:
-        shutil.copy(native.HERE / name, tmp_path)
-    monkeypatch.setattr(native, "HERE", tmp_path)
+    monkeypatch.delenv(dispatch.SWITCH)
+    for name in build.SOURCES:
+        shutil.copy(build.HERE / name, tmp_path)
+    monkeypatch.setattr(build, "HERE", tmp_path)
     assert not native.available.__wrapped__()
 
 
 def test_building_without_a_compiler_says_so(monkeypatch, tmp_path) -> None:
-    for name in native.SOURCES:
-        shutil.copy(native.HERE / name, tmp_path)
-    monkeypatch.setattr(native, "HERE", tmp_path)
-    monkeypatch.setattr(native, "COMPILERS", ("no-such-compiler",))
-    assert "JAX computes everything" in native.build()
+    for name in build.SOURCES:
+        shutil.copy(build.HERE / name, tmp_path)
+    monkeypatch.setattr(build, "HERE", tmp_path)
+    monkeypatch.setattr(build, "COMPILERS", ("no-such-compiler",))
+    assert "JAX computes everything" in build.build()
     assert not list(tmp_path.glob("kernels-*"))
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("c++"), reason="there is no C++ compiler")
 def test_building_replaces_older_kernels(monkeypatch, tmp_path) -> None:
-    if sys.platform != "linux" or native.platform.machine() != "x86_64":
+    if sys.platform != "linux" or build.platform.machine() != "x86_64":
         pytest.skip("kernels are for x86-64")
-    for name in native.SOURCES:
-        shutil.copy(native.HERE / name, tmp_path)
-    monkeypatch.setattr(native, "HERE", tmp_path)
+    for name in build.SOURCES:
+        shutil.copy(build.HERE / name, tmp_path)
+    monkeypatch.setattr(build, "HERE", tmp_path)
     (tmp_path / "kernels-0.so").touch()
-    assert native.build().startswith("kernels built")
-    assert [path.name for path in tmp_path.glob("kernels-*")] == [native.library().name]
-    assert native.build().startswith("kernels are built")
-    symbols = subprocess.run(["nm", "-D", native.library()], capture_output=True, text=True).stdout
-    assert all(target in symbols for target in native.TARGETS)
+    assert build.build().startswith("kernels built")
+    assert [path.name for path in tmp_path.glob("kernels-*")] == [build.library().name]
+    assert build.build().startswith("kernels are built")
+    symbols = subprocess.run(["nm", "-D", build.library()], capture_output=True, text=True).stdout
+    names = ctypes.CDLL(str(build.library())).int_lm_kernels
+    names.restype = ctypes.c_char_p
+    listed = names().decode().split()
+    assert "int_lm_linear8" in listed
+    assert all(f" T {name}\n" in symbols for name in listed)
+
+
+@pytest.mark.parametrize("module", ["cpu", "gpu"])
+def test_every_attached_kernel_is_there_with_the_same_arguments(module: str) -> None:
+    """Of the functions that take kernels; what a kernel adds for tests comes last."""
+    importlib.import_module("int_lm.method.evolve")  # and with it all that have kernels
+    found = [function for function in dispatch.attached if module in function.kernels]
+    assert found
+    for function in found:
+        kernel = dispatch.kernel(module, function.kernels[module])
+        names = list(inspect.signature(function.by_jax).parameters)
+        assert list(inspect.signature(kernel).parameters)[: len(names)] == names
+
+
+def test_a_kernel_that_does_not_take_its_operands_leaves_them_to_jax(monkeypatch) -> None:
+    """`accelerated` calls a kernel where it takes the operands, and JAX elsewhere."""
+
+    def halves(x: jax.Array) -> jax.Array:
+        return x + 1 if x.shape[0] % 2 == 0 else NotImplemented
+
+    monkeypatch.setattr(dispatch, "available", lambda: True)
+    monkeypatch.setattr(dispatch, "kernel", lambda module, name: halves)
+    monkeypatch.setattr(dispatch, "attached", [])
+    half = dispatch.accelerated(cpu="halves")(lambda x: x - 1)
+    assert half(jnp.arange(4)).tolist() == [1, 2, 3, 4]
+    assert half(jnp.arange(3)).tolist() == half.by_jax(jnp.arange(3)).tolist() == [-1, 0, 1]
+    with native.without_kernels():
+        assert half(jnp.arange(4)).tolist() == [-1, 0, 1, 2]

@@ -1,6 +1,5 @@
 """The kernels of likelihood, votes, direct connections and hash give the bits of the JAX code."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,43 +10,32 @@ import pytest
 from test_native import PATHS
 
 from int_lm import limits, native
-from int_lm.arithmetic import fixed
 from int_lm.config import EsConfig
 from int_lm.method.estimator import credit, node
 from int_lm.method.estimator.credit import Rounding
 from int_lm.model import context_tables, hashing, likelihood
 from int_lm.model.likelihood import NO_TARGET
 from int_lm.model.perturb import Weight
+from int_lm.native import cpu
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="the kernels are not built")
-KERNELS = (
-    "likelihood",
-    "errors",
-    "stream",
-    "through",
-    "unit",
-    "direct_added",
-    "direct_update",
-    "hashed",
-)
 LENGTH = 3
 Both = Callable[..., Any]
 
 
-@pytest.fixture(params=PATHS, ids=["widest", "avx2"])
-def both(request, monkeypatch) -> Both:
+@pytest.fixture(params=PATHS)
+def both(request: pytest.FixtureRequest) -> Both:
     """Calls a function with kernels, of the one or the other path, and without: the same."""
-    for name in KERNELS:
-        kernel = functools.partial(getattr(native, name), avx2_only=request.param)
-        monkeypatch.setattr(native, name, kernel)
 
     def call(function: Callable[..., Any], *operands: Any) -> Any:
         with_kernels = jax.jit(lambda *operands: function(*operands))
         assert "int_lm_" in with_kernels.lower(*operands).as_text()
-        got = jax.tree.map(np.asarray, with_kernels(*operands))
-        with monkeypatch.context() as patch:
-            patch.setattr(native, "either", lambda kernel, otherwise: otherwise())
-            want = jax.jit(lambda *operands: function(*operands))(*operands)
+        with native.instructions(request.param):
+            got = jax.tree.map(np.asarray, with_kernels(*operands))
+        with native.without_kernels():
+            plain = jax.jit(lambda *operands: function(*operands))
+            assert "int_lm_" not in plain.lower(*operands).as_text()
+            want = plain(*operands)
         for ours, theirs in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
             assert ours.dtype == theirs.dtype
             np.testing.assert_array_equal(ours, np.asarray(theirs))
@@ -272,17 +260,13 @@ def test_hash_of_weights(both: Both, shape: tuple[int, ...]) -> None:
 
 def test_operands_that_do_not_fit_are_refused() -> None:
     """Before anything is read past their ends."""
-    pairs, number, int8 = jnp.zeros(2, jnp.int32), jnp.uint32(0), jnp.int8
-    logits, targets = jnp.zeros((6, 9), jnp.int16), jnp.zeros(5, jnp.int32)
+    int8, of_pairs = jnp.int8, rounding(2, 0)
+    logits, targets = jnp.zeros((6, 1, 9), jnp.int16), jnp.zeros((5, 1), jnp.int32)
     with pytest.raises(jax.errors.JaxRuntimeError, match="errors: shapes do not fit"):
-        native.errors(pairs, number, logits, targets, 127, *likelihood.kernel_tables())
+        cpu.errors(logits, targets, of_pairs)
     with pytest.raises(jax.errors.JaxRuntimeError, match="norm: shapes do not fit"):
-        native.norm(jnp.zeros((6, 8), int8), jnp.zeros((1, 8), int8), *fixed.reciprocals())
+        cpu.norm(jnp.zeros((1, 8), int8), jnp.zeros((6, 8), int8))
     operands = [jnp.zeros(shape, int8) for shape in ((6, 9), (9, 8), (6, 8), (6, 4))]
     errors, head, gain, residual = operands
     with pytest.raises(jax.errors.JaxRuntimeError, match="stream: shapes do not fit"):
-        native.stream(
-            *(pairs, number, errors, head, jnp.int32(0), gain, residual),
-            *fixed.reciprocals(),
-            bits=2,
-        )
+        cpu.stream(errors, head, jnp.int32(0), gain, residual, of_pairs)

@@ -12,6 +12,16 @@ from jax import Array
 
 from int_lm.limits import INT8_MAX
 
+# The kernels (`native`) compute with these too.
+Q4_BITS = 4  # fractional bits of q4
+CREDIT_BITS = 13  # |credit| < 2^13 into `layers.norm_credit`
+CREDIT_FRACTION_BITS = 2  # of what `layers.norm_credit` returns
+ALONG_BITS = 2  # that its sum over the width leaves out
+DIRECT_STEP_BITS = 8  # fractional bits of a step of a row of `context_tables`
+DIRECT_MEAN_BITS = 8  # more of them, of the step divided by the readings of the row
+GOLDEN_RATIO = 0x9E3779B1  # 2^32 / 1.618, made odd
+DITHER_COLUMN, DITHER_POSITION = 0x85EBCA77, 0xC2B2AE3D
+MIX_FIRST, MIX_SECOND = 0x85EBCA6B, 0xC2B2AE35  # MurmurHash3's finaliser (Appleby, 2011)
 DIVIDEND_BITS = 14  # `floor_divide` takes |dividend| < 2^14 (127 * 127 = 16 129)
 DIVISOR_MAX = INT8_MAX
 
@@ -19,6 +29,12 @@ DIVISOR_MAX = INT8_MAX
 def saturate(x: Array, most: int = INT8_MAX) -> Array:
     """Narrow any integer array to int8 by clipping to [-most, most]: the only way to int8."""
     return jnp.clip(x, -most, most).astype(jnp.int8)
+
+
+def narrow(x: Array, dtype: type) -> Array:
+    """`saturate` for any width: clip to +-the largest value of `dtype`, a signed integer."""
+    most = int(jnp.iinfo(dtype).max)
+    return jnp.clip(x, -most, most).astype(dtype)
 
 
 def shift_down(x: Array, bits: int) -> Array:
@@ -45,9 +61,9 @@ def dither(row: Array, column: Array, position: Array, bits: int) -> Array:
       bits: 1 to 31.
     """
     word = (
-        row.astype(jnp.uint32) * np.uint32(0x9E3779B1)
-        + column.astype(jnp.uint32) * np.uint32(0x85EBCA77)
-        + position.astype(jnp.uint32) * np.uint32(0xC2B2AE3D)
+        row.astype(jnp.uint32) * np.uint32(GOLDEN_RATIO)
+        + column.astype(jnp.uint32) * np.uint32(DITHER_COLUMN)
+        + position.astype(jnp.uint32) * np.uint32(DITHER_POSITION)
     )
     return (word >> np.uint32(32 - bits)).astype(jnp.int32)
 

@@ -16,11 +16,22 @@ import numpy as np
 
 from int_lm.limits import LOG2_FRACTION_BITS
 
-LOGIT_UNITS_PER_BIT = 16  # logits are in units of 1/16 bit
+# The kernels (`native`) compute with these too, but for the last three.
+LOGIT_UNIT_BITS = 4  # logits are in units of 2^-4 bit
+DISTANCE_MAX = 254  # no token is less likely than 2^-(254 / 16) times the likeliest
+NARROW_VOCABULARY = 256  # up to here one int32 holds the sum of all terms
+NARROW_BITS = 22  # of a term: 256 * 2^22 = 2^30
+WIDE_BITS = 28  # above, terms are split in two limbs of 14 bits: 65 536 * 2^14 = 2^30
+OCTAVE_BITS = 30  # of an entry of `exp2_octave`
 LOG2_INDEX_BITS = 10  # the mantissa table has 2^10 + 1 entries, interpolated between
 LOG2_TABLE_BITS = 22  # fractional bits of its entries
+LOG2_REST_BITS = 12  # of a mantissa, that it is interpolated with
 EXP2_INDEX_BITS = 10  # the table of 2^-x, 0 <= x < 1, has 2^10 entries
+EXP2_FRACTION_BITS = 15  # fractional bits of its entries
+ERROR_BITS = 16  # fractional bits of an error before it is rounded
+ERROR_FACTOR_BITS = 8  # more of them, of what a term is multiplied by
 ROOT_INDEX_BITS = 12  # the table of 1 / sqrt(i) has 2^12 entries
+ROOT_BITS = 15  # fractional bits of an entry of `reciprocal_root`
 
 _CONTEXT = decimal.Context(prec=50)
 
@@ -33,8 +44,8 @@ def _rounded(value: Decimal) -> int:
 def exp2(fraction_bits: int) -> np.ndarray:
     """round(2^fraction_bits * 2^(-d/16)) for the logit differences d = 0..254: int32 [255]."""
     entries = [
-        _rounded(_CONTEXT.power(2, Decimal(fraction_bits) - Decimal(d) / LOGIT_UNITS_PER_BIT))
-        for d in range(255)
+        _rounded(_CONTEXT.power(2, Decimal(fraction_bits) - Decimal(d) / (1 << LOGIT_UNIT_BITS)))
+        for d in range(DISTANCE_MAX + 1)
     ]
     return np.array(entries, np.int32)
 
@@ -46,7 +57,9 @@ def exp2_octave() -> np.ndarray:
     Any entry of `exp2`, of up to 29 bits, is one of these shifted right and rounded half up: what
     was rounded down here cannot carry into it.
     """
-    return np.array([int(_CONTEXT.power(2, 30 - Decimal(d) / 16)) for d in range(16)], np.int32)
+    size = 1 << LOGIT_UNIT_BITS
+    entries = [int(_CONTEXT.power(2, OCTAVE_BITS - Decimal(d) / size)) for d in range(size)]
+    return np.array(entries, np.int32)
 
 
 @functools.cache
@@ -78,7 +91,9 @@ def gaussian_quantiles() -> np.ndarray:
 def exp2_fraction() -> np.ndarray:
     """round(2^15 * 2^(-(i + 1/2) / 2^10)) for i = 0..2^10 - 1: int32, 2^14 < entry < 2^15."""
     entries = [
-        _rounded(_CONTEXT.power(2, 15 - (i + Decimal(0.5)) / (1 << EXP2_INDEX_BITS)))
+        _rounded(
+            _CONTEXT.power(2, EXP2_FRACTION_BITS - (i + Decimal(0.5)) / (1 << EXP2_INDEX_BITS))
+        )
         for i in range(1 << EXP2_INDEX_BITS)
     ]
     return np.array(entries, np.int32)
@@ -88,7 +103,7 @@ def exp2_fraction() -> np.ndarray:
 def reciprocal_root() -> np.ndarray:
     """round(2^15 / sqrt(i)) for i = 1..2^12 - 1, and 0 for i = 0: int32."""
     entries = [
-        _rounded(_CONTEXT.divide(1 << 15, _CONTEXT.sqrt(Decimal(i))))
+        _rounded(_CONTEXT.divide(1 << ROOT_BITS, _CONTEXT.sqrt(Decimal(i))))
         for i in range(1, 1 << ROOT_INDEX_BITS)
     ]
     return np.array([0, *entries], np.int32)

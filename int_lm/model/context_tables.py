@@ -30,11 +30,9 @@ from int_lm.limits import SEPARATOR, spare_bits
 from int_lm.model.params import Role, Spec, Tree
 from int_lm.settings import ModelSettings, StrategySettings
 
-LOGIT_MAX = 2**15 - 1
 COUNT_MAX = 2**31 - 1
-_STEP_BITS = 8  # fractional bits of a row's step
-_MEAN_BITS = 8  # more of them, of the step divided by how often its row was read
-_MOVE_BITS = _STEP_BITS + _MEAN_BITS + 7  # 2^7 units of an error make 1
+# 2^7 units of an error make 1
+_MOVE_BITS = fixed.DIRECT_STEP_BITS + fixed.DIRECT_MEAN_BITS + 7
 
 
 def _name(length: int) -> str:
@@ -74,19 +72,13 @@ def rows(model: ModelSettings, context_KP: Array) -> dict[str, Array]:
     return picked
 
 
+@native.accelerated(cpu="direct_added")
 def added(weights: Tree, picked: dict[str, Array], logits_PV: Array) -> Array:
     """Logits + the picked rows, clipped to 16 bits: int16 q4 [P, V]. `weights`: int8 tables."""
-
-    def by_jax() -> Array:
-        total_PV = logits_PV.astype(jnp.int32)
-        for name, rows_P in picked.items():
-            total_PV = total_PV + weights[name][rows_P].astype(jnp.int32)
-        return jnp.clip(total_PV, -LOGIT_MAX, LOGIT_MAX).astype(jnp.int16)
-
-    read = [weights[name] for name in picked]
-    return native.either(
-        lambda: native.direct_added(read, list(picked.values()), logits_PV), by_jax
-    )
+    total_PV = logits_PV.astype(jnp.int32)
+    for name, rows_P in picked.items():
+        total_PV = total_PV + weights[name][rows_P].astype(jnp.int32)
+    return fixed.narrow(total_PV, jnp.int16)
 
 
 def initial_counts(model: ModelSettings) -> dict[str, Array]:
@@ -94,12 +86,7 @@ def initial_counts(model: ModelSettings) -> dict[str, Array]:
     return {_name(length): jnp.zeros(1 << model.direct_bits, jnp.int32) for length in model.direct}
 
 
-def _rate(es: StrategySettings) -> int:
-    """direct_rate in units of 2^-8: below 2^15."""
-    return round(es.direct_rate * (1 << _STEP_BITS))
-
-
-def _row_step(es: StrategySettings, counts_J: Array) -> Array:
+def _row_step(rate: int, counts_J: Array) -> Array:
     """direct_rate / sqrt(count), in units of 2^-8 of 1/16 bit: int32, for counts from 1 up.
 
     Counts are brought below 2^12 by an even shift, whose root is half of it.
@@ -107,7 +94,7 @@ def _row_step(es: StrategySettings, counts_J: Array) -> Array:
     width_J = 32 - jax.lax.clz(counts_J)
     halves_J = (jnp.maximum(width_J - tables.ROOT_INDEX_BITS, 0) + 1) >> 1
     root_J = jnp.asarray(tables.reciprocal_root())[counts_J >> (2 * halves_J)]
-    return fixed.shift_down(_rate(es) * root_J, 15) >> halves_J
+    return fixed.shift_down(rate * root_J, tables.ROOT_BITS) >> halves_J
 
 
 def update(
@@ -126,35 +113,42 @@ def update(
       errors_JV: int8, of `credit.readout_errors`; 127 >> spare bits make 1.
       number: the step's, uint32 scalar.
     """
+    rate = round(es.direct_rate * (1 << fixed.DIRECT_STEP_BITS))  # below 2^15
+    return learnt(table, counts, rows_J, errors_JV, number, rate, spare_bits(es))
 
-    def by_kernel() -> tuple[Array, Array]:
-        operands = table, counts, rows_J, errors_JV, number, tables.reciprocal_root()
-        return native.direct_update(*operands, rate=_rate(es), spare=spare_bits(es))
 
-    def by_jax() -> tuple[Array, Array]:
-        """The errors of one row are summed where it was read last.
+@native.accelerated(cpu="direct_update")
+def learnt(
+    table: Array,
+    counts: Array,
+    rows_J: Array,
+    errors_JV: Array,
+    number: Array,
+    rate: int,
+    spare_bits: int,
+) -> tuple[Array, Array]:
+    """`update` at a rate in units of 2^-8, of errors that are short of int8 by the spare bits.
 
-        So work and memory grow with J, but for a word of memory for each row.
-        """
-        count, size = len(rows_J), len(table)
-        place_J = jnp.arange(count, dtype=jnp.int32)
-        last = jnp.zeros(size, jnp.int32).at[rows_J].max(place_J, mode="drop")
-        last_J = jnp.where(rows_J < size, last.at[rows_J].get(mode="clip"), place_J)
-        hits_J = jnp.zeros(count, jnp.int32).at[last_J].add(1)
-        error_JV = jnp.zeros(errors_JV.shape, jnp.int32).at[last_J].add(errors_JV.astype(jnp.int32))
-        # where a row is read again later, and padding: rows past the table, which are dropped
-        row_J = jnp.where((last_J == place_J) & (rows_J < size), rows_J, size + place_J)
-        count_J = counts.at[row_J].get(mode="fill", fill_value=0)
-        count_J = count_J + (count_J < COUNT_MAX).astype(jnp.int32)
-        step_J = _row_step(es, jnp.maximum(count_J // jnp.maximum(hits_J, 1), 1))
-        factor_J = (step_J << _MEAN_BITS) // jnp.maximum(hits_J, 1)  # error x factor < 2^30
-        columns_V = jnp.arange(table.shape[1], dtype=jnp.int32)
-        dither_JV = fixed.dither(row_J[:, None], columns_V[None], number, _MOVE_BITS)
-        error_JV = error_JV << spare_bits(es)
-        move_JV = (error_JV * factor_J[:, None] + dither_JV) >> _MOVE_BITS
-        old_JV = table.at[row_J].get(mode="fill", fill_value=0).astype(jnp.int32)
-        moved_JV = fixed.saturate(old_JV + move_JV)
-        options = {"mode": "drop", "unique_indices": True}
-        return table.at[row_J].set(moved_JV, **options), counts.at[row_J].set(count_J, **options)
-
-    return native.either(by_kernel, by_jax)
+    The errors of one row are summed where it was read last. So work and memory grow with J, but for
+    a word of memory for each row.
+    """
+    count, size = len(rows_J), len(table)
+    place_J = jnp.arange(count, dtype=jnp.int32)
+    last = jnp.zeros(size, jnp.int32).at[rows_J].max(place_J, mode="drop")
+    last_J = jnp.where(rows_J < size, last.at[rows_J].get(mode="clip"), place_J)
+    hits_J = jnp.zeros(count, jnp.int32).at[last_J].add(1)
+    error_JV = jnp.zeros(errors_JV.shape, jnp.int32).at[last_J].add(errors_JV.astype(jnp.int32))
+    # where a row is read again later, and padding: rows past the table, which are dropped
+    row_J = jnp.where((last_J == place_J) & (rows_J < size), rows_J, size + place_J)
+    count_J = counts.at[row_J].get(mode="fill", fill_value=0)
+    count_J = count_J + (count_J < COUNT_MAX).astype(jnp.int32)
+    step_J = _row_step(rate, jnp.maximum(count_J // jnp.maximum(hits_J, 1), 1))
+    factor_J = (step_J << fixed.DIRECT_MEAN_BITS) // jnp.maximum(hits_J, 1)  # error x factor < 2^30
+    columns_V = jnp.arange(table.shape[1], dtype=jnp.int32)
+    dither_JV = fixed.dither(row_J[:, None], columns_V[None], number, _MOVE_BITS)
+    error_JV = error_JV << spare_bits
+    move_JV = (error_JV * factor_J[:, None] + dither_JV) >> _MOVE_BITS
+    old_JV = table.at[row_J].get(mode="fill", fill_value=0).astype(jnp.int32)
+    moved_JV = fixed.saturate(old_JV + move_JV)
+    options = {"mode": "drop", "unique_indices": True}
+    return table.at[row_J].set(moved_JV, **options), counts.at[row_J].set(count_J, **options)

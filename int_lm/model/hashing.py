@@ -22,10 +22,10 @@ import numpy as np
 from jax import Array
 
 from int_lm import native
+from int_lm.arithmetic import fixed
 from int_lm.model.params import Parameters
 
 BLOCK = 1 << 20  # weights that are hashed at once
-_POSITION = np.uint32(0x9E3779B1)
 
 
 def weights_hash(weights: Parameters) -> str:
@@ -57,18 +57,16 @@ def _keys(path: str, shape: tuple[int, ...]) -> np.ndarray:
 
 def _tensor(keys: np.ndarray, values: Array) -> Array:
     """Both lanes of one tensor, with a constant of its own for its name and shape."""
-    values_RN = values.reshape(-1, values.shape[-1])
-
-    def by_jax() -> Array:
-        return _rows(keys, values_RN)
-
-    if values_RN.shape[1] % 4:
-        return keys[2] + by_jax()
-    return keys[2] + native.either(lambda: native.hashed(values_RN, keys[:2]), by_jax)
+    return keys[2] + of_rows(keys, values.reshape(-1, values.shape[-1]))
 
 
-def _rows(keys: np.ndarray, values_RN: Array) -> Array:
-    """Both lanes of a tensor, rows after rows, for the words of all of it are a copy."""
+@native.accelerated(cpu="hash_words")
+def of_rows(keys: np.ndarray, values_RN: Array) -> Array:
+    """Both lanes of a tensor: uint32 [2]. Rows after rows, for the words of all of it are a copy.
+
+    Args:
+      keys: uint32, of which the first two are used.
+    """
     rows, length = values_RN.shape
     height = max(1, BLOCK // length)
     whole = rows // height if rows > height else 0
@@ -92,7 +90,7 @@ def _block(keys: np.ndarray, values_RN: Array, start: Array | int) -> Array:
     words_RW = jax.lax.bitcast_convert_type(padded, jnp.uint32)
     row, column = (jax.lax.broadcasted_iota(jnp.uint32, (rows, words), axis) for axis in (0, 1))
     number = (row + jnp.asarray(start, jnp.uint32)) * np.uint32(words) + column
-    first = _mixed(words_RW ^ (number * _POSITION + keys[0]))
+    first = _mixed(words_RW ^ (number * np.uint32(fixed.GOLDEN_RATIO) + keys[0]))
     second = _mixed(first + keys[1])
     total = functools.partial(jnp.sum, dtype=jnp.uint32)
     return jnp.stack([total(first), total(second)])
@@ -100,6 +98,6 @@ def _block(keys: np.ndarray, values_RN: Array, start: Array | int) -> Array:
 
 def _mixed(x: Array) -> Array:
     """MurmurHash3's finaliser, one-to-one on 32 bits."""
-    x = (x ^ (x >> np.uint32(16))) * np.uint32(0x85EBCA6B)
-    x = (x ^ (x >> np.uint32(13))) * np.uint32(0xC2B2AE35)
+    x = (x ^ (x >> np.uint32(16))) * np.uint32(fixed.MIX_FIRST)
+    x = (x ^ (x >> np.uint32(13))) * np.uint32(fixed.MIX_SECOND)
     return x ^ (x >> np.uint32(16))

@@ -12,10 +12,8 @@ from jax import Array
 
 from int_lm import native
 from int_lm.arithmetic import fixed
+from int_lm.arithmetic.fixed import CREDIT_FRACTION_BITS
 from int_lm.model.params import Tree
-
-CREDIT_BITS = 13  # |credit| < 2^13 into `norm_credit`
-CREDIT_FRACTION_BITS = 2  # of what `norm_credit` returns
 
 
 @jax.tree_util.register_dataclass
@@ -63,28 +61,23 @@ def _mean_magnitude(x_PD: Array) -> Array:
     return jnp.maximum(mean_P1, 1)
 
 
+@native.accelerated(cpu="norm")
 def norm(gain_PD: Array, x_PD: Array) -> Array:
     """L1 norm: saturate(floor(x g / max(1, mean|x|))), g int32, x int8 q4 -> int8 q4 [P, D]."""
-
-    def by_jax() -> Array:
-        x = x_PD.astype(jnp.int32)
-        return fixed.saturate(fixed.floor_divide(x * gain_PD, _mean_magnitude(x)))
-
-    return native.either(
-        lambda: native.norm(x_PD, gain_PD.astype(jnp.int8), *fixed.reciprocals()), by_jax
-    )
+    x = x_PD.astype(jnp.int32)
+    return fixed.saturate(fixed.floor_divide(x * gain_PD, _mean_magnitude(x)))
 
 
 def norm_credit(gain_PD: Array, x_PD: Array, credit_PD: Array) -> Array:
     """Credit of a norm's input from that of its output: the transposed derivative of `norm`.
 
     With m = mean|x|, y = g x / m has the derivative dy_n / dx_k = (g_n / m) ([n = k] -
-    x_n sign(x_k) / (m D)), hence, in units of 1/4 (`CREDIT_FRACTION_BITS`) of `credit_PD`,
+    x_n sign(x_k) / (m D)), hence, in units of 1/4 (`fixed.CREDIT_FRACTION_BITS`) of `credit_PD`,
 
         out_k = 4 (c_k - sign(x_k) (sum_n x_n c_n / D) / m) / m        with c = g credit / 16
 
     Args:
-      gain_PD: int32, |g| <= 127. x_PD: int8. credit_PD: int32, |credit| < 2^CREDIT_BITS.
+      gain_PD: int32, |g| <= 127. x_PD: int8. credit_PD: int32, |credit| < 2^`fixed.CREDIT_BITS`.
 
     Returns:
       int32 [P, D], below 2^14. Every quotient is rounded half up and clipped to what
@@ -92,9 +85,11 @@ def norm_credit(gain_PD: Array, x_PD: Array, credit_PD: Array) -> Array:
     """
     x = x_PD.astype(jnp.int32)
     mean_P1 = _mean_magnitude(x)
-    c = _clipped(fixed.shift_down(credit_PD * gain_PD, 4))
-    along_P1 = jnp.sum(x * fixed.shift_down(c, 2), axis=-1, keepdims=True) // x.shape[-1]
-    across = c - 4 * jnp.sign(x) * _rounded_divide(along_P1, mean_P1)
+    c = _clipped(fixed.shift_down(credit_PD * gain_PD, fixed.Q4_BITS))
+    along_P1 = (
+        jnp.sum(x * fixed.shift_down(c, fixed.ALONG_BITS), axis=-1, keepdims=True) // x.shape[-1]
+    )
+    across = c - (_rounded_divide(along_P1, mean_P1) << fixed.ALONG_BITS) * jnp.sign(x)
     return _rounded_divide(across << CREDIT_FRACTION_BITS, mean_P1)
 
 

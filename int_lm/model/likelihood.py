@@ -20,19 +20,22 @@ Axes: P members (or any batch), V vocabulary.
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from int_lm import native
 from int_lm.arithmetic import fixed, tables
-from int_lm.limits import LOG2_FRACTION_BITS
+from int_lm.arithmetic.tables import (
+    DISTANCE_MAX,
+    ERROR_BITS,
+    ERROR_FACTOR_BITS,
+    LOG2_REST_BITS,
+    NARROW_BITS,
+    NARROW_VOCABULARY,
+    WIDE_BITS,
+)
+from int_lm.limits import LOG2_FRACTION_BITS, NO_TARGET
 
-NARROW_VOCABULARY = 256  # up to here one int32 holds the sum
-NARROW_BITS = 22  # 256 * 2^22 = 2^30
-WIDE_BITS = 28  # above, terms are split in two limbs of 14 bits: 65 536 * 2^14 = 2^30
 LIMB_BITS = WIDE_BITS // 2
-NO_TARGET = -1  # of a token that nothing is asked of
-FLOOR = 254  # no token is less likely than 2^-(254 / 16) times the likeliest
 ERROR_BOUND = 6 * 2.0**-LOG2_FRACTION_BITS
 
 
@@ -40,10 +43,10 @@ def _log2_normalised(mantissa: Array) -> Array:
     """log2(mantissa / 2^30) in units of 2^-16 for int32 mantissas in [2^30, 2^31)."""
     index_shift = 30 - tables.LOG2_INDEX_BITS
     index = (mantissa >> index_shift) & ((1 << tables.LOG2_INDEX_BITS) - 1)
-    rest = (mantissa >> (index_shift - 12)) & 0xFFF  # 12 bits to interpolate with
+    rest = (mantissa >> (index_shift - LOG2_REST_BITS)) & ((1 << LOG2_REST_BITS) - 1)
     table = jnp.asarray(tables.log2_mantissa())
     low, high = table[index], table[index + 1]
-    log2 = low + (((high - low) * rest) >> 12)
+    log2 = low + (((high - low) * rest) >> LOG2_REST_BITS)
     return fixed.shift_down(log2, tables.LOG2_TABLE_BITS - LOG2_FRACTION_BITS)
 
 
@@ -81,11 +84,12 @@ def log2_sum_exp2(distance_PV: Array) -> Array:
 
 
 def _distances(logits_PV: Array) -> Array:
-    """Max logit minus logit, at most `FLOOR`: int32 [P, V]."""
+    """Max logit minus logit, at most `DISTANCE_MAX`: int32 [P, V]."""
     logits = logits_PV.astype(jnp.int32)
-    return jnp.minimum(jnp.max(logits, axis=-1, keepdims=True) - logits, FLOOR)
+    return jnp.minimum(jnp.max(logits, axis=-1, keepdims=True) - logits, DISTANCE_MAX)
 
 
+@native.accelerated(cpu="likelihood")
 def log2_likelihood(logits_PV: Array, targets_P: Array) -> Array:
     """log2 p(target), int32 [P] in units of 2^-16 bit, at most 0.
 
@@ -93,20 +97,10 @@ def log2_likelihood(logits_PV: Array, targets_P: Array) -> Array:
       logits_PV: int8 or int16 in units of 1/16 bit.
       targets_P: int32 ids below V.
     """
-
-    def by_jax() -> Array:
-        distance_PV = _distances(logits_PV)
-        target_P = jnp.take_along_axis(distance_PV, targets_P[:, None], axis=-1)[:, 0]
-        unit_shift = LOG2_FRACTION_BITS - 4  # from 1/16 bit
-        return -(target_P << unit_shift) - log2_sum_exp2(distance_PV)
-
-    octave, log2, _ = kernel_tables()
-    return native.either(lambda: native.likelihood(logits_PV, targets_P, octave, log2), by_jax)
-
-
-def kernel_tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What the kernels look up: an octave of exp2, log2, and fractions of exp2; int32."""
-    return tables.exp2_octave(), tables.log2_mantissa(), tables.exp2_fraction()
+    distance_PV = _distances(logits_PV)
+    target_P = jnp.take_along_axis(distance_PV, targets_P[:, None], axis=-1)[:, 0]
+    unit_shift = LOG2_FRACTION_BITS - tables.LOGIT_UNIT_BITS
+    return -(target_P << unit_shift) - log2_sum_exp2(distance_PV)
 
 
 def errors(logits_PV: Array, targets_P: Array, scale: int, dither_PV: Array) -> Array:
@@ -122,7 +116,7 @@ def errors(logits_PV: Array, targets_P: Array, scale: int, dither_PV: Array) -> 
       logits_PV: int8 or int16 in units of 1/16 bit.
       targets_P: int32 ids below V, or `NO_TARGET`, which has no errors.
       scale: units that make 1, at most 127.
-      dither_PV: int32 in [0, 2^16), of `fixed.dither`.
+      dither_PV: int32 in [0, 2^`ERROR_BITS`), of `fixed.dither`.
 
     Returns:
       int8 [P, V] in [-scale, scale]. Before rounding p is off by at most 2^-17 of the likeliest
@@ -131,18 +125,23 @@ def errors(logits_PV: Array, targets_P: Array, scale: int, dither_PV: Array) -> 
     distance_PV = _distances(logits_PV)
     log2_sum_P1 = log2_sum_exp2(distance_PV)[:, None]
     narrow = distance_PV.shape[-1] <= NARROW_VOCABULARY
-    term_PV = fixed.shift_down(_terms(distance_PV), (NARROW_BITS if narrow else WIDE_BITS) - 16)
+    term_PV = fixed.shift_down(
+        _terms(distance_PV), (NARROW_BITS if narrow else WIDE_BITS) - ERROR_BITS
+    )
     index_P1 = (log2_sum_P1 >> (LOG2_FRACTION_BITS - tables.EXP2_INDEX_BITS)) & (
         (1 << tables.EXP2_INDEX_BITS) - 1
     )
-    factor_P1 = (scale * jnp.asarray(tables.exp2_fraction())[index_P1]) >> 7  # below 2^15
+    factor_P1 = scale * jnp.asarray(tables.exp2_fraction())[index_P1]
+    factor_P1 = factor_P1 >> (tables.EXP2_FRACTION_BITS - ERROR_FACTOR_BITS)  # below 2^15
     product_PV = term_PV.astype(jnp.uint32) * factor_P1.astype(jnp.uint32)  # below 2^31
-    shift_P1 = (8 + (log2_sum_P1 >> LOG2_FRACTION_BITS)).astype(jnp.uint32)
+    shift_P1 = (ERROR_FACTOR_BITS + (log2_sum_P1 >> LOG2_FRACTION_BITS)).astype(jnp.uint32)
     scaled_PV = (product_PV >> shift_P1).astype(jnp.int32)
-    p_PV = (scaled_PV + dither_PV) >> 16  # at most scale: a factor is below 256 scale, terms 2^16
+    p_PV = (
+        scaled_PV + dither_PV
+    ) >> ERROR_BITS  # at most scale: a factor is below 256 scale, terms 2^16
     # where a logit is at its lowest, going down has no effect, and weights pushed on would run away
     lowest = -int(jnp.iinfo(logits_PV.dtype).max)
-    p_PV = jnp.where((distance_PV == FLOOR) | (logits_PV == lowest), 0, p_PV)
+    p_PV = jnp.where((distance_PV == DISTANCE_MAX) | (logits_PV == lowest), 0, p_PV)
     hit_PV = jnp.arange(logits_PV.shape[-1], dtype=jnp.int32)[None] == targets_P[:, None]
     errors_PV = fixed.saturate(jnp.where(hit_PV, scale, 0) - p_PV)
     return jnp.where(targets_P[:, None] == NO_TARGET, jnp.int8(0), errors_PV)

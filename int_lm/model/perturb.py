@@ -178,52 +178,23 @@ def linear(weight: Weight, x_PN: Array) -> Array:
     y = saturate((x W^T + ((+-(x B) A^T) >> shift)) >> (4 + round(log2(N) / 2))), floor rounding.
     The int32 sums are exact within the bounds that `method.bounds` checks.
     """
-    return native.either(
-        lambda: _native(weight, x_PN, jnp.int8),
-        lambda: fixed.saturate(_scaled(weight, x_PN)),
-        _on_gpu(weight, x_PN, jnp.int8),
-    )
+    return narrowed(weight, x_PN, shift_for(x_PN.shape[-1]), jnp.int8)
 
 
 def readout(weight: Weight, x_PN: Array) -> Array:
     """`linear` for logits, kept to 16 bits: int8 [P, N] -> int16 in [-32767, 32767] [P, V]."""
-    most = (1 << 15) - 1
-    return native.either(
-        lambda: _native(weight, x_PN, jnp.int16),
-        lambda: jnp.clip(_scaled(weight, x_PN), -most, most).astype(jnp.int16),
-        _on_gpu(weight, x_PN, jnp.int16),
-    )
+    return narrowed(weight, x_PN, shift_for(x_PN.shape[-1]), jnp.int16)
 
 
-def _native(weight: Weight, x_PN: Array, dtype: type) -> Array:
-    """`linear` or `readout` by the kernel for CPUs."""
-    operands = x_PN, weight.value, weight.left, weight.right, weight.layer
-    return native.linear(*operands, low=weight.shift, high=shift_for(x_PN.shape[-1]), dtype=dtype)
+@native.accelerated(cpu="linear", gpu="linear")
+def narrowed(weight: Weight, x_PN: Array, high: int, dtype: type) -> Array:
+    """(x W^T + ((+-(x B) A^T) >> shift)) >> high, clipped to +-the largest value of `dtype`.
 
-
-def _on_gpu(weight: Weight, x_PN: Array, dtype: type) -> Callable[[], Array] | None:
-    """The same by the kernel for GPUs; None where it does not fit."""
-    rank = 0 if weight.left is None else weight.left.shape[-1]
-    if not native.on_gpu() or rank > 1:
-        return None
-    from int_lm.native import triton  # takes a while
-
-    (rows, inputs), outputs = x_PN.shape, weight.value.shape[-2]
-    tile = triton.tile_of(rows, inputs, outputs)
-    if tile is None:
-        return None
-    high = shift_for(inputs)
-
-    def by_triton() -> Array:
-        alone = _alone(weight)
-        operands = x_PN, alone.value, alone.left, alone.right, tile
-        return triton.linear(*operands, low=weight.shift, high=high, dtype=dtype)
-
-    return by_triton
-
-
-def _scaled(weight: Weight, x_PN: Array) -> Array:
-    """`linear` before it is narrowed: int32."""
+    Args:
+      x_PN: int8.
+      high: right shift of the sum.
+      dtype: of the result [P, M]: int8 or int16.
+    """
     weight = _alone(weight)
     acc_PM = fixed.dot(x_PN, weight.value)
     if weight.left is not None and weight.right is not None:
@@ -233,7 +204,7 @@ def _scaled(weight: Weight, x_PN: Array) -> Array:
         score_I2R = jnp.sum(x_I2N1 * right_I1NR, axis=2, dtype=jnp.int32)
         delta_I2M = fixed.shift_floor(_low_rank(weight.left, _signs(3) * score_I2R), weight.shift)
         acc_PM = acc_PM + delta_I2M.reshape(acc_PM.shape)
-    return fixed.shift_floor(acc_PM, shift_for(x_PN.shape[-1]))
+    return fixed.narrow(fixed.shift_floor(acc_PM, high), dtype)
 
 
 def embed(weight: Weight, tokens_P: Array) -> Array:

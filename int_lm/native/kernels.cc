@@ -21,6 +21,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <thread>
 #include <type_traits>
 #include <vector>
@@ -35,12 +36,14 @@ constexpr int BLOCK_TILES = 8;  // tiles of rows in a piece of work: their input
 constexpr int NORM_ROWS = 64;   // likewise
 constexpr int64_t LITTLE_WORK = 1 << 14;
 constexpr int64_t UNPACKED_ROWS = 2;  // of a linear whose weights are read as they are
-constexpr uint32_t DITHER_COLUMN = 0x85EBCA77, HASH_POSITION = 0x9E3779B1;
 constexpr int64_t HASH_WORDS = 1 << 17;  // hashed by one thread at a time
-constexpr int32_t CREDIT_MOST = (1 << 13) - 1, DIVIDEND_MOST = (1 << 14) - 1;
-constexpr int32_t NO_TARGET = -1, DISTANCE_MOST = 254;
-constexpr int64_t NARROW_VOCABULARY = 256;
-constexpr int MOVE_BITS = 23;  // direct._MOVE_BITS
+
+// What Python computes with too is named there alone: build.py defines it here by the same name.
+constexpr int32_t CREDIT_MOST = (1 << CREDIT_BITS) - 1, DIVIDEND_MOST = (1 << DIVIDEND_BITS) - 1;
+constexpr int LIMB_BITS = WIDE_BITS / 2;
+constexpr int LOG2_TABLE_SHIFT = LOG2_TABLE_BITS - LOG2_FRACTION_BITS;
+constexpr int MOVE_BITS = DIRECT_STEP_BITS + DIRECT_MEAN_BITS + 7;  // 2^7 units of an error make 1
+static_assert(LOGIT_UNIT_BITS == 4, "an octave of exp2 is two vectors of 8");
 
 // W, its perturbation (rank 0 for none: `left` and `right` are then not read) and its shifts.
 struct Linear {
@@ -57,7 +60,7 @@ struct Outer {
 
 // What fixed.dither makes of a row and a position, at column 0.
 inline uint32_t dither_word(uint32_t row, uint32_t position) {
-  return row * 0x9E3779B1u + position * 0xC2B2AE3Du;
+  return row * GOLDEN_RATIO + position * DITHER_POSITION;
 }
 
 // Of fixed.dither: rows are those of [T, I], tokens of the step's segment by pairs.
@@ -139,7 +142,7 @@ class Readings {
     for (int64_t j = readings - 1; j >= 0; --j) {
       const int32_t row = rows[j];
       if (row < 0 || row >= size) continue;
-      uint32_t slot = uint32_t(row) * 0x9E3779B1u >> (32 - bits);
+      uint32_t slot = uint32_t(row) * GOLDEN_RATIO >> (32 - bits);
       while (slots[slot] >= 0 && rows_[slots[slot]] != row) slot = (slot + 1) & mask;
       if (slots[slot] < 0) {
         slots[slot] = int32_t(rows_.size());
@@ -314,143 +317,62 @@ bool has_vnni() {
   return found;
 }
 
+std::atomic<bool> avx2_only{false};  // for tests: int_lm_avx2_only
+
+// Kernels take the path of AVX-512 with VNNI.
+bool wide() { return has_vnni() && !avx2_only.load(std::memory_order_relaxed); }
+
+// Names of all kernels, separated by spaces; KERNEL adds them.
+std::string& names() {
+  static std::string all;
+  return all;
+}
+
 #include "handlers.inc"
 
 }  // namespace
 
 extern "C" int int_lm_supported() { return has_vnni() ? 2 : __builtin_cpu_supports("avx2") != 0; }
+extern "C" void int_lm_avx2_only(int only) { avx2_only.store(only != 0); }
+extern "C" const char* int_lm_kernels() { return names().c_str(); }
 
-#define LINEAR(name, function, type)                                          \
-  XLA_FFI_DEFINE_HANDLER_SYMBOL(name, function,                               \
-                                ffi::Ffi::Bind()                              \
-                                    .Ctx<ffi::ThreadPool>()                   \
-                                    .Arg<ffi::Buffer<ffi::S8>>()              \
-                                    .Arg<ffi::Buffer<ffi::S8>>()              \
-                                    .Arg<ffi::Buffer<ffi::S8>>()              \
-                                    .Arg<ffi::Buffer<ffi::S8>>()              \
-                                    .Arg<ffi::Buffer<ffi::S32>>()             \
-                                    .Ret<ffi::Buffer<type>>()                 \
-                                    .Attr<int64_t>("low")                     \
-                                    .Attr<int64_t>("high")                    \
-                                    .Attr<bool>("avx2_only"))
-LINEAR(int_lm_linear8, linear8, ffi::S8);
-LINEAR(int_lm_linear16, linear16, ffi::S16);
+// Declares the kernel int_lm_NAME: the handler that XLA calls, what it takes, and its name in the list.
+#define KERNEL(name, handler, binding)                             \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(int_lm_##name, handler, binding);  \
+  static const bool name##_is_listed = (names() += " int_lm_" #name, true)
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(int_lm_norm, norm,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<ffi::Buffer<ffi::S8>>()
-                                  .Arg<ffi::Buffer<ffi::S8>>()
-                                  .Arg<ffi::Buffer<ffi::S32>>()
-                                  .Arg<ffi::Buffer<ffi::S32>>()
-                                  .Ret<ffi::Buffer<ffi::S8>>()
-                                  .Attr<bool>("avx2_only"));
+#define BIND ffi::Ffi::Bind().Ctx<ffi::ThreadPool>()
+#define TAKES(type) Arg<ffi::Buffer<ffi::type>>()
+#define GIVES(type) Ret<ffi::Buffer<ffi::type>>()
+#define NUMBER(name) Attr<int64_t>(name)
+#define DITHERED BIND.TAKES(S32).TAKES(U32)  // the pairs' numbers and the step's come first
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(int_lm_outer, outer,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<ffi::Buffer<ffi::S8>>()
-                                  .Arg<ffi::Buffer<ffi::S8>>()
-                                  .Ret<ffi::Buffer<ffi::S32>>()
-                                  .Attr<bool>("avx2_only"));
+#define LINEAR(type)                                                                         \
+  BIND.TAKES(S8).TAKES(S8).TAKES(S8).TAKES(S8).TAKES(S32).GIVES(type).NUMBER("low").NUMBER( \
+      "high")
+KERNEL(linear8, linear8, LINEAR(S8));
+KERNEL(linear16, linear16, LINEAR(S16));
+KERNEL(norm, norm, BIND.TAKES(S8).TAKES(S8).TAKES(S32).TAKES(S32).GIVES(S8));
+KERNEL(outer, outer, BIND.TAKES(S8).TAKES(S8).GIVES(S32));
 
-// Kernels that dither: the pairs' numbers and the step's come first.
-#define DITHERED() \
-  ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<ffi::Buffer<ffi::S32>>().Arg<ffi::Buffer<ffi::U32>>()
+KERNEL(stream, stream,
+       DITHERED.TAKES(S8).TAKES(S8).TAKES(S32).TAKES(S8).TAKES(S8).TAKES(S32).TAKES(S32).GIVES(S8));
+KERNEL(through, through, DITHERED.TAKES(S8).TAKES(S8).TAKES(S32).GIVES(S8).NUMBER("bits"));
+KERNEL(unit, unit,
+       DITHERED.TAKES(S8).TAKES(S8).TAKES(S8).TAKES(S8).TAKES(S8).GIVES(S8).NUMBER("score_shift")
+           .NUMBER("bits").NUMBER("spare").NUMBER("down"));
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(int_lm_stream, stream,
-                              DITHERED()
-                                  .Arg<ffi::Buffer<ffi::S8>>()
-                                  .Arg<ffi::Buffer<ffi::S8>>()
-                                  .Arg<ffi::Buffer<ffi::S32>>()
-                                  .Arg<ffi::Buffer<ffi::S8>>()
-                                  .Arg<ffi::Buffer<ffi::S8>>()
-                                  .Arg<ffi::Buffer<ffi::S32>>()
-                                  .Arg<ffi::Buffer<ffi::S32>>()
-                                  .Ret<ffi::Buffer<ffi::S8>>()
-                                  .Attr<int64_t>("bits")
-                                  .Attr<bool>("avx2_only"));
+#define ERRORS(type) \
+  DITHERED.TAKES(type).TAKES(S32).TAKES(S32).TAKES(S32).TAKES(S32).GIVES(S8).NUMBER("scale")
+KERNEL(errors8, errors<ffi::S8>, ERRORS(S8));
+KERNEL(errors16, errors<ffi::S16>, ERRORS(S16));
+#define LIKELIHOOD(type) BIND.TAKES(type).TAKES(S32).TAKES(S32).TAKES(S32).GIVES(S32)
+KERNEL(likelihood8, likelihood<ffi::S8>, LIKELIHOOD(S8));
+KERNEL(likelihood16, likelihood<ffi::S16>, LIKELIHOOD(S16));
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(int_lm_through, through,
-                              DITHERED()
-                                  .Arg<ffi::Buffer<ffi::S8>>()
-                                  .Arg<ffi::Buffer<ffi::S8>>()
-                                  .Arg<ffi::Buffer<ffi::S32>>()
-                                  .Ret<ffi::Buffer<ffi::S8>>()
-                                  .Attr<int64_t>("bits")
-                                  .Attr<bool>("avx2_only"));
-
-XLA_FFI_DEFINE_HANDLER_SYMBOL(int_lm_unit, unit,
-                              DITHERED()
-                                  .Arg<ffi::Buffer<ffi::S8>>()
-                                  .Arg<ffi::Buffer<ffi::S8>>()
-                                  .Arg<ffi::Buffer<ffi::S8>>()
-                                  .Arg<ffi::Buffer<ffi::S8>>()
-                                  .Arg<ffi::Buffer<ffi::S8>>()
-                                  .Ret<ffi::Buffer<ffi::S8>>()
-                                  .Attr<int64_t>("score_shift")
-                                  .Attr<int64_t>("bits")
-                                  .Attr<int64_t>("spare")
-                                  .Attr<int64_t>("down")
-                                  .Attr<bool>("avx2_only"));
-
-#define ERRORS(name, type)                                      \
-  XLA_FFI_DEFINE_HANDLER_SYMBOL(name, errors<type>,             \
-                                DITHERED()                      \
-                                    .Arg<ffi::Buffer<type>>()   \
-                                    .Arg<ffi::Buffer<ffi::S32>>() \
-                                    .Arg<ffi::Buffer<ffi::S32>>() \
-                                    .Arg<ffi::Buffer<ffi::S32>>() \
-                                    .Arg<ffi::Buffer<ffi::S32>>() \
-                                    .Ret<ffi::Buffer<ffi::S8>>() \
-                                    .Attr<int64_t>("scale")     \
-                                    .Attr<bool>("avx2_only"))
-ERRORS(int_lm_errors8, ffi::S8);
-ERRORS(int_lm_errors16, ffi::S16);
-
-#define LIKELIHOOD(name, type)                                    \
-  XLA_FFI_DEFINE_HANDLER_SYMBOL(name, likelihood<type>,           \
-                                ffi::Ffi::Bind()                  \
-                                    .Ctx<ffi::ThreadPool>()       \
-                                    .Arg<ffi::Buffer<type>>()     \
-                                    .Arg<ffi::Buffer<ffi::S32>>() \
-                                    .Arg<ffi::Buffer<ffi::S32>>() \
-                                    .Arg<ffi::Buffer<ffi::S32>>() \
-                                    .Ret<ffi::Buffer<ffi::S32>>() \
-                                    .Attr<bool>("avx2_only"))
-LIKELIHOOD(int_lm_likelihood8, ffi::S8);
-LIKELIHOOD(int_lm_likelihood16, ffi::S16);
-
-#define DIRECT_ADDED(name, type)                                  \
-  XLA_FFI_DEFINE_HANDLER_SYMBOL(name, direct_added<type>,         \
-                                ffi::Ffi::Bind()                  \
-                                    .Ctx<ffi::ThreadPool>()       \
-                                    .Arg<ffi::Buffer<type>>()     \
-                                    .RemainingArgs()              \
-                                    .Ret<ffi::Buffer<ffi::S16>>() \
-                                    .Attr<bool>("avx2_only"))
-DIRECT_ADDED(int_lm_direct_added8, ffi::S8);
-DIRECT_ADDED(int_lm_direct_added16, ffi::S16);
-
-XLA_FFI_DEFINE_HANDLER_SYMBOL(int_lm_direct_update, direct_update,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<ffi::Buffer<ffi::S8>>()
-                                  .Arg<ffi::Buffer<ffi::S32>>()
-                                  .Arg<ffi::Buffer<ffi::S32>>()
-                                  .Arg<ffi::Buffer<ffi::S8>>()
-                                  .Arg<ffi::Buffer<ffi::U32>>()
-                                  .Arg<ffi::Buffer<ffi::S32>>()
-                                  .Ret<ffi::Buffer<ffi::S8>>()
-                                  .Ret<ffi::Buffer<ffi::S32>>()
-                                  .Attr<int64_t>("rate")
-                                  .Attr<int64_t>("spare")
-                                  .Attr<bool>("avx2_only"));
-
-XLA_FFI_DEFINE_HANDLER_SYMBOL(int_lm_hash, hash,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<ffi::Buffer<ffi::S8>>()
-                                  .Arg<ffi::Buffer<ffi::U32>>()
-                                  .Ret<ffi::Buffer<ffi::U32>>()
-                                  .Attr<bool>("avx2_only"));
+KERNEL(direct_added8, direct_added<ffi::S8>, BIND.TAKES(S8).RemainingArgs().GIVES(S16));
+KERNEL(direct_added16, direct_added<ffi::S16>, BIND.TAKES(S16).RemainingArgs().GIVES(S16));
+KERNEL(direct_update, direct_update,
+       BIND.TAKES(S8).TAKES(S32).TAKES(S32).TAKES(S8).TAKES(U32).TAKES(S32).GIVES(S8).GIVES(S32)
+           .NUMBER("rate").NUMBER("spare"));
+KERNEL(hash, hash, BIND.TAKES(S8).TAKES(U32).GIVES(U32));

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from int_lm import native
-from int_lm.arithmetic import fixed
+from int_lm.arithmetic.fixed import CREDIT_BITS, CREDIT_FRACTION_BITS
+from int_lm.arithmetic.tables import ERROR_BITS
 from int_lm.limits import INT8_MAX
 from int_lm.method.estimator.rounding import Rounding
 from int_lm.model import layers, likelihood
@@ -26,21 +27,14 @@ LEVEL = 9  # log2 of the credit of a channel, times mean|x|, where the error is 
 THROUGH_BITS = 4  # that a dither rounds off what went through a projection
 
 
+@native.accelerated(cpu="errors")
 def readout_errors(logits_TIV: Array, targets_TI: Array, rounding: Rounding) -> Array:
     """onehot(target) - p: int8 [T, I, V]; 127 >> spare_bits make 1."""
-    length, pairs, vocabulary = logits_TIV.shape
+    length, _, vocabulary = logits_TIV.shape
     logits_JV, targets_J = logits_TIV.reshape(-1, vocabulary), targets_TI.reshape(-1)
+    dither = rounding.dither(length, vocabulary, ERROR_BITS).reshape(-1, vocabulary)
     scale = INT8_MAX >> rounding.spare_bits
-
-    def by_jax() -> Array:
-        dither = rounding.dither(length, vocabulary, 16).reshape(-1, vocabulary)
-        return likelihood.errors(logits_JV, targets_J, scale, dither)
-
-    tables = likelihood.kernel_tables()
-    errors_JV = native.either(
-        lambda: native.errors(*rounding.place, logits_JV, targets_J, scale, *tables), by_jax
-    )
-    return errors_JV.reshape(length, pairs, vocabulary)
+    return likelihood.errors(logits_JV, targets_J, scale, dither).reshape(logits_TIV.shape)
 
 
 def _level(value_MN: Array) -> Array:
@@ -65,42 +59,52 @@ def of_stream(
     In units that keep a large error's credit near 2^LEVEL / mean|x|, however large the head's
     weights: one power of two for all tokens of a step.
     """
+    shift = INT8_MAX.bit_length() - rounding.spare_bits + _level(head_VD) - LEVEL
+    return through_head_and_norm(errors, head_VD, shift, gain_TID, residual_TID, rounding)
+
+
+@native.accelerated(cpu="stream")
+def through_head_and_norm(
+    errors_TIV: Array,
+    head_VD: Array,
+    shift: Array,
+    gain_TID: Array,
+    residual_TID: Array,
+    rounding: Rounding,
+) -> Array:
+    """Errors times the head, / 2^shift, back through the norm, and rounded: int8 [T, I, D].
+
+    Args:
+      shift: int32 scalar of either sign.
+    """
     flat = functools.partial(jnp.reshape, shape=(-1, head_VD.shape[-1]))
-    errors_JV, residual_JD = errors.reshape(-1, errors.shape[-1]), flat(residual_TID)
-    bits = INT8_MAX.bit_length() - rounding.spare_bits + _level(head_VD) - LEVEL
-
-    def by_kernel() -> Array:
-        gain_JD = flat(gain_TID).astype(jnp.int8)
-        operands = errors_JV, head_VD, bits, gain_JD, residual_JD, *fixed.reciprocals()
-        credit_JD = native.stream(*rounding.place, *operands, bits=layers.CREDIT_FRACTION_BITS)
-        return credit_JD.reshape(residual_TID.shape)
-
-    def by_jax() -> Array:
-        credit_JD = jax.lax.dot_general(
-            errors_JV, head_VD, (((1,), (0,)), ((), ())), preferred_element_type=jnp.int32
-        )
-        most = (1 << layers.CREDIT_BITS) - 1
-        credit_JD = jnp.clip(_shifted(credit_JD, bits), -most, most)
-        credit_JD = layers.norm_credit(flat(gain_TID).astype(jnp.int32), residual_JD, credit_JD)
-        credit_TID = credit_JD.reshape(residual_TID.shape)
-        return rounding.narrowed(credit_TID, layers.CREDIT_FRACTION_BITS)
-
-    return native.either(by_kernel, by_jax)
+    credit_JD = _times(errors_TIV.reshape(-1, errors_TIV.shape[-1]), head_VD)
+    most = (1 << CREDIT_BITS) - 1
+    credit_JD = jnp.clip(_shifted(credit_JD, shift), -most, most)
+    gain_JD = flat(gain_TID).astype(jnp.int32)
+    credit_JD = layers.norm_credit(gain_JD, flat(residual_TID), credit_JD)
+    return rounding.narrowed(credit_JD.reshape(residual_TID.shape), CREDIT_FRACTION_BITS)
 
 
 def through(value_DF: Array, credit_TID: Array, rounding: Rounding) -> Array:
     """Credit of a PROJECTION's inputs from that of the stream: int8 [T, I, F]."""
-    bits = _level(value_DF) + round(math.log2(value_DF.shape[-2]) / 2) - 2
+    shift = _level(value_DF) + round(math.log2(value_DF.shape[-2]) / 2) - 2
+    return through_projection(credit_TID, value_DF, shift, THROUGH_BITS, rounding)
 
-    def by_kernel() -> Array:
-        operands = credit_TID.reshape(-1, credit_TID.shape[-1]), value_DF, bits
-        credit_JF = native.through(*rounding.place, *operands, bits=THROUGH_BITS)
-        return credit_JF.reshape(*credit_TID.shape[:-1], -1)
 
-    def by_jax() -> Array:
-        credit_TIF = jax.lax.dot_general(
-            credit_TID, value_DF, (((2,), (0,)), ((), ())), preferred_element_type=jnp.int32
-        )
-        return rounding.narrowed(_shifted(credit_TIF, bits), THROUGH_BITS)
+@native.accelerated(cpu="through")
+def through_projection(
+    credit_TID: Array, value_DF: Array, shift: Array, bits: int, rounding: Rounding
+) -> Array:
+    """Credit times a projection, / 2^shift, of which the dither rounds off `bits`: int8 [T, I, F].
 
-    return native.either(by_kernel, by_jax)
+    Args:
+      shift: int32 scalar of either sign.
+    """
+    return rounding.narrowed(_shifted(_times(credit_TID, value_DF), shift), bits)
+
+
+def _times(x: Array, value_DF: Array) -> Array:
+    """x W, int8 [..., D] and [D, F]: int32 [..., F]."""
+    summed = (((x.ndim - 1,), (0,)), ((), ()))
+    return jax.lax.dot_general(x, value_DF, summed, preferred_element_type=jnp.int32)

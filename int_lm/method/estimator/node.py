@@ -20,13 +20,17 @@ UNIT_SHIFT = 10  # of the product of a credit, an effect and a perturbation
 
 def score(weight: Weight, x_TIN: Array) -> Array:
     """B x of every pair, about 32 in magnitude: int8 [T, I, R]."""
+    return _shifted_score(weight, x_TIN, score_shift(x_TIN.shape[-1]))
+
+
+def score_shift(inputs: int) -> int:
+    """Right shift of B x, for so many inputs."""
+    return 3 + round(math.log2(inputs) / 2)
+
+
+def _shifted_score(weight: Weight, x_TIN: Array, shift: int) -> Array:
     score_TIR = jnp.einsum("tin,inr->tir", x_TIN, weight.right, preferred_element_type=jnp.int32)
-    return fixed.saturate(fixed.shift_floor(score_TIR, _shift(x_TIN)))
-
-
-def _shift(x_TIN: Array) -> int:
-    """Of B x, for so many inputs."""
-    return 3 + round(math.log2(x_TIN.shape[-1]) / 2)
+    return fixed.saturate(fixed.shift_floor(score_TIR, shift))
 
 
 def root_bits(weight: Weight) -> int:
@@ -43,43 +47,33 @@ def operand(
     The product of credit, difference and score is rounded first, A then brings in its sign and, if
     it is gaussian, its size.
     """
-    return native.either(
-        lambda: _by_kernel(weight, x_TIN, effect_TIE, credit_TIE, rounding),
-        lambda: _by_jax(weight, x_TIN, effect_TIE, credit_TIE, rounding),
-    )
+    shifts = score_shift(x_TIN.shape[-1]), UNIT_SHIFT, 4 + root_bits(weight)
+    return rounded_operand(weight, x_TIN, effect_TIE, credit_TIE, rounding, *shifts)
 
 
-def _by_kernel(
-    weight: Weight, x_TIN: Array, effect_TIE: Array, credit_TIE: Array, rounding: Rounding
+@native.accelerated(cpu="unit")
+def rounded_operand(
+    weight: Weight,
+    x_TIN: Array,
+    effect_TIE: Array,
+    credit_TIE: Array,
+    rounding: Rounding,
+    score_shift: int,
+    product_shift: int,
+    total_shift: int,
 ) -> Array:
-    """`operand` by the kernel."""
-    assert weight.left is not None and weight.right is not None
-    x, effect, credit = (a.reshape(-1, a.shape[-1]) for a in (x_TIN, effect_TIE, credit_TIE))
-    operand_JM = native.unit(
-        *(*rounding.place, x, weight.left, weight.right, effect, credit),
-        score_shift=_shift(x_TIN),
-        bits=UNIT_SHIFT,
-        spare=rounding.spare_bits,
-        down=4 + root_bits(weight),
-    )
-    return operand_JM.reshape(*x_TIN.shape[:-1], -1)
-
-
-def _by_jax(
-    weight: Weight, x_TIN: Array, effect_TIE: Array, credit_TIE: Array, rounding: Rounding
-) -> Array:
-    """`operand` without kernels."""
+    """`operand` with its right shifts: of B x, of the product, and of the sum over the rank."""
     assert weight.left is not None
-    score_TIR = score(weight, x_TIN).astype(jnp.int32)
+    score_TIR = _shifted_score(weight, x_TIN, score_shift).astype(jnp.int32)
     product_TIE = credit_TIE.astype(jnp.int32) * effect_TIE.astype(jnp.int32)
     rank, effects = score_TIR.shape[-1], product_TIE.shape[-1]
     groups = weight.left.shape[-2] // effects  # output m acts on effect m mod E
     terms = []
     for r in range(rank):
-        scaled = rounding.operand(product_TIE * score_TIR[..., r : r + 1], UNIT_SHIFT)
+        scaled = rounding.operand(product_TIE * score_TIR[..., r : r + 1], product_shift)
         scaled_TIM = jnp.concatenate([scaled] * groups, axis=-1).astype(jnp.int32)
         terms.append(scaled_TIM * weight.left[None, ..., r].astype(jnp.int32))
     total_TIM = functools.reduce(jnp.add, terms)
     most = INT8_MAX >> rounding.spare_bits
-    total_TIM = fixed.shift_down(total_TIM, 4 + root_bits(weight))
+    total_TIM = fixed.shift_down(total_TIM, total_shift)
     return fixed.saturate(total_TIM, most)

@@ -12,14 +12,9 @@ from int_lm import native
 _PIECES = 4  # of the sum over a segment's tokens and pairs
 
 
+@native.accelerated(cpu="outer")
 def outer(left_TIM: Array, x_TIN: Array) -> Array:
-    """sum over tokens and pairs of left x^T, int8 operands: int32 [M, N]."""
-    flat = left_TIM.reshape(-1, left_TIM.shape[-1]), x_TIN.reshape(-1, x_TIN.shape[-1])
-    return native.either(lambda: native.outer(*flat), lambda: _by_jax(left_TIM, x_TIN))
-
-
-def _by_jax(left_TIM: Array, x_TIN: Array) -> Array:
-    """`outer` without kernels.
+    """sum over tokens and pairs of left x^T, int8 operands: int32 [M, N].
 
     Summed piece by piece in a loop, and not at once, for the speed of it: XLA on CPUs takes int8
     matmuls if the left operand's last axis is the one summed over, and folds a transposition that

@@ -22,12 +22,13 @@ import jax.numpy as jnp
 from jax import Array
 
 from int_lm.arithmetic import fixed
+from int_lm.arithmetic.fixed import CREDIT_BITS
 from int_lm.limits import INT8_MAX
 from int_lm.method.estimator import Estimator, Segment, TokenVotes, credit, node
 from int_lm.method.estimator.exact import inputs_of, outer_operations, token_sums
 from int_lm.method.estimator.outer import outer, scattered
 from int_lm.method.estimator.rounding import Rounding
-from int_lm.model.layers import CREDIT_BITS, Use
+from int_lm.model.layers import Use
 from int_lm.model.params import Role, Spec
 from int_lm.model.perturb import Weight
 from int_lm.settings import StrategySettings

@@ -1,4 +1,4 @@
-"""A kernel for GPUs, in Pallas (Triton): the perturbed linear in one pass, to the bit.
+"""Kernels for GPUs, in Pallas (Triton): the perturbed linear in one pass, to the bit.
 
 XLA writes the int32 sums of a matmul to memory and reads them again to add the perturbation and to
 narrow them: several times the bytes of the inputs. Here they stay in registers.
@@ -8,6 +8,7 @@ Axes: P members, I = P/2 pairs, N inputs, M outputs.
 
 import dataclasses
 import functools
+from types import NotImplementedType
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as pallas_triton
 
 from int_lm.arithmetic import fixed
+from int_lm.native.cpu import Weight
 
 SCORE_ROWS = 32  # of a program of `_scores`
 
@@ -36,40 +38,33 @@ def tile_of(rows: int, inputs: int, outputs: int) -> Tile | None:
 
 
 def linear(
-    x_PN: Array,
-    weight_MN: Array,
-    left_IM1: Array | None,
-    right_IN1: Array | None,
-    tile: Tile,
-    *,
-    low: int,
-    high: int,
-    dtype: type = jnp.int8,
-    interpret: bool = False,
-) -> Array:
-    """saturate((x W^T + ((+-(x B) A^T) >> low)) >> high), + for even rows: int8 or int16 [P, M].
+    weight: Weight, x_PN: Array, high: int, dtype: type, interpret: bool = False
+) -> Array | NotImplementedType:
+    """`perturb.narrowed`, of rank 0 or 1 and of shapes that have a tile: int8 or int16 [P, M].
 
     Args:
-      x_PN, weight_MN, left_IM1, right_IN1: int8, of rank 1; no perturbation for None.
-      tile: of `tile_of`.
-      low, high: right shifts.
-      dtype: int8, clipped to +-127, or int16, to +-32767.
       interpret: compute on any platform, slowly, for tests.
     """
-    (rows, inputs), outputs = x_PN.shape, weight_MN.shape[0]
-    operands = [x_PN, weight_MN]
+    (rows, inputs), outputs = x_PN.shape, weight.value.shape[-2]
+    tile = tile_of(rows, inputs, outputs)
+    if tile is None or (weight.left is not None and weight.left.shape[-1] > 1):
+        return NotImplemented
+    value, left, right = (
+        _of_layer(x, weight.layer) for x in (weight.value, weight.left, weight.right)
+    )
+    operands = [x_PN, value]
     specs = [
         pl.BlockSpec((tile.rows, inputs), lambda i, j: (i, 0)),
         pl.BlockSpec((tile.outputs, inputs), lambda i, j: (j, 0)),
     ]
-    if left_IM1 is not None and right_IN1 is not None:
-        operands += [left_IM1[..., 0], _scores(x_PN, right_IN1[..., 0], tile, interpret)]
+    if left is not None and right is not None:
+        operands += [left[..., 0], _scores(x_PN, right[..., 0], tile, interpret)]
         specs += [
             pl.BlockSpec((tile.rows // 2, tile.outputs), lambda i, j: (i, j)),
             pl.BlockSpec((tile.rows,), lambda i, j: (i,)),
         ]
     return pl.pallas_call(
-        functools.partial(_linear, tile=tile, low=low, high=high),
+        functools.partial(_linear, tile=tile, low=weight.shift, high=high),
         grid=(rows // tile.rows, outputs // tile.outputs),
         in_specs=specs,
         out_specs=pl.BlockSpec((tile.rows, tile.outputs), lambda i, j: (i, j)),
@@ -78,6 +73,13 @@ def linear(
         interpret=interpret,
         name="linear" if len(operands) == 2 else "perturbed_linear",
     )(*operands)
+
+
+def _of_layer(stacked: Array | None, layer: Array | None) -> Array | None:
+    """One layer of a stacked tensor; the tensor itself for None."""
+    if stacked is None or layer is None:
+        return stacked
+    return jax.lax.dynamic_index_in_dim(stacked, layer, keepdims=False)
 
 
 def _linear(x_ref, weight_ref, *refs, tile: Tile, low: int, high: int) -> None:

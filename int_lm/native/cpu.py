@@ -1,0 +1,187 @@
+"""Kernels for CPUs: each calls C++ (`kernels.cc`) for the JAX function of the same signature.
+
+Axes: P members, I = P/2 pairs, T tokens of a segment, J = T I, N inputs, M outputs, R rank,
+D width, E effects, F inputs of a projection, V vocabulary.
+"""
+
+from collections.abc import Callable, Sequence
+from types import NotImplementedType
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from int_lm.arithmetic import fixed, tables
+from int_lm.limits import INT8_MAX
+
+
+class Weight(Protocol):
+    """What kernels read of `perturb.Weight`."""
+
+    @property
+    def value(self) -> Array: ...
+    @property
+    def left(self) -> Array | None: ...
+    @property
+    def right(self) -> Array | None: ...
+    @property
+    def layer(self) -> Array | None: ...
+    @property
+    def shift(self) -> int: ...
+
+
+class Rounding(Protocol):
+    """What kernels read of `credit.Rounding`."""
+
+    @property
+    def pairs_I(self) -> Array: ...  # noqa: N802
+    @property
+    def number(self) -> Array: ...
+    @property
+    def spare_bits(self) -> int: ...
+
+
+def _call(name: str, shape: Sequence[int], dtype: type, width: type | None = None) -> Callable:
+    """The kernel int_lm_NAME, whose result has this shape and dtype.
+
+    Args:
+      width: int8 or int16, where there is a kernel for each.
+    """
+    bits = "" if width is None else str(8 * jnp.dtype(width).itemsize)
+    return jax.ffi.ffi_call(f"int_lm_{name}{bits}", jax.ShapeDtypeStruct(shape, dtype))
+
+
+def _flat(x: Array) -> Array:
+    """[..., N] as [J, N]."""
+    return x.reshape(-1, x.shape[-1])
+
+
+def linear(weight: Weight, x_PN: Array, high: int, dtype: type) -> Array:
+    """`perturb.narrowed`: int8 or int16 [P, M]."""
+    arrays, layer = [weight.value, weight.left, weight.right], weight.layer
+    if layer is None:
+        arrays, layer = [None if array is None else array[None] for array in arrays], jnp.int32(0)
+    none = jnp.zeros((1, 0, 0, 0), jnp.int8)
+    value, left, right = (none if array is None else array for array in arrays)
+    call = _call("linear", (x_PN.shape[0], value.shape[1]), dtype, dtype)
+    return call(x_PN, value, left, right, layer, low=np.int64(weight.shift), high=np.int64(high))
+
+
+def norm(gain_PD: Array, x_PD: Array) -> Array:
+    """`layers.norm`: int8 [P, D]."""
+    reciprocals = map(jnp.asarray, fixed.reciprocals())
+    return _call("norm", x_PD.shape, jnp.int8)(x_PD, gain_PD.astype(jnp.int8), *reciprocals)
+
+
+def likelihood(logits_PV: Array, targets_P: Array) -> Array:
+    """`likelihood.log2_likelihood`: int32 [P]."""
+    arrays = map(jnp.asarray, (tables.exp2_octave(), tables.log2_mantissa()))
+    call = _call("likelihood", targets_P.shape, jnp.int32, logits_PV.dtype.type)
+    return call(logits_PV, targets_P, *arrays)
+
+
+def outer(left_TIM: Array, x_TIN: Array) -> Array:
+    """`outer.outer`: int32 [M, N]. Contract: the sums fit int32."""
+    shape = left_TIM.shape[-1], x_TIN.shape[-1]
+    return _call("outer", shape, jnp.int32)(_flat(left_TIM), _flat(x_TIN))
+
+
+# -- What votes are made of: the pairs' numbers and the step's, for the dither, come first ---------
+
+
+def errors(logits_TIV: Array, targets_TI: Array, rounding: Rounding) -> Array:
+    """`credit.readout_errors`: int8 [T, I, V]."""
+    logits_JV = _flat(logits_TIV)
+    arrays = tables.exp2_octave(), tables.log2_mantissa(), tables.exp2_fraction()
+    operands = rounding.pairs_I, rounding.number, logits_JV, targets_TI.reshape(-1)
+    call = _call("errors", logits_JV.shape, jnp.int8, logits_JV.dtype.type)
+    scale = np.int64(INT8_MAX >> rounding.spare_bits)
+    return call(*operands, *map(jnp.asarray, arrays), scale=scale).reshape(logits_TIV.shape)
+
+
+def stream(
+    errors_TIV: Array,
+    head_VD: Array,
+    shift: Array,
+    gain_TID: Array,
+    residual_TID: Array,
+    rounding: Rounding,
+) -> Array:
+    """`credit.through_head_and_norm`: int8 [T, I, D]."""
+    residual_JD, gain_JD = _flat(residual_TID), _flat(gain_TID).astype(jnp.int8)
+    credit_JD = _call("stream", residual_JD.shape, jnp.int8)(
+        *(rounding.pairs_I, rounding.number, _flat(errors_TIV), head_VD, shift),
+        *(gain_JD, residual_JD, *map(jnp.asarray, fixed.reciprocals())),
+    )
+    return credit_JD.reshape(residual_TID.shape)
+
+
+def through(
+    credit_TID: Array, value_DF: Array, shift: Array, bits: int, rounding: Rounding
+) -> Array:
+    """`credit.through_projection`: int8 [T, I, F]."""
+    credit_JD = _flat(credit_TID)
+    call = _call("through", (len(credit_JD), value_DF.shape[1]), jnp.int8)
+    operands = rounding.pairs_I, rounding.number, credit_JD, value_DF, shift
+    return call(*operands, bits=np.int64(bits)).reshape(*credit_TID.shape[:-1], -1)
+
+
+def unit(
+    weight: Weight,
+    x_TIN: Array,
+    effect_TIE: Array,
+    credit_TIE: Array,
+    rounding: Rounding,
+    score_shift: int,
+    product_shift: int,
+    total_shift: int,
+) -> Array:
+    """`node.rounded_operand`: int8 [T, I, M]."""
+    left_IMR, x_JN = weight.left, _flat(x_TIN)
+    assert left_IMR is not None
+    shifts = {"score_shift": score_shift, "bits": product_shift, "down": total_shift}
+    numbers = {**shifts, "spare": rounding.spare_bits}
+    operand_JM = _call("unit", (len(x_JN), left_IMR.shape[1]), jnp.int8)(
+        *(rounding.pairs_I, rounding.number, x_JN, left_IMR, weight.right),
+        *(_flat(effect_TIE), _flat(credit_TIE)),
+        **{name: np.int64(value) for name, value in numbers.items()},
+    )
+    return operand_JM.reshape(*x_TIN.shape[:-1], -1)
+
+
+# -- Context tables --------------------------------------------------------------------------------
+
+
+def direct_added(weights: dict[str, Array], picked: dict[str, Array], logits_PV: Array) -> Array:
+    """`context_tables.added`: int16 [P, V]."""
+    call = _call("direct_added", logits_PV.shape, jnp.int16, logits_PV.dtype.type)
+    return call(logits_PV, *(weights[name] for name in picked), *picked.values())
+
+
+def direct_update(
+    table: Array,
+    counts: Array,
+    rows_J: Array,
+    errors_JV: Array,
+    number: Array,
+    rate: int,
+    spare_bits: int,
+) -> tuple[Array, Array]:
+    """`context_tables.learnt`: the table and its counts, in place where XLA lets them be."""
+    shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (table, counts)]
+    call = jax.ffi.ffi_call("int_lm_direct_update", shapes, input_output_aliases={0: 0, 1: 1})
+    operands = table, counts, rows_J, errors_JV, number, jnp.asarray(tables.reciprocal_root())
+    table, counts = call(*operands, rate=np.int64(rate), spare=np.int64(spare_bits))
+    return table, counts
+
+
+# -- The hash of weights ---------------------------------------------------------------------------
+
+
+def hash_words(keys: np.ndarray, values_RN: Array) -> Array | NotImplementedType:
+    """`hashing.of_rows`: uint32 [2]; only of whole words, N a multiple of 4."""
+    if values_RN.shape[1] % 4:
+        return NotImplemented
+    return _call("hash", (2,), jnp.uint32)(values_RN, jnp.asarray(keys[:2]))
