@@ -47,10 +47,20 @@ from int_lm.schema import (
 
 SECTIONS: dict[str, type] = {field.name: field.type for field in dataclasses.fields(Config)}  # type: ignore[misc]
 
+# How the names of files of records end, by `data.source`.
+RECORD_SUFFIXES = {
+    "json": tuple(
+        f".{name}{packed}"
+        for name in ("jsonl", "ndjson", "json")
+        for packed in ("", ".gz", ".zst", ".bz2", ".xz")
+    ),
+    "parquet": (".parquet",),
+}
+
 # What may change between a run and its resumption without changing the meaning of its weights; of
 # run.steps, on which some schedules depend, `run.resumption_warning` says so.
 RESUMABLE_CHANGES = (
-    frozenset({"es.chunk", "data.shards", "data.heldout_bytes"})
+    frozenset({"es.chunk", "data.shards", "data.heldout_bytes", "data.skip_damaged"})
     | {f"run.{field.name}" for field in dataclasses.fields(RunConfig) if field.name != "seed"}
     | {f"distributed.{field.name}" for field in dataclasses.fields(DistributedConfig)}
 )
@@ -122,13 +132,31 @@ def _section(cls: type, values: dict[Any, Any], name: str, where: str) -> Any:
     """A dataclass of plain values."""
     hints = typing.get_type_hints(cls)
     if issubclass(cls, SourceConfig) and values.get("path"):
-        values = {"source": "text", **values}
+        values = {"source": _source_by_name(values["path"], where), **values}
     checked = {}
     for key, value in values.items():
         suggestion = nearest(str(key), list(hints))
         _require(key in hints, f"unknown key {name}.{key} in {where}{suggestion}")
         checked[key] = _checked(value, hints[key], f"{name}.{key} in {where}")
     return cls(**checked)
+
+
+def _source_by_name(path: Any, where: str) -> str:
+    """The source that the names of files mean where none is set; `text` for any other name."""
+    names = [path] if isinstance(path, str) else path
+    kinds = {
+        next(
+            (kind for kind, ends in RECORD_SUFFIXES.items() if name.lower().endswith(ends)), "text"
+        )
+        for name in names
+        if isinstance(name, str)
+    } or {"text"}
+    _require(
+        len(kinds) == 1,
+        f"data.path in {where} names files of several formats ({', '.join(sorted(kinds))}); name "
+        "one with data.source, or use data.mixture for several",
+    )
+    return kinds.pop()
 
 
 def from_dict(tree: Any, where: str = "configuration") -> Config:
