@@ -132,7 +132,7 @@ def _section(cls: type, values: dict[Any, Any], name: str, where: str) -> Any:
     """A dataclass of plain values."""
     hints = typing.get_type_hints(cls)
     if issubclass(cls, SourceConfig) and values.get("path"):
-        values = {"source": _source_by_name(values["path"], where), **values}
+        values = {"source": source_by_name(values["path"], where), **values}
     checked = {}
     for key, value in values.items():
         suggestion = nearest(str(key), list(hints))
@@ -141,7 +141,7 @@ def _section(cls: type, values: dict[Any, Any], name: str, where: str) -> Any:
     return cls(**checked)
 
 
-def _source_by_name(path: Any, where: str) -> str:
+def source_by_name(path: Any, where: str) -> str:
     """The source that the names of files mean where none is set; `text` for any other name."""
     names = [path] if isinstance(path, str) else path
     kinds = {

@@ -23,6 +23,7 @@ from data.documents import Position
 from data.fields import Fields, Problem
 from data.sources import open_source, read_documents, read_files
 from int_lm import config
+from int_lm.command_line import ConfigParser
 from int_lm.config import DataConfig, SourceConfig
 from int_lm.errors import UserError
 from tokenization import ByteTokenizer
@@ -403,6 +404,13 @@ def test_records_are_not_taken_for_plain_text(tmp_path: Path) -> None:
     assert config.from_dict({"data": {"path": "books/"}}).data.source == "text"
     with pytest.raises(UserError, match=r"several formats \(json, text\)"):
         config.from_dict({"data": {"path": ["a.txt", "b.jsonl"]}})
+    for words, kind in (
+        (["--data.path", "a.jsonl", "b.json.gz"], "json"),
+        (["--data.path", "a.parquet"], "parquet"),
+        (["--data.path", "a.jsonl", "--data.source", "text"], "text"),
+        (["--data.path", "a/"], "text"),
+    ):
+        assert ConfigParser().parse_config(words)[1].data.source == kind
     (tmp_path / "parts").mkdir()
     write(tmp_path / "parts" / "a.jsonl", content)
     with pytest.raises(UserError, match="holds json files and no plain text.*--data.source json"):
