@@ -351,32 +351,36 @@ MEMORY = """
 import resource, sys
 from data.sources import open_source
 from int_lm.config import SourceConfig
-kind, path = sys.argv[1:]
-source = open_source(SourceConfig(kind, (path,)), 0)
-next(source.read())
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-size = sum(len(document.text) for document, _ in source.read())
-print(size, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) << 10)
+def read(kind, path):
+    source = open_source(SourceConfig(kind, (path,)), 0)
+    size = sum(len(document.text) for document, _ in source.read())
+    return size, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+kind, small, large = sys.argv[1:]
+_, before = read(kind, small)
+size, after = read(kind, large)
+print(size, after - before)
 """
 
 
 @pytest.mark.parametrize("kind", ["parquet", "lines", "array"])
 def test_memory_does_not_grow_with_the_file(tmp_path: Path, kind: str) -> None:
     """60 MB of text, in row groups of 1 MB, in lines, or in one array, are read in 16 MB."""
-    path = tmp_path / ("x.parquet" if kind == "parquet" else "x.json")
+    end = ".parquet" if kind == "parquet" else ".json"
     rng = np.random.default_rng(0)
     parts = [rng.bytes(5_000).hex() for _ in range(100)]  # 1 MB
-    if kind == "parquet":
-        table = pyarrow.table({"text": parts, "other": parts[::-1]})
-        with pyarrow.parquet.ParquetWriter(path, table.schema, compression="none") as writer:
-            for _ in range(60):
-                writer.write_table(table)
-    else:
-        comma, ends = ("\n", ("", "")) if kind == "lines" else (",", ("[", "]"))
-        block = comma.join(json.dumps({"text": part}) for part in parts)
-        path.write_text(ends[0] + comma.join([block] * 60) + ends[1])
-    name = "parquet" if kind == "parquet" else "json"
-    command = [sys.executable, "-c", MEMORY, name, str(path)]
+    for name, count in (("small", 2), ("large", 60)):
+        path = tmp_path / f"{name}{end}"
+        if kind == "parquet":
+            table = pyarrow.table({"text": parts, "other": parts[::-1]})
+            with pyarrow.parquet.ParquetWriter(path, table.schema, compression="none") as writer:
+                for _ in range(count):
+                    writer.write_table(table)
+        else:
+            comma, ends = ("\n", ("", "")) if kind == "lines" else (",", ("[", "]"))
+            block = comma.join(json.dumps({"text": part}) for part in parts)
+            path.write_text(ends[0] + comma.join([block] * count) + ends[1])
+    paths = [str(tmp_path / f"{name}{end}") for name in ("small", "large")]
+    command = [sys.executable, "-c", MEMORY, end.removeprefix("."), *paths]
     size, grown = map(int, subprocess.check_output(command, text=True, cwd=ROOT).split())
     assert size == 60_000_000 and grown < 16 << 20
 
