@@ -59,8 +59,15 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--text",
         nargs="+",
         metavar="FILE",
-        help="text files or directories (default: the documents that the run held out)",
+        help="files or directories of text, JSON or Parquet, told apart by name and contents "
+        "(default: the documents that the run held out)",
     )
+    for name, kind, text in (
+        ("source", str, "format of --text: text, json or parquet (default: as files say)"),
+        ("field", str, "field of records that holds the text of --text (default: as of the run)"),
+        ("skip_damaged", int, "damaged records left out of the files named here (default: 0)"),
+    ):
+        parser.add_argument(f"--data.{name}", dest=name, type=kind, metavar="VALUE", help=text)
     parser.add_argument(
         "--last_word",
         metavar="FILE",
@@ -80,6 +87,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     arguments = parser.parse_strict(argv)
     if arguments.export and arguments.step is not None:
         raise errors.UserError("--step chooses a checkpoint of --run; an export holds one step")
+    if arguments.source not in (None, "text", "json", "parquet"):
+        raise errors.UserError(
+            f"--data.source is {arguments.source!r}, must be text, json or parquet"
+        )
+    if arguments.skip_damaged is not None and arguments.skip_damaged < 0:
+        raise errors.UserError(
+            f"--data.skip_damaged is {arguments.skip_damaged}, must be at least 0"
+        )
     return arguments
 
 
@@ -140,23 +155,31 @@ def open_export(root: Path) -> Subject:
     )
 
 
-def documents_of(subject: Subject, text: Sequence[str] | None) -> "dict[str, list[Document]]":
-    """The documents to evaluate on, by source: `text`, or what the subject held out."""
+def documents_of(subject: Subject, arguments: argparse.Namespace) -> "dict[str, list[Document]]":
+    """The documents to evaluate on, by source: of `--text`, or what the subject held out."""
     from data import sources
     from data.open import open_corpus
 
-    if text:
-        data = dataclasses.replace(subject.data, source="text", path=tuple(text), mixture=())
-        return {"text": sources.read_documents(data, notice=_say)}
+    if arguments.text:
+        data = dataclasses.replace(
+            subject.data,
+            path=tuple(arguments.text),
+            mixture=(),
+            field=arguments.field or subject.data.field,
+            skip_damaged=arguments.skip_damaged or 0,
+        )
+        if arguments.source:
+            data = dataclasses.replace(data, source=arguments.source)
+            return {"text": sources.read_documents(data, notice=_say)}
+        return {"text": sources.read_files(arguments.text, data, notice=_say)}
     opened = open_corpus(subject.data, subject.tokenizer, say=_say)
     return opened.heldout(subject.data.heldout_bytes)
 
 
-def measure(subject: Subject, text: Sequence[str] | None, words: bool = False) -> dict[str, Any]:
-    """Evaluate on `text`, or on what the subject held out: the object that `--json` prints.
+def measure(subject: Subject, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Evaluate on `--text`, or on what the subject held out: the object that `--json` prints.
 
-    Args:
-      words: give perplexity per word, too; None where it is above 2^1000.
+    With `--word_perplexity` it has perplexity per word, too; None where that is above 2^1000.
     """
     import numpy as np
 
@@ -165,7 +188,7 @@ def measure(subject: Subject, text: Sequence[str] | None, words: bool = False) -
     from int_lm.measure import code_length
     from int_lm.measure.code_length import CodeLengths
 
-    by_source = documents_of(subject, text)
+    by_source = documents_of(subject, arguments)
     flat = [(name, document) for name in by_source for document in by_source[name]]
     texts = [document.text for _, document in flat]
     ids = subject.tokenizer.encode_all(texts)
@@ -181,12 +204,12 @@ def measure(subject: Subject, text: Sequence[str] | None, words: bool = False) -
         "baselines": baselines.baselines([document for _, document in flat]),
         "sources": sources,
     }
-    if not text:
+    if not arguments.text:
         try:
             subject.keep(figures)
         except OSError as error:
             _say(f"the figures are not kept in {subject.name}: {error.strerror or error}")
-    if words:
+    if arguments.word_perplexity:
         count = sum(len(text.split()) for text in texts)
         bits = lengths.bits / max(1, count)
         figures["words"] = count
@@ -194,14 +217,16 @@ def measure(subject: Subject, text: Sequence[str] | None, words: bool = False) -
     return figures
 
 
-def last_words(subject: Subject, path: str) -> dict[str, Any]:
+def last_words(subject: Subject, path: str, skip_damaged: int) -> dict[str, Any]:
     """The share of texts whose last word is what the model finds likeliest, token by token."""
     import numpy as np
 
     from data import tasks
     from int_lm import progress
 
-    documents, firsts = tasks.last_words(path, subject.tokenizer, notice=_say)
+    documents, firsts = tasks.last_words(
+        path, subject.tokenizer, skip_damaged=skip_damaged, notice=_say
+    )
     with progress.bar("evaluating", sum(len(ids) + 1 for ids in documents)) as update:
         hits = subject.hits(documents, firsts, update)
     lengths = np.array([len(ids) for ids in documents]) - firsts
@@ -209,12 +234,12 @@ def last_words(subject: Subject, path: str) -> dict[str, Any]:
     return {"examples": len(documents), "last_word_accuracy": correct / len(documents)}
 
 
-def pairs(subject: Subject, path: str) -> dict[str, Any]:
+def pairs(subject: Subject, path: str, skip_damaged: int) -> dict[str, Any]:
     """The share of pairs of which the good sentence is likelier; ties count as failures."""
     from data import tasks
     from int_lm import progress
 
-    documents = tasks.pairs(path, subject.tokenizer, notice=_say)
+    documents = tasks.pairs(path, subject.tokenizer, skip_damaged=skip_damaged, notice=_say)
     with progress.bar("evaluating", sum(len(ids) + 1 for ids in documents)) as update:
         likelihoods = subject.log2_likelihoods(documents, update)
     good = int((likelihoods[0::2] > likelihoods[1::2]).sum())
@@ -268,11 +293,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     figures = {"model": subject.name, "step": subject.step}
     present = show_task if arguments.last_word or arguments.pairs else show
     if arguments.last_word:
-        figures |= last_words(subject, arguments.last_word)
+        figures |= last_words(subject, arguments.last_word, arguments.skip_damaged or 0)
     if arguments.pairs:
-        figures |= pairs(subject, arguments.pairs)
+        figures |= pairs(subject, arguments.pairs, arguments.skip_damaged or 0)
     if present is show:
-        figures |= measure(subject, arguments.text, arguments.word_perplexity)
+        figures |= measure(subject, arguments)
     if arguments.json:
         print(json.dumps(figures))
     else:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from data.tally import Tally, is_state
+
 Notice = Callable[[str], None]
 Position = Any  # a JSON value; None stands before the first document
 
@@ -24,14 +26,30 @@ class Document:
     text: bytes
 
 
+def is_position(value: Any) -> bool:
+    """Whether a JSON value is a position of a source, or None."""
+    return value is None or (
+        isinstance(value, dict)
+        and isinstance(value.get("at"), list)
+        and is_state(value.get("tally"))
+    )
+
+
 class Source(Protocol):
-    """Something that documents are read from, in an order of its own that never changes."""
+    """Something that documents are read from, in an order of its own that never changes.
+
+    Attributes:
+      tally: what the last `read` left out so far, before its position too.
+    """
+
+    tally: Tally
 
     def read(self, position: Position = None) -> Iterator[tuple[Document, Position]]:
         """Documents after `position`, each with a position to go on from after it.
 
-        Records are read in batches. Within a batch the position is None. An empty document may
-        carry a position where no text does.
+        A position is {"at": [...], "tally": state of the tally}. Records are read in batches;
+        within a batch the position is None. An empty document may carry a position where no text
+        does.
 
         Raises:
           UserError: something cannot be read; the sentence names the place and what to do.

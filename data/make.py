@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from data import manifest, records, shards, split
-from data.documents import Document, Notice, Position, Source
+from data import hub, manifest, shards, split
+from data.documents import Document, Notice, Position, Source, is_position
 from data.manifest import Prepared
 from data.sources import open_source
+from data.tally import Tally
 from int_lm import progress
 from int_lm.config import DataConfig, MixtureConfig
 from int_lm.errors import UserError
@@ -90,7 +91,7 @@ def pin(directory: Path, source: MixtureConfig) -> MixtureConfig:
         return source
     path = directory / "revision"
     if not path.exists():
-        digest.write_atomically(path, records.newest_revision(source.path[0]).encode())
+        digest.write_atomically(path, hub.newest_revision(source.path[0]).encode())
     return dataclasses.replace(source, revision=path.read_text())
 
 
@@ -114,6 +115,11 @@ def make_shards(
       most_bytes: stop after the shard with which tokens take this many bytes (0: at the end). The
         manifest then says where, as `after`, and whether that was the end, as `last`.
     """
+    if not is_position(start):
+        raise UserError(
+            f"the stage before {directory} is of an earlier version; delete {directory.parent} and "
+            "run the same command"
+        )
     position, done = _progress(directory, start)
     if done:
         say(f"going on in {directory} after {len(done)} finished shards")
@@ -124,6 +130,8 @@ def make_shards(
         groups = iter(()) if finished else _grouped(source.read(position), data.shard_bytes)
         for documents, after, last in groups:
             path = directory / manifest.shard_name(len(done))
+            if last:
+                after = {"at": [], **(after or {}), "tally": source.tally.state()}
             if path.exists():  # the position after it was lost
                 counts = shards.check(path)
             else:
@@ -145,15 +153,17 @@ def make_shards(
                     "heldout_tokens": len(shard.heldout_tokens),
                     "last": last,
                 }
-                if not last:  # before the shard, which counts only with it
-                    position_file = directory / f"{path.name}{POSITION}"
-                    digest.write_atomically(position_file, digest.canonical_json(after).encode())
+                position_file = directory / f"{path.name}{POSITION}"  # before the shard, which
+                digest.write_atomically(  # counts only with it
+                    position_file, digest.canonical_json(after).encode()
+                )
                 shards.write(shard, counts, path)
             done.append(counts)
             position = after
             if _full(done, tokenizer, most_bytes):
                 break
-    made = manifest.manifest_of(directory, facts, done)
+    found = position["tally"] if position else {}
+    made = manifest.manifest_of(directory, facts, done) | ({"tally": found} if found else {})
     if most_bytes:
         after = json.loads(digest.canonical_json(position))  # as its file would give it
         made |= {"after": after, "last": done[-1]["last"]}
@@ -164,9 +174,11 @@ def make_shards(
                 f"of {totals['documents'] + totals['heldout_documents']} documents none is left to "
                 f"{side}; change --data.holdout"
             )
-    for position_file in directory.glob(f"*{POSITION}"):  # with a manifest, nobody looks for them
-        position_file.unlink()
+    for position_file in sorted(directory.glob(f"*{POSITION}")):  # the last shard's at the end:
+        position_file.unlink()  # it has the tally
     manifest.write(directory, made)
+    if not start or found != start["tally"]:
+        Tally(found=found).tell(say)
     seconds = max(time.monotonic() - began, 1e-9)
     size, tokens = totals["bytes"] + totals["heldout_bytes"], totals["tokens"]
     say(
@@ -185,13 +197,14 @@ def _progress(directory: Path, start: Position) -> tuple[Position, list[dict[str
     done: list[dict[str, Any]] = []
     while (directory / manifest.shard_name(len(done))).exists():
         done.append(shards.check(directory / manifest.shard_name(len(done))))
-    if not done or done[-1]["last"]:
+    if not done:
         return start, done
     path = directory / f"{manifest.shard_name(len(done) - 1)}{POSITION}"
-    try:
-        return json.loads(path.read_bytes()), done
-    except (FileNotFoundError, ValueError):  # read all of it again, and keep what is finished
-        return start, []
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        position = json.loads(path.read_bytes())
+        if position is not None and is_position(position):
+            return position, done
+    return start, []  # read all of it again, and keep what is finished
 
 
 def _full(done: list[dict[str, Any]], tokenizer: Tokenizer, most_bytes: int) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data import shards
+from data import shards, tally
 from data.shards import Shard
 from int_lm import progress, untrusted
 from int_lm.config import DataConfig, MixtureConfig
@@ -45,6 +45,7 @@ def facts_of(data: DataConfig, source: MixtureConfig, tokenizer: Tokenizer) -> d
     """What shards are made of, apart from the text itself."""
     named = dataclasses.asdict(source)
     del named["weight"], named["name"]
+    del named["skip_damaged"]  # however many may be skipped, the text that is left is the same
     return {
         "format_version": FORMAT_VERSION,
         "source": {**named, "path": list(named["path"])},
@@ -123,6 +124,7 @@ def _is_manifest(value: dict[str, Any]) -> bool:
         and value["totals"] == _totals(listed)
         and type(value.get("first", 0)) is int
         and type(value.get("last", True)) is bool
+        and tally.is_state(value.get("tally", {}))
     )
 
 
@@ -137,9 +139,16 @@ def open_prepared(directory: Path, source: MixtureConfig, tokenizer: Tokenizer) 
     """Check every shard against the manifest, and map it.
 
     Raises:
-      UserError: the manifest or a shard is damaged, or holds ids that are not the tokenizer's.
+      UserError: the manifest or a shard is damaged, or holds ids that are not the tokenizer's; or
+        more damaged records were left out than `source` allows.
     """
     manifest = read(directory)
+    count, first = tally.damaged(manifest.get("tally", {}))
+    if count > source.skip_damaged:
+        raise UserError(
+            f"{count} damaged records were left out of {directory}, more than --data.skip_damaged "
+            f"{source.skip_damaged} allows (first: {first}); raise it, or repair the records"
+        )
     names = [(shard["name"], shard["sha256"]) for shard in manifest["shards"]]
     with progress.bar("checking shards", len(names)) as update:
         for name, sha256 in names:

@@ -1,7 +1,14 @@
 """The source that a configuration names: the reader that fits is picked here."""
 
-from data import records
+import dataclasses
+import itertools
+import os
+from collections.abc import Sequence
+
+from data import compressed, formats
 from data.documents import Document, Notice, Source
+from data.hub import Hub
+from data.records import Files
 from data.text import StandardLibrary, TextFiles
 from int_lm.config import DataConfig, SourceConfig
 
@@ -13,7 +20,7 @@ def open_source(
 
     Args:
       document_bytes: text files longer than this are cut (`text.cut`); 0 never cuts.
-      notice: called with one sentence about what is skipped.
+      notice: called with one sentence when the hub does not answer.
 
     Raises:
       UserError: nothing there.
@@ -21,10 +28,10 @@ def open_source(
     if source.source == "stdlib":
         return StandardLibrary()
     if source.source == "text":
-        return TextFiles(source.path, document_bytes, notice)
+        return TextFiles(source.path, document_bytes)
     if source.source == "hub":
-        return records.Hub(source, notice)
-    return records.Files(source, notice)
+        return Hub(source, notice)
+    return Files(source)
 
 
 def read_documents(data: DataConfig, *, notice: Notice | None = None) -> list[Document]:
@@ -32,10 +39,47 @@ def read_documents(data: DataConfig, *, notice: Notice | None = None) -> list[Do
 
     Args:
       data: its source and `document_bytes` are used; the same files give the same list everywhere.
-      notice: called with one sentence about what is skipped.
+      notice: called with one sentence about each kind of thing that is left out.
 
     Raises:
       UserError: a source that is missing, unreadable, empty or not text.
     """
     source = open_source(data, data.document_bytes, notice=notice)
-    return [document for document, _ in source.read() if document.text]
+    documents = [document for document, _ in source.read() if document.text]
+    source.tally.tell(notice)
+    return documents
+
+
+def read_files(
+    paths: Sequence[str], data: DataConfig, *, notice: Notice | None = None
+) -> list[Document]:
+    """Every document of files, each read in the format that its name and contents tell.
+
+    Args:
+      paths: files, directories, or patterns.
+      data: its field, skip_damaged and document_bytes are used.
+
+    Raises:
+      UserError: as of `read_documents`.
+    """
+    documents = []
+    for kind, group in itertools.groupby(paths, key=_kind):
+        own = dataclasses.replace(data, source=kind, path=tuple(group), mixture=())
+        documents += read_documents(own, notice=notice)
+    return documents
+
+
+def _kind(path: str) -> str:
+    """The source that reads a path: of a directory, what all of its files are by name."""
+    if os.path.isdir(path):
+        kinds = {formats.kind_by_name(file) for _, _, files in os.walk(path) for file in files}
+        return (kinds.pop() if len(kinds) == 1 else None) or "text"
+    named = formats.kind_by_name(path)
+    if named or not os.path.isfile(path):
+        return named or "text"
+    try:
+        with compressed.open_file(path)[0] as file:
+            kind = formats.kind_of(file.read(formats.HEAD_BYTES))
+    except compressed.ERRORS:  # its reader says what is wrong
+        return "text"
+    return kind if kind in ("json", "parquet") else "text"

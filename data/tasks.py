@@ -10,51 +10,54 @@ from tokenization.interface import Tokenizer
 
 
 def last_words(
-    path: str, tokenizer: Tokenizer, *, notice: Notice | None = None
+    path: str, tokenizer: Tokenizer, *, skip_damaged: int = 0, notice: Notice | None = None
 ) -> tuple[list[np.ndarray], list[int]]:
     """Texts as ids, and the place of the first id of each one's last word.
 
     The word is encoded with the space before it, apart from the text that it ends. Texts of one
-    word are left out.
+    word are left out, and counted.
 
     Args:
       path: JSON lines with a field `text`, as LAMBADA has them (Paperno et al., ACL 2016).
+      skip_damaged: damaged records that may be left out.
+      notice: called with one sentence about each kind of thing that is left out.
 
     Raises:
       UserError: unreadable, without the field, or without any text of two words.
     """
+    source = Files(SourceConfig("json", (path,), skip_damaged=skip_damaged))
     documents, firsts = [], []
-    for text in _texts(path, "text", notice):
+    for (text,), place in source.texts(["text"]):
         context, space, word = text.rstrip().rpartition(b" ")
         if not context.strip():
+            source.tally.add("left out texts of one word", place)
             continue
         before, after = tokenizer.encode_all([context, space + word])
         documents.append(np.concatenate([before, after]))
         firsts.append(len(before))
+    source.tally.tell(notice)
     if not documents:
         raise UserError(f"{path} holds no text of two words; each line needs a field text")
     return documents, firsts
 
 
-def pairs(path: str, tokenizer: Tokenizer, *, notice: Notice | None = None) -> list[np.ndarray]:
+def pairs(
+    path: str, tokenizer: Tokenizer, *, skip_damaged: int = 0, notice: Notice | None = None
+) -> list[np.ndarray]:
     """Sentences as ids: a good one, the bad one beside it, the next good one, ...
 
     Args:
       path: JSON lines with `sentence_good` and `sentence_bad`, as BLiMP has them (Warstadt et al.,
         TACL 2020).
+      skip_damaged, notice: as of `last_words`; a record is damaged where one of the two is.
 
     Raises:
       UserError: unreadable, without a field, or without any pair.
     """
-    good = _texts(path, "sentence_good", notice)
-    bad = _texts(path, "sentence_bad", notice)
-    texts = [text for pair in zip(good, bad, strict=True) if all(pair) for text in pair]
+    source = Files(SourceConfig("json", (path,), skip_damaged=skip_damaged))
+    fields = ["sentence_good", "sentence_bad"]
+    texts = [text for pair, _ in source.texts(fields) for text in pair]
+    source.tally.tell(notice)
     if not texts:
         raise UserError(f"{path} holds no pair of sentences")
     return tokenizer.encode_all(texts)
-
-
-def _texts(path: str, field: str, notice: Notice | None) -> list[bytes]:
-    """The values of a field; empty where a record has none."""
-    source = Files(SourceConfig("json", (path,), field=field), notice)
-    return [document.text for document, _ in source.read() if document.name]

@@ -8,7 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
-from data.documents import Document, Notice, Position
+from data import formats
+from data.documents import Document, Position
+from data.tally import EMPTY, Tally
 from int_lm.errors import UserError
 
 NOT_SOURCES = frozenset({"site-packages", "dist-packages", "__pycache__"})
@@ -37,61 +39,79 @@ class ListedFiles:
 class TextFiles(ListedFiles):
     """Files in the order named, directories recursively in the order of their relative paths.
 
-    Hidden files and directories and links to directories are left out, and so are the files of a
-    directory that are not text. A position is [file, byte, piece].
+    Hidden files and directories and links to directories are left out, and so are empty files, and
+    the files of a directory that are not text. A place is [file, byte, piece].
     """
 
-    def __init__(
-        self, paths: Sequence[str], document_bytes: int, notice: Notice | None = None
-    ) -> None:
-        self._size_of_piece, self._notice = document_bytes, notice
+    def __init__(self, paths: Sequence[str], document_bytes: int) -> None:
+        self._size_of_piece, listing = document_bytes, Tally()
         self._directories = [path for path in paths if os.path.isdir(path)]
         self._files: list[tuple[str, str | None]] = []  # with the directory they were found in
         for path in paths:
             if os.path.isdir(path):
-                found = [Path(path, relative).as_posix() for relative in walk(path)]
+                found = [Path(path, below).as_posix() for below in walk(path, tally=listing)]
                 self._files += [(file, path) for file in found]
                 if not found:
                     raise UserError(_no_text(path, 0))
+                _refuse_directory_of_records(path, found)
             else:
                 _check_named(path)
                 self._files.append((path, None))
         self.listed = [(printable(path), path) for path, _ in self._files]
+        self._listing = listing.state()
+        self.tally = Tally(found=self._listing)
 
     def read(self, position: Position = None) -> Iterator[tuple[Document, Position]]:
-        first, offset, piece = position or (0, 0, 0)
-        binary: dict[str, list[str]] = {path: [] for path in self._directories}
-        sound = set()
+        first, offset, piece = position["at"] if position else (0, 0, 0)
+        self.tally = Tally(found=position["tally"] if position else self._listing)
+        binary = dict.fromkeys(self._directories, 0)
+        sound: set[str | None] = set()
         for index in range(first, len(self._files)):
             path, directory = self._files[index]
+            shown = printable(path)
             with _open(path) as file:
                 if offset == 0:
                     fault = find_non_text(file)
-                    empty = file.tell() == 0
-                    if directory is None:
-                        _refuse_non_text(path, fault, empty)
-                    elif fault:
-                        binary[directory].append(path)
-                    if fault or empty:
+                    if fault and directory is None:
+                        raise _not_text(shown, fault, _head(file))
+                    if fault and directory is not None:
+                        binary[directory] += 1
+                        place = f"{shown}, {fault[1]} at byte {fault[0]}"
+                        self.tally.add("left out files that are not UTF-8 text", place)
                         continue
+                    head = _head(file)
+                    if not head:
+                        self.tally.add(EMPTY, shown)
+                        continue
+                    self._look_for_records(path, directory, head)
                 sound.add(directory)
                 for text, end, number in _pieces(file, self._size_of_piece, offset, piece):
-                    name = printable(path) + ("" if number is None else f"#{number}")
-                    yield Document(name, text), [index, end, (number or 0) + 1]
+                    name = shown + ("" if number is None else f"#{number}")
+                    after = [index, end, (number or 0) + 1]
+                    yield Document(name, text), {"at": after, "tally": self.tally.state()}
             offset = piece = 0
-        for directory in self._directories:
-            skipped = binary[directory]
-            if directory not in sound and position is None:
-                raise UserError(_no_text(directory, len(skipped)))
-            if skipped and self._notice:
-                self._notice(
-                    f"skipped {len(skipped)} of the files in {printable(directory)}: not UTF-8 "
-                    f"text (first: {printable(skipped[0])})"
-                )
+        if position is None:
+            for directory in self._directories:
+                if directory not in sound:
+                    raise UserError(_no_text(directory, binary[directory]))
+            if not sound:
+                raise UserError(f"{self.listed[0][0]} is empty; name a file that holds text")
+
+    def _look_for_records(self, path: str, directory: str | None, head: bytes) -> None:
+        """Refuse records that are named as text; count those that are found among other files.
+
+        A name that ends as those of records do is read as text only where the user says so.
+        """
+        if formats.kind_of(head) != "json":
+            return
+        shown = printable(path)
+        if directory is None and formats.kind_by_name(path) is None:
+            raise UserError(f"{shown} {formats.REMEDIES['json']}")
+        self.tally.add("read JSON records as plain text, keys and braces too", shown)
 
 
 class StandardLibrary(ListedFiles):
-    """The Python standard library's own sources, one file a document. A position is [file]."""
+    """The Python standard library's own sources, one file a document. A place is [file]."""
 
     def __init__(self) -> None:
         root = sysconfig.get_path("stdlib")
@@ -99,6 +119,7 @@ class StandardLibrary(ListedFiles):
         self.listed = [
             (printable(path), os.path.join(root, path)) for path in walked if path.endswith(".py")
         ]
+        self.tally = Tally()
         if not self.listed:
             raise UserError(
                 f"this Python has no standard library sources in {root}; "
@@ -106,15 +127,21 @@ class StandardLibrary(ListedFiles):
             )
 
     def read(self, position: Position = None) -> Iterator[tuple[Document, Position]]:
-        (first,) = position or (0,)
+        (first,) = position["at"] if position else (0,)
+        self.tally = Tally(found=position and position["tally"])
         for index in range(first, len(self.listed)):
             name, path = self.listed[index]
             with _open(path) as file:
                 fault = find_non_text(file)
                 file.seek(0)
                 text = file.read()
-            if text and fault is None:
-                yield Document(name, text), [index + 1]
+            if fault:
+                place = f"{name}, {fault[1]} at byte {fault[0]}"
+                self.tally.add("left out files that are not UTF-8 text", place)
+            elif not text:
+                self.tally.add(EMPTY, name)
+            else:
+                yield Document(name, text), {"at": [index + 1], "tally": self.tally.state()}
 
 
 def cut(document: Document, size: int) -> list[Document]:
@@ -193,18 +220,35 @@ def find_non_text(file: BinaryIO) -> tuple[int, str] | None:
         offset += len(block)
 
 
-def walk(root: str, without: frozenset[str] = frozenset()) -> list[str]:
-    """Sorted relative posix paths of the regular files below `root`, none hidden or `without`."""
+def walk(root: str, without: frozenset[str] = frozenset(), tally: Tally | None = None) -> list[str]:
+    """Sorted relative posix paths of the regular files below `root`, none hidden or `without`.
+
+    Args:
+      tally: counts what is left out: what is hidden, links to directories, what is no file.
+    """
+    left_out: list[tuple[str, str]] = []
 
     def relative_paths() -> Iterator[str]:
         for directory, children, files in os.walk(root, onerror=_refuse_unreadable):
+            for name in (*children, *files):
+                path = os.path.join(directory, name)
+                if name[0] == ".":
+                    left_out.append((path, "left out hidden files and directories"))
+                elif name in children and os.path.islink(path):
+                    left_out.append((path, "left out links to directories"))
             children[:] = [child for child in children if child not in without and child[0] != "."]
             for file in files:
                 path = Path(directory, file)
                 if file[0] != "." and _is_regular(path):
                     yield path.relative_to(root).as_posix()
+                elif file[0] != ".":
+                    left_out.append((str(path), "left out what is no regular file"))
 
-    return sorted(relative_paths())
+    found = sorted(relative_paths())
+    for path, what in sorted(left_out):
+        if tally:
+            tally.add(what, printable(path))
+    return found
 
 
 def printable(path: str) -> str:
@@ -231,16 +275,32 @@ def _check_named(path: str) -> None:
         raise UserError(f"{shown} is neither a file nor a directory; save its text to a file first")
 
 
-def _refuse_non_text(path: str, fault: tuple[int, str] | None, empty: bool) -> None:
-    shown = printable(path)
-    if fault is not None:
-        offset, reason = fault
+def _head(file: BinaryIO) -> bytes:
+    file.seek(0)
+    return file.read(formats.HEAD_BYTES)
+
+
+def _not_text(shown: str, fault: tuple[int, str], head: bytes) -> UserError:
+    kind = formats.kind_of(head)
+    if kind is not None and kind != "json":
+        return UserError(f"{shown} {formats.REMEDIES[kind]}")
+    offset, reason = fault
+    return UserError(
+        f"{shown} is not plain text: {reason} at byte offset {offset}; "
+        "convert it to UTF-8 or leave it out"
+    )
+
+
+def _refuse_directory_of_records(directory: str, files: Sequence[str]) -> None:
+    """Refuse a directory that holds records and nothing else, by the names of its files."""
+    kinds = {formats.kind_by_name(file) for file in files}
+    plain = all(file.lower().endswith(".json") for file in files)  # settings, perhaps
+    kind = next(iter(kinds))
+    if len(kinds) == 1 and kind is not None and not plain:
         raise UserError(
-            f"{shown} is not plain text: {reason} at byte offset {offset}; "
-            "convert it to UTF-8 or leave it out"
+            f"directory {printable(directory)} holds {kind} files and no plain text; read them "
+            f"with --data.source {kind}"
         )
-    if empty:
-        raise UserError(f"{shown} is empty; name a file that holds text")
 
 
 def _no_text(directory: str, skipped: int) -> str:

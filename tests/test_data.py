@@ -89,7 +89,8 @@ def test_binary_files_in_directories_are_skipped_and_counted(tmp_path: Path) -> 
     documents = read_documents(from_text(tmp_path), notice=notices.append)
     assert [document.text for document in documents] == [b"text"]
     assert notices == [
-        f"skipped 2 of the files in {tmp_path}: not UTF-8 text (first: {tmp_path}/b.png)"
+        f"left out files that are not UTF-8 text: 2 (first: {tmp_path}/b.png, byte 0x89 is not "
+        "UTF-8 at byte 0)"
     ]
     read_documents(from_text(tmp_path / "a.txt"), notice=notices.append)
     assert len(notices) == 1

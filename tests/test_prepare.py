@@ -21,7 +21,7 @@ import pyarrow.parquet
 import pytest
 import zstandard
 
-from data import corpus, make, manifest, records, shards, split
+from data import corpus, hub, make, manifest, records, shards, split
 from data.documents import Document
 from data.open import open_corpus
 from data.sources import open_source
@@ -178,7 +178,11 @@ def test_records_without_text_are_skipped_and_told(tmp_path: Path) -> None:
     )
     totals = done.manifest["totals"]
     assert totals["documents"] + totals["heldout_documents"] == 40
-    assert any("skipped 3 records without text" in sentence for sentence in said)
+    assert f"left out records without text: 2 (first: {tmp_path}/x.jsonl, line 41)" in said
+    assert (
+        f"left out records with a zero byte in their text: 1 (first: {tmp_path}/x.jsonl, line 43)"
+        in said
+    )
 
 
 def test_a_line_of_100_mb_is_a_document(tmp_path: Path) -> None:
@@ -386,10 +390,14 @@ def test_bad_sources_are_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "cut.parquet").write_bytes(whole[: len(whole) // 2])
     for kind, name, words in (
         ("json", "empty.jsonl", ["empty.jsonl is empty"]),
-        ("json", "latin.jsonl", ["latin.jsonl is not UTF-8"]),
-        ("json", "broken.jsonl", ["cannot read", "broken.jsonl as json"]),
+        ("json", "latin.jsonl", ["latin.jsonl, line 1: ", "not UTF-8", "--data.skip_damaged N"]),
+        (
+            "json",
+            "broken.jsonl",
+            ["broken.jsonl, line 2: not a JSON record", "skip_damaged"],
+        ),
         ("json", "field.jsonl", ["no field 'text'", "body", "--data.field"]),
-        ("json", "number.jsonl", ["holds int, not text"]),
+        ("json", "number.jsonl", ["number.jsonl, line 1: field 'text' holds a number, not text"]),
         ("parquet", "cut.parquet", ["cannot read", "cut.parquet as parquet"]),
         ("parquet", "none", ["no parquet files at"]),
         ("json", "*.gz", ["no json files at", "a pattern such as"]),
@@ -495,14 +503,14 @@ class Flaky:
 def test_the_hub_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Network failures are waited out, with growing pauses, and no record is lost or doubled."""
     values = texts(1000)
-    hub = Flaky(values, [ConnectionError("reset"), TimeoutError("slow"), OSError("502")])
-    monkeypatch.setattr(datasets, "load_dataset", hub.load)
+    flaky = Flaky(values, [ConnectionError("reset"), TimeoutError("slow"), OSError("502")])
+    monkeypatch.setattr(datasets, "load_dataset", flaky.load)
     said: list[str] = []
-    source = records.Hub(SourceConfig("hub", ("some/dataset",), revision="abc"), said.append)
+    source = hub.Hub(SourceConfig("hub", ("some/dataset",), revision="abc"), said.append)
     waits: list[float] = []
     source._sleep = waits.append
     read = [document.text.decode() for document, _ in source.read() if document.text]
-    assert read == values and hub.loads == 4
+    assert read == values and flaky.loads == 4
     assert len(waits) == 3 and len(said) == 3
 
 
@@ -515,7 +523,7 @@ def test_a_hub_that_stays_away_is_one_sentence(
         raise ConnectionError("no route to host")
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    source = records.Hub(SourceConfig("hub", ("some/dataset",), revision="abc"))
+    source = hub.Hub(SourceConfig("hub", ("some/dataset",), revision="abc"))
     waits: list[float] = []
     source._sleep = waits.append
     with pytest.raises(UserError, match="did not give some/dataset in 8 tries .no route to host"):

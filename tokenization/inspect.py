@@ -20,7 +20,7 @@ from tokenization.interface import Tokenizer
 
 def heldout(data: DataConfig, source: MixtureConfig, most_bytes: int) -> Iterator[bytes]:
     """The first held-out texts of a source, up to `most_bytes`; of a small source all its text."""
-    opened = open_source(source, data.document_bytes)
+    opened = open_source(source, data.document_bytes, notice=print)
     size = opened.size()
     every = size is not None and size <= most_bytes
     read = 0
@@ -29,7 +29,8 @@ def heldout(data: DataConfig, source: MixtureConfig, most_bytes: int) -> Iterato
             yield document.text
             read += len(document.text)
             if read >= most_bytes:
-                return
+                break
+    opened.tally.tell(print)
 
 
 def pieces(tokenizer: Tokenizer) -> Iterator[str]:

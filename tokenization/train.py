@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from data import split
+from data.documents import Notice
 from data.sources import open_source
 from int_lm import config, errors, progress
 from int_lm.config import DataConfig
@@ -26,8 +27,11 @@ VOCABULARY = range(512, 65537)
 LINE_BYTES = 4096  # longer lines are cut: the trainer's own limit is far above
 
 
-def sample(data: DataConfig, most_bytes: int) -> list[bytes]:
+def sample(data: DataConfig, most_bytes: int, say: Notice | None = None) -> list[bytes]:
     """Documents to train on, about `most_bytes` of them, in the order of their hashes.
+
+    Args:
+      say: called with one sentence about each kind of thing that is left out.
 
     Raises:
       UserError: as of the sources; no text at all.
@@ -35,7 +39,7 @@ def sample(data: DataConfig, most_bytes: int) -> list[bytes]:
     kept: list[tuple[int, bytes]] = []  # a heap whose first one has the largest hash
     size = 0
     for source in config.sources_of(data):
-        opened = open_source(source, data.document_bytes)
+        opened = open_source(source, data.document_bytes, notice=say)
         with progress.bar(f"reading {source.name}, bytes", opened.size()) as update:
             for document, _ in opened.read():
                 update(len(document.text))
@@ -46,6 +50,7 @@ def sample(data: DataConfig, most_bytes: int) -> list[bytes]:
                 size += len(document.text)
                 while size > most_bytes and len(kept) > 1:
                     size -= len(heapq.heappop(kept)[1])
+        opened.tally.tell(say)
     if not kept:
         raise UserError("there is no text to train a tokenizer on; name some with --data.path")
     return [text for _, text in sorted(kept, reverse=True)]
@@ -128,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"--vocab_size is {arguments.vocab_size}, must lie between 512 and 65536")
     if arguments.sample_bytes < 1:
         raise UserError(f"--sample_bytes is {arguments.sample_bytes}, must be at least 1")
-    texts = sample(settings.data, arguments.sample_bytes)
+    texts = sample(settings.data, arguments.sample_bytes, print)
     size = sum(map(len, texts))
     print(f"training on {len(texts):,} documents, {size:,} bytes")
     began = time.monotonic()

@@ -4,10 +4,12 @@ Nothing here imports jax, so that `--help` and a wrong flag answer at once.
 """
 
 from int_lm.config.load import (
+    RECORD_SUFFIXES as RECORD_SUFFIXES,
     RESUMABLE_CHANGES as RESUMABLE_CHANGES,
     SECTIONS as SECTIONS,
     from_dict as from_dict,
     load as load,
+    source_by_name as source_by_name,
     sources_of as sources_of,
     to_dict as to_dict,
     to_yaml as to_yaml,

@@ -14,7 +14,15 @@ from typing import Any, Literal
 import yaml
 
 from int_lm import plugins
-from int_lm.config import SECTIONS, Config, from_dict, load, to_dict, validate
+from int_lm.config import (
+    SECTIONS,
+    Config,
+    from_dict,
+    load,
+    source_by_name,
+    to_dict,
+    validate,
+)
 from int_lm.errors import UserError, nearest
 
 
@@ -120,9 +128,14 @@ def from_arguments(arguments: argparse.Namespace) -> Config:
     base = to_dict(load(arguments.config) if arguments.config else Config())
     flags = {name: value for name, value in vars(arguments).items() if "." in name}
     if "data.path" in flags:
-        # files take the place of the library, of a dataset and of a mixture, but stay of their kind
-        kept = base["data"]["source"] in ("json", "parquet")
-        flags = {**({} if kept else {"data.source": "text"}), "data.mixture": (), **flags}
+        # files take the place of the library, of a dataset and of a mixture; they are what their
+        # names say, or else of the kind of those before
+        named = base["data"]["source"]
+        if "data.source" not in flags:
+            by_name = source_by_name(flags["data.path"], "the command line")
+            kept = by_name == "text" and named in ("json", "parquet")
+            named = named if kept else by_name
+        flags = {"data.source": named, "data.mixture": (), **flags}
     elif flags.get("data.source") == "stdlib":
         # a path, or a mixture, of the file would contradict the flag
         flags = {"data.path": (), "data.mixture": (), **flags}

@@ -26,13 +26,23 @@ from int_lm.errors import UserError, nearest, require
 
 SECTIONS: dict[str, type] = {field.name: field.type for field in dataclasses.fields(Config)}  # type: ignore[misc]
 
+# How the names of files of records end, by `data.source`.
+RECORD_SUFFIXES = {
+    "json": tuple(
+        f".{name}{packed}"
+        for name in ("jsonl", "ndjson", "json")
+        for packed in ("", ".gz", ".zst", ".bz2", ".xz")
+    ),
+    "parquet": (".parquet",),
+}
+
 # Fields of older versions, with the value at which they changed nothing: checkpoints have them.
 REMOVED = {"es.noise_reuse": 1, "es.vote_clip": 0.0}
 
 # What may change between a run and its resumption without changing the meaning of its weights; of
 # run.steps, on which some schedules depend, `run.resumption_warning` says so.
 RESUMABLE_CHANGES = (
-    frozenset({"es.chunk", "data.shards", "data.heldout_bytes"})
+    frozenset({"es.chunk", "data.shards", "data.heldout_bytes", "data.skip_damaged"})
     | {f"run.{field.name}" for field in dataclasses.fields(RunConfig) if field.name != "seed"}
     | {f"distributed.{field.name}" for field in dataclasses.fields(DistributedConfig)}
 )
@@ -91,7 +101,7 @@ def _section(cls: type, values: dict[Any, Any], name: str, where: str) -> Any:
     """A dataclass of plain values."""
     hints = typing.get_type_hints(cls)
     if issubclass(cls, SourceConfig) and values.get("path"):
-        values = {"source": "text", **values}
+        values = {"source": source_by_name(values["path"], where), **values}
     checked = {}
     for key, value in values.items():
         suggestion = nearest(str(key), list(hints))
@@ -102,6 +112,24 @@ def _section(cls: type, values: dict[Any, Any], name: str, where: str) -> Any:
             named = f"{name}.{field.name} in {where}"
             plugins.check(field.metadata["kind"], checked[field.name], named)
     return cls(**checked)
+
+
+def source_by_name(path: Any, where: str) -> str:
+    """The source that the names of files mean where none is set; `text` for any other name."""
+    names = [path] if isinstance(path, str) else path
+    kinds = {
+        next(
+            (kind for kind, ends in RECORD_SUFFIXES.items() if name.lower().endswith(ends)), "text"
+        )
+        for name in names
+        if isinstance(name, str)
+    } or {"text"}
+    require(
+        len(kinds) == 1,
+        f"data.path in {where} names files of several formats ({', '.join(sorted(kinds))}); name "
+        "one with data.source, or use data.mixture for several",
+    )
+    return kinds.pop()
 
 
 def _without_removed(section: str, values: dict[Any, Any], where: str) -> dict[Any, Any]:

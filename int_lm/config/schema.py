@@ -105,13 +105,24 @@ class SourceConfig:
 
     source: Literal["stdlib", "text", "json", "parquet", "hub"] = described(
         "stdlib",
-        "stdlib: the Python standard library's own sources; text, json (lines, .gz and .zst too), "
-        "parquet: the files of data.path; hub: the dataset of the Hugging Face hub it names",
+        "stdlib: the Python standard library's own sources; text, json (lines or an array; .gz, "
+        ".zst, .bz2, .xz too), parquet: the files of data.path; hub: the dataset "
+        "of the Hugging Face hub it names",
     )
     path: tuple[str, ...] = described(
-        (), "files, directories or (json, parquet) patterns; implies source text where none is set"
+        (),
+        "files, directories or (json, parquet) patterns; where no source is set, names such as "
+        "x.jsonl, x.json.gz or x.parquet imply theirs, any other name implies text",
     )
-    field: str = described("text", "json, parquet, hub: the field that holds the text")
+    field: str = described(
+        "text",
+        "json, parquet, hub: the field that holds the text; meta.text is the field text of meta",
+    )
+    skip_damaged: int = described(
+        0,
+        "json, parquet: damaged records, or records whose field holds no text, that are left out "
+        "and counted; one more ends the command (0: the first one does)",
+    )
     subset: str = described("", "hub: name of the dataset's configuration, if it has several")
     split: str = described("train", "hub: split to read")
     revision: str = described("", "hub: commit to read; without it prepare asks for the newest")

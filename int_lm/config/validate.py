@@ -8,12 +8,7 @@ from int_lm import untrusted
 from int_lm.config.load import SECTIONS, sources_of, to_dict
 from int_lm.config.schema import Config, DataConfig, DistributedConfig
 from int_lm.errors import require
-from int_lm.limits import (
-    DIRECT_BITS,
-    DIRECT_LENGTH_MAX,
-    INT8_MAX,
-    LEARNING_RATE_MAX,
-)
+from int_lm.limits import DIRECT_BITS, DIRECT_LENGTH_MAX, INT8_MAX, LEARNING_RATE_MAX
 
 
 def _validate_sources(data: DataConfig) -> None:

@@ -130,10 +130,12 @@ def check_tokenizer(saved: Mapping[str, Any], current: Mapping[str, Any]) -> Non
 
 
 def _weightless(sections: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration without the weights of the sources of its mixture."""
+    """A configuration without what may change of the sources of its mixture."""
     data = dict(sections.get("data", {}))
     if data.get("mixture"):
-        data["mixture"] = [{**source, "weight": None} for source in data["mixture"]]
+        data["mixture"] = [
+            {**source, "weight": None, "skip_damaged": 0} for source in data["mixture"]
+        ]
     return {**sections, "data": data} if data else dict(sections)
 
 

@@ -10,12 +10,6 @@ them, on other platforms, or with INT_LM_NATIVE=0 in the environment, JAX comput
 same integers.
 """
 
-from int_lm.native.dispatch import (
-    accelerated,
-    available,
-    instructions,
-    on_gpu,
-    without_kernels,
-)
+from int_lm.native.dispatch import accelerated, available, instructions, on_gpu, without_kernels
 
 __all__ = ["accelerated", "available", "instructions", "on_gpu", "without_kernels"]

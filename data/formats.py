@@ -1,0 +1,57 @@
+"""What kind of file something is: by its name, and by how its contents begin."""
+
+import json
+import re
+from typing import Literal
+
+from data import compressed
+from int_lm.config import RECORD_SUFFIXES
+
+Kind = Literal["json", "parquet", "archive"]
+HEAD_BYTES = 1 << 16  # of a file, that tell what it is
+REMEDIES = {
+    "json": "holds JSON records, not plain text; read the text in them with --data.source json",
+    "parquet": "is a Parquet file; read it with --data.source parquet",
+    "archive": "is an archive; unpack it, and name the files in it",
+    "compressed": "is compressed; unpack it first, unless it holds JSON (--data.source json)",
+}
+_ARCHIVES = (b"PK\x03\x04", b"PK\x05\x06", b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\x07")
+_BEGINS_RECORD = re.compile(rb'\{\s*"(?:[^"\\]|\\.)*"\s*:', re.DOTALL)
+_BEGINS_ARRAY = re.compile(rb'\[\s*\{\s*"(?:[^"\\]|\\.)*"\s*:', re.DOTALL)
+
+
+def kind_by_name(path: str) -> str | None:
+    """`json` or `parquet` for a name that ends as those do; None for any other."""
+    for kind, suffixes in RECORD_SUFFIXES.items():
+        if path.lower().endswith(suffixes):
+            return kind
+    return None
+
+
+def kind_of(head: bytes) -> str | None:
+    """What a file that begins with `head` is; None for what may be plain text.
+
+    `json` are records only: an object a line, or an array of objects. One JSON value over several
+    lines may be plain text, as a settings file among sources is.
+    """
+    if head.startswith(b"PAR1"):
+        return "parquet"
+    if head.startswith(_ARCHIVES) or head[257:262] == b"ustar":
+        return "archive"
+    if compressed.format_of(head):
+        return "compressed"
+    return "json" if _begins_with_records(head.removeprefix(b"\xef\xbb\xbf").lstrip()) else None
+
+
+def _begins_with_records(head: bytes) -> bool:
+    if _BEGINS_ARRAY.match(head):
+        return True
+    if not _BEGINS_RECORD.match(head):
+        return False
+    first, newline, _ = head.partition(b"\n")
+    if not newline and len(head) >= HEAD_BYTES // 2:  # a long record that was cut off
+        return True
+    try:
+        return isinstance(json.loads(first), dict)
+    except (ValueError, RecursionError):
+        return False
