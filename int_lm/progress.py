@@ -1,4 +1,4 @@
-"""A progress bar for what takes a while, shown only to somebody who looks at a terminal."""
+"""What a terminal is shown: a progress bar, and text that a model wrote, made safe."""
 
 import contextlib
 import sys
@@ -30,3 +30,12 @@ def bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
             shown.update(count)
 
         yield update
+
+
+def shown(text: bytes) -> str:
+    r"""UTF-8 text that is safe on a terminal: invalid bytes and control characters as `\x1b`."""
+    decoded = text.decode("utf-8", "backslashreplace")
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode()
+        for c in decoded
+    )

@@ -229,7 +229,7 @@ class Model:
 
     @property
     def direct(self) -> list[int]:
-        """Context lengths of the direct connections."""
+        """Context lengths of the context tables."""
         return self.config["model"].get("direct", [])
 
     def initial_state(self, batch: int) -> Tensors:
@@ -255,7 +255,7 @@ class Model:
 
 
 def context_rows(context_KP: np.ndarray, bits: int) -> np.ndarray:
-    """Rows of a direct connection's table, int64 [P]: a hash of the last K tokens, newest first."""
+    """Rows of a context table, int64 [P]: a hash of the last K tokens, newest first."""
     word = np.full(context_KP.shape[1:], len(context_KP), np.uint64)
     for token_P in context_KP.astype(np.uint64):
         word = ((word ^ token_P) * np.uint64(0x9E3779B1)) & _WORD
@@ -343,7 +343,7 @@ def expected_tensors(
     _require(widest <= INPUTS_MAX, f"it has dots over {widest} inputs, at most {INPUTS_MAX} fit")
     shapes = architectures[name].shapes(model, V)
     tables = {f"direct/context_{length}": [1 << model["direct_bits"], V] for length in direct}
-    _require(len(tables) == len(direct), f"{CONFIG_FILE} names direct connections twice")
+    _require(len(tables) == len(direct), f"{CONFIG_FILE} names a context table twice")
     shapes |= tables
     same = config["tokenizer"]["vocab_size"] == V
     _require(same, "its tokenizer has another vocabulary than its weights")

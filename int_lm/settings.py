@@ -78,6 +78,15 @@ class RunSettings(Protocol):
     def steps(self) -> int: ...
 
 
+class DistributedSettings(Protocol):
+    """What the numerics read of the section `distributed`."""
+
+    @property
+    def devices(self) -> int: ...
+    @property
+    def update(self) -> str: ...
+
+
 class Settings(Protocol):
     """The sections of a configuration that training in integers depends on."""
 

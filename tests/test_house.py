@@ -1,4 +1,6 @@
-"""The house rules a program can check: layers, floats, printing, arguments, sizes, paths, links.
+"""The house rules that a program can check: import order, floats, sizes, paths, links.
+
+Ruff has the rules about printing, arguments and relative imports (pyproject.toml).
 
 Each rule is a function from source text to a list of problems ("line 3: ..."), so that a test can
 show that it catches what it is for.
@@ -22,39 +24,20 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("int_lm", "data", "tokenization")
 LINES_AT_MOST = 350
 LINES_BY_EXCEPTION = {
-    "runtime": 500,  # one file by contract: a copy of it goes into every export
+    "runtime": 550,  # one file by contract: a copy of it goes into every export
 }
 
-# A module of int_lm imports only what stands left of it.
-ORDER = re.findall(
-    r"\w+",
-    "errors < memory < schema < bounds < untrusted < config < command_line < digest < "
-    "interrupt < progress < runlog < fixed < tables < code_length < params < native < hashing "
-    "< placement < noise < perturb < layers < direct < models < likelihood < credit < units < "
-    "votes < population < fitness < voting < update < evolve < diagnose < runtime < evaluate "
-    "< sample < distributed < storage < checkpoint < lock < checkpointer < run < warmup < "
-    "plan < trainer < export < verify",
-)
-ONLY_IMPORT = {
-    "__init__": set(),
-    "untrusted": set(),
-    "digest": {"errors", "config", "untrusted"},
-    "interrupt": {"errors", "config"},
-    "lock": {"errors", "config"},
-    "progress": set(),
-    "runlog": {"errors", "config"},
-    "runtime": set(),
+# Where reals are: made into integers once, shown, or set up for sampling.
+FLOAT_ZONES = {
+    *("arithmetic/tables", "method/schedules", "config/schema", "config/load", "config/validate"),
+    *("measure/code_length", "measure/evaluate", "training/runlog", "training/plan"),
+    *("training/trainer", "sample/__init__", "sample/__main__", "export/card"),
 }
-NUMPY_ONLY = {"runtime"}
-
-FLOAT_ZONES = set(
-    re.findall(
-        r"\w+", "schema config tables code_length runlog plan evaluate sample trainer export"
-    )
-)
 FLOAT_FUNCTIONS = {
-    "params": {"initialise"},
-    "diagnose": {"summary"},
+    "model/params": {"initialise"},
+    "method/update/threshold": {"alpha_at", "vote_threshold"},
+    "method/update/carry": {"learning_rate"},
+    "measure/diagnose": {"summary"},
     "runtime": {"integer_dot"},
 }
 FLOAT_DTYPE = re.compile(r"b?float\d*|double|half|single|floating|inexact|complex\w*")
@@ -96,84 +79,6 @@ def imports(source: str) -> Iterator[tuple[int, str, set[str]]]:
                 yield node.lineno, f"{'.' * node.level}{node.module or ''}.{alias.name}", functions
 
 
-def order_problems(source: str, module: str) -> list[str]:
-    """Imports of `int_lm` that the total order forbids; `main` is an entry point and exempt."""
-    unit = module.split("/")[0]
-    if unit not in (*ORDER, "__init__"):
-        return [
-            f"line 1: int_lm/{module}.py has no place in the import order (tests/test_house.py)"
-        ]
-    allowed = ONLY_IMPORT.get(unit, set(ORDER[: ORDER.index(unit)]) if unit in ORDER else set())
-    if "/" in module and (unit != "models" or module == "models/__init__"):
-        allowed = {*allowed, unit}  # but no architecture knows of another
-    problems = []
-    for line, name, functions in imports(source):
-        top, _, rest = name.partition(".")
-        if name.startswith("."):
-            problems.append(f"line {line}: relative import {name}")
-        elif top == "int_lm" and rest.split(".")[0] not in allowed and "main" not in functions:
-            problems.append(f"line {line}: {module} may not import {name}")
-        elif unit in NUMPY_ONLY and top not in {"numpy", "int_lm", *sys.stdlib_module_names}:
-            problems.append(f"line {line}: {module} imports {top}, which is not NumPy")
-    return problems
-
-
-def outside_problems(source: str, module: str) -> list[str]:
-    """Imports, by `int_lm`, of packages that are not shipped with it."""
-    outside = {"data", "tokenization", "tests", "benchmarks", "train", "eval"}
-    return [
-        f"line {line}: int_lm/{module}.py imports {name}"
-        for line, name, functions in imports(source)
-        if name.split(".")[0] in outside
-        # a command turns text into ids and back; it runs where all packages are
-        and not (
-            module.endswith("__main__")
-            and "main" in functions
-            and name.split(".")[0] in {"data", "tokenization"}
-        )
-    ]
-
-
-def argument_problems(source: str, module: str) -> list[str]:
-    """Uses of argparse and sys.argv anywhere but in the entry point of a module.
-
-    An entry module ends in `if __name__ == "__main__"` and reads its arguments in `main`;
-    `command_line` defines the parser.
-    """
-    tree = ast.parse(source)
-    guards = [
-        node
-        for node in tree.body
-        if isinstance(node, ast.If) and "__name__" in ast.unparse(node.test)
-    ]
-    guarded = {id(node) for guard in guards for node in ast.walk(guard)}
-    problems = []
-    for node, functions in within(tree):
-        text = ast.unparse(node) if isinstance(node, ast.Attribute | ast.Name) else ""
-        is_import = isinstance(node, ast.Import) and any(a.name == "argparse" for a in node.names)
-        is_import |= isinstance(node, ast.ImportFrom) and node.module == "argparse"
-        in_entry_point = bool(guards) and ("main" in functions or id(node) in guarded)
-        if text == "sys.argv" and not in_entry_point:
-            problems.append(f"line {node.lineno}: sys.argv outside an entry point")
-        elif module != "command_line" and is_import and not guards:
-            problems.append(f"line {node.lineno}: argparse outside an entry module")
-        elif module != "command_line" and text == "argparse" and not in_entry_point:
-            problems.append(f"line {node.lineno}: argparse outside main")
-    return problems
-
-
-def print_problems(source: str, module: str) -> list[str]:
-    """Calls of print outside `main`, `runlog` and `errors`."""
-    return [
-        f"line {node.lineno}: print"
-        for node, functions in within(ast.parse(source))
-        if isinstance(node, ast.Call)
-        and ast.unparse(node.func) == "print"
-        and "main" not in functions
-        and module not in {"runlog", "errors"}
-    ]
-
-
 def used_names(node: ast.AST) -> set[str]:
     """Names an expression takes values from; the shape of an array is no value of it."""
     if isinstance(node, ast.Attribute) and node.attr in {"shape", "ndim", "size"}:
@@ -185,8 +90,7 @@ def used_names(node: ast.AST) -> set[str]:
 
 def float_problems(source: str, module: str) -> list[str]:
     """Floating dtypes, float maths and true divisions outside the declared float zones."""
-    unit = module.split("/")[0]
-    if unit in FLOAT_ZONES:
+    if module in FLOAT_ZONES:
         return []
     has_paths = any(name.startswith("pathlib") for _, name, _ in imports(source))
     problems = []
@@ -211,7 +115,7 @@ def float_problems(source: str, module: str) -> list[str]:
             arrays = any(name in ARRAY_MODULES or ARRAY_NAME.fullmatch(name) for name in names)
             harmless = not arrays and (has_paths or "math" in names)
             found = None if harmless else f"`{ast.unparse(node)}`"
-        if found and not functions & FLOAT_FUNCTIONS.get(unit, set()):
+        if found and not functions & FLOAT_FUNCTIONS.get(module, set()):
             problems.append(f"line {node.lineno}: {found}")  # type: ignore[attr-defined]
     return problems
 
@@ -304,11 +208,7 @@ def broken(rule: Rule, files: Iterator[tuple[Path, str]]) -> list[str]:
 @pytest.mark.parametrize(
     ("rule", "packages"),
     [
-        (order_problems, ["int_lm"]),
-        (outside_problems, ["int_lm"]),
         (float_problems, ["int_lm"]),
-        (argument_problems, PACKAGES),
-        (print_problems, PACKAGES),
         (length_problems, PACKAGES),
     ],
 )
@@ -325,37 +225,64 @@ def lint_imports(directory: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_data_and_tokenizers_keep_their_import_order() -> None:
-    """Every import of `data` and `tokenization`, late ones too, follows [tool.importlinter]."""
+def test_modules_keep_their_import_order() -> None:
+    """Every import, late ones too, follows the contracts of [tool.importlinter]."""
     linted = lint_imports(ROOT)
     assert linted.returncode == 0, linted.stdout + linted.stderr
 
 
-@pytest.mark.parametrize(
-    ("module", "line"),
-    [
-        ("data/corpus.py", "def f():\n    from data import rolling"),
-        ("data/documents.py", "import data.text"),
-        ("data/newcomer.py", "import os"),
-        ("data/shards.py", "from int_lm import runlog"),
-        ("data/make.py", "import tokenization"),
-        ("data/open.py", "def f():\n    from tokenization.byte import ByteTokenizer"),
-        ("tokenization/byte.py", "from tokenization import sentence_piece"),
-        ("tokenization/interface.py", "def f():\n    from data.documents import Document"),
-        ("tokenization/__init__.py", "from data import split"),
-    ],
-)
-def test_a_breach_of_the_import_order_is_caught(tmp_path: Path, module: str, line: str) -> None:
-    """An import upwards, at the top or in a function, or a module without a place."""
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+# What each module may not import, at the top or in a function.
+BREACHES = {
+    "int_lm.arithmetic.noise": "int_lm.model.params",
+    "int_lm.model.params": "int_lm.config",
+    "int_lm.model.egg": "int_lm.model.rwkv",
+    "int_lm.model.layers": "int_lm.method.evolve",
+    "int_lm.method.estimator.trace": "int_lm.method.estimator.unit",
+    "int_lm.method.recipe": "int_lm.method.population",
+    "int_lm.method.placement": "int_lm.config",
+    "int_lm.files.digest": "int_lm.run",
+    "int_lm.runtime": "int_lm.errors",
+    "int_lm.measure.evaluate": "data.streams",
+    "int_lm.config.load": "tokenization.byte",
+    "data.corpus": "data.rolling",
+    "data.documents": "data.text",
+    "data.shards": "int_lm.training.runlog",
+    "data.make": "tokenization",
+    "data.open": "tokenization.byte",
+    "tokenization.byte": "tokenization.sentence_piece",
+    "tokenization.interface": "data.documents",
+}
+
+
+@pytest.fixture(scope="module")
+def breached(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What import-linter says of a copy of the packages with all breaches, and newcomers."""
+    root = tmp_path_factory.mktemp("breached")
+    shutil.copy(ROOT / "pyproject.toml", root)
     for package in PACKAGES:
         shutil.copytree(
-            ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__")
+            ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__")
         )
-    with (tmp_path / module).open("a") as file:
-        file.write(f"\n{line}\n")
-    linted = lint_imports(tmp_path)
-    assert linted.returncode == 1 and "BROKEN" in linted.stdout, linted.stdout + linted.stderr
+    for module, target in BREACHES.items():
+        with (root / f"{module.replace('.', '/')}.py").open("a") as file:
+            file.write(f"\n\ndef breach():\n    import {target}\n")
+    for package in ("int_lm", "int_lm/method", "data", "tokenization"):
+        (root / package / "newcomer.py").write_text("import os\n")
+    linted = lint_imports(root)
+    assert linted.returncode == 1, linted.stdout + linted.stderr
+    return linted.stdout
+
+
+@pytest.mark.parametrize("module", BREACHES)
+def test_a_breach_of_the_import_order_is_caught(breached: str, module: str) -> None:
+    """Each forbidden import is reported, with its line."""
+    assert re.search(rf"{re.escape(module)} -> {re.escape(BREACHES[module])}\S* \(l", breached)
+
+
+def test_a_module_without_a_place_is_caught(breached: str) -> None:
+    """In every package whose order is complete."""
+    for package in ("int_lm", "int_lm.method", "data", "tokenization"):
+        assert re.search(rf"{re.escape(package)}\.newcomer\b", breached), package
 
 
 def test_texts_name_no_directory_of_the_machine() -> None:
@@ -394,57 +321,24 @@ def test_shipped_configurations_are_valid() -> None:
 
 
 BAD = [
-    (order_problems, "params", "from int_lm.votes import eggroll"),
-    (order_problems, "config", "from int_lm.command_line import OneLineParser"),
-    (order_problems, "votes", "from int_lm import population"),
-    (order_problems, "layers", "from int_lm.models import egg"),
-    (order_problems, "params", "from int_lm import evolve"),
-    (order_problems, "params", "def f():\n    import int_lm.evolve"),
-    (order_problems, "noise", "from . import tables"),
-    (order_problems, "noise", "from int_lm import noise"),
-    (order_problems, "models/egg", "from int_lm.models import rwkv"),
-    (order_problems, "models/egg", "from int_lm import likelihood"),
-    (order_problems, "digest", "from int_lm import params"),
-    (order_problems, "runtime", "from int_lm.errors import UserError"),
-    (order_problems, "runtime", "import jax"),
-    (order_problems, "runtime", "from safetensors.numpy import load_file"),
-    (order_problems, "__init__", "from int_lm import evolve"),
-    (order_problems, "newcomer", ""),
-    (outside_problems, "evaluate", "from data.streams import tokens"),
-    (outside_problems, "evaluate", "def main():\n    import tokenization.byte"),
-    (outside_problems, "sample/__main__", "import tokenization"),
-    (outside_problems, "sample/__main__", "def main():\n    import tests.oracle"),
-    (argument_problems, "sample", "import argparse"),
-    (argument_problems, "sample", "import sys\ndef main():\n    return sys.argv"),
-    (argument_problems, "command_line", "import sys\narguments = sys.argv[1:]"),
-    (argument_problems, "config", "import argparse\nx = argparse.Namespace()"),
-    (argument_problems, "tables", "from argparse import Namespace"),
-    (
-        argument_problems,
-        "sample",
-        "import argparse\ndef read():\n    argparse.Namespace()\n"
-        "if __name__ == '__main__':\n    read()",
-    ),
-    (print_problems, "votes", "print(1)"),
-    (print_problems, "votes", "def show():\n    print(1)"),
-    (float_problems, "votes", "y = x.astype(jnp.float32)"),
-    (float_problems, "votes", "y = np.zeros(3, np.float64)"),
-    (float_problems, "votes", "y = jnp.zeros(3, dtype='bfloat16')"),
-    (float_problems, "votes", "y = x.astype(float)"),
-    (float_problems, "votes", "y = jnp.zeros(3, dtype=float)"),
-    (float_problems, "votes", "y = jax.numpy.sqrt(x)"),
-    (float_problems, "models/egg", "y = jnp.mean(x)"),
-    (float_problems, "models/egg", "y = x.mean()"),
-    (float_problems, "models/egg", "y = jax.nn.softmax(x)"),
-    (float_problems, "models/egg", "y = x / 2"),
-    (float_problems, "models/egg", "x /= 2"),
-    (float_problems, "checkpoint", "from pathlib import Path\ny = h_PD / 2"),
-    (float_problems, "checkpoint", "from pathlib import Path\ny = 2 / jnp.sum(h)"),
-    (float_problems, "perturb", "import math\ny = h_PD / math.log2(n)"),
+    (float_problems, "method/votes", "y = x.astype(jnp.float32)"),
+    (float_problems, "method/votes", "y = np.zeros(3, np.float64)"),
+    (float_problems, "method/votes", "y = jnp.zeros(3, dtype='bfloat16')"),
+    (float_problems, "method/votes", "y = x.astype(float)"),
+    (float_problems, "method/votes", "y = jnp.zeros(3, dtype=float)"),
+    (float_problems, "method/votes", "y = jax.numpy.sqrt(x)"),
+    (float_problems, "model/egg", "y = jnp.mean(x)"),
+    (float_problems, "model/egg", "y = x.mean()"),
+    (float_problems, "model/egg", "y = jax.nn.softmax(x)"),
+    (float_problems, "model/egg", "y = x / 2"),
+    (float_problems, "model/egg", "x /= 2"),
+    (float_problems, "files/checkpoint", "from pathlib import Path\ny = h_PD / 2"),
+    (float_problems, "files/checkpoint", "from pathlib import Path\ny = 2 / jnp.sum(h)"),
+    (float_problems, "model/perturb", "import math\ny = h_PD / math.log2(n)"),
     (float_problems, "runtime", "def log2(x):\n    return x.astype(np.float64)"),
-    (float_problems, "params", "scale = np.float64(2)"),
-    (float_problems, "diagnose", "def histograms(x):\n    return x.mean()"),
-    (length_problems, "votes", "x = 1\n" * (LINES_AT_MOST + 1)),
+    (float_problems, "model/params", "scale = np.float64(2)"),
+    (float_problems, "measure/diagnose", "def histograms(x):\n    return x.mean()"),
+    (length_problems, "method/votes", "x = 1\n" * (LINES_AT_MOST + 1)),
     (length_problems, "runtime", "x = 1\n" * (LINES_BY_EXCEPTION["runtime"] + 1)),
     (path_problems, "README", "cd " + "/home" + "/ada/int_lm && make train"),
     (path_problems, "README", "(" + "/root" + "/.cache)"),
@@ -459,30 +353,12 @@ BAD = [
     (mention_problems, "sample", "# docs/determinism.md#mistakes"),
 ]
 GOOD = [
-    (order_problems, "votes", "import jax\nfrom int_lm import fixed, models\nimport int_lm.config"),
-    (order_problems, "models/__init__", "from int_lm.models import egg"),
-    (order_problems, "models/egg", "from int_lm.perturb import linear"),
-    (order_problems, "models/rwkv", "from int_lm import layers"),
-    (order_problems, "population", "from int_lm import votes"),
-    (order_problems, "export/__main__", "from int_lm.export import card"),
-    (order_problems, "sample", "def main():\n    from int_lm import checkpoint"),
-    (order_problems, "runtime", "import json\nimport numpy as np\nfrom pathlib import Path"),
-    (outside_problems, "evaluate", "import dataclasses\nfrom int_lm import params"),
-    (
-        argument_problems,
-        "sample",
-        "import sys, argparse\ndef main():\n    argparse.Namespace()\n"
-        "if __name__ == '__main__':\n    main(sys.argv[1:])",
-    ),
-    (argument_problems, "command_line", "import argparse\nx = argparse.Namespace()"),
-    (print_problems, "sample", "def main():\n    print(1)"),
-    (print_problems, "runlog", "print(1)"),
-    (float_problems, "tables", "y = np.sqrt(np.float64(2)) / 3"),
-    (float_problems, "votes", "y = x.astype(jnp.int32) // 2\nz = '1/2 floats'"),
-    (float_problems, "checkpoint", "from pathlib import Path\nfile = folder / HOST_FILE"),
-    (float_problems, "perturb", "import math\ny = round(math.log2(x_PN.shape[-1]) / 2)"),
+    (float_problems, "arithmetic/tables", "y = np.sqrt(np.float64(2)) / 3"),
+    (float_problems, "method/votes", "y = x.astype(jnp.int32) // 2\nz = '1/2 floats'"),
+    (float_problems, "files/checkpoint", "from pathlib import Path\nfile = folder / HOST_FILE"),
+    (float_problems, "model/perturb", "import math\ny = round(math.log2(x_PN.shape[-1]) / 2)"),
     (float_problems, "runtime", "def integer_dot(x, w):\n    return x.astype(np.float64) @ w"),
-    (length_problems, "votes", "x = 1\n" * LINES_AT_MOST),
+    (length_problems, "method/votes", "x = 1\n" * LINES_AT_MOST),
     (length_problems, "runtime", "x = 1\n" * LINES_BY_EXCEPTION["runtime"]),
     (path_problems, "README", "see https://example.org" + "/home" + "/page, runs/a and /tmp/out"),
     (

@@ -55,7 +55,7 @@ def dither(row: Array, column: Array, position: Array, bits: int) -> Array:
 def dot(x_N: Array, weight_MN: Array) -> Array:
     """x W^T with int32 accumulation: int8 [..., N] and int8 [M, N] give int32 [..., M].
 
-    Contract: N * 127 * 127 < 2^31 (checked by `config.validate`), so the sum is exact.
+    Contract: N * 127 * 127 < 2^31 (checked by `method.bounds`), so the sum is exact.
     """
     return jax.lax.dot_general(
         x_N, weight_MN, (((x_N.ndim - 1,), (1,)), ((), ())), preferred_element_type=jnp.int32

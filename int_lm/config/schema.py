@@ -26,7 +26,7 @@ class ModelConfig:
     layers: int = described(2, "L, residual blocks", least=1)
     ffn_multiple: int = described(4, "F / D, feed-forward width as a multiple of D", least=1)
     direct: tuple[int, ...] = described(
-        (), "context lengths of direct connections: tables from the last k tokens to the logits"
+        (), "lengths k of context tables, each from a hash of the last k tokens to the logits"
     )
     direct_bits: int = described(16, "rows of each such table: 2^direct_bits (V bytes each)")
 
@@ -78,7 +78,7 @@ class EsConfig:
         200.0, "steps after which schedule inverse has halved learning_rate"
     )
     direct_rate: float = described(
-        12.0, "units (1/16 bit) that direct connections move by at a context's first reading"
+        12.0, "units (1/16 bit) that a row of a context table moves by when it is first read"
     )
     schedule: Literal[
         "constant", "linear", "cosine", "inverse", "inverse_sqrt", "inverse_sqrt_to_zero"

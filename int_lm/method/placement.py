@@ -6,13 +6,13 @@ A mesh has one axis, "population". Between devices cross, per step, and nothing 
     votes      int32, one for each weight of the network: summed, and either on every device or,
                with `distributed.update: sharded`, each device's part of them, after whose update
                the int8 weights are gathered
-    errors     of direct connections, int8 [J, V], and their rows, int32: gathered, and every
+    errors     for context tables, int8 [J, V], and their rows, int32: gathered, and every
                device moves all rows of its tables
 
 All sums are sums of integers: how many devices there are changes no bit. Noise never crosses, for
 every device computes what its members need.
 
-Axes: P members, S streams, J readings of a segment, V vocabulary.
+Axes: P members, S streams, J tokens and pairs of a segment, V vocabulary.
 """
 
 import dataclasses
@@ -24,8 +24,8 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as Spec
 
-from int_lm.config import DistributedConfig, EsConfig
 from int_lm.errors import UserError
+from int_lm.settings import DistributedSettings, StrategySettings
 
 AXIS = "population"
 SHARDED_FROM = 1 << 24  # weights: the votes of fewer are summed as fast as they are split
@@ -72,11 +72,13 @@ class Placement:
         return Spec()
 
 
-def choose(distributed: DistributedConfig, es: EsConfig, weights: int) -> Placement | None:
+def choose(
+    distributed: DistributedSettings, es: StrategySettings, weights: int
+) -> Placement | None:
     """The placement of a run over the devices of all processes; None for a single device.
 
     Args:
-      weights: number of weights of the network, without direct connections.
+      weights: number of weights of the network, without context tables.
 
     Raises:
       UserError: the streams cannot be shared evenly by the devices asked for.

@@ -14,10 +14,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from int_lm.method import token_votes
 from int_lm.method.clock import Clock
-from int_lm.method.estimator import Noise, of_tokens
-from int_lm.method.estimator.of_tokens import RowErrors, VotesByPath
+from int_lm.method.estimator import Noise
 from int_lm.method.recipe import Recipe
+from int_lm.method.token_votes import RowErrors, VotesByPath
 from int_lm.model import params, perturb
 from int_lm.model.params import Parameters, Tree
 
@@ -158,12 +159,12 @@ def _of_chunk(
     seen = perturbed(recipe, weights, noise(recipe, clock, chunk))
     tokens_PT = jnp.repeat(tokens_ST, recipe.es.members_per_stream, axis=0)
     members, scores_P, records = recipe.objective.run(
-        recipe.model, seen, members, tokens_PT, of_tokens.keep(recipe)
+        recipe.model, seen, members, tokens_PT, token_votes.keep(recipe)
     )
     votes, row_errors = {}, None
     if records is not None:
         pairs_I = chunk_pairs(recipe, chunk)
-        votes, row_errors = of_tokens.votes(recipe, seen, records, pairs_I, clock)
+        votes, row_errors = token_votes.votes(recipe, seen, records, pairs_I, clock)
     return Outcome(scores_P, members, votes, row_errors)
 
 

@@ -8,15 +8,15 @@ Tokens before a document's start count as separators.
 
 The logits are linear in a row, so its gradient is the sum of the errors onehot(target) - p of the
 tokens that were read with it: no perturbation, and only rows that were read change. With e the mean
-error over its h readings in a step, and n the number of steps that have read it,
+error over the h times it was read in a step, and n the number of steps that have read it,
 
     row += direct_rate e / sqrt(max(1, floor(n / h)))      rounded up or down by a dither
 
-so that a context seen once learns at once, and a frequent one settles, the later the more readings
-stand behind its mean error. A rate that suits contexts seen once, which must not be learnt by heart
-in reading after reading, is then none too small for frequent ones.
+so that a context seen once learns at once, and a frequent one settles, the later the more often it
+is read in a step. One rate then suits both: rare contexts, which must not be learnt by heart, and
+frequent ones, which must not learn too slowly.
 
-Axes: P members, I pairs, K context lengths, J = T I readings of a segment, V vocabulary.
+Axes: P members, I pairs, K context lengths, J = T I tokens and pairs of a segment, V vocabulary.
 """
 
 import jax
@@ -33,7 +33,7 @@ from int_lm.settings import ModelSettings, StrategySettings
 LOGIT_MAX = 2**15 - 1
 COUNT_MAX = 2**31 - 1
 _STEP_BITS = 8  # fractional bits of a row's step
-_MEAN_BITS = 8  # more of them, of the step divided by the readings of a row
+_MEAN_BITS = 8  # more of them, of the step divided by how often its row was read
 _MOVE_BITS = _STEP_BITS + _MEAN_BITS + 7  # 2^7 units of an error make 1
 
 
@@ -122,8 +122,8 @@ def update(
 
     Args:
       table: int8 [rows, V]. counts: int32 [rows].
-      rows_J: int32, the row of every reading, one past the table for padding.
-      errors_JV: int8, of `votes`; 127 >> spare bits make 1, which the step makes up for.
+      rows_J: int32, the row that was read, one past the table for padding.
+      errors_JV: int8, of `credit.readout_errors`; 127 >> spare bits make 1.
       number: the step's, uint32 scalar.
     """
 
@@ -132,18 +132,18 @@ def update(
         return native.direct_update(*operands, rate=_rate(es), spare=spare_bits(es))
 
     def by_jax() -> tuple[Array, Array]:
-        """The errors of one row's readings are summed where its last reading stands.
+        """The errors of one row are summed where it was read last.
 
-        So the work follows the readings, and the memory too but for a word for each row.
+        So work and memory grow with J, but for a word of memory for each row.
         """
-        readings, size = len(rows_J), len(table)
-        reading_J = jnp.arange(readings, dtype=jnp.int32)
-        last = jnp.zeros(size, jnp.int32).at[rows_J].max(reading_J, mode="drop")
-        last_J = jnp.where(rows_J < size, last.at[rows_J].get(mode="clip"), reading_J)
-        hits_J = jnp.zeros(readings, jnp.int32).at[last_J].add(1)
+        count, size = len(rows_J), len(table)
+        place_J = jnp.arange(count, dtype=jnp.int32)
+        last = jnp.zeros(size, jnp.int32).at[rows_J].max(place_J, mode="drop")
+        last_J = jnp.where(rows_J < size, last.at[rows_J].get(mode="clip"), place_J)
+        hits_J = jnp.zeros(count, jnp.int32).at[last_J].add(1)
         error_JV = jnp.zeros(errors_JV.shape, jnp.int32).at[last_J].add(errors_JV.astype(jnp.int32))
-        # readings that are not their row's last one, and padding, name rows past the table: dropped
-        row_J = jnp.where((last_J == reading_J) & (rows_J < size), rows_J, size + reading_J)
+        # where a row is read again later, and padding: rows past the table, which are dropped
+        row_J = jnp.where((last_J == place_J) & (rows_J < size), rows_J, size + place_J)
         count_J = counts.at[row_J].get(mode="fill", fill_value=0)
         count_J = count_J + (count_J < COUNT_MAX).astype(jnp.int32)
         step_J = _row_step(es, jnp.maximum(count_J // jnp.maximum(hits_J, 1), 1))

@@ -108,7 +108,7 @@ def block(layer: Tree, x_PD: Array, state_PD: Array) -> tuple[Array, Array, Tree
 
 def step(weights: Tree, state: Tree, tokens_P: Array) -> tuple[Tree, Array, Activity]:
     """Read one token: (weights, state, int32 tokens [P]) -> (next state, int8 logits q4 [P, V],
-    what its reading left behind).
+    what reading it left behind).
     """
     keep_P1 = (tokens_P != SEPARATOR)[:, None]
     cells_LPD = jnp.where(keep_P1, state["cell"], jnp.int8(0))

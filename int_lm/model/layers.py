@@ -1,4 +1,4 @@
-"""What architectures share: the L1 norm, saturating sums, and the record of a token's reading.
+"""What architectures share: the L1 norm, saturating sums, and what a token leaves for votes.
 
 Axes: P members (or any batch), D width, N inputs, E effects; layers are stacked in front.
 """
@@ -37,7 +37,7 @@ class Use:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Activity:
-    """What one token's reading left behind. Training uses it; evaluation drops it unread.
+    """What reading one token left behind. Training uses it; evaluation drops it unread.
 
     Attributes:
       uses: tree of `Use`, one for every tensor but the VECTORs.
@@ -88,7 +88,7 @@ def norm_credit(gain_PD: Array, x_PD: Array, credit_PD: Array) -> Array:
 
     Returns:
       int32 [P, D], below 2^14. Every quotient is rounded half up and clipped to what
-      `fixed.floor_divide` takes. Contract: D 127 2^12 < 2^31 (`config.validate`).
+      `fixed.floor_divide` takes. Contract: D 127 2^12 < 2^31 (`method.bounds`).
     """
     x = x_PD.astype(jnp.int32)
     mean_P1 = _mean_magnitude(x)

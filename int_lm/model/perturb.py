@@ -176,7 +176,7 @@ def linear(weight: Weight, x_PN: Array) -> Array:
     """x W^T and its perturbation, narrowed: int8 [P, N] -> int8 [P, M].
 
     y = saturate((x W^T + ((+-(x B) A^T) >> shift)) >> (4 + round(log2(N) / 2))), floor rounding.
-    The int32 sums are exact within the bounds that `config.validate` checks.
+    The int32 sums are exact within the bounds that `method.bounds` checks.
     """
     return native.either(
         lambda: _native(weight, x_PN, jnp.int8),

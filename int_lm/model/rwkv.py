@@ -118,7 +118,7 @@ def block(layer: Tree, x_PD: Array, state: Tree) -> tuple[Array, Tree, Tree]:
 
 def step(weights: Tree, state: Tree, tokens_P: Array) -> tuple[Tree, Array, Activity]:
     """Read one token: (weights, state, int32 tokens [P]) -> (next state, int16 logits q4 [P, V],
-    what its reading left behind).
+    what reading it left behind).
     """
     keep_P1 = (tokens_P != SEPARATOR)[:, None]
     state = jax.tree.map(lambda leaf: jnp.where(keep_P1, leaf, jnp.int8(0)), state)

@@ -7,10 +7,9 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from int_lm import export, plugins, runtime, sample
+from int_lm import export, plugins, progress, runtime, sample
 from int_lm.config.command_line import OneLineParser
 from int_lm.errors import UserError, reported
-from int_lm.training import runlog
 
 PROGRAM = "int_lm.sample"
 
@@ -27,7 +26,7 @@ def stream(prompt: bytes, ids: Iterable[int], decode: Callable[[list[int]], byte
 
     def write(piece: bytes, final: bool = False) -> None:
         text = decoder.decode(piece, final)
-        sys.stdout.write(runlog.shown(text.encode()) if sys.stdout.isatty() else text)
+        sys.stdout.write(progress.shown(text.encode()) if sys.stdout.isatty() else text)
         sys.stdout.flush()
 
     write(prompt)

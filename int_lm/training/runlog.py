@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
+from int_lm import progress
 from int_lm.errors import UserError
 
 _HEADER_EVERY = 20  # lines between repetitions of the header
@@ -253,9 +254,9 @@ class Console:
             self.note(f"  {name:<{width}}  {value:7.4f}")
 
     def sample(self, step: int, prompt: bytes, text: bytes) -> None:
-        """Print what the model writes after `prompt`, safely (see `shown`)."""
+        """Print what the model writes after `prompt`, safely (see `progress.shown`)."""
         self.note(f"--- sample at step {step} " + "-" * 40)
-        self.note(shown(prompt + text))
+        self.note(progress.shown(prompt + text))
         self.note("-" * 60)
 
     def note(self, text: str) -> None:
@@ -296,12 +297,3 @@ def clock(seconds: float) -> str:
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
-
-
-def shown(text: bytes) -> str:
-    r"""UTF-8 text that is safe on a terminal: invalid bytes and control characters as `\x1b`."""
-    decoded = text.decode("utf-8", "backslashreplace")
-    return "".join(
-        c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode()
-        for c in decoded
-    )
