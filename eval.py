@@ -101,14 +101,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def open_run(root: Path, step: int | None) -> Subject:
     """A run's checkpoint, evaluated with JAX."""
     import tokenization
-    from int_lm import run
-    from int_lm.files import checkpoint
+    from int_lm import resume, run
     from int_lm.measure import evaluate
 
     opened = run.open_run(root, step, say=_say)
     paths = run.Paths(root)
     tokenizer = tokenization.load(paths.tokenizer)
-    checkpoint.check_tokenizer(opened.tokenizer, tokenization.identity(tokenizer))
+    resume.check_tokenizer(opened.tokenizer, tokenization.identity(tokenizer))
     return Subject(
         name=str(root),
         step=opened.step,
@@ -132,12 +131,11 @@ def open_run(root: Path, step: int | None) -> Subject:
 def open_export(root: Path) -> Subject:
     """An export, evaluated with the NumPy runtime: JAX is not imported."""
     import tokenization
-    from int_lm import export, runtime
-    from int_lm.files import checkpoint
+    from int_lm import export, resume, runtime
 
     model = export.load(root)
     tokenizer = tokenization.load(root / "tokenizer")
-    checkpoint.check_tokenizer(model.config["tokenizer"], tokenization.identity(tokenizer))
+    resume.check_tokenizer(model.config["tokenizer"], tokenization.identity(tokenizer))
     return Subject(
         name=str(root),
         step=model.config["step"],

@@ -143,7 +143,7 @@ def train_together(settings: Config) -> None:
 def train_locked(settings: Config, opened: "Corpus", held: "Lock | None") -> None:
     """Run, or resume; `held` keeps other runs out of the directory, for the process that writes."""
     import tokenization
-    from int_lm import run
+    from int_lm import resume, run
     from int_lm.files import checkpoint
     from int_lm.files.checkpointer import Checkpointer
     from int_lm.method import evolve, placement, recipe as recipes
@@ -157,8 +157,8 @@ def train_locked(settings: Config, opened: "Corpus", held: "Lock | None") -> Non
     if checkpoint.steps(paths.checkpoints):
         host = checkpoint.read_host(paths.checkpoints)
         identity = tokenization.identity(opened.tokenizer)
-        run.check_resumable(host, settings, identity, opened.sha256())
-        if distributed.is_first() and (warning := run.resumption_warning(host, settings)):
+        resume.check_resumable(host, settings, identity, opened.sha256())
+        if distributed.is_first() and (warning := resume.resumption_warning(host, settings)):
             _say(warning)
     recipe = recipes.of(settings, vocab_size)
     abstract = evolve.abstract(recipe).stored()
@@ -168,7 +168,7 @@ def train_locked(settings: Config, opened: "Corpus", held: "Lock | None") -> Non
         resumed = dataclasses.replace(resumed, state=None)
     first = resumed.step if resumed else 0
     distributed.require_agreement("newest checkpoint", first)
-    distributed.require_agreement("configuration", run.shared_configuration(settings))
+    distributed.require_agreement("configuration", resume.shared_configuration(settings))
     distributed.require_agreement("text", opened.sha256())
     text, baselines = lay_out(opened, settings, resumed)
 

@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from int_lm.errors import UserError, nearest
+from int_lm.errors import UserError, nearest, require
 
 GROUP = "int_lm.plugins"
 BUILT_IN: dict[str, dict[str, str]] = {
@@ -66,12 +66,18 @@ def names(kind: str) -> list[str]:
 
 
 def check(kind: str, name: str, where: str) -> None:
-    """Refuse a name that nothing has; imports nothing.
+    """Refuse a name that nothing has, or a name in full of another form; imports nothing.
 
     Raises:
       UserError: with `where` the name stands, and the nearest known one.
     """
-    if ":" not in name and name not in names(kind):
+    if ":" in name:
+        module, _, attribute_name = name.partition(":")
+        require(
+            all(part.isidentifier() for part in (*module.split("."), attribute_name)),
+            f"{where} is {name!r}, expected module:name, as in my_package.gru:GRU",
+        )
+    elif name not in names(kind):
         known = names(kind)
         expected = ", ".join(known) + nearest(name, known, otherwise="")
         raise UserError(f"{where} is {name!r}, expected one of {expected}, or module:name")
@@ -124,8 +130,9 @@ def attribute(target: str, what: str) -> Any:
     if here not in sys.path:  # last: a module here hides none that is installed
         sys.path.append(here)
     try:
-        return getattr(importlib.import_module(module), name)
+        found = importlib.import_module(module)
     except ImportError as error:
         raise UserError(f"{what} cannot be imported from {module}: {error}") from error
-    except AttributeError as error:
-        raise UserError(f"{what}: {module} has no {name}") from error
+    if not hasattr(found, name):
+        raise UserError(f"{what}: {module} has no {name}")
+    return getattr(found, name)

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from hypothesis import given, strategies as st
 
-from int_lm import config, limits
+from int_lm import config, limits, resume
 from int_lm.config import (
     Config,
     DataConfig,
@@ -19,8 +19,12 @@ from int_lm.config import (
     RunConfig,
     command_line,
 )
+from int_lm.config.load import REMOVED
 from int_lm.errors import UserError
+from int_lm.method import recipe
+from tests import presets
 
+ROOT = Path(__file__).resolve().parent.parent
 RunCommand = Callable[..., subprocess.CompletedProcess[str]]
 SECTIONS = {
     "model": ModelConfig,
@@ -64,8 +68,8 @@ def refused(expected: str, action: Callable[..., object], *arguments: object) ->
 
 
 def with_fields(**changes: object) -> Config:
-    """The default configuration with `section__field` replaced."""
-    tree = config.to_dict(Config())
+    """The paper's configuration with `section__field` replaced."""
+    tree = config.to_dict(Config(model=presets.egg(), es=presets.paper_es()))
     for name, value in changes.items():
         section, key = name.split("__")
         tree[section][key] = value
@@ -75,6 +79,59 @@ def with_fields(**changes: object) -> Config:
 def test_defaults_are_valid() -> None:
     """The configuration that names nothing can be trained, and is the same from YAML and flags."""
     assert config.validate(Config()) == config.from_dict({}) == parse()
+    recipe.check(Config())
+
+
+def test_the_defaults_are_the_recommended_recipe() -> None:
+    """Field by field; and configs/quickstart.yaml says of the method nothing else."""
+    recommended = EsConfig(
+        population=512,
+        segment_length=16,
+        members_per_stream=2,
+        rank=1,
+        sigma_shift=3,
+        noise="rademacher",
+        objective="log_likelihood",
+        votes="unit",
+        readout="exact",
+        update="carry",
+        learning_rate=0.5,
+        learning_rate_halflife=200.0,
+        schedule="inverse_sqrt_to_zero",
+    )
+    quickstart = config.load(ROOT / "configs" / "quickstart.yaml")
+    assert EsConfig() == recommended == quickstart.es
+    assert ModelConfig().architecture == quickstart.model.architecture == "rwkv"
+
+
+# Options of older versions
+
+WITHOUT_EFFECT = {"noise_reuse": 1, "vote_clip": 0.0}
+
+
+def test_options_that_were_removed_are_read_where_they_changed_nothing(tmp_path: Path) -> None:
+    """As an older version's file or checkpoint has them; nothing of them is left."""
+    assert {f"es.{name}": value for name, value in WITHOUT_EFFECT.items()} == REMOVED
+    tree = config.to_dict(Config())
+    tree["es"] |= WITHOUT_EFFECT
+    assert config.from_dict(tree) == Config()
+    assert config.load(write(tmp_path, yaml.safe_dump(tree))) == Config()
+    assert not REMOVED.keys() & set(FLAGS)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("noise_reuse", 4), ("noise_reuse", 0), ("vote_clip", 2.0)]
+)
+def test_options_that_were_removed_are_refused_where_they_mattered(
+    tmp_path: Path, name: str, value: object
+) -> None:
+    """One sentence with the option, its value, the file, and what to do."""
+    file = write(tmp_path, f"es: {{{name}: {value}}}\n")
+    message = refused(
+        f"es.{name} in {file} is {value}, an option that was removed", config.load, file
+    )
+    assert message.endswith("drop it, or use version 0.1.0")
+    refused(f"unknown argument --es.{name}", parse, f"--es.{name}", str(value))
 
 
 @pytest.mark.parametrize(
@@ -244,7 +301,7 @@ def test_help_documents_every_field() -> None:
             assert f"--{name}.{field.name} " in shown
             assert len(field.metadata["help"]) > 10
             assert " ".join(field.metadata["help"].split()) in shown
-    assert "(default: 2048)" in shown
+    assert "(default: 512)" in shown
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
@@ -293,23 +350,12 @@ def test_yaml_reads_back_equal(written: Config) -> None:
         ({"es__rank": 0}, "es.rank is 0, must be >= 1"),
         ({"es__sigma_shift": -1}, "es.sigma_shift is -1, must be >= 0"),
         ({"es__sigma_shift": 13}, "es.sigma_shift is 13, must be at most 12"),
-        ({"es__noise_reuse": 0}, "es.noise_reuse is 0, must be >= 1"),
         ({"es__alpha": 0.0}, "es.alpha is 0.0, must be above 0"),
         ({"es__alpha": -1.0}, "es.alpha is -1.0, must be >= 0"),
         ({"es__alpha_halflife": 0.0}, "es.alpha_halflife is 0.0, must be above 0"),
         ({"es__learning_rate": 0.0}, "es.learning_rate is 0.0, must be above 0"),
         ({"es__learning_rate": 4.01}, "es.learning_rate is 4.01, must be at most 4.0"),
         ({"es__learning_rate_halflife": 0.0}, "es.learning_rate_halflife is 0.0, must be above 0"),
-        ({"es__vote_clip": -0.5}, "es.vote_clip is -0.5, must be >= 0"),
-        ({"es__vote_clip": 8.5}, "es.vote_clip is 8.5, must be at most 8.0"),
-        (
-            {"es__votes": "unit"},
-            "es.votes unit needs the readout's exact errors; add --es.readout exact",
-        ),
-        (
-            {"model__direct": [1]},
-            "model.direct needs the readout's exact errors; add --es.readout exact",
-        ),
         ({"model__direct": [0]}, "model.direct is [0], must be different lengths from 1 to 16"),
         ({"model__direct": [3, 17]}, "model.direct is [3, 17], must be different lengths"),
         ({"model__direct": [2, 2]}, "model.direct is [2, 2], must be different lengths"),
@@ -336,7 +382,6 @@ def test_yaml_reads_back_equal(written: Config) -> None:
         ({"run__steps": 2**63}, f"run.steps is {2**63}, must be <= {2**63 - 1}"),
         ({"run__dir": "caf\udce9"}, "run.dir is '\"caf\\udce9\"', not UTF-8"),
         ({"data__path": ("\ud800.txt",), "data__source": "text"}, "not UTF-8; use another name"),
-        ({"es__update": "carry", "es__learning_rate": 0.0001}, "of which nothing would move"),
         (
             {"data__mixture": [{"name": "a", "weight": 1.0}, {"name": "b", "weight": 0.0}]},
             "weight 0.0 in data.mixture must be above 0",
@@ -347,6 +392,27 @@ def test_yaml_reads_back_equal(written: Config) -> None:
 def test_impossible_size_is_refused(changes: dict[str, object], expected: str) -> None:
     """A size that cannot be is one sentence with the field and its value."""
     refused(expected, config.validate, with_fields(**changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (
+            {"es__votes": "unit"},
+            "es.votes unit needs the readout's exact errors; add --es.readout exact",
+        ),
+        (
+            {"model__direct": [1]},
+            "model.direct needs the readout's exact errors; add --es.readout exact",
+        ),
+        ({"es__update": "carry", "es__learning_rate": 0.0001}, "of which nothing would move"),
+    ],
+)
+def test_parts_that_do_not_go_together_are_refused(
+    changes: dict[str, object], expected: str
+) -> None:
+    """Each value is possible, but not beside the others."""
+    refused(expected, recipe.check, config.validate(with_fields(**changes)))
 
 
 UNIT = {"es__votes": "unit", "es__readout": "exact"}
@@ -422,15 +488,16 @@ def test_sums_that_could_overflow_are_refused(
     """The largest size whose worst sum fits an int32 passes; the next one is refused."""
     accepted = with_fields(**largest)
     assert config.validate(accepted) is accepted
-    message = refused(expected, config.validate, with_fields(**too_large))
+    recipe.check(accepted)
+    message = refused(expected, recipe.check, config.validate(with_fields(**too_large)))
     assert message.endswith("above the int32 limit 2147483647; make it smaller")
 
 
 @pytest.mark.parametrize("changes", [{"es__population": 2**24 - 2}, {"model__width": 5000}])
 def test_bounds_of_other_votes_bind_nobody_else(changes: dict[str, object]) -> None:
     """What is too large for votes token by token, or for credit, is accepted for plain votes."""
-    config.validate(with_fields(**changes))
-    refused("can reach", config.validate, with_fields(**changes, **UNIT))
+    recipe.check(config.validate(with_fields(**changes)))
+    refused("can reach", recipe.check, config.validate(with_fields(**changes, **UNIT)))
 
 
 @pytest.mark.parametrize(
@@ -449,19 +516,21 @@ def test_spare_bits_count_pairs_times_tokens() -> None:
     """Members of a pair vote once; every token of a segment counts."""
     assert limits.spare_bits(EsConfig(population=5324, segment_length=50)) == 0
     assert limits.spare_bits(EsConfig(population=5326, segment_length=50)) == 1
-    assert limits.spare_bits(EsConfig()) == 0, "the default recipe loses nothing"
+    for es in (EsConfig(), presets.paper_es()):
+        assert limits.spare_bits(es) == 0, "the recipes themselves lose nothing"
 
 
 def test_what_may_change_at_a_resumption() -> None:
     """Length, intervals, place and chunking may change; all that decides the weights may not."""
-    assert set(FLAGS) >= config.RESUMABLE_CHANGES >= {"run.dir", "run.steps", "es.chunk"}
-    fixed = set(FLAGS) - config.RESUMABLE_CHANGES
+    assert set(FLAGS) >= resume.RESUMABLE_CHANGES >= {"run.dir", "run.steps", "es.chunk"}
+    fixed = set(FLAGS) - resume.RESUMABLE_CHANGES
     assert {name.split(".")[0] for name in fixed - {"run.seed"}} == {"model", "es", "data"}
     assert "run.seed" in fixed
 
 
 def test_configuration_is_read_without_jax(run_command: RunCommand) -> None:
     """Importing the modules imports neither jax nor numpy, so that --help answers at once."""
-    code = "import sys, int_lm.command_line; print({'jax', 'jaxlib', 'numpy'} & set(sys.modules))"
+    code = "import sys, int_lm.config.command_line\n"
+    code += "print({'jax', 'jaxlib', 'numpy'} & set(sys.modules))"
     finished = run_command("-c", code)
     assert (finished.returncode, finished.stdout) == (0, "set()\n"), finished.stderr

@@ -148,7 +148,7 @@ def test_a_copy_that_differs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_watchdog_ends_a_process_that_waits(tmp_path: Path) -> None:
     """It leaves in time those who come back in time."""
     program = (
-        "import sys, time, jax; from int_lm import distributed\n"
+        "import sys, time, jax; from int_lm.training import distributed\n"
         "jax.process_count = lambda: 2\n"
         "with distributed.Watchdog('train.py', 5): pass\n"
         "print('back', flush=True)\n"

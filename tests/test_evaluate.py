@@ -24,7 +24,7 @@ def test_together_as_one_by_one(skip: int | None) -> None:
     def scores(chosen: list[np.ndarray], firsts: list[int] | None) -> list[int]:
         read: list[int] = []
         found = evaluate.log2_likelihoods(
-            run.config.model, run.weights, chosen, firsts=firsts, progress=read.append
+            run.recipe.model, run.weights, chosen, firsts=firsts, progress=read.append
         )
         assert sum(read) == sum(len(document) + 1 for document in chosen)
         return found.tolist()

@@ -21,8 +21,9 @@ from int_lm.errors import UserError
 from int_lm.export import __main__ as command
 from int_lm.export.card import model_card
 from int_lm.files import digest
-from int_lm.method import evolve
+from int_lm.method import evolve, recipe
 from int_lm.model import hashing, params
+from int_lm.model.params import Parameters
 from int_lm.run import Run
 from tokenization import ByteTokenizer
 
@@ -38,6 +39,12 @@ def run() -> Run:
 def tokenizer(tmp_path: Path) -> Path:
     ByteTokenizer().save(tmp_path / "tokenizer")
     return tmp_path / "tokenizer"
+
+
+def changed(run: Run, **leaves: np.ndarray) -> Run:
+    """`run` with other weights at some paths."""
+    weights = Parameters({**run.weights.network, **leaves}, run.weights.tables)
+    return dataclasses.replace(run, weights=weights)
 
 
 def contents(directory: Path) -> dict[str, bytes]:
@@ -69,7 +76,7 @@ def test_the_weights_come_back(run: Run, tmp_path: Path) -> None:
     """The safetensors library and the runtime read the weights and tables that were exported."""
     directory = export_tiny_run(run, tmp_path)
     tensors, model = load_file(directory / "model.safetensors"), runtime.load(directory)
-    weights = dict(params.flatten(run.weights))
+    weights = run.weights.by_path()
     assert tensors.keys() == {*weights, "tables/exp2", "tables/log2_mantissa"}
     for name, weight in weights.items():
         assert tensors[name].dtype == np.int8
@@ -83,17 +90,21 @@ def test_the_weights_come_back(run: Run, tmp_path: Path) -> None:
 
 def test_a_transposed_weight_is_exported_right(run: Run, tmp_path: Path) -> None:
     """Memory order is not content: the library writes what is not contiguous wrongly."""
-    weights = {**run.weights, "head": np.asfortranarray(run.weights["head"])}
-    assert not weights["head"].flags.c_contiguous
-    directory = export_tiny_run(dataclasses.replace(run, weights=weights), tmp_path)
-    np.testing.assert_array_equal(runtime.load(directory).weights["head"], run.weights["head"])
+    head = run.weights.network["head"]
+    transposed = changed(run, head=np.asfortranarray(head))
+    assert not transposed.weights.network["head"].flags.c_contiguous
+    directory = export_tiny_run(transposed, tmp_path)
+    np.testing.assert_array_equal(runtime.load(directory).weights["head"], head)
 
 
 def test_the_same_run_gives_the_same_bytes(run: Run, tmp_path: Path) -> None:
     """Two exports, one of them in a fresh process's place, hold the same files bit for bit."""
     first = contents(export_tiny_run(run, tmp_path / "a"))
-    reordered = {name: run.weights[name] for name in reversed(list(run.weights))}
-    second = contents(export_tiny_run(dataclasses.replace(run, weights=reordered), tmp_path / "b"))
+    network = run.weights.network
+    weights = Parameters({name: network[name] for name in reversed(list(network))})
+    reordered = dataclasses.replace(run, weights=weights)
+    assert list(reordered.weights.network) != list(network)
+    second = contents(export_tiny_run(reordered, tmp_path / "b"))
     assert first == second
     assert first.keys() == {
         "model.safetensors",
@@ -155,7 +166,7 @@ def test_the_card_describes_the_model(run: Run, tmp_path: Path) -> None:
     """Sizes, number of weights, hash and settings are those of the run."""
     directory = export_tiny_run(run, tmp_path)
     card = (directory / "README.md").read_text()
-    count = sum(leaf.size for _, leaf in params.flatten(run.weights))
+    count = sum(leaf.size for leaf in run.weights.by_path().values())
     size = (directory / "model.safetensors").stat().st_size
     for text in (
         "`egg`, 3 layers of width 24",
@@ -176,11 +187,12 @@ def test_the_card_tells_network_and_tables_apart() -> None:
     settings = config.load(ROOT / "configs" / "quickstart.yaml")
     model = dataclasses.replace(settings.model, direct=(1, 2), direct_bits=8)
     settings = dataclasses.replace(settings, model=model)
-    weights = evolve.initial(settings, 300).weights
+    of_run = recipe.of(settings, 300)
+    weights = evolve.initial(of_run).weights
     pieces = {"kind": "sentencepiece"}
-    run = Run(config=settings, vocab_size=300, step=7, weights=weights, tokenizer=pieces)
-    card = model_card(run, {"weights_hash": "0" * 16}, 1, None)
-    network = params.count(params.without_direct(evolve.specs_of(settings, 300)))
+    run = Run(config=settings, recipe=of_run, step=7, weights=weights, tokenizer=pieces)
+    card = model_card(run, {"weights_hash": "0" * 16}, 1, None, {})
+    network = params.count(of_run.model.specs.network)
     tables = 2 * 256 * 300
     assert f"# rwkv, 2 x 64, {network:,} int8 weights and {tables:,} of direct connections" in card
     assert f"from the last 1, 2 tokens to the logits: {tables:,} weights" in card
@@ -206,7 +218,7 @@ def test_the_snippet_of_a_model_of_pieces_runs(tmp_path: Path, run_command: RunC
     run = tiny_run(257)
     directory = export_tiny_run(run, tmp_path)
     run = dataclasses.replace(run, tokenizer=run.tokenizer | {"kind": "sentencepiece"})
-    card = model_card(run, {"weights_hash": "0" * 16}, 1, None)
+    card = model_card(run, {"weights_hash": "0" * 16}, 1, None, {})
     snippet = re.search(r"```python\n(.*?)```", card, re.DOTALL)
     assert snippet
     result = run_command("-c", snippet[1], cwd=directory, env={"PYTHONPATH": ""})
@@ -245,7 +257,7 @@ def test_an_export_is_replaced_only_when_asked(run: Run, tokenizer: Path, tmp_pa
     assert contents(tmp_path) == before
     (out / "__pycache__").mkdir()  # left by `import runtime`
     export.export_model(run, out, tokenizer_directory=tokenizer, overwrite=True)
-    np.testing.assert_array_equal(runtime.load(out).weights["head"], run.weights["head"])
+    np.testing.assert_array_equal(runtime.load(out).weights["head"], run.weights.network["head"])
     assert {path.name for path in tmp_path.iterdir()} == {"tokenizer", "export"}
 
 
@@ -335,9 +347,7 @@ def test_a_foreign_tokenizer_is_refused(run: Run, tokenizer: Path, tmp_path: Pat
 
 def test_a_weight_of_minus_128_is_never_exported(run: Run, tokenizer: Path, tmp_path: Path) -> None:
     """What the runtime would refuse is refused when it is written."""
-    bad = dataclasses.replace(
-        run, weights={**run.weights, "final_norm": np.full(24, -128, np.int8)}
-    )
+    bad = changed(run, final_norm=np.full(24, -128, np.int8))
     with pytest.raises(UserError, match="final_norm holds -128"):
         export.export_model(bad, tmp_path / "out", tokenizer_directory=tokenizer)
     assert {path.name for path in tmp_path.iterdir()} == {"tokenizer"}

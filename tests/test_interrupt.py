@@ -75,7 +75,7 @@ def test_outside_the_main_thread_it_does_nothing() -> None:
 BUSY = """
 import hashlib, signal
 from int_lm import errors
-from int_lm.interrupt import StopFlag
+from int_lm.training.interrupt import StopFlag
 with StopFlag():
     print("ready", flush=True)
     hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # one long call, as a compilation is

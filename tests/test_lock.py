@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 HOLDER = """
 import sys, time
 from pathlib import Path
-from int_lm import lock
+from int_lm.files import lock
 with lock.hold(Path(sys.argv[1]), ""):
     print("held", flush=True)
     time.sleep(100)

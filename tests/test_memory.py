@@ -7,7 +7,7 @@ import pytest
 SCRIPT = """
 import resource
 import numpy as np
-from int_lm import memory
+from int_lm.training import memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

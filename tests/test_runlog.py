@@ -139,6 +139,7 @@ def report(step: int, **values: Any) -> Report:
         **{
             "step": step,
             "train_bits_per_byte": 4.25,
+            "train_score": None,
             "valid_bits_per_byte": None,
             "changed": 0.0123,
             "saturated": 0.0004,
@@ -254,7 +255,7 @@ def test_clock() -> None:
 
 TERMINAL = """
 from int_lm.progress import bar
-from int_lm.runlog import Console
+from int_lm.training.runlog import Console
 with bar("evaluating", 100) as update:
     update(100)
 with Console(steps=10, seconds=0) as console:
@@ -288,7 +289,7 @@ def test_bar_and_lines_share_a_terminal() -> None:
 def test_a_full_disk_behind_the_output_stops_nothing(tmp_path: Path) -> None:
     """Lines that cannot be written are lost, and the program goes on; warnings go to stderr."""
     program = (
-        "import os\nfrom int_lm.runlog import Console\n"
+        "import os\nfrom int_lm.training.runlog import Console\n"
         "with Console(steps=1, seconds=0) as console:\n"
         "    console.note('lost')\n    console.warn('a warning')\n"
         "open('alive', 'w').close()\nos._exit(7)"
@@ -310,7 +311,7 @@ def test_a_full_disk_behind_the_output_stops_nothing(tmp_path: Path) -> None:
 def test_a_reader_of_the_output_that_goes_away_stops_nothing(tmp_path: Path) -> None:
     """As when a `tee` is killed: the log is in metrics.jsonl, and the program ends as it would."""
     program = (
-        "import time\nfrom pathlib import Path\nfrom int_lm.runlog import Console\n"
+        "import time\nfrom pathlib import Path\nfrom int_lm.training.runlog import Console\n"
         "with Console(steps=1, seconds=0) as console:\n"
         "    console.note('read')\n"
         "    while not Path('gone').exists(): time.sleep(0.01)\n"

@@ -1,7 +1,6 @@
 """The NumPy runtime: bit for bit what JAX computes, on its own, and only from a sound export."""
 
 import dataclasses
-import functools
 import hashlib
 import json
 import math
@@ -22,8 +21,9 @@ from int_lm import export, runtime
 from int_lm.arithmetic import noise
 from int_lm.config import ModelConfig
 from int_lm.measure import evaluate
-from int_lm.model import language_model, likelihood, perturb
+from int_lm.model import likelihood, perturb
 from int_lm.run import Run
+from tests import presets
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +69,8 @@ def test_integer_dot_is_exact_at_its_bound() -> None:
     "shape",
     [
         MODEL,
-        ModelConfig(width=1, layers=1, ffn_multiple=1),
-        ModelConfig(width=64, layers=2),
+        presets.egg(width=1, layers=1, ffn_multiple=1),
+        presets.egg(width=64, layers=2),
         dataclasses.replace(MODEL, direct=(1, 3), direct_bits=9),
         dataclasses.replace(MODEL, architecture="rwkv"),
         ModelConfig(architecture="rwkv", width=1, layers=1, ffn_multiple=1),
@@ -82,10 +82,10 @@ def test_logits_and_states_equal_jax(shape: ModelConfig, extreme: bool, tmp_path
     run = tiny_run(model=shape, extreme=extreme)
     model = runtime.load(export_tiny_run(run, tmp_path))
     bare = jax.tree.map(jnp.asarray, perturb.unperturbed(run.weights))
-    step = jax.jit(functools.partial(language_model.step, shape))
+    step = jax.jit(run.recipe.model.step)
     tokens = np.random.default_rng(0).integers(0, 256, (40, 6))
     tokens[np.random.default_rng(1).random((40, 6)) < 0.1] = 0
-    expected_state, state = language_model.initial_state(shape, 6), model.initial_state(6)
+    expected_state, state = run.recipe.model.initial_state(6), model.initial_state(6)
     for row in tokens:
         expected_state, expected, _ = step(bare, expected_state, jnp.asarray(row, jnp.int32))
         state, logits = model.step(state, row)
@@ -99,7 +99,7 @@ def test_logits_and_states_equal_jax(shape: ModelConfig, extreme: bool, tmp_path
 def test_log2_likelihood_equals_jax(vocab_size: int) -> None:
     """Narrow and wide vocabularies, random, uniform and one-sided logits give JAX's integers."""
     narrow = vocab_size <= likelihood.NARROW_VOCABULARY
-    tables = export.tensors_of(tiny_run(vocab_size, ModelConfig(width=1, layers=1)))
+    tables = export.tensors_of(tiny_run(vocab_size, presets.egg(width=1, layers=1)))
     model = runtime.Model(
         {}, runtime.Egg, {}, tables[runtime.EXP2_TABLE], tables[runtime.LOG2_TABLE]
     )
@@ -132,7 +132,7 @@ def test_documents_score_as_in_jax(
     generator = np.random.default_rng(3)
     lengths = [0, 1, 90, 3, 17, 17, 2, 60, 0, 5]
     documents = [generator.integers(1, vocab_size, n).astype(np.uint16) for n in lengths]
-    expected = evaluate.log2_likelihoods(run.config.model, run.weights, documents)
+    expected = evaluate.log2_likelihoods(run.recipe.model, run.weights, documents)
     read: list[int] = []
     found = runtime.log2_likelihoods(model, documents, progress=read.append)
     assert found.dtype == np.int64

@@ -64,7 +64,7 @@ def test_run_and_export_draw_the_same(run: Run, export: Path, settings: dict, st
     """The same weights, prompt and seed give the same ids from JAX and from NumPy."""
     sampler, prompt = runtime.Sampler(**settings), b"prompt"
     ids = list(
-        sample.generate(run.config.model, run.weights, prompt, sampler, tokens=120, stop=stop)
+        sample.generate(run.recipe.model, run.weights, prompt, sampler, tokens=120, stop=stop)
     )
     read = runtime.reader(runtime.load(export))
     assert list(runtime.generate(read, prompt, sampler, tokens=120, stop=stop)) == ids
@@ -77,7 +77,7 @@ def test_the_prompt_and_the_seed_matter(run: Run) -> None:
 
     def ids(prompt: bytes, seed: int) -> list[int]:
         sampler = sample.Sampler(temperature=1.0, seed=seed)
-        return list(sample.generate(run.config.model, run.weights, prompt, sampler, tokens=40))
+        return list(sample.generate(run.recipe.model, run.weights, prompt, sampler, tokens=40))
 
     assert len({tuple(ids(b"a", 0)), tuple(ids(b"b", 0)), tuple(ids(b"a", 1))}) == 3
     assert ids(b"a", 0) == ids(b"a", 0)
@@ -86,12 +86,12 @@ def test_the_prompt_and_the_seed_matter(run: Run) -> None:
 def test_samples_share_one_compilation(run: Run) -> None:
     """A second sample of a run compiles nothing."""
     sampler = sample.Sampler()
-    list(sample.generate(run.config.model, run.weights, b"", sampler, tokens=2))
-    step = sample._compiled_step(run.config.model)
+    list(sample.generate(run.recipe.model, run.weights, b"", sampler, tokens=2))
+    step = sample._compiled_step(run.recipe.model)
     before = step._cache_size()  # type: ignore[attr-defined]
-    list(sample.generate(run.config.model, run.weights, b"x", sampler, tokens=2))
+    list(sample.generate(run.recipe.model, run.weights, b"x", sampler, tokens=2))
     assert step._cache_size() == before  # type: ignore[attr-defined]
-    assert sample._compiled_step(run.config.model) is step
+    assert sample._compiled_step(run.recipe.model) is step
 
 
 def test_help_and_exports_need_no_jax(without_jax: dict[str, str], export: Path) -> None:
@@ -125,7 +125,7 @@ def test_the_command_samples_a_run(
     arguments = ["--run", str(tmp_path), "--step", "7", "--tokens", "20", "--seed", "3"]
     command.main([*arguments, "--no_stop"])
     ids = sample.generate(
-        run.config.model, run.weights, b"", sample.Sampler(seed=3), tokens=20, stop=False
+        run.recipe.model, run.weights, b"", sample.Sampler(seed=3), tokens=20, stop=False
     )
     assert capsys.readouterr().out == bytes(ids).decode(errors="replace") + "\n"
     assert opened == [(str(tmp_path), 7)]

@@ -13,7 +13,7 @@ from int_lm import sample
 from int_lm.config import Config, EsConfig, ModelConfig, RunConfig
 from int_lm.files import storage
 from int_lm.measure import diagnose, evaluate
-from int_lm.method import evolve
+from int_lm.method import evolve, recipe
 from int_lm.runtime import Sampler
 from int_lm.training import warmup
 
@@ -25,7 +25,8 @@ CONFIG = Config(
     run=RunConfig(sample_tokens=2),
 )
 TOKENS = np.ones((CONFIG.es.streams, CONFIG.es.segment_length + 1), np.uint8)
-ARGUMENTS = CONFIG, VOCABULARY, TOKENS, DOCUMENTS
+RECIPE = recipe.of(CONFIG, VOCABULARY)
+ARGUMENTS = RECIPE, TOKENS, DOCUMENTS
 
 
 def compiled(caplog: pytest.LogCaptureFixture) -> Counter[str]:
@@ -47,15 +48,15 @@ def compilations() -> Iterator[None]:
 @pytest.mark.usefixtures("compilations")
 def test_an_evaluation_finds_everything_compiled(caplog: pytest.LogCaptureFixture) -> None:
     """The reader, the halves and the one-token step: each compiled once, and not again."""
-    state = evolve.initial(CONFIG, VOCABULARY)
+    state = evolve.initial(RECIPE)
     compiled(caplog)
-    with warmup.beside(*ARGUMENTS) as ready:
+    with warmup.beside(*ARGUMENTS, sampling=True) as ready:
         ready()
         assert compiled(caplog) == {"read": 1, "_half": 1, "step": 1}
     sizes = [len(document) for document in DOCUMENTS]
-    evaluate.evaluate(CONFIG.model, state.weights, DOCUMENTS, sizes)
-    diagnose.count(CONFIG, VOCABULARY, state, TOKENS, 1)
-    list(sample.generate(CONFIG.model, state.weights, b"\1", Sampler(), tokens=2))
+    evaluate.evaluate(RECIPE.model, state.weights, DOCUMENTS, sizes)
+    diagnose.count(RECIPE, state.weights, state.members, TOKENS, 1)
+    list(sample.generate(RECIPE.model, state.weights, b"\1", Sampler(), tokens=2))
     assert not {"read", "_half", "step"} & set(compiled(caplog))
 
 
@@ -71,7 +72,7 @@ def test_a_run_that_stops_drops_what_has_not_begun(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(diagnose, "prepare", lambda *_: others.append("diagnose"))
     monkeypatch.setattr(sample, "prepare", lambda *_: others.append("sample"))
     monkeypatch.setattr(storage, "orbax_module", lambda: others.append("orbax"))
-    with pytest.raises(KeyboardInterrupt), warmup.beside(*ARGUMENTS):
+    with pytest.raises(KeyboardInterrupt), warmup.beside(*ARGUMENTS, sampling=True):
         assert began.wait(60)
         threading.Timer(0.2, go_on.set).start()
         raise KeyboardInterrupt
@@ -89,6 +90,6 @@ def test_what_fails_does_not_keep_the_run_from_going_on(monkeypatch: pytest.Monk
     monkeypatch.setattr(diagnose, "prepare", lambda *_: others.append("diagnose"))
     monkeypatch.setattr(sample, "prepare", lambda *_: others.append("sample"))
     monkeypatch.setattr(storage, "orbax_module", lambda: others.append("orbax"))
-    with warmup.beside(*ARGUMENTS) as ready:
+    with warmup.beside(*ARGUMENTS, sampling=True) as ready:
         ready()
         assert others == ["diagnose", "sample", "orbax"]

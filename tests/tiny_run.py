@@ -2,17 +2,19 @@
 
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from int_lm.config import Config, ModelConfig
 from int_lm.export import export_model
-from int_lm.method import evolve
+from int_lm.method import recipe
 from int_lm.model import params
 from int_lm.run import Run
+from tests import presets
 from tokenization import ByteTokenizer
 from tokenization.interface import identity
 
-MODEL = ModelConfig(width=24, layers=3, ffn_multiple=3)
+MODEL = presets.egg(width=24, layers=3, ffn_multiple=3)
 
 
 def tiny_run(vocab_size: int = 256, model: ModelConfig = MODEL, extreme: bool = False) -> Run:
@@ -21,7 +23,9 @@ def tiny_run(vocab_size: int = 256, model: ModelConfig = MODEL, extreme: bool = 
     Norms and biases are random too, unlike those of `params.initialise`.
     """
     generator = np.random.default_rng(1)
-    config = Config(model=model)
+    es = presets.paper_es(readout="exact" if model.direct else "perturbed")
+    config = Config(model=model, es=es)
+    of_run = recipe.of(config, vocab_size)
 
     def leaf(spec: params.Spec) -> np.ndarray:
         if extreme:
@@ -31,9 +35,9 @@ def tiny_run(vocab_size: int = 256, model: ModelConfig = MODEL, extreme: bool = 
 
     return Run(
         config=config,
-        vocab_size=vocab_size,
+        recipe=of_run,
         step=7,
-        weights=params.map_leaves(leaf, evolve.specs_of(config, vocab_size)),
+        weights=jax.tree.map(leaf, of_run.model.specs),
         tokenizer={**identity(ByteTokenizer()), "vocab_size": vocab_size},
     )
 
@@ -42,8 +46,9 @@ def export_tiny_run(run: Run, directory: Path) -> Path:
     """The export of `run` at `directory`/export."""
     tokenizer = directory / "tokenizer"
     ByteTokenizer().save(tokenizer)
-    if run.vocab_size != 256:
+    vocab_size = run.recipe.model.vocab_size
+    if vocab_size != 256:
         path = tokenizer / "tokenizer.json"
         text = path.read_text()
-        path.write_text(text.replace('"vocab_size": 256', f'"vocab_size": {run.vocab_size}'))
+        path.write_text(text.replace('"vocab_size": 256', f'"vocab_size": {vocab_size}'))
     return export_model(run, directory / "export", tokenizer_directory=tokenizer)

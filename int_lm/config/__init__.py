@@ -4,8 +4,6 @@ Nothing here imports jax, so that `--help` and a wrong flag answer at once.
 """
 
 from int_lm.config.load import (
-    RECORD_SUFFIXES as RECORD_SUFFIXES,
-    RESUMABLE_CHANGES as RESUMABLE_CHANGES,
     SECTIONS as SECTIONS,
     from_dict as from_dict,
     load as load,

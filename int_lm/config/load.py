@@ -17,9 +17,7 @@ from int_lm import plugins, untrusted
 from int_lm.config.schema import (
     Config,
     DataConfig,
-    DistributedConfig,
     MixtureConfig,
-    RunConfig,
     SourceConfig,
 )
 from int_lm.errors import UserError, nearest, require
@@ -38,14 +36,6 @@ RECORD_SUFFIXES = {
 
 # Fields of older versions, with the value at which they changed nothing: checkpoints have them.
 REMOVED = {"es.noise_reuse": 1, "es.vote_clip": 0.0}
-
-# What may change between a run and its resumption without changing the meaning of its weights; of
-# run.steps, on which some schedules depend, `run.resumption_warning` says so.
-RESUMABLE_CHANGES = (
-    frozenset({"es.chunk", "data.shards", "data.heldout_bytes", "data.skip_damaged"})
-    | {f"run.{field.name}" for field in dataclasses.fields(RunConfig) if field.name != "seed"}
-    | {f"distributed.{field.name}" for field in dataclasses.fields(DistributedConfig)}
-)
 
 
 def to_dict(config: Config) -> dict[str, dict[str, Any]]:

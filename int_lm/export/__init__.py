@@ -153,7 +153,7 @@ def export_model(
     architectures = numpy_forms(run.config.model.architecture)
     text = (json.dumps(settings, indent=2) + "\n").encode()
     try:
-        runtime.expected_tensors(settings, architectures)
+        runtime.expected_tensors(settings, {**runtime.ARCHITECTURES, **architectures})
         with _named_when_complete(out.resolve()) as partial:
             (partial / runtime.WEIGHTS_FILE).write_bytes(weights_file(tensors, text))
             (partial / runtime.CONFIG_FILE).write_bytes(text)
@@ -197,7 +197,7 @@ def check_free(out: Path, overwrite: bool) -> None:
 
 def _check_tokenizer(run: "Run", directory: Path) -> None:
     """Refuse a tokenizer that is damaged or not the one the weights were trained with."""
-    from int_lm.files import checkpoint
+    from int_lm import resume
 
     path = directory / "tokenizer.json"
     try:
@@ -206,7 +206,7 @@ def _check_tokenizer(run: "Run", directory: Path) -> None:
     except (OSError, ValueError, TypeError, KeyError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is damaged"
         raise UserError(f"cannot read the tokenizer {path}: {reason}; restore it") from error
-    checkpoint.check_tokenizer(run.tokenizer, identity)
+    resume.check_tokenizer(run.tokenizer, identity)
 
 
 @contextlib.contextmanager

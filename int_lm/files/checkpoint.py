@@ -23,7 +23,6 @@ from typing import Any, TypeVar
 import numpy as np
 
 from int_lm import untrusted
-from int_lm.config import RESUMABLE_CHANGES
 from int_lm.errors import UserError
 from int_lm.files import digest, storage
 from int_lm.files.digest import DamagedError
@@ -79,8 +78,8 @@ def restore(
 ) -> Restored | None:
     """Read and verify a checkpoint.
 
-    To resume, compare configurations first (`read_host`, `check_config`): a difference there says
-    more than the difference in shapes that follows from it.
+    To resume, compare configurations first (`read_host`, `resume.check_config`): a difference there
+    says more than the difference in shapes that follows from it.
 
     Args:
       directory: the directory of the checkpoints.
@@ -101,65 +100,6 @@ def restore(
     return _newest_sound(
         root, step, lambda root, step: _restore_step(root, step, abstract_state), say
     )
-
-
-def check_config(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
-    """Refuse to resume under another configuration (nested dicts as of `config.to_dict`).
-
-    Fields in `config.RESUMABLE_CHANGES` and the weights of a mixture may differ.
-
-    Raises:
-      UserError: names every other field that differs, with both values.
-    """
-    _refuse_differences(
-        _by_name(_weightless(saved)), _by_name(_weightless(current)), "go back to the old value"
-    )
-
-
-def check_tokenizer(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
-    """Refuse a tokenizer other than the one the weights were trained with.
-
-    Raises:
-      UserError: names every entry of the two identities that differs, with both values.
-    """
-    _refuse_differences(
-        _by_name({"tokenizer": saved}),
-        _by_name({"tokenizer": current}),
-        "use the tokenizer of the run",
-    )
-
-
-def _weightless(sections: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration without what may change of the sources of its mixture."""
-    data = dict(sections.get("data", {}))
-    if data.get("mixture"):
-        data["mixture"] = [
-            {**source, "weight": None, "skip_damaged": 0} for source in data["mixture"]
-        ]
-    return {**sections, "data": data} if data else dict(sections)
-
-
-def _by_name(sections: Mapping[str, Any]) -> dict[str, Any]:
-    """Values by `section.key`, less those that may change."""
-    named = {
-        f"{section}.{key}": value
-        for section in sections
-        for key, value in sections[section].items()
-    }
-    return {name: value for name, value in named.items() if name not in RESUMABLE_CHANGES}
-
-
-def _refuse_differences(saved: dict[str, Any], current: dict[str, Any], remedy: str) -> None:
-    differences = [
-        f"{name} {saved.get(name)!r}, now {current.get(name)!r}"
-        for name in saved | current
-        if saved.get(name) != current.get(name)
-    ]
-    if differences:
-        raise UserError(
-            f"the checkpoint was written with {'; '.join(differences)}: "
-            f"{remedy}, or start a new run with another --run.dir"
-        )
 
 
 def leaves(tree: Any) -> dict[str, Any]:

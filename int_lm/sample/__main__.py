@@ -114,10 +114,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         read, identity = sample.reader(opened.recipe.model, opened.weights), opened.tokenizer
     import tokenization  # of the clone: an installed int_lm alone knows ids only
-    from int_lm.files import checkpoint
+    from int_lm import resume
 
     tokenizer = tokenization.load(Path(arguments.export or arguments.run) / "tokenizer")
-    checkpoint.check_tokenizer(identity, tokenization.identity(tokenizer))
+    resume.check_tokenizer(identity, tokenization.identity(tokenizer))
     prompt = os.fsencode(arguments.prompt)
     ids = tokenizer.encode(prompt).tolist()
     stop = not arguments.no_stop

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from int_lm import progress, run, sample
+from int_lm import progress, resume, sample
 from int_lm.arithmetic import tables
 from int_lm.config import Config
 from int_lm.files.checkpointer import Checkpointer
@@ -303,7 +303,9 @@ class Trainer:
             self.checkpointer.failed(self.step, error)
             return
         text = self.text
-        host = run.host_data(self.settings, text.identity, text.sha256, text.mixture, self.seconds)
+        host = resume.host_data(
+            self.settings, text.identity, text.sha256, text.mixture, self.seconds
+        )
         self.checkpointer.save(
             self.step,
             state,

@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     import tokenization  # of the clone, as data is: an installed int_lm alone knows ids only
     from data.open import open_corpus
-    from int_lm import run
+    from int_lm import resume, run
     from int_lm.files import checkpoint
     from int_lm.method import evolve, recipe
     from int_lm.method.evolve import State
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"{root} holds no checkpoint, and so nothing that says what the run was")
     first = kept[0] if arguments.step is None else arguments.step
     host = checkpoint.read_host(paths.checkpoints, first or None)
-    settings = run.settings_of(host, paths.checkpoints)
+    settings = resume.settings_of(host, paths.checkpoints)
     hashes = verify.logged_hashes(paths.metrics)
     last = first + arguments.steps if arguments.steps else max(hashes, default=first)
     expected = {step: hashes[step] for step in hashes if first < step <= last}
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     tokenizer = tokenization.load(paths.tokenizer)
     opened = open_corpus(settings.data, tokenizer, say=lambda _: None)
-    run.check_resumable(host, settings, tokenization.identity(tokenizer), opened.sha256())
+    resume.check_resumable(host, settings, tokenization.identity(tokenizer), opened.sha256())
     steps_of = recipe.of(settings, tokenizer.vocab_size)
     if first:
         abstract = evolve.abstract(steps_of).stored()
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         state = evolve.initial(steps_of)
     # the newest checkpoint knows at which rounds weights of sources changed before and since
     newest = checkpoint.read_host(paths.checkpoints)
-    run.check_host(newest, paths.checkpoints)
+    resume.check_host(newest, paths.checkpoints)
     streams = opened.streams(settings, newest["mixture"])
     with progress.bar("computing steps again", max(expected) - first) as update:
         found = verify.recompute(steps_of, state, streams.at, first, expected, progress=update)

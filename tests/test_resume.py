@@ -1,0 +1,123 @@
+"""What a checkpoint says of its run beside the arrays: what is refused, told, and shared."""
+
+import copy
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from int_lm import config, resume
+from int_lm.config import Config, DataConfig, EsConfig, MixtureConfig, RunConfig
+from int_lm.errors import UserError
+
+TWO = tuple(MixtureConfig(name=name, source="text", path=(name,), weight=1.0) for name in "ab")
+SETTINGS = Config(data=DataConfig(mixture=TWO, shards="here", tokenizer="pieces"))
+
+
+def host_of(mixture: Any, settings: Config = SETTINGS) -> dict[str, Any]:
+    """The host data of a checkpoint with such a mixture."""
+    return resume.host_data(settings, {"vocab_size": 256}, "0" * 64, mixture, 1.0)
+
+
+def test_a_mixture_that_changed_is_read() -> None:
+    assert resume.settings_of(host_of([[0, [1.0, 3]], [7, [2, 2.5]]]), Path("x")) == SETTINGS
+
+
+@pytest.mark.parametrize(
+    "mixture",
+    [
+        [],
+        {},
+        [[0, []]],
+        [[0, [1.0, 0.0]]],
+        [[0, [1.0, "1"]]],
+        [[1, [1.0, 1.0]]],
+        [[0, [1.0, 1.0]], [7, [1.0]]],
+        [[0, [1.0, 1.0]], [7, [1.0, 2.0]], [7, [1.0, 1.0]]],
+        [[0, [1.0, 1.0]], [7, [1.0, 2.0]], [5, [1.0, 1.0]]],
+    ],
+)
+def test_a_mixture_that_no_run_has_is_refused(mixture: Any) -> None:
+    """Rounds begin at 0 and follow one another; every one has a weight for each source."""
+    with pytest.raises(UserError, match="the checkpoint in x has no valid mixture"):
+        resume.check_host(host_of(mixture), Path("x"))
+
+
+def test_a_mixture_of_other_sources_is_refused() -> None:
+    with pytest.raises(UserError, match="has 2 sources but a mixture of 3"):
+        resume.settings_of(host_of([[0, [1.0, 1.0, 1.0]]]), Path("x"))
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "inverse_sqrt_to_zero"])
+def test_other_steps_change_a_rate_that_ends_with_them(schedule: Any) -> None:
+    """Which is told; of rates that do not end, and of the same steps, nothing is."""
+    before = dataclasses.replace(SETTINGS, es=EsConfig(schedule=schedule), run=RunConfig(steps=9))
+    longer = dataclasses.replace(before, run=RunConfig(steps=12))
+    host = host_of([[0, [1.0, 1.0]]], before)
+    warning = resume.resumption_warning(host, longer)
+    assert warning is not None and f"{schedule} ends at run.steps, which was 9 and is 12" in warning
+    assert resume.resumption_warning(host, before) is None
+    endless = dataclasses.replace(longer, es=EsConfig(schedule="inverse"))
+    assert resume.resumption_warning(host, endless) is None
+
+
+def test_processes_may_find_the_same_text_at_different_places() -> None:
+    """Paths of sources, shards and tokenizer are each process's own; weights are not."""
+    tree = config.to_dict(SETTINGS)
+    elsewhere = copy.deepcopy(tree)
+    elsewhere["data"] |= {"shards": "there", "tokenizer": "/other/pieces"}
+    elsewhere["data"]["mixture"][1]["path"] = ["/mnt/b"]
+    elsewhere["run"]["dir"] = "runs/other"
+    own = resume.shared_configuration(SETTINGS)
+    assert own == resume.shared_configuration(config.from_dict(elsewhere))
+    elsewhere["data"]["mixture"][1]["weight"] = 2.0
+    assert own != resume.shared_configuration(config.from_dict(elsewhere))
+
+
+def test_a_changed_configuration_is_refused() -> None:
+    """Every field that matters is named with both values; those that may change may change."""
+    old = config.to_dict(Config())
+    new = config.to_dict(Config())
+    resume.check_config(old, json.loads(json.dumps(new)))
+    for name in resume.RESUMABLE_CHANGES:
+        section, key = name.split(".")
+        new[section][key] = "another value"
+    resume.check_config(old, new)
+    new["model"]["width"] = 128
+    new["data"]["path"] = ["a.txt"]
+    with pytest.raises(
+        UserError, match=r"model.width 64, now 128; data.path \[\], now \['a.txt'\]"
+    ):
+        resume.check_config(old, new)
+    del new["es"]["rank"]
+    with pytest.raises(UserError, match="es.rank 1, now None"):
+        resume.check_config(old, new)
+
+
+def test_another_tokenizer_is_refused() -> None:
+    """The identities are compared entry by entry."""
+    resume.check_tokenizer({"sha256": "ab"}, {"sha256": "ab"})
+    with pytest.raises(UserError, match="tokenizer.sha256 'ab', now 'cd'"):
+        resume.check_tokenizer({"sha256": "ab"}, {"sha256": "cd"})
+
+
+def older(**es: Any) -> dict[str, Any]:
+    """A configuration as version 0.1.0 wrote it, with other values of some fields."""
+    tree = config.to_dict(Config())
+    del tree["es"]["objective"]  # which it did not have
+    tree["es"] |= {"noise_reuse": 1, "vote_clip": 0.0} | es
+    return tree
+
+
+def test_a_configuration_of_an_older_version_is_the_same() -> None:
+    """Fields that it did not have count as their defaults; those removed since had no effect."""
+    resume.check_config(older(), config.to_dict(Config()))
+    other = config.to_dict(Config(es=EsConfig(objective="my_package.task:TASK")))
+    expected = "es.objective 'log_likelihood', now 'my_package.task:TASK': go back to the old value"
+    with pytest.raises(UserError, match=expected):
+        resume.check_config(older(), other)
+    removed = "es.vote_clip in the checkpoint in x is 2.0, an option that was removed"
+    with pytest.raises(UserError, match=removed):
+        resume.check_config(older(vote_clip=2.0), config.to_dict(Config()), "the checkpoint in x")
