@@ -22,7 +22,7 @@ from int_lm.runtime import VOCABULARY_MAX
 # What may change between a run and its resumption without changing the meaning of its weights; of
 # run.steps, on which some schedules depend, `resumption_warning` says so.
 RESUMABLE_CHANGES = (
-    frozenset({"es.chunk", "data.shards", "data.heldout_bytes"})
+    frozenset({"es.chunk", "data.shards", "data.heldout_bytes", "data.skip_damaged"})
     | {f"run.{field.name}" for field in dataclasses.fields(RunConfig) if field.name != "seed"}
     | {f"distributed.{field.name}" for field in dataclasses.fields(DistributedConfig)}
 )
@@ -156,10 +156,12 @@ def check_tokenizer(saved: Mapping[str, Any], current: Mapping[str, Any]) -> Non
 
 
 def _weightless(sections: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration without the weights of the sources of its mixture."""
+    """A configuration without what may change of the sources of its mixture."""
     data = dict(sections.get("data", {}))
     if data.get("mixture"):
-        data["mixture"] = [{**source, "weight": None} for source in data["mixture"]]
+        data["mixture"] = [
+            {**source, "weight": None, "skip_damaged": 0} for source in data["mixture"]
+        ]
     return {**sections, "data": data} if data else dict(sections)
 
 

@@ -4,6 +4,7 @@ Nothing here imports jax, so that `--help` and a wrong flag answer at once.
 """
 
 from int_lm.config.load import (
+    RECORD_SUFFIXES as RECORD_SUFFIXES,
     SECTIONS as SECTIONS,
     from_dict as from_dict,
     load as load,
