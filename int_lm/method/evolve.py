@@ -275,7 +275,7 @@ def moved(
     for path, spec in params.flatten(recipe.model.specs.network):
         of_fitness = recipe.estimator_of(spec).of_fitness is not None
         votes = Votes(result.votes[path], result.fitness_I if of_fitness else None)
-        kept = {name: state.memory[name][path] for name in state.memory}
+        kept = {name: arrays[path] for name, arrays in state.memory.items() if path in arrays}
         weights[path], kept = recipe.update.move(
             recipe.es, Tensor(spec, numbers[path], clock), weights[path], kept, votes, values
         )
