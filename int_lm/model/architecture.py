@@ -24,8 +24,9 @@ class Architecture(NamedTuple):
         start.
       step: (weights, state, tokens int32 [P]) -> (next state, logits int8 or int16 q4 [P, V],
         `Activity`). `weights` is the tree of `perturb.Weight`s; token 0 must reset the state.
-      runtime: "module:Class" of the same network in NumPy, for exports (see `runtime.Egg`). The
-        module imports NumPy and the standard library only, and is copied into exports.
+      runtime: "module:Class" of the same network in NumPy, for exports (see
+        `runtime.Architecture`). The module imports NumPy and the standard library only, and is
+        copied into exports.
     """
 
     name: str
