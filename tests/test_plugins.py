@@ -4,6 +4,7 @@ tests/plugins has one of each. It is named in full (`plugins.gru:GRU`), as a use
 on the path: nothing in int_lm knows of it.
 """
 
+import ast
 import dataclasses
 import json
 import os
@@ -14,7 +15,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+import types
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +30,22 @@ from plugins.hits import HITS
 from plugins.signs import SIGNS
 from test_commands import TINY, write_text
 
+import eval as eval_command
 from int_lm import export, plugins, runtime
 from int_lm.config import Config, EsConfig, ModelConfig
 from int_lm.errors import UserError
+from int_lm.export import __main__ as export_command
 from int_lm.files import checkpoint
 from int_lm.measure import diagnose, evaluate
 from int_lm.method import evolve, recipe
 from int_lm.method.estimator import Estimator
 from int_lm.method.objective import Objective
 from int_lm.method.update import Update
-from int_lm.model import params, perturb, reading
+from int_lm.model import architecture, params, perturb, reading
 from int_lm.model.architecture import Architecture
 from int_lm.model.language_model import LanguageModel
+from int_lm.sample import __main__ as sample_command
+from int_lm.verify import __main__ as verify_command
 
 TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
@@ -97,6 +103,16 @@ class Finished:
     @property
     def run(self) -> Path:
         return self.place / "run"
+
+    @property
+    def export(self) -> Path:
+        return self.run / "export"
+
+    def following(self, program: str) -> list[str]:
+        """The arguments of a command that training printed at its end, to go on with."""
+        lines = self.output.split("next:\n")[1].splitlines()
+        [line] = [line for line in lines if program in line]
+        return shlex.split(line)[1:]
 
 
 @pytest.fixture(scope="module")
@@ -171,8 +187,7 @@ def finished(
     arguments = configuration(place, request.param)
     output = succeed(environment, place, "train.py", *arguments, "--run.dir", place / "run")
     found = Finished(request.param, place, output)
-    out = ("--run", found.run, "--out", place / "export", "--plugin", found.name)
-    succeed(environment, place, "-m", "int_lm.export", *out)
+    succeed(environment, place, *found.following("int_lm.export"))
     yield found
 
 
@@ -247,55 +262,36 @@ def test_four_devices_give_the_same_weights(
 
 
 @pytest.mark.slow
-def test_the_commands_that_training_prints_work(
-    finished: Finished, environment: dict[str, str]
-) -> None:
-    """Evaluation, sample and export, copied from the end of the output, trust the plug-in."""
-    following = finished.output.split("next:\n")[1].splitlines()
-    assert len(following) == 3
-    for line in following:
-        _, *arguments = shlex.split(line)
-        succeed(environment, finished.place, *arguments)
-    assert (finished.run / "export" / "model.safetensors").exists()
-
-
-@pytest.mark.slow
-def test_run_and_export_give_the_same_figures_and_text(
-    finished: Finished, environment: dict[str, str]
-) -> None:
-    """JAX and NumPy: every figure but the name, and the text of a sample."""
-    figures, texts = [], []
-    for source, directory in (("--run", finished.run), ("--export", finished.place / "export")):
-        trusted = ("--plugin", finished.name) if _needs_trust(finished, source) else ()
-        where = (source, directory, *trusted)
-        shown = json.loads(succeed(environment, finished.place, "eval.py", *where, "--json"))
-        figures.append({key: shown[key] for key in shown if key != "model"})
-        sample = (*where, "--prompt", "the ", "--tokens", 60)
-        texts.append(succeed(environment, finished.place, "-m", "int_lm.sample", *sample))
+def test_run_export_and_bare_python_agree(finished: Finished, environment: dict[str, str]) -> None:
+    """Every figure, and the text of a sample: from JAX by the commands that training printed, from
+    the export in NumPy, and from the lines of its card in a Python without int_lm.
+    """
+    draw = ("--prompt", "The ", "--tokens", 200, "--temperature", 0.8)
+    # an export holds a network, and nothing of how it was trained
+    trusted = ("--plugin", finished.name) if finished.kind == "architecture" else ()
+    exported = ("--export", finished.export, *trusted)
+    figures = [
+        json.loads(succeed(environment, finished.place, *arguments, "--json"))
+        for arguments in (finished.following("eval.py"), ("eval.py", *exported))
+    ]
+    assert figures[0].pop("model") != figures[1].pop("model")
     assert figures[0] == figures[1] and figures[0]["tokens"] > 1000
-    assert texts[0] == texts[1] and len(texts[0]) > 20
+    of_run, of_export = (
+        succeed(environment, finished.place, *arguments, *draw)
+        for arguments in (finished.following("int_lm.sample"), ("-m", "int_lm.sample", *exported))
+    )
+    assert of_run == of_export and len(of_run) > 20
 
-
-def _needs_trust(finished: Finished, source: str) -> bool:
-    """An export holds a network, and nothing of how it was trained."""
-    return source == "--run" or finished.kind == "architecture"
-
-
-@pytest.mark.slow
-def test_the_export_runs_without_int_lm(finished: Finished, environment: dict[str, str]) -> None:
-    """The lines of its card, in its own directory; the sample is that of `int_lm.sample`."""
-    directory = finished.place / "export"
-    assert (directory / "architecture.py").exists() == (finished.kind == "architecture")
-    snippet = re.search(r"```python\n(.*?)```", (directory / "README.md").read_text(), re.DOTALL)
+    assert (finished.export / "architecture.py").exists() == (finished.kind == "architecture")
+    card = (finished.export / "README.md").read_text()
+    snippet = re.search(r"```python\n(.*?)```", card, re.DOTALL)
     assert snippet
     program = f"{snippet[1]}\nimport sys\nprint({{'int_lm', 'jax'}} & set(sys.modules))\n"
     bare = {key: value for key, value in environment.items() if key != "PYTHONPATH"}
-    text, bits, imported = succeed(bare, directory, "-c", program).splitlines()
+    text, bits, imported = succeed(bare, finished.export, "-c", program).splitlines()
     assert re.fullmatch(r"[0-9.]+ bits", bits) and imported == "set()"
-    where = ("--export", directory, "--plugin", finished.name)
-    drawn = ("--prompt", "The ", "--tokens", 200, "--temperature", 0.8)
-    shown = succeed(environment, finished.place, "-m", "int_lm.sample", *where, *drawn)
-    assert shown == "The " + eval(text).decode("utf-8", "replace") + "\n"
+    assert of_run == "The " + ast.literal_eval(text).decode("utf-8", "replace") + "\n"
+    assert ("--plugin" in card) == (finished.kind == "architecture")
 
 
 @pytest.mark.slow
@@ -321,28 +317,32 @@ def test_a_run_is_verified(finished: Finished, environment: dict[str, str]) -> N
 
 @pytest.mark.slow
 def test_code_that_a_file_names_is_not_run_unasked(
-    finished: Finished, environment: dict[str, str], tmp_path: Path
+    finished: Finished, environment: dict[str, str], tmp_path: Path, monkeypatch
 ) -> None:
-    """One sentence that names --plugin, exit code 2; the export of a known network needs none."""
-    run, out = ("--run", finished.run), tmp_path / "out"
-    refused: list[tuple[object, ...]] = [
-        ("eval.py", *run),
-        ("-m", "int_lm.sample", *run),
-        ("-m", "int_lm.export", *run, "--out", out),
-        ("-m", "int_lm.verify", finished.run),
+    """One sentence that names --plugin, exit code 2."""
+    sentence = (
+        f"the {finished.kind} {finished.name} is code outside int_lm; "
+        f"if you trust it, add --plugin {finished.name}"
+    )
+    run, out = ["--run", str(finished.run)], str(tmp_path / "out")
+    refused: list[tuple[Callable[[list[str]], None], list[str]]] = [
+        (eval_command.main, run),
+        (sample_command.main, run),
+        (export_command.main, [*run, "--out", out]),
+        (verify_command.main, [str(finished.run)]),
     ]
-    exported = ("--export", finished.place / "export")
     if finished.kind == "architecture":
-        refused += [("eval.py", *exported), ("-m", "int_lm.sample", *exported)]
-    for arguments in refused:
-        done = call(environment, finished.place, *arguments)
-        assert done.returncode == 2 and not done.stdout
-        assert re.fullmatch(
-            rf".*: error: the {finished.kind} {finished.name} is code outside int_lm; "
-            rf"if you trust it, add --plugin {finished.name}\n",
-            done.stderr,
-        )
-    assert not out.exists()
+        exported = ["--export", str(finished.export)]
+        refused += [(eval_command.main, exported), (sample_command.main, exported)]
+    monkeypatch.setattr(plugins, "_trusted", set())
+    for command, arguments in refused:
+        with pytest.raises(UserError) as error:
+            command(arguments)
+        assert str(error.value) == sentence
+    done = call(environment, finished.place, "eval.py", *run)
+    assert done.returncode == 2 and not done.stdout
+    assert done.stderr == f"eval.py: error: {sentence}\n"
+    assert not Path(out).exists()
 
 
 @pytest.mark.slow
@@ -601,6 +601,77 @@ def test_an_update_may_remember_some_tensors_only() -> None:
     }
     np.testing.assert_array_equal(after.weights.by_path()["layers/bias"], before["layers/bias"])
     assert any((after.memory["remainders"][path] != 0).any() for path in after.memory["remainders"])
+
+
+@pytest.mark.parametrize(
+    "path, change, problem",
+    [
+        ("head", None, "must have the tensor head, of the role READOUT"),
+        ("embedding", {"role": params.Role.MATRIX}, "must have the tensor embedding"),
+        ("dense", {"role": params.Role.READOUT}, "has a second tensor of the role READOUT, dense"),
+        ("dense", {"role": params.Role.TABLE}, "has a tensor dense, which only context tables"),
+        ("layers/input", {"through": "dense"}, "has layers/input act through dense"),
+        ("layers/input", {"through": "layers/nothing"}, "act through layers/nothing"),
+        ("layers/input", {"shape": (20, 16)}, r"act .* \(2\), whose inputs divide its 20 outputs"),
+    ],
+)
+def test_tensors_that_do_not_go_together_are_refused(
+    path: str, change: dict[str, Any] | None, problem: str
+) -> None:
+    """By the path of the first one, before their votes come out wrong."""
+    specs = dict(params.flatten(GRU.specs(ModelConfig(width=16, layers=2), 256)))
+    architecture.check("gru", params.unflatten(specs))
+    specs.pop(path) if change is None else specs.update(
+        {path: dataclasses.replace(specs[path], **change)}
+    )
+    with pytest.raises(UserError, match=f"the architecture gru .*{problem}"):
+        architecture.check("gru", params.unflatten(specs))
+
+
+@pytest.mark.parametrize(
+    "change, problem",
+    [
+        ({"of_tokens": None}, "must have one of of_fitness and of_tokens"),
+        ({"of_fitness": lambda *_: None}, "must have one of of_fitness and of_tokens"),
+        ({"roles": SIGNS.roles | {params.Role.VECTOR}}, "cannot vote on VECTOR"),
+        ({"roles": SIGNS.roles | {params.Role.TABLE}}, "cannot vote on TABLE"),
+        (
+            {"of_tokens": None, "of_fitness": lambda *_: None, "perturbed": frozenset()},
+            "cannot vote on MATRIX, PROJECTION, READOUT",
+        ),
+    ],
+)
+def test_an_estimator_that_contradicts_itself_is_refused(
+    change: dict[str, Any], problem: str, tmp_path: Path, monkeypatch
+) -> None:
+    """Before a step is compiled."""
+    module = types.ModuleType("contradictory")
+    module.WRONG = SIGNS._replace(**change)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "contradictory", module)
+    plugins.trust("contradictory:WRONG")
+    es = EsConfig(votes="contradictory:WRONG", readout="perturbed")
+    with pytest.raises(UserError, match=problem):
+        recipe.check(Config(es=es))
+
+
+@pytest.mark.parametrize(
+    "memory",
+    [
+        lambda spec: {"weights": jnp.zeros(spec.full_shape, jnp.int8)},
+        lambda spec: {"means": jnp.zeros((), jnp.int32)},
+    ],
+)
+def test_a_memory_that_cannot_be_kept_is_refused(memory: Callable[..., Any]) -> None:
+    """One that a checkpoint has something else under, or of another shape than its tensor."""
+    from int_lm.method.update.carry import CARRY
+
+    model = gru_model(width=16, layers=1)
+    settings = Config(model=model.settings, es=EsConfig(population=8, segment_length=4))  # type: ignore[arg-type]
+    wrong = dataclasses.replace(recipe.of(settings, 256), update=CARRY._replace(memory=memory))
+    with pytest.raises(
+        UserError, match="of dense, which must have the tensor's shape, and another"
+    ):
+        evolve.abstract(wrong)
 
 
 def test_the_runtime_bounds_the_dots_of_a_plug_in() -> None:
