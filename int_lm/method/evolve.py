@@ -20,6 +20,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import PartitionSpec
 
+from int_lm.errors import require
 from int_lm.method import fitness, placement, population
 from int_lm.method.clock import Clock
 from int_lm.method.placement import AXIS, Placement
@@ -28,6 +29,7 @@ from int_lm.method.update import Tensor, Votes
 from int_lm.model import context_tables, params
 from int_lm.model.params import Parameters, Tree
 
+STORED = frozenset({"weights", "members", "counts"})  # of a checkpoint, beside an update's memory
 Values = Mapping[str, Array]  # what the schedules say of one step: int32 scalars (`Update.values`)
 
 
@@ -79,7 +81,7 @@ class State:
     def of_stored(cls, tree: Mapping[str, Any]) -> "State":
         """The inverse of `stored`."""
         weights = Parameters.of_paths(dict(params.flatten(tree["weights"])))
-        memory = {name: tree[name] for name in tree if name not in ("weights", "members", "counts")}
+        memory = {name: tree[name] for name in tree if name not in STORED}
         tables = Tables(weights.tables, tree["counts"])
         return cls(weights.network, tables, tree["members"], memory)
 
@@ -122,6 +124,11 @@ def _beginning(recipe: Recipe, weights: Parameters) -> State:
     memory: dict[str, dict[str, Array]] = {}
     for path, spec in params.flatten(recipe.model.specs.network):
         for name, array in recipe.update.memory(spec).items():
+            require(
+                name not in STORED and array.shape == spec.full_shape,
+                f"the update {recipe.es.update} keeps {name} of {path}, which must have the "
+                f"tensor's shape, and another name than {', '.join(sorted(STORED))}",
+            )
             memory.setdefault(name, {})[path] = array
     return State(
         network=weights.network,
