@@ -58,10 +58,10 @@ def check(name: str, specs: Tree) -> None:
         if spec.through is None:
             continue
         through = by_path.get(spec.through)
-        fits = through is not None and through.role is Role.PROJECTION
-        fits = fits and through.layers == spec.layers and not spec.shape[0] % through.shape[-1]
         require(
-            fits,
+            through is not None
+            and (through.role, through.layers) == (Role.PROJECTION, spec.layers)
+            and spec.shape[0] % through.shape[-1] == 0,
             f"{where} has {path} act through {spec.through}, which must be a PROJECTION of as many "
             f"layers ({spec.layers}), whose inputs divide its {spec.shape[0]} outputs",
         )
