@@ -228,7 +228,7 @@ def train_locked(settings: Config, opened: "Corpus", held: "Lock | None") -> Non
 
 def finish(trainer: "Trainer", paths: "Paths", baselines: dict[str, float]) -> None:
     """Evaluate the whole held-out text, keep the figures, and say what can be done next."""
-    from int_lm import run
+    from int_lm import plugins, run
     from int_lm.training import distributed
 
     lengths = trainer.evaluate(trainer.text.heldout)
@@ -251,11 +251,12 @@ def finish(trainer: "Trainer", paths: "Paths", baselines: dict[str, float]) -> N
         run.write_evaluation(paths, trainer.step, trainer.weights, figures)
     note(f"run directory: {paths.root}")
     python = command_line.interpreter()
+    run_flag = f"--run {paths.root}{plugins.flags(plugins.full_names(trainer.settings))}"
     note(
         "next:\n"
-        f"  {python} eval.py --run {paths.root}\n"
-        f"  {python} -m int_lm.sample --run {paths.root} --prompt 'def ' --tokens 200\n"
-        f"  {python} -m int_lm.export --run {paths.root} --out {paths.root}/export"
+        f"  {python} eval.py {run_flag}\n"
+        f"  {python} -m int_lm.sample {run_flag} --prompt 'def ' --tokens 200\n"
+        f"  {python} -m int_lm.export {run_flag} --out {paths.root}/export"
     )
 
 

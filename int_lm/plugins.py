@@ -14,7 +14,9 @@ A name in full is code to run. It is run if the user gave it on the command line
 
 import importlib
 import importlib.metadata
+import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,7 @@ FIELDS = {
     "es.votes": "estimator",
     "es.update": "update",
 }
+_FULL_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 _trusted: set[str] = set()
 
 
@@ -65,19 +68,18 @@ def names(kind: str) -> list[str]:
     return [*BUILT_IN[kind], *sorted(_installed(kind).keys() - BUILT_IN[kind].keys())]
 
 
+def is_full(name: str) -> bool:
+    """Whether a name is one in full, "module:name"."""
+    return _FULL_NAME.fullmatch(name) is not None
+
+
 def check(kind: str, name: str, where: str) -> None:
     """Refuse a name that nothing has, or a name in full of another form; imports nothing.
 
     Raises:
       UserError: with `where` the name stands, and the nearest known one.
     """
-    if ":" in name:
-        module, _, attribute_name = name.partition(":")
-        require(
-            all(part.isidentifier() for part in (*module.split("."), attribute_name)),
-            f"{where} is {name!r}, expected module:name, as in my_package.gru:GRU",
-        )
-    elif name not in names(kind):
+    if not is_full(name) and name not in names(kind):
         known = names(kind)
         expected = ", ".join(known) + nearest(name, known, otherwise="")
         raise UserError(f"{where} is {name!r}, expected one of {expected}, or module:name")
@@ -85,14 +87,28 @@ def check(kind: str, name: str, where: str) -> None:
 
 def trust(*full_names: str) -> None:
     """Let these names in full be imported: the user gave them."""
-    _trusted.update(name for name in full_names if ":" in name)
+    _trusted.update(full_names)
 
 
 def trust_settings(settings: Any) -> None:
     """Let the names in full of a configuration that the user wrote be imported."""
-    for field in FIELDS:
+    trust(*full_names(settings))
+
+
+def full_names(settings: Any, kinds: Iterable[str] = tuple(BUILT_IN)) -> list[str]:
+    """The names in full that a configuration has, of some kinds of values or of all."""
+    found = []
+    for field, kind in FIELDS.items():
         section, key = field.split(".")
-        trust(getattr(getattr(settings, section), key))
+        name = getattr(getattr(settings, section), key)
+        if kind in kinds and is_full(name) and name not in found:
+            found.append(name)
+    return found
+
+
+def flags(full_names: Iterable[str]) -> str:
+    """What a command needs to read a run or an export with these names: " --plugin NAME" each."""
+    return "".join(f" --plugin {name}" for name in full_names)
 
 
 def resolve(kind: str, name: str, of: type) -> Any:
@@ -130,8 +146,8 @@ def attribute(target: str, what: str) -> Any:
     if here not in sys.path:  # last: a module here hides none that is installed
         sys.path.append(here)
     try:
-        found = importlib.import_module(module)
-    except ImportError as error:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, SyntaxError) as error:
         raise UserError(f"{what} cannot be imported from {module}: {error}") from error
     if not hasattr(found, name):
         raise UserError(f"{what}: {module} has no {name}")

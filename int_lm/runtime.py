@@ -339,9 +339,9 @@ def expected_tensors(
     ):
         sound = type(size) is int and 0 < size <= most
         _require(sound, f"{CONFIG_FILE} has a size that is no positive integer up to {most}")
-    widest = model["width"] * model["ffn_multiple"]
-    _require(widest <= INPUTS_MAX, f"it has dots over {widest} inputs, at most {INPUTS_MAX} fit")
     shapes = architectures[name].shapes(model, V)
+    widest = max(shape[-1] for shape in shapes.values())
+    _require(widest <= INPUTS_MAX, f"it has dots over {widest} inputs, at most {INPUTS_MAX} fit")
     tables = {f"direct/context_{length}": [1 << model["direct_bits"], V] for length in direct}
     _require(len(tables) == len(direct), f"{CONFIG_FILE} names a context table twice")
     shapes |= tables

@@ -46,7 +46,7 @@ def shift_down(x: Array, bits: int) -> Array:
 
 
 def shift_floor(x: Array, bits: int) -> Array:
-    """x / 2^bits rounded towards minus infinity: the rounding of the `egg` architecture."""
+    """x / 2^bits rounded towards minus infinity: the rounding of architectures."""
     return x >> bits
 
 

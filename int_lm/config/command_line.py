@@ -44,6 +44,7 @@ class OneLineParser(argparse.ArgumentParser):
             "--plugin",
             action="append",
             default=[],
+            type=_full_name,
             metavar="MODULE:NAME",
             help="code that the run or export names and that you trust; may be given several times",
         )
@@ -103,6 +104,13 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
                 help=field.metadata["help"].replace("%", "%%") + shown,
                 **options,
             )
+
+
+def _full_name(text: str) -> str:
+    """The name of a plug-in on the command line."""
+    if not plugins.is_full(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form module:name")
+    return text
 
 
 def _mapping(text: str) -> Any:

@@ -12,12 +12,14 @@ The same run gives the same bytes. JAX is imported when a model is exported, not
 `python -m int_lm.export` begins by importing this file, and must answer `--help` at once.
 """
 
+import ast
 import contextlib
 import hashlib
 import inspect
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +31,7 @@ from int_lm.arithmetic import tables
 from int_lm.errors import UserError
 from int_lm.export import card
 from int_lm.files import digest
+from int_lm.limits import SEPARATOR
 
 if TYPE_CHECKING:
     from int_lm.run import Run
@@ -45,6 +48,8 @@ _FILES = {
     digest.FILE_DIGESTS,
 }
 _CACHE = "__pycache__"  # what importing runtime.py leaves behind
+_STANDING_ALONE = {"numpy", *sys.stdlib_module_names}  # modules that an export can import
+CHECKED_TOKENS, CHECKED_LANES = 32, 4  # that both forms of a network read before an export of it
 
 
 def numpy_forms(architecture: str) -> dict[str, type[runtime.Architecture]]:
@@ -60,6 +65,44 @@ def numpy_forms(architecture: str) -> dict[str, type[runtime.Architecture]]:
 
     target = architectures.get(architecture).runtime
     return {architecture: plugins.attribute(target, f"the NumPy form of {architecture}")}
+
+
+def _check_imports(file: Path) -> None:
+    """Refuse a network for NumPy whose file would not run on its own in an export."""
+    foreign = set()
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            names = ["." * node.level + (node.module or "")]
+        foreign |= {name for name in names if name.split(".")[0] not in _STANDING_ALONE}
+    if foreign:
+        raise UserError(
+            f"cannot export: {file} imports {', '.join(sorted(foreign))}; an export holds a copy "
+            "of it, which may import NumPy and the standard library only"
+        )
+
+
+def _check_logits(run: "Run", exported: runtime.Model) -> None:
+    """Refuse a network for NumPy that does not compute what the one in JAX does."""
+    import jax
+    import jax.numpy as jnp
+
+    from int_lm.model import perturb
+
+    model, generator = run.recipe.model, np.random.default_rng(0)
+    tokens_TP = generator.integers(0, model.vocab_size, (CHECKED_TOKENS, CHECKED_LANES))
+    tokens_TP[0] = tokens_TP[CHECKED_TOKENS // 2, ::2] = SEPARATOR
+    step, weights = jax.jit(model.step), perturb.unperturbed(run.weights)
+    state, own = model.initial_state(CHECKED_LANES), exported.initial_state(CHECKED_LANES)
+    for tokens_P in tokens_TP:
+        state, logits_PV, _ = step(weights, state, jnp.asarray(tokens_P, jnp.int32))
+        own, own_PV = exported.step(own, tokens_P)
+        if not np.array_equal(logits_PV, own_PV):
+            name, form = run.config.model.architecture, exported.architecture
+            raise UserError(
+                f"cannot export: {form.__name__} in {inspect.getfile(form)} computes other logits "
+                f"than the architecture {name}; make the two agree"
+            )
 
 
 def load(directory: str | Path) -> runtime.Model:
@@ -144,13 +187,16 @@ def export_model(
 
     Raises:
       UserError: `out` is in the way, the tokenizer is not the run's or not one that the runtime
-        knows, or the file system refused; nothing is written then.
+        knows, a plug-in's network for NumPy does not stand alone or computes something else, or the
+        file system refused; nothing is written then.
     """
     out = Path(out)
     check_free(out, overwrite)
     _check_tokenizer(run, tokenizer_directory)
     settings, tensors = export_config(run), tensors_of(run)
     architectures = numpy_forms(run.config.model.architecture)
+    for network in architectures.values():
+        _check_imports(Path(inspect.getfile(network)))
     text = (json.dumps(settings, indent=2) + "\n").encode()
     try:
         runtime.expected_tensors(settings, {**runtime.ARCHITECTURES, **architectures})
@@ -165,7 +211,9 @@ def export_model(
             model_card = card.model_card(run, settings, size, evaluation, architectures)
             (partial / CARD_FILE).write_text(model_card, encoding="utf-8", newline="\n")
             digest.seal(partial)
-            runtime.load(partial, architectures)
+            exported = runtime.load(partial, architectures)
+            if architectures:  # the tests of int_lm see to its own
+                _check_logits(run, exported)
     except runtime.ExportError as error:
         raise UserError(f"cannot export: {error}") from error
     except OSError as error:

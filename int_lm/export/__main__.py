@@ -53,9 +53,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         overwrite=arguments.overwrite,
     )
     python = command_line.interpreter()
+    trusted = plugins.flags(plugins.full_names(opened.config, ["architecture"]))
     print(
         f"exported step {opened.step} to {arguments.out}\n"
-        f"next: {python} -m int_lm.sample --export {arguments.out} --prompt 'def '"
+        f"next: {python} -m int_lm.sample --export {arguments.out}{trusted} --prompt 'def '"
     )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from int_lm import config, untrusted
+from int_lm import config, plugins, untrusted
 
 if TYPE_CHECKING:
     from int_lm.run import Run
@@ -36,8 +36,8 @@ with forward passes only: no back-propagation, and no floating-point number in a
 """
 
 _UNMEASURED = """\
-These weights have not been measured. `python eval.py --export DIRECTORY`, in a clone of int_lm,
-measures them on the held-out text, and with `--text FILE` on any text.
+These weights have not been measured. `python eval.py --export DIRECTORY{flags}`,
+in a clone of int_lm, measures them on the held-out text, and with `--text FILE` on any text.
 """
 
 _USE = """\
@@ -53,7 +53,7 @@ sampler = runtime.Sampler(temperature=0.8, seed=0)
 {snippet}```
 
 The same weights give the same bits on every machine. With `int_lm` installed,
-`python -m int_lm.sample --export DIRECTORY --prompt "The "` writes text to the terminal.
+`python -m int_lm.sample --export DIRECTORY{flags} --prompt "The "` writes text to the terminal.
 """
 
 _OF_BYTES = """\
@@ -98,10 +98,14 @@ def check_evaluation(evaluation: Any) -> None:
         raise untrusted.MalformedError("it lacks figures")
 
 
-def _measured(weights_hash: str, evaluation: Mapping[str, Any] | None) -> str:
-    """The figures of `evaluation` if they are of these weights, else how to get them."""
+def _measured(weights_hash: str, evaluation: Mapping[str, Any] | None, flags: str) -> str:
+    """The figures of `evaluation` if they are of these weights, else how to get them.
+
+    Args:
+      flags: that a command needs to read the export.
+    """
     if evaluation is None or evaluation.get("weights_hash") != weights_hash:
-        return _UNMEASURED
+        return _UNMEASURED.format(flags=flags)
     interval = evaluation["interval_95"]
     spread = f" (95 % interval {interval[0]:.4f} to {interval[1]:.4f})" if interval else ""
     bits = {"this model": f"**{evaluation['bits_per_byte']:.4f}**{spread}"}
@@ -162,6 +166,7 @@ def model_card(
     }
     training = {
         "method": f"evolution strategies (EGGROLL), votes `{es.votes}`, update `{es.update}`",
+        "objective": f"`{es.objective}`",
         "text": f"{_described(data)}, {data.holdout:g} of the documents held out",
         "tokens read": f"{run.step * streams * es.segment_length:,} "
         f"({run.step:,} steps x {streams:,} streams x {es.segment_length} tokens)",
@@ -179,6 +184,7 @@ def model_card(
         imported = "import architecture  # the network, in the file beside this one"
         given = f'{{"{name}": architecture.{network.__name__}}}'
         load = f'{imported}\n\nmodel = runtime.load(".", {given})'
+    flags = plugins.flags(plugins.full_names(run.config, ["architecture"]))
     snippet = _OF_BYTES if run.tokenizer["kind"] == "bytes" else _OF_PIECES
     return "\n".join(
         (
@@ -189,7 +195,7 @@ def model_card(
             "## Training\n",
             _table(("setting", ""), training),
             "## Measured\n",
-            _measured(settings["weights_hash"], evaluation),
-            _USE.format(load=load, snippet=snippet),
+            _measured(settings["weights_hash"], evaluation, flags),
+            _USE.format(load=load, snippet=snippet, flags=flags),
         )
     )

@@ -33,7 +33,7 @@ class Counts:
       agreeing: by path, weights on which the votes of both halves have one sign.
       voting: by path, weights on which both halves' votes are not 0.
       histograms: by path, how often each value stands among the inputs of a layer's matrices:
-        int32 [L, 255].
+        int32 [L, 255], [1, 255] of a matrix outside the layers.
     """
 
     agreeing: dict[str, int]
@@ -55,7 +55,8 @@ def histograms(
     for path, use in params.flatten(activity.uses):
         if specs[path].role not in (Role.MATRIX, Role.PROJECTION):
             continue
-        values = use.inputs.astype(jnp.int32).reshape(len(use.inputs), -1) + INT8_MAX
+        layers = max(1, specs[path].layers)
+        values = use.inputs.astype(jnp.int32).reshape(layers, -1) + INT8_MAX
         counted[path] = jax.vmap(lambda row: jnp.bincount(row, length=2 * INT8_MAX + 1))(values)
     return counted
 

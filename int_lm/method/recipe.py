@@ -17,6 +17,7 @@ from int_lm.method import bounds, estimator, objective, update
 from int_lm.method.estimator import Estimator
 from int_lm.method.objective import Objective
 from int_lm.method.update import Update
+from int_lm.model import architecture
 from int_lm.model.language_model import LanguageModel
 from int_lm.model.params import Spec, flatten
 from int_lm.settings import Settings, StrategySettings
@@ -98,6 +99,7 @@ def of(settings: Settings, vocab_size: int) -> Recipe:
         f"{recipe.update.least_rate}",
     )
     network = recipe.model.specs.network
+    architecture.check(settings.model.architecture, network)
     for what, bound in bounds.sums(es, network, recipe.objective, recipe.voting):
         problem = f"{what} can reach {bound}, above the int32 limit {INT32_MAX}; make it smaller"
         require(bound <= INT32_MAX, problem)

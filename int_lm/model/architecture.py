@@ -6,8 +6,9 @@ from typing import NamedTuple
 from jax import Array
 
 from int_lm import plugins
+from int_lm.errors import require
 from int_lm.model.layers import Activity
-from int_lm.model.params import Tree
+from int_lm.model.params import TABLES, Role, Tree, flatten
 from int_lm.settings import ModelSettings
 
 
@@ -24,8 +25,9 @@ class Architecture(NamedTuple):
         start.
       step: (weights, state, tokens int32 [P]) -> (next state, logits int8 or int16 q4 [P, V],
         `Activity`). `weights` is the tree of `perturb.Weight`s; token 0 must reset the state.
-      runtime: "module:Class" of the same network in NumPy, for exports (see `runtime.Egg`). The
-        module imports NumPy and the standard library only, and is copied into exports.
+      runtime: "module:Class" of the same network in NumPy, for exports (see
+        `runtime.Architecture`). The module imports NumPy and the standard library only, and is
+        copied into exports.
     """
 
     name: str
@@ -33,6 +35,36 @@ class Architecture(NamedTuple):
     initial_state: Callable[[ModelSettings, int], Tree]
     step: Callable[[Tree, Tree, Array], tuple[Tree, Array, Activity]]
     runtime: str
+
+
+def check(name: str, specs: Tree) -> None:
+    """Refuse tensors that do not go together, before their votes come out wrong.
+
+    Args:
+      name: of the architecture. specs: its tree of `params.Spec`s.
+
+    Raises:
+      UserError: the path of a tensor, and what it must be.
+    """
+    by_path, where = dict(flatten(specs)), f"the architecture {name}"
+    for path, role in (("embedding", Role.EMBEDDING), ("head", Role.READOUT)):
+        found = by_path[path].role if path in by_path else None
+        require(found is role, f"{where} must have the tensor {path}, of the role {role.name}")
+    for path, spec in by_path.items():
+        own = spec.role is not Role.TABLE and path.split("/")[0] != TABLES
+        require(own, f"{where} has a tensor {path}, which only context tables may be")
+        single = spec.role is not Role.READOUT or path == "head"
+        require(single, f"{where} has a second tensor of the role READOUT, {path}")
+        if spec.through is None:
+            continue
+        through = by_path.get(spec.through)
+        require(
+            through is not None
+            and (through.role, through.layers) == (Role.PROJECTION, spec.layers)
+            and spec.shape[0] % through.shape[-1] == 0,
+            f"{where} has {path} act through {spec.through}, which must be a PROJECTION of as many "
+            f"layers ({spec.layers}), whose inputs divide its {spec.shape[0]} outputs",
+        )
 
 
 def get(name: str) -> Architecture:

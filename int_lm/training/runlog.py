@@ -21,9 +21,10 @@ from int_lm import progress
 from int_lm.errors import UserError
 
 _HEADER_EVERY = 20  # lines between repetitions of the header
+_TRAIN, _SCORE = "train bpb", "score"  # the second for objectives that are no log-likelihood
 _COLUMNS = (
     ("step", 8),
-    ("train bpb", 9),
+    (_TRAIN, 9),
     ("valid bpb", 9),
     ("changed", 8),
     ("saturated", 9),
@@ -228,7 +229,10 @@ class Console:
         """Print one line, below the header where that is due."""
         self.advance(report.step, report.seconds)
         if self._lines_until_header == 0:
-            self._write(" ".join(name.rjust(width) for name, width in _COLUMNS))
+            names = dict(_COLUMNS)
+            if report.train_bits_per_byte is None:  # an objective that is no log-likelihood
+                names = {_SCORE if name == _TRAIN else name: names[name] for name in names}
+            self._write(" ".join(name.rjust(width) for name, width in names.items()))
             self._lines_until_header = _HEADER_EVERY
         self._lines_until_header -= 1
         valid, train = report.valid_bits_per_byte, report.train_bits_per_byte

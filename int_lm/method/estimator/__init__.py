@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from jax import Array
 
 from int_lm import plugins
-from int_lm.errors import UserError
+from int_lm.errors import UserError, require
 from int_lm.method.estimator.rounding import Rounding
 from int_lm.model.layers import Use
 from int_lm.model.params import Role, Spec, Tree
@@ -105,9 +105,16 @@ def choose(es: StrategySettings) -> tuple[Estimator, ...]:
     everything.
 
     Raises:
-      UserError: `es.votes` names none, or one that needs an exact readout which there is not.
+      UserError: `es.votes` names none, one whose parts contradict each other, or one that needs an
+        exact readout which there is not.
     """
     main, exact = get(es.votes), [get("exact")] if es.readout == "exact" else []
+    one_way = (main.of_fitness is None) != (main.of_tokens is None)
+    require(one_way, f"es.votes {es.votes} must have one of of_fitness and of_tokens")
+    possible = frozenset(Role) - {Role.TABLE} - ({Role.VECTOR} if main.of_tokens else set())
+    impossible = main.roles - (possible if main.of_tokens else possible & main.perturbed)
+    names = ", ".join(sorted(role.name for role in impossible))
+    require(not impossible, f"es.votes {es.votes} cannot vote on {names}: nothing is known of them")
     if main.of_tokens and main.of_tokens.needs_errors and not exact:
         raise UserError(
             f"es.votes {es.votes} needs the readout's exact errors; add --es.readout exact"

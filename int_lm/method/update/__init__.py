@@ -45,7 +45,8 @@ class Update(NamedTuple):
     Attributes:
       name: as in the configuration.
       memory: (spec) -> initial arrays that the update keeps of one tensor, by name; each has the
-        tensor's shape. A checkpoint holds them under these names.
+        tensor's shape. A checkpoint holds them under these names. Tensors may differ in what is
+        kept of them.
       values: (settings, step) -> numbers of that step's schedules, by name: int32 scalars in
         `move`, so that no step recompiles.
       move: (es, tensor, weight, memory, votes, values) -> (weight int8 in [-127, 127], memory).
