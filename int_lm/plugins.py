@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from int_lm.errors import UserError, nearest, require
+from int_lm.errors import UserError, nearest
 
 GROUP = "int_lm.plugins"
 BUILT_IN: dict[str, dict[str, str]] = {
@@ -79,6 +79,10 @@ def check(kind: str, name: str, where: str) -> None:
     Raises:
       UserError: with `where` the name stands, and the nearest known one.
     """
+    require(
+        ":" not in name or is_full(name),
+        f"{where} is {name!r}, expected module:name, as in my_package.gru:GRU",
+    )
     if not is_full(name) and name not in names(kind):
         known = names(kind)
         expected = ", ".join(known) + nearest(name, known, otherwise="")
@@ -146,7 +150,7 @@ def attribute(target: str, what: str) -> Any:
     if here not in sys.path:  # last: a module here hides none that is installed
         sys.path.append(here)
     try:
-        return getattr(importlib.import_module(module), name)
+        found = importlib.import_module(module)
     except (ImportError, SyntaxError) as error:
         raise UserError(f"{what} cannot be imported from {module}: {error}") from error
     if not hasattr(found, name):

@@ -10,6 +10,8 @@ from jax import Array
 from int_lm.model import params
 from int_lm.model.params import Parameters, Tree
 
+STORED = frozenset({"weights", "members", "counts"})  # of a checkpoint, beside an update's memory
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +61,6 @@ class State:
     def of_stored(cls, tree: Mapping[str, Any]) -> "State":
         """The inverse of `stored`."""
         weights = Parameters.of_paths(dict(params.flatten(tree["weights"])))
-        memory = {name: tree[name] for name in tree if name not in ("weights", "members", "counts")}
+        memory = {name: tree[name] for name in tree if name not in STORED}
         tables = Tables(weights.tables, tree["counts"])
         return cls(weights.network, tables, tree["members"], memory)
