@@ -46,10 +46,13 @@ class Subject:
     keep: Callable[[dict[str, Any]], None]
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse(argv: Sequence[str] | None, program: str = "eval.py") -> argparse.Namespace:
     """The command line."""
+    own = program == "eval.py"
     parser = command_line.OneLineParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=program,
+        description=__doc__ if own else command_line.started_as(__doc__, "python eval.py", program),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument("--run", metavar="DIR", help="run directory that train.py wrote")
@@ -259,9 +262,9 @@ def _say(sentence: str) -> None:
     print(sentence, file=sys.stderr)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Parse, evaluate, print."""
-    arguments = parse(argv)
+def main(argv: Sequence[str] | None = None, program: str = "eval.py") -> None:
+    """Parse, evaluate, print; `program` is what the help calls this command."""
+    arguments = parse(argv, program)
     if arguments.run:
         subject = open_run(Path(arguments.run), arguments.step)
     else:

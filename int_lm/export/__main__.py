@@ -11,12 +11,17 @@ from int_lm.errors import UserError, reported
 from int_lm.export import card
 
 PROGRAM = "int_lm.export"
+COMMAND = f"python -m {PROGRAM}"
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Check the arguments, then load the run: a mistake is answered at once."""
+def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
+    """Check the arguments, then load the run: a mistake is answered at once.
+
+    Args:
+      program: what the help calls this command.
+    """
     parser = OneLineParser(
-        prog=f"python -m {PROGRAM}",
+        prog=program,
         description="Write a run's int8 weights, configuration, tokenizer and model card, with a "
         "runtime that needs only NumPy.",
     )
@@ -50,10 +55,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         evaluation=evaluation,
         overwrite=arguments.overwrite,
     )
-    python = command_line.interpreter()
     print(
         f"exported step {opened.step} to {arguments.out}\n"
-        f"next: {python} -m int_lm.sample --export {arguments.out} --prompt 'def '"
+        f"next: {command_line.command('sample')} --export {arguments.out} --prompt 'def '"
     )
 
 
