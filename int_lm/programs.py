@@ -43,8 +43,8 @@ def make_importable() -> None:
         file = getattr(known, "__file__", None)
         if known is not None and not (file and Path(file).resolve().is_relative_to(place)):
             raise UserError(
-                f"a module named {name} is imported already, from {file or 'elsewhere'}; int_lm has "
-                "one of that name: rename yours, or use int_lm in a process of its own"
+                f"a module named {name} is imported already, from {file or 'elsewhere'}; int_lm "
+                "has one of that name: rename yours, or use int_lm in a process of its own"
             )
     if sys.path[:1] != [str(place)]:
         sys.path.insert(0, str(place))

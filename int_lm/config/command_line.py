@@ -22,6 +22,7 @@ IN_A_CLONE = {
     "eval": "eval.py",
     "sample": "-m int_lm.sample",
     "export": "-m int_lm.export",
+    "train-tokenizer": "-m tokenization.train",
     "inspect-tokenizer": "-m tokenization.inspect",
 }
 
@@ -170,6 +171,6 @@ def overridden(config: Config, flags: Mapping[str, Any], where: str) -> Config:
         # a path, or a mixture, of the file would contradict the flag
         flags = {"data.path": (), "data.mixture": (), **flags}
     for name, value in flags.items():
-        section, key = name.split(".")
+        section, _, key = name.partition(".")
         base.setdefault(section, {})[key] = value
     return from_dict(base, where)

@@ -4,11 +4,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from int_lm import export, untrusted
+from int_lm import export
 from int_lm.config import command_line
 from int_lm.config.command_line import OneLineParser
 from int_lm.errors import UserError, reported
-from int_lm.export import card
 
 PROGRAM = "int_lm.export"
 COMMAND = f"python -m {PROGRAM}"
@@ -40,21 +39,7 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
         print(sentence, file=sys.stderr)
 
     opened = run.open_run(arguments.run, arguments.step, say=say)
-    paths = run.Paths(Path(arguments.run))
-    evaluation = None
-    if paths.evaluation.exists():
-        try:
-            evaluation = untrusted.read_json(paths.evaluation, untrusted.METADATA_BYTES)
-            card.check_evaluation(evaluation)
-        except untrusted.MalformedError as error:
-            raise UserError(f"{paths.evaluation} is damaged; run eval.py again") from error
-    export.export_model(
-        opened,
-        arguments.out,
-        tokenizer_directory=paths.tokenizer,
-        evaluation=evaluation,
-        overwrite=arguments.overwrite,
-    )
+    export.export_run(opened, arguments.run, arguments.out, overwrite=arguments.overwrite)
     print(
         f"exported step {opened.step} to {arguments.out}\n"
         f"next: {command_line.command('sample')} --export {arguments.out} --prompt 'def '"
