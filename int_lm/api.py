@@ -188,14 +188,17 @@ def _configuration(config: Any, overrides: Mapping[str, Any]) -> Config:
         config = command_line.configuration(str(config))
     elif not isinstance(config, Config):
         config = config_module.from_dict({} if config is None else config, "the configuration")
-    flags = {}
+    where, flags = "the arguments of train", {}
     for section, fields in overrides.items():
+        if section not in config_module.SECTIONS:
+            suggestion = config_module.nearest(section, list(config_module.SECTIONS))
+            raise UserError(f"unknown section {section!r} in {where}{suggestion}")
         if not isinstance(fields, Mapping):
             raise UserError(
                 f"{section} is {fields!r}; give fields by section, as in run={{'steps': 100}}"
             )
         flags |= {f"{section}.{field}": value for field, value in fields.items()}
-    return command_line.overridden(config, flags, "the arguments of train")
+    return command_line.overridden(config, flags, where)
 
 
 def _checked(texts: Sequence[Text]) -> list[bytes]:
