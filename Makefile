@@ -1,7 +1,7 @@
 # Every target works from an empty clone: what it needs is installed into .venv first, once.
 #   make train PYTHON=python3.13            another Python for .venv (after `make clean`)
 #   make train EXTRA=cuda12                 JAX for a GPU or TPU: cuda12, cuda13 or tpu
-#   make train LOCKED=1                     the versions of uv.lock (made by `uv lock`), by their hashes
+#   make train LOCKED=1                     the versions of uv.lock (made by `uv lock`)
 #   make train ARGS="--run.steps 100"       more arguments for train.py
 #   make test JOBS=8                        tests at a time (2), but for those marked `alone`
 
@@ -18,9 +18,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 ifeq ($(LOCKED),)
 install = $(PIP) --editable '.$(1:%=[%])'
 else
-install = $(PIP) uv && $(BIN)/uv export --quiet --frozen --no-emit-project $(1:%=--extra %) \
-	--output-file .venv/locked.txt && $(PIP) --require-hashes --requirement .venv/locked.txt \
-	&& $(PIP) --no-deps --editable .
+install = $(PIP) uv && $(BIN)/uv sync --quiet --frozen --inexact $(1:%=--extra %)
 endif
 
 # Settings that would let other packages into .venv, or send ours elsewhere.
