@@ -7,9 +7,7 @@ they import from it.
 """
 
 import importlib
-import importlib.metadata
 import sys
-import tomllib
 from pathlib import Path
 from types import ModuleType
 
@@ -66,7 +64,10 @@ def configuration(name: str) -> Path | None:
 
 def version() -> str:
     """The version of int_lm: of the clone or of the installed package."""
+    import tomllib  # here, as the next one, so that --help answers at once
+    from importlib import metadata
+
     if installed():
-        return importlib.metadata.version("int-lm")
+        return metadata.version("int-lm")
     text = (folder() / "pyproject.toml").read_text(encoding="utf-8")
     return tomllib.loads(text)["project"]["version"]
