@@ -1,17 +1,25 @@
 # Every target works from an empty clone: what it needs is installed into .venv first, once.
 #   make train PYTHON=python3.13            another Python for .venv (after `make clean`)
 #   make train EXTRA=cuda12                 JAX for a GPU or TPU: cuda12, cuda13 or tpu
+#   make train LOCKED=1                     the versions of uv.lock (made by `uv lock`)
 #   make train ARGS="--run.steps 100"       more arguments for train.py
 #   make test JOBS=8                        tests at a time (2), but for those marked `alone`
 
 PYTHON ?= python3
 EXTRA ?=
+LOCKED ?=
 ARGS ?=
 JOBS ?= 2
 BIN := .venv/bin
-INSTALLED := .venv/.installed$(EXTRA:%=-%)
-INSTALLED_DEV := .venv/.installed-dev$(EXTRA:%=-%)
+INSTALLED := .venv/.installed$(EXTRA:%=-%)$(LOCKED:%=-locked)
+INSTALLED_DEV := .venv/.installed-dev$(EXTRA:%=-%)$(LOCKED:%=-locked)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+# int_lm with the dependencies of an extra, or of none
+ifeq ($(LOCKED),)
+install = $(PIP) --editable '.$(1:%=[%])'
+else
+install = $(PIP) uv && $(BIN)/uv sync --quiet --frozen --inexact $(1:%=--extra %)
+endif
 
 # Settings that would let other packages into .venv, or send ours elsewhere.
 unexport PYTHONPATH PYTHONHOME PIP_USER PIP_TARGET PIP_PREFIX
@@ -29,7 +37,8 @@ help:
 	@echo "make long    10 000 mutated files of every format, an hour or more"
 	@echo "make check   lint and types only"
 	@echo "make clean   remove .venv and caches; runs are kept"
-	@echo "Options: PYTHON=python3.13, EXTRA=cuda12 (or cuda13, tpu), ARGS='--run.steps 100', JOBS=8"
+	@echo "Options: PYTHON=python3.13, EXTRA=cuda12 (or cuda13, tpu), ARGS='--run.steps 100', JOBS=8,"
+	@echo "  LOCKED=1 (the package versions of uv.lock)"
 
 train: $(INSTALLED)
 	$(BIN)/python train.py --config configs/quickstart.yaml $(ARGS)
@@ -62,11 +71,11 @@ clean:
 
 $(INSTALLED): pyproject.toml | .venv/pyvenv.cfg
 	@echo "Installing int_lm and its dependencies into .venv (a minute or two)"
-	@$(PIP) --editable '.$(EXTRA:%=[%])'
+	@$(call install,$(EXTRA))
 	@$(BIN)/python -m int_lm.native
 	@touch $@
 
 $(INSTALLED_DEV): $(INSTALLED)
 	@echo "Installing the tools for checks and tests into .venv"
-	@$(PIP) --editable '.[dev]'
+	@$(call install,dev)
 	@touch $@

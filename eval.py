@@ -21,6 +21,8 @@ if TYPE_CHECKING:  # imported where needed, so that --help and a wrong flag answ
 
     from data.documents import Document
     from int_lm.config import DataConfig
+    from int_lm.run import Run
+    from int_lm.runtime import Reader
     from tokenization import Tokenizer
 
     Documents = Sequence[np.ndarray]
@@ -34,7 +36,9 @@ class Subject:
     Attributes:
       log2_likelihoods: int64, units of 2^-16 bit, of documents of ids.
       hits: of the tokens of documents from a place on, how many are the likeliest ones: int64.
+      reader: makes a reader of one document, for samples.
       keep: called with the figures of the whole held-out text.
+      run: what was opened, where it is a run.
     """
 
     name: str
@@ -43,13 +47,18 @@ class Subject:
     tokenizer: "Tokenizer"
     log2_likelihoods: "Callable[[Documents, Progress], np.ndarray]"
     hits: "Callable[[Documents, Sequence[int], Progress], np.ndarray]"
+    reader: "Callable[[], Reader]"
     keep: Callable[[dict[str, Any]], None]
+    run: "Run | None" = None
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse(argv: Sequence[str] | None, program: str = "eval.py") -> argparse.Namespace:
     """The command line."""
+    own = program == "eval.py"
     parser = command_line.OneLineParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=program,
+        description=__doc__ if own else command_line.started_as(__doc__, "python eval.py", program),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument("--run", metavar="DIR", help="run directory that train.py wrote")
@@ -101,7 +110,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def open_run(root: Path, step: int | None) -> Subject:
     """A run's checkpoint, evaluated with JAX."""
     import tokenization
-    from int_lm import resume, run
+    from int_lm import resume, run, sample
     from int_lm.measure import evaluate
 
     opened = run.open_run(root, step, say=_say)
@@ -124,7 +133,9 @@ def open_run(root: Path, step: int | None) -> Subject:
             score=evaluate.greedy_hit,
             firsts=firsts,
         ),
+        reader=lambda: sample.reader(opened.recipe.model, opened.weights),
         keep=lambda figures: run.write_evaluation(paths, opened.step, opened.weights, figures),
+        run=opened,
     )
 
 
@@ -149,6 +160,7 @@ def open_export(root: Path) -> Subject:
         hits=lambda documents, firsts, progress: runtime.log2_likelihoods(
             model, documents, progress=progress, score=runtime.greedy_hit, firsts=firsts
         ),
+        reader=lambda: runtime.reader(model),
         keep=lambda figures: None,
     )
 
@@ -179,14 +191,32 @@ def measure(subject: Subject, arguments: argparse.Namespace) -> dict[str, Any]:
 
     With `--word_perplexity` it has perplexity per word, too; None where that is above 2^1000.
     """
+    from int_lm.measure import code_length
+
+    by_source = documents_of(subject, arguments)
+    figures = figures_of(subject, by_source)
+    if not arguments.text:
+        try:
+            subject.keep(figures)
+        except OSError as error:
+            _say(f"the figures are not kept in {subject.name}: {error.strerror or error}")
+    if arguments.word_perplexity:
+        texts = (document.text for documents in by_source.values() for document in documents)
+        count = sum(len(text.split()) for text in texts)
+        bits = figures["bits_per_byte"] * figures["bytes"] / max(1, count)
+        figures["words"] = count
+        figures["word_perplexity"] = code_length.perplexity(bits) if bits < 1000 else None
+    return figures
+
+
+def figures_of(subject: Subject, by_source: "dict[str, list[Document]]") -> dict[str, Any]:
+    """The figures of documents, named by source: at least one."""
     import numpy as np
 
     from data import baselines
     from int_lm import progress
-    from int_lm.measure import code_length
     from int_lm.measure.code_length import CodeLengths
 
-    by_source = documents_of(subject, arguments)
     flat = [(name, document) for name in by_source for document in by_source[name]]
     texts = [document.text for _, document in flat]
     ids = subject.tokenizer.encode_all(texts)
@@ -197,22 +227,10 @@ def measure(subject: Subject, arguments: argparse.Namespace) -> dict[str, Any]:
             text_bytes=np.array([len(text) for text in texts], np.int64),
             tokens=tokens,
         )
-    sources = lengths.summaries([name for name, _ in flat])
-    figures = lengths.summary() | {
+    return lengths.summary() | {
         "baselines": baselines.baselines([document for _, document in flat]),
-        "sources": sources,
+        "sources": lengths.summaries([name for name, _ in flat]),
     }
-    if not arguments.text:
-        try:
-            subject.keep(figures)
-        except OSError as error:
-            _say(f"the figures are not kept in {subject.name}: {error.strerror or error}")
-    if arguments.word_perplexity:
-        count = sum(len(text.split()) for text in texts)
-        bits = lengths.bits / max(1, count)
-        figures["words"] = count
-        figures["word_perplexity"] = code_length.perplexity(bits) if bits < 1000 else None
-    return figures
 
 
 def last_words(subject: Subject, path: str, skip_damaged: int) -> dict[str, Any]:
@@ -280,9 +298,9 @@ def _say(sentence: str) -> None:
     print(sentence, file=sys.stderr)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Parse, evaluate, print."""
-    arguments = parse(argv)
+def main(argv: Sequence[str] | None = None, program: str = "eval.py") -> None:
+    """Parse, evaluate, print; `program` is what the help calls this command."""
+    arguments = parse(argv, program)
     plugins.trust(*arguments.plugin)
     if arguments.run:
         subject = open_run(Path(arguments.run), arguments.step)

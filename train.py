@@ -30,10 +30,17 @@ if TYPE_CHECKING:  # imported where needed, so that --help and a wrong flag answ
     from tokenization import Tokenizer
 
 
-def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Config]:
+def parse(
+    argv: Sequence[str] | None, program: str = "train.py"
+) -> tuple[argparse.Namespace, Config]:
     """The command's own flags, and the validated configuration that the command line describes."""
+    own = program == "train.py"
     parser = command_line.ConfigParser(
-        usage="%(prog)s [--config FILE] [--section.field VALUE ...]", description=__doc__
+        prog=program,
+        usage="%(prog)s [--config FILE] [--section.field VALUE ...]",
+        description=__doc__
+        if own
+        else command_line.started_as(__doc__, "python train.py", program),
     )
     parser.add_argument(
         "--plan",
@@ -250,13 +257,13 @@ def finish(trainer: "Trainer", paths: "Paths", baselines: dict[str, float]) -> N
     if distributed.is_first():
         run.write_evaluation(paths, trainer.step, trainer.weights, figures)
     note(f"run directory: {paths.root}")
-    python = command_line.interpreter()
+    evaluate, sample, export = map(command_line.command, ("eval", "sample", "export"))
     run_flag = f"--run {paths.root}{plugins.flags(plugins.full_names(trainer.settings))}"
     note(
         "next:\n"
-        f"  {python} eval.py {run_flag}\n"
-        f"  {python} -m int_lm.sample {run_flag} --prompt 'def ' --tokens 200\n"
-        f"  {python} -m int_lm.export {run_flag} --out {paths.root}/export"
+        f"  {evaluate} {run_flag}\n"
+        f"  {sample} {run_flag} --prompt 'def ' --tokens 200\n"
+        f"  {export} {run_flag} --out {paths.root}/export"
     )
 
 
@@ -264,7 +271,12 @@ def _say(sentence: str) -> None:
     print(sentence, file=sys.stderr)
 
 
+def main(argv: Sequence[str] | None = None, program: str = "train.py") -> None:
+    """Train, or show what training would cost; `program` is what the help calls this command."""
+    flags, settings = parse(argv, program)
+    show_plan(settings) if flags.plan else train(settings)
+
+
 if __name__ == "__main__":
     with errors.reported("train.py"):
-        flags, settings = parse(None)
-        show_plan(settings) if flags.plan else train(settings)
+        main()

@@ -13,10 +13,14 @@ from collections.abc import Sequence
 from int_lm import errors
 from int_lm.config import command_line
 
+COMMAND = "python -m data.prepare"
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Prepare every source of a configuration."""
-    parser = command_line.ConfigParser(prog="python -m data.prepare", description=__doc__)
+
+def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
+    """Prepare every source of a configuration; `program` is what the help calls this command."""
+    parser = command_line.ConfigParser(
+        prog=program, description=command_line.started_as(__doc__, COMMAND, program)
+    )
     _, settings = parser.parse_config(argv)
 
     import tokenization  # here, as the next one, so that --help answers at once

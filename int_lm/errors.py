@@ -62,6 +62,11 @@ def explained(error: UserError | OSError | KeyboardInterrupt) -> tuple[int, str]
     return EXIT_USER_ERROR, message
 
 
+def say(sentence: str) -> None:
+    """One line on stderr of what is no mistake but worth knowing."""
+    print(sentence, file=sys.stderr, flush=True)
+
+
 def tell(program: str, message: str) -> None:
     """One line on stderr."""
     print(f"{program}: error: {' '.join(message.split())}", file=sys.stderr, flush=True)

@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from int_lm.errors import UserError, nearest
+from int_lm.errors import UserError, nearest, require
 
 GROUP = "int_lm.plugins"
 BUILT_IN: dict[str, dict[str, str]] = {

@@ -17,6 +17,8 @@ from int_lm.config import DataConfig, MixtureConfig, command_line
 from int_lm.errors import UserError
 from tokenization.interface import Tokenizer
 
+COMMAND = "python -m tokenization.inspect"
+
 
 def heldout(data: DataConfig, source: MixtureConfig, most_bytes: int) -> Iterator[bytes]:
     """The first held-out texts of a source, up to `most_bytes`; of a small source all its text."""
@@ -58,9 +60,11 @@ def check(tokenizer: Tokenizer, texts: Sequence[bytes]) -> tuple[int, int]:
     return size, tokens
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Print what was found."""
-    parser = command_line.ConfigParser(prog="python -m tokenization.inspect", description=__doc__)
+def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
+    """Print what was found; `program` is what the help calls this command."""
+    parser = command_line.ConfigParser(
+        prog=program, description=command_line.started_as(__doc__, COMMAND, program)
+    )
     parser.add_argument("--tokenizer", required=True, help="as of --data.tokenizer")
     parser.add_argument("--pieces", action="store_true", help="print every piece")
     parser.add_argument(

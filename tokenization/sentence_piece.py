@@ -14,6 +14,7 @@ from typing import Any, Self
 import numpy as np
 
 from int_lm import untrusted
+from int_lm.config.command_line import command
 from int_lm.errors import UserError
 from int_lm.files import digest
 from tokenization.interface import FILE_NAME, identity_digest, write_identity
@@ -50,7 +51,7 @@ class SentencePieceTokenizer:
 
         no_model = (
             f"{where} is not a SentencePiece model; name a .model file or train one with "
-            "python -m tokenization.train"
+            f"{command('train-tokenizer')}"
         )
         try:
             processor = sentencepiece.SentencePieceProcessor(model_proto=model)
@@ -72,12 +73,12 @@ class SentencePieceTokenizer:
         if len(of_byte) < 256:
             raise UserError(
                 f"{where} has no byte fallback, so that characters it does not know would be lost; "
-                "train one with python -m tokenization.train"
+                f"train one with {command('train-tokenizer')}"
             )
         if not (processor.is_control(0) or processor.is_unknown(0)):
             raise UserError(
                 f"{where} has the piece {names[0]!r} at id 0, which int_lm needs "
-                "for the separator between documents; train one with python -m tokenization.train"
+                f"for the separator between documents; train one with {command('train-tokenizer')}"
             )
         self._of_byte = np.array([of_byte[value] for value in range(256)], self.dtype)
         self.pieces = tuple(self._bytes_of(index, name) for index, name in enumerate(names))
@@ -139,7 +140,7 @@ class SentencePieceTokenizer:
         code = f"the character U+{ord(character):04X} there" if character else "its end"
         return (
             f"{self._where} does not keep text: it changes {code}, at byte offset {same}; use a "
-            "model trained with python -m tokenization.train, which normalises nothing"
+            f"model trained with {command('train-tokenizer')}, which normalises nothing"
         )
 
     def decode(self, ids: Any) -> bytes:
@@ -199,7 +200,7 @@ class SentencePieceTokenizer:
         except (OSError, untrusted.MalformedError) as error:
             raise UserError(
                 f"cannot read the tokenizer {path}: {untrusted.reason(error)}; name a directory "
-                "that python -m tokenization.train wrote, or a .model file"
+                f"that {command('train-tokenizer')} wrote, or a .model file"
             ) from error
         if identity is not None:
             found = identity_digest(cls.name, identity["vocab_size"], identity["separator"], model)

@@ -23,6 +23,7 @@ from int_lm.config import DataConfig
 from int_lm.errors import UserError
 from tokenization.sentence_piece import SentencePieceTokenizer
 
+COMMAND = "python -m tokenization.train"
 VOCABULARY = range(512, 65537)
 LINE_BYTES = 4096  # longer lines are cut: the trainer's own limit is far above
 
@@ -109,11 +110,13 @@ def train(texts: Sequence[bytes], *, vocab_size: int, model_type: str) -> Senten
     return SentencePieceTokenizer(model.getvalue(), "the tokenizer just trained")
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Sample, train, check, save."""
+def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
+    """Sample, train, check, save; `program` is what the help calls this command."""
     from int_lm.config import command_line
 
-    parser = command_line.ConfigParser(prog="python -m tokenization.train", description=__doc__)
+    parser = command_line.ConfigParser(
+        prog=program, description=command_line.started_as(__doc__, COMMAND, program)
+    )
     parser.add_argument("--vocab_size", type=int, required=True, help="V, 512 to 65536")
     parser.add_argument("--out", required=True, metavar="DIR", help="directory to write")
     parser.add_argument(
@@ -143,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(
         f"{arguments.out}: {tokenizer.vocab_size} pieces in {time.monotonic() - began:.0f} s, "
         f"{size / tokens:.3f} bytes a token\n"
-        f"next: python -m tokenization.inspect --tokenizer {arguments.out}"
+        f"next: {command_line.command('inspect-tokenizer')} --tokenizer {arguments.out}"
     )
 
 

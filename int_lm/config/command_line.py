@@ -7,13 +7,13 @@ import shlex
 import shutil
 import sys
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
-from int_lm import plugins
+from int_lm import errors, plugins, programs
 from int_lm.config import (
     SECTIONS,
     Config,
@@ -24,6 +24,15 @@ from int_lm.config import (
     validate,
 )
 from int_lm.errors import UserError, nearest
+
+# How a clone starts what an installed package starts as `int-lm VERB`.
+IN_A_CLONE = {
+    "eval": "eval.py",
+    "sample": "-m int_lm.sample",
+    "export": "-m int_lm.export",
+    "train-tokenizer": "-m tokenization.train",
+    "inspect-tokenizer": "-m tokenization.inspect",
+}
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -80,7 +89,12 @@ class ConfigParser(OneLineParser):
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """Add `--config` and one `--section.field` flag for every field of `Config`."""
-    parser.add_argument("--config", metavar="FILE", help="YAML file; flags override its values")
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="YAML file, or the name of a shipped one, such as quickstart; flags override its "
+        "values",
+    )
     for section, cls in SECTIONS.items():
         group = parser.add_argument_group(section, cls.__doc__)
         hints = typing.get_type_hints(cls)
@@ -131,10 +145,55 @@ def interpreter() -> str:
     return shlex.quote(str(own))
 
 
+def command(verb: str) -> str:
+    """What starts a verb of `IN_A_CLONE` from a shell, here and with this Python, to be shown."""
+    with contextlib.suppress(OSError):  # the directory is gone
+        if not programs.installed() and Path.cwd() == programs.folder():
+            return f"{interpreter()} {IN_A_CLONE[verb]}"
+    found = shutil.which("int-lm")
+    if found and Path(found).absolute().parent == Path(sys.executable).absolute().parent:
+        return f"int-lm {verb}"
+    return f"{interpreter()} -m int_lm {verb}"
+
+
+def started_as(text: str | None, own: str, program: str) -> str:
+    """A help text whose examples begin with `own`, with examples that begin with `program`."""
+    lines = (text or "").splitlines(keepends=True)
+    return "".join(
+        line.replace(own, program) if line.lstrip().startswith(own) else line for line in lines
+    )
+
+
+def configuration(name: str) -> Config:
+    """What `--config` names: a file, or else a shipped configuration, of which is said where it is.
+
+    Raises:
+      UserError: as of `load`.
+    """
+    if not Path(name).exists() and (shipped := programs.configuration(name)):
+        errors.say(f"configuration: {shipped}")
+        return load(shipped)
+    return load(name)
+
+
 def from_arguments(arguments: argparse.Namespace) -> Config:
     """The configuration that `--config` and the flags describe, not yet validated."""
-    base = to_dict(load(arguments.config) if arguments.config else Config())
+    base = configuration(arguments.config) if arguments.config else Config()
     flags = {name: value for name, value in vars(arguments).items() if "." in name}
+    return overridden(base, flags, "the command line")
+
+
+def overridden(config: Config, flags: Mapping[str, Any], where: str) -> Config:
+    """`config` with the values of some fields, not yet validated.
+
+    Args:
+      flags: values by `section.field`.
+      where: what to call them in an error.
+
+    Raises:
+      UserError: an unknown field (with the nearest known one), or a wrong type.
+    """
+    base = to_dict(config)
     if "data.path" in flags:
         # files take the place of the library, of a dataset and of a mixture; they are what their
         # names say, or else of the kind of those before
@@ -148,6 +207,6 @@ def from_arguments(arguments: argparse.Namespace) -> Config:
         # a path, or a mixture, of the file would contradict the flag
         flags = {"data.path": (), "data.mixture": (), **flags}
     for name, value in flags.items():
-        section, key = name.split(".")
-        base[section][key] = value
-    return from_dict(base, "the command line")
+        section, _, key = name.partition(".")
+        base.setdefault(section, {})[key] = value
+    return from_dict(base, where)

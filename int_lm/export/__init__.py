@@ -224,6 +224,37 @@ def export_model(
     return out
 
 
+def export_run(run: "Run", root: str | Path, out: str | Path, *, overwrite: bool = False) -> Path:
+    """Export a run's model with the tokenizer and the evaluation that lie in its directory.
+
+    Args:
+      run: opened from the directory `root`. out, overwrite: as of `export_model`.
+
+    Returns:
+      The export's directory.
+
+    Raises:
+      UserError: as of `export_model`; the evaluation is damaged.
+    """
+    from int_lm.run import Paths
+
+    paths = Paths(Path(root))
+    evaluation = None
+    if paths.evaluation.exists():
+        try:
+            evaluation = untrusted.read_json(paths.evaluation, untrusted.METADATA_BYTES)
+            card.check_evaluation(evaluation)
+        except untrusted.MalformedError as error:
+            raise UserError(f"{paths.evaluation} is damaged; run eval.py again") from error
+    return export_model(
+        run,
+        out,
+        tokenizer_directory=paths.tokenizer,
+        evaluation=evaluation,
+        overwrite=overwrite,
+    )
+
+
 def check_free(out: Path, overwrite: bool) -> None:
     """Refuse, with a `UserError`, to replace what may be dear to the user."""
     out = Path(out)

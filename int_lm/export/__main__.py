@@ -4,19 +4,23 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from int_lm import export, plugins, untrusted
+from int_lm import export, plugins
 from int_lm.config import command_line
 from int_lm.config.command_line import OneLineParser
 from int_lm.errors import UserError, reported
-from int_lm.export import card
 
 PROGRAM = "int_lm.export"
+COMMAND = f"python -m {PROGRAM}"
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Check the arguments, then load the run: a mistake is answered at once."""
+def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
+    """Check the arguments, then load the run: a mistake is answered at once.
+
+    Args:
+      program: what the help calls this command.
+    """
     parser = OneLineParser(
-        prog=f"python -m {PROGRAM}",
+        prog=program,
         description="Write a run's int8 weights, configuration, tokenizer and model card, with a "
         "runtime that needs only NumPy.",
     )
@@ -37,26 +41,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(sentence, file=sys.stderr)
 
     opened = run.open_run(arguments.run, arguments.step, say=say)
-    paths = run.Paths(Path(arguments.run))
-    evaluation = None
-    if paths.evaluation.exists():
-        try:
-            evaluation = untrusted.read_json(paths.evaluation, untrusted.METADATA_BYTES)
-            card.check_evaluation(evaluation)
-        except untrusted.MalformedError as error:
-            raise UserError(f"{paths.evaluation} is damaged; run eval.py again") from error
-    export.export_model(
-        opened,
-        arguments.out,
-        tokenizer_directory=paths.tokenizer,
-        evaluation=evaluation,
-        overwrite=arguments.overwrite,
-    )
-    python = command_line.interpreter()
+    export.export_run(opened, arguments.run, arguments.out, overwrite=arguments.overwrite)
     trusted = plugins.flags(plugins.full_names(opened.config, ["architecture"]))
     print(
         f"exported step {opened.step} to {arguments.out}\n"
-        f"next: {python} -m int_lm.sample --export {arguments.out}{trusted} --prompt 'def '"
+        f"next: {command_line.command('sample')} --export {arguments.out}{trusted} --prompt 'def '"
     )
 
 

@@ -7,11 +7,12 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from int_lm import export, plugins, progress, runtime, sample
+from int_lm import export, plugins, programs, progress, runtime, sample
 from int_lm.config.command_line import OneLineParser
-from int_lm.errors import UserError, reported
+from int_lm.errors import EXIT_INTERRUPTED, UserError, reported
 
 PROGRAM = "int_lm.sample"
+COMMAND = f"python -m {PROGRAM}"
 
 
 def stream(prompt: bytes, ids: Iterable[int], decode: Callable[[list[int]], bytes] = bytes) -> None:
@@ -37,11 +38,11 @@ def stream(prompt: bytes, ids: Iterable[int], decode: Callable[[list[int]], byte
     sys.stdout.flush()
 
 
-def parser() -> OneLineParser:
+def parser(program: str = COMMAND) -> OneLineParser:
     """The command line; the defaults of the draw are those of `runtime.Sampler`."""
     default = runtime.Sampler()
     result = OneLineParser(
-        prog=f"python -m {PROGRAM}",
+        prog=program,
         description="Continue a prompt. The same weights and arguments give the same text on every "
         "machine, from a run and from its export alike.",
     )
@@ -84,9 +85,13 @@ def parser() -> OneLineParser:
     return result
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Check the arguments, then load the model: a mistake is answered at once."""
-    arguments = parser().parse_strict(argv)
+def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
+    """Check the arguments, then load the model: a mistake is answered at once.
+
+    Args:
+      program: what the help calls this command.
+    """
+    arguments = parser(program).parse_strict(argv)
     plugins.trust(*arguments.plugin)
     if arguments.tokens < 1:
         raise UserError(f"--tokens is {arguments.tokens}, must be at least 1")
@@ -113,7 +118,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             arguments.run, arguments.step, say=lambda text: print(text, file=sys.stderr)
         )
         read, identity = sample.reader(opened.recipe.model, opened.weights), opened.tokenizer
-    import tokenization  # of the clone: an installed int_lm alone knows ids only
+    programs.make_importable()
+    import tokenization
     from int_lm import resume
 
     tokenizer = tokenization.load(Path(arguments.export or arguments.run) / "tokenizer")
@@ -122,13 +128,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     ids = tokenizer.encode(prompt).tolist()
     stop = not arguments.no_stop
     drawn = runtime.generate(read, ids, sampler, tokens=arguments.tokens, stop=stop)
-    stream(prompt, drawn, tokenizer.decode)
+    try:
+        stream(prompt, drawn, tokenizer.decode)
+    except KeyboardInterrupt:  # enough text
+        sys.stdout.write("\n")
+        sys.exit(EXIT_INTERRUPTED)
 
 
 if __name__ == "__main__":
     with reported(PROGRAM):
-        try:
-            main()
-        except KeyboardInterrupt:  # enough text
-            sys.stdout.write("\n")
-            sys.exit(130)
+        main()

@@ -5,18 +5,23 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from int_lm import plugins, progress, verify
+from int_lm import plugins, programs, progress, verify
 from int_lm.config.command_line import OneLineParser
 from int_lm.errors import UserError, reported
 
 PROGRAM = "int_lm.verify"
+COMMAND = f"python -m {PROGRAM}"
 EXIT_DIFFERENT = 1
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Exit with 0 if every hash was found again, with 1 if one was not."""
+def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
+    """Exit with 0 if every hash was found again, with 1 if one was not.
+
+    Args:
+      program: what the help calls this command.
+    """
     parser = OneLineParser(
-        prog=f"python -m {PROGRAM}",
+        prog=program,
         description="Compute steps of a run again, from one of its checkpoints or from its "
         "beginning, and compare the hash of the weights with every one that metrics.jsonl has for "
         "them. Needs the text that the run was trained on. Exit code 1 if a hash differs.",
@@ -40,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not root.is_dir():
         raise UserError(f"no run at {root}; name the directory that train.py printed")
 
-    import tokenization  # of the clone, as data is: an installed int_lm alone knows ids only
+    programs.make_importable()
+    import tokenization
     from data.open import open_corpus
     from int_lm import resume, run
     from int_lm.files import checkpoint

@@ -1,0 +1,226 @@
+"""Train, load, measure, sample and export models from Python: what the commands do, as functions.
+
+    model = int_lm.train("quickstart", data={"path": "book.txt"}, run={"dir": "runs/book"})
+    model.evaluate(["some text"])["bits_per_byte"]
+    model.export("exports/book")
+
+A model of a run is computed by JAX, one of an export by NumPy, to the same numbers and the same
+text; JAX is not imported for an export. Mistakes raise `UserError`: one sentence that says what is
+wrong, where, and what to do next.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from int_lm import config as config_module, export as export_module, programs, runtime
+from int_lm.config import Config, command_line
+from int_lm.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Text = str | bytes  # bytes are UTF-8
+
+
+class Model:
+    """The model of a run's checkpoint, or of an export. Made by `load` and `train`.
+
+    Attributes:
+      path: the directory it was read from.
+      step: the training step it was saved at.
+      tokenizer: its `tokenization.Tokenizer`: `encode` makes ids of bytes, `decode` bytes of ids.
+    """
+
+    def __init__(self, path: Path, subject: Any):
+        """Args: path as of the attribute; subject, an `eval.Subject`."""
+        self.path = path
+        self.step: int = subject.step
+        self.tokenizer: Any = subject.tokenizer
+        self._subject = subject
+
+    def __repr__(self) -> str:
+        return f"<int_lm model of {self.path} at step {self.step}>"
+
+    def evaluate(self, texts: Sequence[Text]) -> dict[str, Any]:
+        """How well the model predicts texts: the figures of `eval.py --text --json`.
+
+        Args:
+          texts: documents; each is read from a fresh state, and counts with its end.
+
+        Returns:
+          `bits_per_byte` (of the texts' UTF-8), `interval_95` (of it over documents; None for a
+          single one), `documents`, `bytes`, `tokens` (with a separator a document),
+          `token_perplexity`, `byte_perplexity`, `log2_likelihood_units` (an integer, in 2^-16 bit),
+          `baselines` (bits per byte of the same bytes by unigram, bigram, gzip and xz) and
+          `sources`.
+
+        Raises:
+          UserError: no text, an empty one, one that is not UTF-8, or one with a zero byte.
+        """
+        documents = programs.load("data.documents")
+        of_texts = [
+            documents.Document(f"text {number}", text)
+            for number, text in enumerate(_checked(texts))
+        ]
+        return programs.load("eval").figures_of(self._subject, {"text": of_texts})
+
+    def log2_likelihoods(self, texts: Sequence[Text]) -> "np.ndarray":
+        """The exact log2-likelihood of every text: int64 [texts], in units of 2^-16 bit.
+
+        Args and raises as `evaluate`. A text is coded with the separator that ends it.
+        """
+        ids = self.tokenizer.encode_all(_checked(texts))
+        return self._subject.log2_likelihoods(ids, lambda tokens: None)
+
+    def sample(
+        self,
+        prompt: Text = "",
+        *,
+        tokens: int = 256,
+        temperature: float = 0.8,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        stop: bool = True,
+    ) -> Any:
+        """What the model writes after `prompt`: the same for the same arguments on every machine.
+
+        Args:
+          prompt: text to continue.
+          tokens: how many to add, at most; at least 1.
+          temperature: 1 for the model's own distribution, 0 for always the likeliest token.
+          top_k: draw among the k likeliest tokens only (0: all).
+          top_p: draw among the fewest likeliest tokens that have this probability together.
+          seed: of the draws, 0 to 2^32 - 1.
+          stop: end where the model ends its text; otherwise begin another one there.
+
+        Returns:
+          The continuation, without the prompt: bytes if that is bytes; otherwise a str, in which
+          bytes that are not UTF-8 are replacement characters.
+
+        Raises:
+          UserError: a number outside its range.
+        """
+        if tokens < 1:
+            raise UserError(f"tokens is {tokens}, must be at least 1")
+        try:
+            sampler = runtime.Sampler(temperature, top_k, top_p, seed)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        ids = self.tokenizer.encode(_bytes(prompt, "the prompt")).tolist()
+        drawn = runtime.generate(self._subject.reader(), ids, sampler, tokens=tokens, stop=stop)
+        written = self.tokenizer.decode(list(drawn))
+        return written if isinstance(prompt, bytes) else written.decode(errors="replace")
+
+    def export(self, out: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the model of a run as a directory that runs with NumPy alone; see `int_lm.export`.
+
+        Args:
+          out: the directory to make.
+          overwrite: replace an export that is there.
+
+        Returns:
+          `out`, which `load` reads.
+
+        Raises:
+          UserError: this is an export already, `out` is in the way, or the file system refused.
+        """
+        run = self._subject.run
+        if run is None:
+            raise UserError(f"{self.path} is an export already; copy the directory instead")
+        return export_module.export_run(run, self.path, out, overwrite=overwrite)
+
+
+def load(path: str | Path, step: int | None = None) -> Model:
+    """The model in a run directory or in an export.
+
+    Args:
+      path: the directory.
+      step: which checkpoint of a run; the newest sound one if None.
+
+    Raises:
+      UserError: no run and no export there, or what is there is damaged; `step` of an export.
+    """
+    path = Path(path)
+    evaluation = programs.load("eval")
+    if (path / "checkpoints").is_dir():
+        return Model(path, evaluation.open_run(path, step))
+    if not (path / runtime.CONFIG_FILE).is_file():
+        raise UserError(
+            f"{path} holds neither a run nor an export; name the directory that training or an "
+            "export wrote"
+        )
+    if step is not None:
+        raise UserError(f"{path} is an export, which holds one step; leave out step")
+    return Model(path, evaluation.open_export(path))
+
+
+def train(
+    config: Config | Mapping[str, Any] | str | Path | None = None, **overrides: Mapping[str, Any]
+) -> Model:
+    """Train, or go on with, the run that a configuration describes, as `train.py` does.
+
+    A run directory that holds a checkpoint is resumed, bit for bit; a finished run is only
+    evaluated. Progress is printed. SIGINT and SIGTERM save and stop at the next step, if this is
+    called in the main thread.
+
+    Args:
+      config: a `Config`; nested values such as {"run": {"steps": 100}}; a YAML file; the name of a
+        shipped configuration such as "quickstart"; or None for the defaults.
+      **overrides: values of single fields by section: run={"steps": 100}, data={"path": "a.txt"}.
+
+    Returns:
+      The model after the last step saved. Where the run has several processes, all of them must
+      see its directory.
+
+    Raises:
+      UserError: a mistake in the configuration, the text or the run directory.
+    """
+    settings = config_module.validate(_configuration(config, overrides))
+    programs.load("train").train(settings)
+    return load(settings.run.dir)
+
+
+def _configuration(config: Any, overrides: Mapping[str, Any]) -> Config:
+    """The configuration that the arguments of `train` describe, not yet validated."""
+    if isinstance(config, str | Path):
+        config = command_line.configuration(str(config))
+    elif not isinstance(config, Config):
+        config = config_module.from_dict({} if config is None else config, "the configuration")
+    where, flags = "the arguments of train", {}
+    for section, fields in overrides.items():
+        if section not in config_module.SECTIONS:
+            suggestion = nearest(section, list(config_module.SECTIONS))
+            raise UserError(f"unknown section {section!r} in {where}{suggestion}")
+        if not isinstance(fields, Mapping):
+            raise UserError(
+                f"{section} is {fields!r}; give fields by section, as in run={{'steps': 100}}"
+            )
+        flags |= {f"{section}.{field}": value for field, value in fields.items()}
+    return command_line.overridden(config, flags, where)
+
+
+def _checked(texts: Sequence[Text]) -> list[bytes]:
+    """Texts as documents are: UTF-8, not empty, without zero bytes, at least one."""
+    if isinstance(texts, str | bytes):
+        raise UserError("texts is a single text; give a list of texts")
+    checked = [_bytes(text, f"text {number}") for number, text in enumerate(texts)]
+    for number, text in enumerate(checked):
+        if not text:
+            raise UserError(f"text {number} is empty; leave it out")
+    if not checked:
+        raise UserError("there is no text to read; give at least one")
+    return checked
+
+
+def _bytes(text: Text, what: str) -> bytes:
+    """The UTF-8 of a text; `what` names it in an error."""
+    try:
+        data = text.encode() if isinstance(text, str) else bytes(text)
+        data.decode()
+    except (UnicodeEncodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{what} is not UTF-8 ({error.reason}); decode it first") from error
+    if 0 in data:
+        raise UserError(f"{what} has a zero byte, which stands between texts; cut it there")
+    return data
