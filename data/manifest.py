@@ -10,10 +10,10 @@ from typing import Any
 
 from data import shards, tally
 from data.shards import Shard
-from int_lm import progress, untrusted
+from int_lm import progress
 from int_lm.config import DataConfig, MixtureConfig
 from int_lm.errors import UserError
-from int_lm.files import digest
+from int_lm.files import digest, untrusted
 from tokenization.interface import Tokenizer, identity
 
 FORMAT_VERSION = 2

@@ -25,9 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from int_lm import untrusted
 from int_lm.errors import UserError
-from int_lm.files import digest
+from int_lm.files import digest, untrusted
 from tokenization.interface import Tokenizer
 
 WINDOW = 1 << 16  # tokens of a window at most: what a stream reads before it moves elsewhere

@@ -9,7 +9,7 @@ Every verb is the program of that name, which can also be started by itself in a
 import sys
 from collections.abc import Sequence
 
-from int_lm import programs
+from int_lm.config import programs
 from int_lm.errors import UserError, reported
 
 PROGRAM = "int-lm"
@@ -82,7 +82,7 @@ def _check(verb: str) -> None:
         return
     if verb in IN_A_CLONE:
         raise UserError(f"{verb} needs a clone of the repository; run there: {IN_A_CLONE[verb]}")
-    from int_lm.config import nearest  # here, so that --help answers at once
+    from int_lm.errors import nearest
 
     if not verb or verb.startswith("-"):
         found = f"{verb} stands before a verb" if verb else "no verb is given"

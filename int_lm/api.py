@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from int_lm import config as config_module, export as export_module, programs, runtime
-from int_lm.config import Config, command_line
+from int_lm import config as config_module, export as export_module, plugins, runtime
+from int_lm.config import Config, command_line, programs
 from int_lm.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -132,17 +132,19 @@ class Model:
         return export_module.export_run(run, self.path, out, overwrite=overwrite)
 
 
-def load(path: str | Path, step: int | None = None) -> Model:
+def load(path: str | Path, step: int | None = None, *, trusted: Sequence[str] = ()) -> Model:
     """The model in a run directory or in an export.
 
     Args:
       path: the directory.
       step: which checkpoint of a run; the newest sound one if None.
+      trusted: code outside int_lm that it names and that may be imported, each as "module:name".
 
     Raises:
       UserError: no run and no export there, or what is there is damaged; `step` of an export.
     """
     path = Path(path)
+    plugins.trust(*trusted)
     evaluation = programs.load("eval")
     if (path / "checkpoints").is_dir():
         return Model(path, evaluation.open_run(path, step))
@@ -178,6 +180,7 @@ def train(
       UserError: a mistake in the configuration, the text or the run directory.
     """
     settings = config_module.validate(_configuration(config, overrides))
+    plugins.trust_settings(settings)
     programs.load("train").train(settings)
     return load(settings.run.dir)
 

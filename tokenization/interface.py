@@ -8,9 +8,8 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
-from int_lm import untrusted
 from int_lm.errors import UserError
-from int_lm.files import digest
+from int_lm.files import digest, untrusted
 
 FILE_NAME = "tokenizer.json"
 FORMAT_VERSION = 1

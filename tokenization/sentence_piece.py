@@ -13,10 +13,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from int_lm import untrusted
 from int_lm.config.command_line import command
 from int_lm.errors import UserError
-from int_lm.files import digest
+from int_lm.files import digest, untrusted
 from tokenization.interface import FILE_NAME, identity_digest, write_identity
 
 MODEL_FILE = "tokenizer.model"

@@ -13,14 +13,10 @@ from typing import Any, Literal
 
 import yaml
 
-from int_lm import plugins, untrusted
-from int_lm.config.schema import (
-    Config,
-    DataConfig,
-    MixtureConfig,
-    SourceConfig,
-)
+from int_lm import plugins
+from int_lm.config.schema import Config, DataConfig, MixtureConfig, SourceConfig
 from int_lm.errors import UserError, nearest, require
+from int_lm.files import untrusted
 
 SECTIONS: dict[str, type] = {field.name: field.type for field in dataclasses.fields(Config)}  # type: ignore[misc]
 

@@ -4,10 +4,10 @@ import dataclasses
 import json
 import re
 
-from int_lm import untrusted
 from int_lm.config.load import SECTIONS, sources_of, to_dict
 from int_lm.config.schema import Config, DataConfig, DistributedConfig
 from int_lm.errors import require
+from int_lm.files import untrusted
 from int_lm.limits import DIRECT_BITS, DIRECT_LENGTH_MAX, INT8_MAX, LEARNING_RATE_MAX
 
 

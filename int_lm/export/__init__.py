@@ -26,11 +26,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from int_lm import config, runtime, untrusted
+from int_lm import config, runtime
 from int_lm.arithmetic import tables
 from int_lm.errors import UserError
 from int_lm.export import card
-from int_lm.files import digest
+from int_lm.files import digest, untrusted
 from int_lm.limits import SEPARATOR
 
 if TYPE_CHECKING:

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from int_lm import config, plugins, untrusted
+from int_lm import config, plugins
+from int_lm.files import untrusted
 
 if TYPE_CHECKING:
     from int_lm.run import Run

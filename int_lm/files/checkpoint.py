@@ -22,9 +22,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from int_lm import untrusted
 from int_lm.errors import UserError
-from int_lm.files import digest, storage
+from int_lm.files import digest, storage, untrusted
 from int_lm.files.digest import DamagedError
 
 FORMAT = 1  # of host.json; every version keeps its keys "format" and "sha256"

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from int_lm import untrusted
+from int_lm.files import untrusted
 
 FILE_DIGESTS = "files.sha256"
 _SELF = "# sha256 of the lines above: "  # a comment to `sha256sum -c`

@@ -360,7 +360,8 @@ def summary_of_config(settings: Any) -> str:
 
 
 def inspect_config(settings: Any) -> None:
-    from int_lm import config, untrusted
+    from int_lm import config
+    from int_lm.files import untrusted
 
     again = config.from_dict(untrusted.parse_yaml(config.to_yaml(settings)))
     assert config.validate(again) == settings

@@ -16,10 +16,10 @@ import yaml
 
 import eval
 from data import shards
-from int_lm import config, runtime, untrusted
+from int_lm import config, runtime
 from int_lm.config import ModelConfig
 from int_lm.errors import UserError
-from int_lm.files import checkpoint, digest
+from int_lm.files import checkpoint, digest, untrusted
 from int_lm.files.checkpointer import Checkpointer
 from int_lm.sample import __main__ as sample
 from tests.fuzz import child, harness, mutate
