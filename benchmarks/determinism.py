@@ -29,6 +29,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = 60
@@ -104,12 +105,12 @@ class Bench:
         return self.place / f"run-{next(self.numbers)}"
 
     def start(
-        self, flags: list[str], run: Path, *more: str, python: str = "", **environment: object
+        self, flags: list[str], run: Path, *more: str, python: str = "", **environment: Any
     ) -> subprocess.Popen[str]:
         """One process of a run."""
         return subprocess.Popen(
             [python or self.python, ROOT / "train.py", *flags, "--run.dir", run, *more],
-            env=self.environment(**environment),  # type: ignore[arg-type]
+            env=self.environment(**environment),
             cwd=self.place,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -162,7 +163,7 @@ def hash_of(run: Path, *processes: subprocess.Popen[str]) -> str:
     return found
 
 
-def on_devices(count: int, **environment: object) -> Callable[[Bench, list[str]], str]:
+def on_devices(count: int, **environment: Any) -> Callable[[Bench, list[str]], str]:
     """A whole run of one process."""
 
     def measure(bench: Bench, flags: list[str]) -> str:

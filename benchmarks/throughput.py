@@ -310,7 +310,7 @@ def main() -> None:
     for name, settings in chosen if arguments.profile else ():
         functions, program = functions_of(common.recipe_of(settings))
         jax.block_until_ready(functions["step"]())
-        parts = breakdown.of_call(functions["step"], program.as_text())
+        parts = breakdown.of_call(functions["step"], program.as_text() or "")
         profiles.append({"recipe": name, "width": settings.model.width, "parts": parts})
     if arguments.json:
         found = {"machine": common.machine(), "rows": rows}
