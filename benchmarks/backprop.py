@@ -20,11 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from int_lm.config import Config
 from int_lm.limits import INT8_MAX, SEPARATOR
 from int_lm.method import evolve
-from int_lm.model import language_model, params, rwkv
-from int_lm.model.params import Tree
+from int_lm.method.recipe import Recipe
+from int_lm.model import params, rwkv
+from int_lm.model.params import Parameters, Tree
 from int_lm.model.perturb import shift_for
 
 LOGIT_MAX = 2**15 - 1
@@ -48,6 +48,11 @@ _round.defjvp(lambda primals, tangents: (jnp.round(*primals), *tangents))
 
 def _saturate(x: Array, most: int = INT8_MAX) -> Array:
     return jnp.clip(x, -most, most)
+
+
+def real(tree: Tree) -> Tree:
+    """A tree of integers in float32, which holds them exactly."""
+    return params.map_leaves(lambda leaf: leaf.astype(jnp.float32), tree)
 
 
 def rounded(latent: Array) -> Array:
@@ -117,14 +122,16 @@ def loss(latent: Tree, state: Tree, tokens_ST: Array) -> tuple[Array, Tree]:
 class Twin:
     """Weights, Adam's moments and the streams' states of one training run."""
 
-    def __init__(self, settings: Config, vocab_size: int, streams: int, learning_rate: float):
-        """`learning_rate` in units of 1/16; it decays as 1 / sqrt(1 + step / 500)."""
+    def __init__(self, recipe: Recipe, streams: int, learning_rate: float):
+        """Of a model without context tables.
+
+        Args:
+          learning_rate: in units of 1/16; it decays as 1 / sqrt(1 + step / 500).
+        """
         import optax
 
-        initial = evolve.initial(settings, vocab_size).weights
-        self.latent = params.map_leaves(lambda leaf: leaf.astype(jnp.float32), initial)
-        state = language_model.initial_state(settings.model, streams)
-        self.state = params.map_leaves(lambda leaf: leaf.astype(jnp.float32), state)
+        self.latent = real(evolve.initial(recipe).network)
+        self.state = real(recipe.model.initial_state(streams))
         optimizer = optax.chain(
             optax.clip_by_global_norm(1.0),
             optax.adam(lambda count: learning_rate / jnp.sqrt(1 + count / 500), b2=0.99),
@@ -151,6 +158,8 @@ class Twin:
             self.latent, self.moments, self.state = latent, moments, state
 
     @property
-    def weights(self) -> Tree:
+    def weights(self) -> Parameters:
         """The int8 model."""
-        return params.map_leaves(lambda leaf: rounded(leaf).astype(jnp.int8), self.latent)
+        return Parameters(
+            params.map_leaves(lambda leaf: rounded(leaf).astype(jnp.int8), self.latent)
+        )

@@ -18,11 +18,9 @@ import jax
 # (part, file, function), the first match wins; a match anywhere in the call stack counts for
 # `OUTER`, one at its innermost frame of int_lm for the others
 OUTER = (
-    ("votes", "votes.py", ""),
-    ("votes", "units.py", ""),
-    ("votes", "credit.py", ""),
-    ("update", "update.py", ""),
-    ("update", "direct.py", "update"),
+    ("votes", "method/estimator/", ""),
+    ("update", "method/update/", ""),
+    ("update", "context_tables.py", "update"),
     ("noise", "noise.py", ""),
 )
 INNER = (
@@ -33,9 +31,9 @@ INNER = (
     ("norms", "layers.py", "norm"),
     ("norms", "layers.py", "_mean_magnitude"),
     ("likelihood", "likelihood.py", ""),
-    ("direct connections", "direct.py", ""),
+    ("context tables", "context_tables.py", ""),
     ("state", "layers.py", "plus"),
-    ("state", "models/", ""),
+    ("state", "model/", ""),
 )
 CONTAINERS = ("while", "conditional", "call")  # their operations are counted, not they
 

@@ -1,6 +1,6 @@
 """How good is a vote? Its cosine with better ones, tensor by tensor.
 
-    python benchmarks/estimators.py --text FILE ... [--steps 0 1000] [--draws 64] [--out ROWS.jsonl]
+    python benchmarks/estimators.py --text FILE ... [--steps 0 1000] [--draws 64] [--json]
 
 Weights stand still after each number of `--steps` of training by configs/recurrent_only.yaml, while
 a population reads on. Votes of `--draws` segments are summed: the votes of a population so many
@@ -13,11 +13,8 @@ times larger. Eight more segments vote on their own; printed are means of their 
 for every estimator at equal population, segment length and perturbation scale.
 """
 
-import argparse
-import dataclasses
 import functools
 import json
-import platform
 import statistics
 import sys
 from collections.abc import Iterator
@@ -28,10 +25,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from benchmarks import learning
-from int_lm import config, errors
+from benchmarks import common, learning
+from int_lm import errors
 from int_lm.config import Config
-from int_lm.model.params import Tree
+from int_lm.method.recipe import Recipe
+from int_lm.model.params import Parameters
 
 ESTIMATORS = {
     "plain": {"votes": "eggroll", "readout": "perturbed"},
@@ -51,47 +49,35 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
     return float(x @ y / lengths) if lengths else 0.0
 
 
-def votes_of(settings: Config, vocab_size: int, weights: Tree, laid: Any) -> Iterator[Votes]:
+def votes_of(recipe: Recipe, weights: Parameters, laid: Any) -> Iterator[Votes]:
     """Votes of one segment after another, by path."""
     import jax
-    import jax.numpy as jnp
 
-    from int_lm.method import evolve, fitness, population, voting
-    from int_lm.model import language_model
+    from int_lm.method import evolve, population
+    from int_lm.method.clock import Clock
 
-    specs = evolve.specs_of(settings, vocab_size)
-
-    @jax.jit
-    def vote(weights: Tree, members: Tree, tokens_ST: Any, number: Any):
-        seed, chunks_C = jnp.uint32(settings.run.seed), population.all_chunks(settings.es)
-        scores_P, members, ballots, _ = population.scores(
-            settings, specs, weights, members, tokens_ST, seed, number, chunks_C
-        )
-        fitness_I = fitness.fitness(settings.es, scores_P)
-        plain = voting.plain_votes(settings.es, specs, fitness_I, seed, number, chunks_C)
-        return members, ballots | plain
-
-    members = language_model.initial_state(settings.model, settings.es.population)
-    number = 0
+    ask = jax.jit(functools.partial(evolve.population_result, recipe))
+    members, number = recipe.model.initial_state(recipe.es.population), 0
     while True:
-        members, ballots = vote(weights, members, laid.at(number), np.uint32(number))
-        yield {path: np.asarray(ballot, np.int64) for path, ballot in ballots.items()}
+        clock = Clock(np.uint32(recipe.settings.run.seed), np.uint32(number))  # type: ignore[arg-type]
+        chunks_C = population.all_chunks(recipe)
+        result = ask(chunks_C, weights, {}, members, laid.at(number), clock)
+        members = result.members
+        yield {path: np.asarray(votes, np.int64) for path, votes in result.votes.items()}
         number += 1
 
 
-def gradients_of(settings: Config, weights: Tree, laid: Any) -> Iterator[Votes]:
+def gradients_of(recipe: Recipe, weights: Parameters, laid: Any) -> Iterator[Votes]:
     """Straight-through gradients of the log-likelihood, of one segment after another, by path."""
     import jax
     import jax.numpy as jnp
 
     from benchmarks import backprop
-    from int_lm.model import language_model, params
+    from int_lm.model import params
 
-    real = functools.partial(params.map_leaves, lambda leaf: leaf.astype(jnp.float32))
     gradient = jax.jit(jax.grad(backprop.loss, has_aux=True))
-    es = settings.es
-    state = real(language_model.initial_state(settings.model, es.streams))
-    latent, number = real(weights), 0
+    state = backprop.real(recipe.model.initial_state(recipe.es.streams))
+    latent, number = backprop.real(weights.network), 0
     while True:
         tree, state = gradient(latent, state, jnp.asarray(laid.at(number)))
         yield {path: -np.asarray(leaf, np.float64) for path, leaf in params.flatten(tree)}
@@ -107,24 +93,23 @@ def summed(segments: Iterator[Votes], count: int) -> Votes:
     return total
 
 
-def measure(settings: Config, text: list[Any], step: int, weights: Tree, draws: int) -> list[Any]:
+def measure(
+    settings: Config, text: list[Any], step: int, weights: Parameters, draws: int
+) -> list[dict[str, Any]]:
     """Rows of {step, estimator, tensor, own, gradient}."""
     import tokenization
     from data import streams
 
     tokenizer, es = tokenization.load(settings.data.tokenizer), settings.es
-    laid = streams.build(
-        text,
-        tokenizer,
-        streams=es.streams,
-        segment_length=es.segment_length,
-    )
-    gradients = gradients_of(settings, weights, laid)
+    sizes = {"streams": es.streams, "segment_length": es.segment_length}
+    laid = streams.build(text, tokenizer, **sizes)
+    recipe = common.recipe_of(settings, tokenizer.vocab_size)
+    gradients = gradients_of(recipe, weights, laid)
     summed(gradients, WARM_UP)
     gradient, rows = summed(gradients, draws), []
     for name, fields in ESTIMATORS.items():
-        changed = dataclasses.replace(settings, es=dataclasses.replace(es, **fields))
-        segments = votes_of(config.validate(changed), tokenizer.vocab_size, weights, laid)
+        changed = common.with_fields(settings, "es", **fields)
+        segments = votes_of(common.recipe_of(changed, tokenizer.vocab_size), weights, laid)
         summed(segments, WARM_UP)
         own = summed(segments, draws)
         singles = [next(segments) for _ in range(SINGLES)]
@@ -167,28 +152,21 @@ def report(rows: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = common.parser(__doc__)
     parser.add_argument("--text", nargs="+", required=True, metavar="FILE", help="text files")
     parser.add_argument("--steps", nargs="+", type=int, default=[0, 1000], help="of training")
     parser.add_argument("--draws", type=int, default=64, help="segments of the larger population")
     parser.add_argument("--set", nargs="+", default=[], metavar="S.F=V", help="change settings")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write rows as JSON lines")
     arguments = parser.parse_args()
 
-    import jax
+    import tokenization
 
-    settings = learning.changed(
-        "recurrent", learning.RECIPES["recurrent"](), ["run.steps=4000", *arguments.set]
-    )
-    es = settings.es
-    text, _ = learning.read(arguments.text)
-    print(
-        f"{platform.machine()}, Python {platform.python_version()}, jax {jax.__version__}; "
-        f"P {es.population}, T {es.segment_length}, {arguments.draws} draws"
-    )
-    advance, weights_now, _ = learning.evolution(settings, text)
+    changes = ["run.steps=4000", *arguments.set]
+    settings = learning.changed("recurrent", learning.RECIPES["recurrent"](), changes)
+    es, text = settings.es, learning.read(arguments.text)[0]
+    tokenizer = tokenization.load(settings.data.tokenizer)
+    recipe = common.recipe_of(settings, tokenizer.vocab_size)
+    advance, weights_now, _ = learning.evolution(recipe, tokenizer, text)
     rows: list[dict[str, Any]] = []
     done = 0
     for step in sorted(arguments.steps):
@@ -196,9 +174,12 @@ def main() -> None:
             advance(number)
         done = max(done, step)
         rows += measure(settings, text, step, weights_now(), arguments.draws)
+    if arguments.json:
+        print(json.dumps({"machine": common.machine(), "draws": arguments.draws, "rows": rows}))
+        return
+    sizes = f"P {es.population}, T {es.segment_length}, {arguments.draws} draws"
+    print(f"{common.machine()}; {sizes}")
     report(rows)
-    if arguments.out:
-        arguments.out.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 if __name__ == "__main__":

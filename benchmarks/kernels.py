@@ -9,8 +9,6 @@ stay in the caches where they fit; both of a line take turns. Where no kernel is
 the device, both columns are JAX.
 """
 
-import argparse
-import contextlib
 import functools
 import json
 import math
@@ -24,21 +22,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import jax
 import jax.numpy as jnp
 import numpy as np
-import throughput
 
-from int_lm import config, native
+from benchmarks import common, throughput
+from int_lm import native
 from int_lm.arithmetic import fixed
-from int_lm.config import Config
-from int_lm.method import evolve, population
+from int_lm.method import bounds
 from int_lm.method.estimator import credit, node, outer
-from int_lm.method.estimator.credit import Rounding
+from int_lm.method.estimator.rounding import Rounding
+from int_lm.method.recipe import Recipe
 from int_lm.model import context_tables, hashing, layers, likelihood, params, perturb
-from int_lm.model.params import Role
+from int_lm.model.params import Parameters, Role
 from int_lm.model.perturb import Weight
-from int_lm.training import plan
 
 SHIFT = 7  # of a perturbation
-VOCABULARY = throughput.VOCAB_SIZE
+VOCABULARY = common.VOCAB_SIZE
 SECONDS = 0.05  # of a program, by the slower of both
 MOST_CALLS = 200
 IN_PLACE = "direct_update, in place"
@@ -60,31 +57,30 @@ class Drawn:
         return jnp.asarray(self.random.integers(0, size, shape, dtype=np.int32))
 
 
-def of_matrices(settings: Config, ranks: list[int], draw: Drawn) -> Iterator[Case]:
+def of_matrices(recipe: Recipe, ranks: list[int], draw: Drawn) -> Iterator[Case]:
     """Linears of a chunk's members, and the sums of outer products of its pairs' tokens."""
-    es, readings = settings.es, settings.es.chunk // 2 * settings.es.segment_length
-    specs = params.flatten(params.without_direct(evolve.specs_of(settings, VOCABULARY)))
-    for path, spec in specs:
-        if spec.role not in plan.DENSE:
+    members, readings = recipe.chunk, recipe.chunk // 2 * recipe.es.segment_length
+    for path, spec in params.flatten(recipe.model.specs.network):
+        if spec.role not in bounds.MATRICES:
             continue
         outputs, inputs = spec.shape
         narrowed = perturb.readout if spec.role is Role.READOUT else perturb.linear
         name, operations = f"{path} {inputs} x {outputs}", 2 * inputs * outputs
-        value, x_PN = draw.int8(outputs, inputs), draw.int8(es.chunk, inputs)
-        yield f"dot {name}", operations * es.chunk, fixed.dot, (x_PN, value)
+        value, x_PN = draw.int8(outputs, inputs), draw.int8(members, inputs)
+        yield f"dot {name}", operations * members, fixed.dot, (x_PN, value)
         for rank in ranks:
-            left = draw.int8(es.chunk // 2, outputs, rank) if rank else None
-            right = draw.int8(es.chunk // 2, inputs, rank) if rank else None
+            left = draw.int8(members // 2, outputs, rank) if rank else None
+            right = draw.int8(members // 2, inputs, rank) if rank else None
             weight = Weight(value, left, right, shift=SHIFT)
-            yield f"linear {name}, rank {rank}", operations * es.chunk, narrowed, (weight, x_PN)
+            yield f"linear {name}, rank {rank}", operations * members, narrowed, (weight, x_PN)
         operands = draw.int8(readings, 1, outputs), draw.int8(readings, 1, inputs)
         yield f"outer {name}", operations * readings, outer.outer, operands
 
 
-def of_rows(settings: Config, draw: Drawn) -> Iterator[Case]:
+def of_rows(recipe: Recipe, draw: Drawn) -> Iterator[Case]:
     """What is done to every row: norms, likelihoods, and what votes are made of."""
-    model, es = settings.model, settings.es
-    length, pairs, width = es.segment_length, es.chunk // 2, model.width
+    model, es = recipe.model.settings, recipe.es
+    length, pairs, width = es.segment_length, recipe.chunk // 2, model.width
     rounding = Rounding(draw.below(1 << 20, pairs), jnp.uint32(7), 0)
     logits = draw.int8(length, pairs, VOCABULARY).astype(jnp.int16)
     targets = draw.below(VOCABULARY, length, pairs)
@@ -106,18 +102,18 @@ def of_rows(settings: Config, draw: Drawn) -> Iterator[Case]:
     yield "unit", 0, dithered(node.operand), (weight, residual, effect, effect)
 
 
-def of_tables(settings: Config, draw: Drawn) -> Iterator[Case]:
-    """Direct connections, read and learnt, and the hash of a table."""
-    model, es = settings.model, settings.es
+def of_tables(recipe: Recipe, draw: Drawn) -> Iterator[Case]:
+    """Context tables, read and learnt, and the hash of one."""
+    model, es = recipe.model.settings, recipe.es
     size, readings = 1 << model.direct_bits, es.population // 2 * es.segment_length
     tables = {f"context_{length}": draw.int8(size, VOCABULARY) for length in model.direct}
-    rows = {name: draw.below(size, es.chunk) for name in tables}
-    logits = draw.int8(es.chunk, VOCABULARY).astype(jnp.int16)
+    rows = {name: draw.below(size, recipe.chunk) for name in tables}
+    logits = draw.int8(recipe.chunk, VOCABULARY).astype(jnp.int16)
     yield "direct_added", 0, context_tables.added, (tables, rows, logits)
     table, counts = draw.int8(size, VOCABULARY), draw.below(100, size)
     read = draw.below(size, readings), draw.int8(readings, VOCABULARY), jnp.uint32(7)
     yield IN_PLACE, 0, functools.partial(context_tables.update, es), (table, counts, *read)
-    yield "hash_words", 0, lambda table: hashing.lanes({"table": table}), (table,)
+    yield "hash", 0, lambda table: hashing.lanes(Parameters({"table": table})), (table,)
 
 
 def repeated(case: Case, times: int, kernels: bool) -> Callable[[], Any]:
@@ -159,10 +155,10 @@ def row_of(case: Case, repeats: int) -> dict[str, Any]:
     name, operations = case[:2]
     functions = {key: repeated(case, 1, key == "kernel") for key in ("kernel", "jax")}
     jax.tree.map(np.testing.assert_array_equal, *(call() for call in functions.values()))
-    once = max(median.seconds for median in throughput.medians(functions, 3).values())
+    once = max(median.seconds for median in common.medians(functions, 3).values())
     times = min(MOST_CALLS, math.ceil(SECONDS / once))
     functions = {key: repeated(case, times, key == "kernel") for key in ("kernel", "jax")}
-    medians = throughput.medians(functions, repeats)
+    medians = common.medians(functions, repeats)
     kernel, plain = (medians[key].seconds / times for key in ("kernel", "jax"))
     row = {"part": name, "kernel_ms": kernel * 1e3, "jax_ms": plain * 1e3}
     row["kernel_over_jax"] = kernel / plain
@@ -173,33 +169,26 @@ def row_of(case: Case, repeats: int) -> dict[str, Any]:
 
 def main() -> None:
     """Measure and print."""
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser = common.parser(__doc__, repeats=15)
     parser.add_argument("--shape", default="64,2,512,16", metavar="D,L,P,T", help="of the recipe")
     parser.add_argument("--rank", type=int, nargs="+", default=[0, 1, 4], help="of linears")
-    parser.add_argument("--repeats", type=int, default=15, help="calls of each (median)")
     arguments = parser.parse_args()
-    recipe = config.load(throughput.CONFIGS / "quickstart.yaml")
-    settings = throughput.sized(recipe, tuple(map(int, arguments.shape.split(","))), 1, 0)
-    settings = population.chunked(settings)
+    shape = tuple(map(int, arguments.shape.split(",")))
+    recipe = common.recipe_of(throughput.sized(common.shipped("quickstart"), shape, 1, 0))
     draw, rows = Drawn(), []
     for cases in (
-        of_matrices(settings, arguments.rank, draw),
-        of_rows(settings, draw),
-        of_tables(settings, draw),
+        of_matrices(recipe, arguments.rank, draw),
+        of_rows(recipe, draw),
+        of_tables(recipe, draw),
     ):
         for case in cases:
             rows.append(row_of(case, arguments.repeats))
             print(f"{case[0]}: {rows[-1]['kernel_over_jax']:.2f}", file=sys.stderr, flush=True)
     if arguments.json:
-        print(
-            json.dumps(
-                {"machine": throughput.machine(), "kernels": native.available(), "rows": rows}
-            )
-        )
+        found = {"machine": common.machine(), "kernels": native.available(), "rows": rows}
+        print(json.dumps(found))
         return
-    print(f"{throughput.machine()}; kernels {'built' if native.available() else 'not built'}")
+    print(f"{common.machine()}; kernels {'built' if native.available() else 'not built'}")
     print(f"{'':<44}{'ms':>10}{'JAX, ms':>10}{'ratio':>8}{'10^9/s':>8}{'JAX':>8}")
     for row in rows:
         rates = [row[key] for key in ("kernel_gops", "jax_gops") if key in row]

@@ -1,55 +1,57 @@
 """Learning curves: seconds of training against held-out bits per byte, beside the entropies.
 
     python benchmarks/learning.py --text FILE ... --seconds 120 [--recipe NAME ...] [--seed N ...]
-                                  [--set es.votes=trace default:run.steps=1500 ...]
-                                  [--out ROWS.jsonl]
+        [--set es.votes=trace default:run.steps=1500 ...] [--out ROWS.jsonl] [--json]
+    python benchmarks/learning.py --rows ROWS.jsonl ... [--run runs/quickstart ...]
+        [--level gzip=2.927 ...] --picture docs/learning.svg
 
 The last tenth of every file is held out. The clock runs during training steps only: compilation
 and evaluation, over the whole held-out text, stand outside it. Every row is printed, and written
-to --out, as soon as it is measured; `benchmarks/picture.py` draws the rows. Recipe `backprop` is
-the twin of `recurrent` (benchmarks/backprop.py) and needs `pip install -e '.[bench]'`; without, it
-is left out. Learning rates fall to 0 at run.steps, which are the configurations' own: --set them to
-what the machine does in --seconds.
+to --out, as soon as it is measured. Recipe `backprop` is the twin of `recurrent`
+(benchmarks/backprop.py) and needs `pip install -e '.[bench]'`; without, it is left out. Learning
+rates fall to 0 at run.steps, which are the configurations' own: --set them to what the machine does
+in --seconds.
+
+--picture draws rows, those just measured or those of --rows and the evaluations in the
+`metrics.jsonl` of run directories: medians over seeds, with the range between the best and the
+worst seed. It needs `pip install -e '.[bench]'`.
 """
 
 import argparse
 import dataclasses
 import importlib.util
 import json
-import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks import common
 from int_lm import config, errors
-from int_lm.config import Config, DataConfig, EsConfig, ModelConfig, RunConfig
-from int_lm.model.params import Tree
+from int_lm.config import Config, DataConfig, RunConfig
+from int_lm.method.recipe import Recipe
+from int_lm.model.params import Parameters
 
-ROOT = Path(__file__).resolve().parents[1]
 
-
-def _from_file(name: str, **changes: Any) -> Config:
+def _shipped(name: str, **model: Any) -> Config:
     """Model, estimator and steps of configs/`name`.yaml, with fields of the model changed."""
-    settings = config.load(ROOT / "configs" / f"{name}.yaml")
-    model, run = dataclasses.replace(settings.model, **changes), RunConfig(steps=settings.run.steps)
-    return Config(model=model, es=settings.es, run=run)
+    settings = common.with_fields(common.shipped(name), "model", **model)
+    run = RunConfig(steps=settings.run.steps)
+    return Config(model=settings.model, es=settings.es, run=run)
 
 
 RECIPES = {
-    "paper": lambda: Config(
-        model=ModelConfig(architecture="egg", width=64, layers=2),
-        es=EsConfig(population=2048, segment_length=50, alpha=1.0),
-    ),
-    "recurrent": lambda: _from_file("recurrent_only"),
-    "default": lambda: _from_file("quickstart"),
-    # direct connections alone: a network of one channel is next to none
-    "direct": lambda: _from_file("quickstart", width=1, layers=1, ffn_multiple=1),
-    "backprop": lambda: _from_file("recurrent_only"),
+    "paper": common.paper,
+    "recurrent": lambda: _shipped("recurrent_only"),
+    "default": lambda: _shipped("quickstart"),
+    # context tables alone: a network of one channel is next to none
+    "direct": lambda: _shipped("quickstart", width=1, layers=1, ffn_multiple=1),
+    "backprop": lambda: _shipped("recurrent_only"),
 }
 TWIN_STREAMS, TWIN_SEGMENT, TWIN_RATE = 64, 50, 0.5  # batch, tokens, and units of 1/16
 EVALUATE_AT = (2, 5, 8, 10, 20, 30, 45, 60, 80, 100, 120)  # seconds; then every 60
@@ -70,26 +72,22 @@ def read(paths: list[str]) -> tuple[list[Any], list[Any]]:
     return train, heldout
 
 
-def evolution(settings: Config, train: list[Any]) -> tuple[Callable[[int], None], Any, int]:
+Learner = tuple[Callable[[int], None], Callable[[], Parameters], int]
+
+
+def evolution(recipe: Recipe, tokenizer: Any, train: list[Any]) -> Learner:
     """(run step `number`, weights so far, tokens per step) of a recipe; compiled."""
     import jax
 
-    import tokenization
     from data import streams
     from int_lm.method import evolve
     from int_lm.training import memory
 
-    tokenizer, es = tokenization.load(settings.data.tokenizer), settings.es
-    laid = streams.build(
-        train,
-        tokenizer,
-        streams=es.streams,
-        segment_length=es.segment_length,
-        seed=settings.run.seed,
-    )
-    state = evolve.initial(settings, tokenizer.vocab_size)
-    step = evolve.compiled_step(settings, tokenizer.vocab_size)
-    # tables of direct connections are changed in place: what compiles gets a copy
+    es = recipe.es
+    sizes = {"streams": es.streams, "segment_length": es.segment_length}
+    laid = streams.build(train, tokenizer, **sizes, seed=recipe.settings.run.seed)
+    state, step = evolve.initial(recipe), evolve.compiled_step(recipe)
+    # context tables are changed in place: what compiles gets a copy
     jax.block_until_ready(step(jax.tree.map(jax.numpy.copy, state), laid.at(0), 0))
     memory.keep()  # as in training
 
@@ -101,16 +99,14 @@ def evolution(settings: Config, train: list[Any]) -> tuple[Callable[[int], None]
     return advance, lambda: state.weights, es.population * es.segment_length
 
 
-def _twin(settings: Config, train: list[Any]) -> tuple[Callable[[int], None], Any, int]:
+def _twin(recipe: Recipe, tokenizer: Any, train: list[Any]) -> Learner:
     """The same for back-propagation."""
-    import tokenization
     from benchmarks import backprop
     from data import streams
 
-    tokenizer = tokenization.load(settings.data.tokenizer)
     sizes = {"streams": TWIN_STREAMS, "segment_length": TWIN_SEGMENT}
-    laid = streams.build(train, tokenizer, **sizes, seed=settings.run.seed)
-    twin = backprop.Twin(settings, tokenizer.vocab_size, TWIN_STREAMS, TWIN_RATE)
+    laid = streams.build(train, tokenizer, **sizes, seed=recipe.settings.run.seed)
+    twin = backprop.Twin(recipe, TWIN_STREAMS, TWIN_RATE)
     twin.step(laid.at(0), keep=False)
     return (
         lambda number: twin.step(laid.at(number)),
@@ -132,12 +128,14 @@ def curve(
     from int_lm.measure import evaluate
 
     tokenizer = tokenization.load(settings.data.tokenizer)
+    recipe = common.recipe_of(settings, tokenizer.vocab_size)
     ids = [tokenizer.encode(document.text) for document in heldout]
     sizes = [len(document.text) for document in heldout]
-    advance, weights_now, tokens = (_twin if name == "backprop" else evolution)(settings, train)
+    learner = _twin if name == "backprop" else evolution
+    advance, weights_now, tokens = learner(recipe, tokenizer, train)
 
-    def measure(weights: Tree) -> float:
-        return evaluate.evaluate(settings.model, weights, ids, sizes).bits_per_byte
+    def measure(weights: Parameters) -> float:
+        return evaluate.evaluate(recipe.model, weights, ids, sizes).bits_per_byte
 
     due = [at for at in EVALUATE_AT if at < seconds]
     due += [at for at in range(180, int(seconds), 60)] + [seconds]
@@ -194,13 +192,71 @@ def _table(rows: list[dict[str, Any]]) -> None:
         print(f"{name:<12}" + "".join(cells))
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--text", nargs="+", required=True, metavar="FILE", help="text files")
-    parser.add_argument("--seconds", type=float, required=True, help="of training, per recipe")
+# -- The picture -----------------------------------------------------------------------------------
+
+Point = tuple[str, float, float]  # curve, seconds, bits per byte
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a JSON-lines file."""
+    try:
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError:
+                raise errors.UserError(f"{path} line {number}: not a line of JSON") from None
+    except OSError as error:
+        raise errors.UserError(f"{path}: {error.strerror}") from None
+
+
+def _of_run(directory: Path) -> Iterator[Point]:
+    """Points of a run's metrics: its evaluations on held-out text."""
+    for row in _lines(directory / "metrics.jsonl"):
+        if row.get("valid_bits_per_byte") is not None:
+            yield directory.name, row["seconds"], row["valid_bits_per_byte"]
+
+
+def draw(points: list[Point], levels: dict[str, float], out: Path) -> None:
+    """A line for each curve and a dashed one for each level; the format is `out`'s suffix."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    matplotlib.rcParams["svg.hashsalt"] = "int_lm"  # the same picture, the same bytes
+    from matplotlib import pyplot
+
+    curves: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for name, seconds, bits in points:
+        curves[name][seconds].append(bits)
+    figure, axes = pyplot.subplots(figsize=(8, 4.8), layout="constrained")
+    for name, measured in curves.items():
+        seconds = sorted(measured)
+        columns = [measured[at] for at in seconds]
+        [line] = axes.plot(seconds, list(map(statistics.median, columns)), marker=".", label=name)
+        band = {"color": line.get_color(), "alpha": 0.2, "linewidth": 0}
+        axes.fill_between(seconds, list(map(min, columns)), list(map(max, columns)), **band)
+    for name, bits in levels.items():
+        axes.axhline(bits, linestyle="--", linewidth=0.8, color="gray")
+        place = {"xycoords": ("axes fraction", "data"), "xytext": (-4, 2), "ha": "right"}
+        axes.annotate(name, (1, bits), textcoords="offset points", color="gray", **place)
+    axes.set(xscale="log", xlabel="seconds of training", ylabel="held-out bits per byte")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.legend()
+    axes.grid(alpha=0.3)
+    figure.savefig(out, metadata={"Date": None} if out.suffix == ".svg" else None)
+
+
+# -- The command -----------------------------------------------------------------------------------
+
+
+def parse() -> argparse.Namespace:
+    """The command line.
+
+    Raises:
+      UserError: it asks for nothing, or for what is not installed.
+    """
+    parser = common.parser(__doc__)
+    parser.add_argument("--text", nargs="+", default=[], metavar="FILE", help="text files")
+    parser.add_argument("--seconds", type=float, help="of training, per recipe")
     bench = importlib.util.find_spec("optax") is not None
     present = [name for name in RECIPES if bench or name != "backprop"]
     parser.add_argument("--recipe", nargs="+", choices=RECIPES, default=present)
@@ -209,23 +265,33 @@ def main() -> None:
         "--set", nargs="+", default=[], metavar="[RECIPE:]S.F=V", help="change settings"
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="append rows as JSON lines")
+    parser.add_argument("--rows", nargs="+", type=Path, default=[], metavar="FILE", help="to draw")
+    parser.add_argument("--run", nargs="+", type=Path, default=[], metavar="DIR", help="to draw")
+    parser.add_argument("--level", nargs="+", default=[], metavar="NAME=BITS", help="to draw")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help=".svg, .png or .pdf")
     arguments = parser.parse_args()
-    if not set(arguments.recipe) <= set(present):
+    if bool(arguments.text) != (arguments.seconds is not None):
+        raise errors.UserError("--text and --seconds belong together: name both to measure")
+    drawn = arguments.picture and (arguments.rows or arguments.run)
+    if not arguments.text and not drawn:
+        raise errors.UserError("nothing to do: add --text and --seconds, or --rows and --picture")
+    if arguments.text and not set(arguments.recipe) <= set(present):
         raise errors.UserError("recipe backprop needs optax: pip install -e '.[bench]'")
+    return arguments
 
-    train, heldout = read(arguments.text)
 
-    import jax
-
+def measured(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """(the machine and the entropies of the held-out text, rows); printed as they come."""
     from data import baselines
 
+    train, heldout = read(arguments.text)
     size = sum(len(document.text) for document in heldout)
-    print(
-        f"{platform.machine()}, Python {platform.python_version()}, jax {jax.__version__}; "
-        f"bits per byte of {size:,} held-out bytes"
-    )
-    for name, value in baselines.baselines(heldout).items():
-        print(f"{name:<12}{value:8.3f}", flush=True)
+    values = baselines.baselines(heldout)
+    found = {"machine": common.machine(), "heldout_bytes": size, "entropies": values}
+    if not arguments.json:
+        print(f"{common.machine()}; bits per byte of {size:,} held-out bytes")
+        for name, value in values.items():
+            print(f"{name:<12}{value:8.3f}", flush=True)
     rows: list[dict[str, Any]] = []
 
     def report(row: dict[str, Any]) -> None:
@@ -242,12 +308,27 @@ def main() -> None:
 
     for seed in arguments.seed:
         for name in arguments.recipe:
-            settings = RECIPES[name]()
-            run = dataclasses.replace(settings.run, seed=seed)
-            settings = dataclasses.replace(settings, run=run)
+            settings = common.with_fields(RECIPES[name](), "run", seed=seed)
             settings = changed(name, settings, arguments.set)
             curve(name, settings, train, heldout, arguments.seconds, report)
-    _table(rows)
+    return found, rows
+
+
+def main() -> None:
+    """Measure, print and draw."""
+    arguments = parse()
+    found, rows = measured(arguments) if arguments.text else ({}, [])
+    if arguments.json:
+        print(json.dumps(found | {"rows": rows}))
+    elif rows:
+        _table(rows)
+    if arguments.picture:
+        rows += [row for path in arguments.rows for row in _lines(path)]
+        points = [(row["recipe"], float(row["at"]), row["bits_per_byte"]) for row in rows]
+        points += [point for path in arguments.run for point in _of_run(path)]
+        pairs = (level.partition("=") for level in arguments.level)
+        draw(points, {name: float(bits) for name, _, bits in pairs}, arguments.picture)
+        print(f"wrote {arguments.picture}", file=sys.stderr)
 
 
 if __name__ == "__main__":

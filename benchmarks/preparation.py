@@ -8,18 +8,18 @@ tells; then times places of an order of 10^9 windows, and the batches of configs
 against its steps, in turns.
 """
 
-import argparse
 import json
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from plan import ROOT, peak_of
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import common
 
 VOCABULARY = 8192
 TOKENIZER_BYTES = 20_000_000
@@ -42,19 +42,6 @@ def write_records(path: Path, size: int) -> int:
     return written
 
 
-def run(*arguments: str) -> tuple[float, int]:
-    """(seconds, peak bytes) of a command of this project, whose output goes to stderr.
-
-    Raises:
-      SystemExit: it failed.
-    """
-    start = time.perf_counter()
-    command = [sys.executable, "-m", *arguments]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=sys.stderr)
-    peak = peak_of(process, arguments[0])
-    return time.perf_counter() - start, peak
-
-
 def say(text: str) -> None:
     """Beside the figures, which alone go to stdout."""
     print(text, file=sys.stderr)
@@ -65,7 +52,6 @@ def reading() -> dict[str, float]:
     import tokenization
     from data.open import open_corpus
     from data.order import Permutation, key
-    from int_lm import config
     from int_lm.method import evolve
 
     order, places = Permutation(10**9, key(0, "text", 0)), []
@@ -73,11 +59,11 @@ def reading() -> dict[str, float]:
         start = time.perf_counter()
         order[1_000_000 + 977 * index]
         places.append(time.perf_counter() - start)
-    settings = config.load(ROOT / "configs" / "quickstart.yaml")
+    settings = common.shipped("quickstart")
     tokenizer = tokenization.load("bytes")
     laid = open_corpus(settings.data, tokenizer, say=say).streams(settings, [(0, [1.0])])
-    state = evolve.initial(settings, tokenizer.vocab_size)
-    step = evolve.compiled_step(settings, tokenizer.vocab_size)
+    recipe = common.recipe_of(settings, tokenizer.vocab_size)
+    state, step = evolve.initial(recipe), evolve.compiled_step(recipe)
     state, _ = step(state, laid.at(0), 0)
     batches, steps = [], []
     for number in range(1, 60):
@@ -97,11 +83,8 @@ def reading() -> dict[str, float]:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = common.parser(__doc__)
     parser.add_argument("--bytes", type=int, default=1_000_000_000, help="of text")
-    parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as directory:
@@ -113,19 +96,21 @@ def main() -> None:
         for name in ("bytes", pieces):
             if name == pieces:
                 flags = ["--vocab_size", str(VOCABULARY), "--out", pieces]
-                run("tokenization.train", *data, *flags, "--sample_bytes", str(TOKENIZER_BYTES))
-            seconds, peak = run("data.prepare", *data, "--data.tokenizer", name)
+                flags += ["--sample_bytes", str(TOKENIZER_BYTES)]
+                common.run(["-m", "tokenization.train", *data, *flags], sys.stderr)
+            command = ["-m", "data.prepare", *data, "--data.tokenizer", name]
+            finished = common.run(command, sys.stderr)
             rows.append(
                 {
                     "tokenizer": "bytes" if name == "bytes" else f"sentencepiece {VOCABULARY}",
                     "bytes": size,
-                    "mb_per_s": size / seconds / 1e6,
-                    "peak_mb": peak / 1e6,
+                    "mb_per_s": size / finished.seconds / 1e6,
+                    "peak_mb": finished.peak / 1e6,
                 }
             )
     found = reading()
     if arguments.json:
-        print(json.dumps({"rows": rows, "reading": found}))
+        print(json.dumps({"machine": common.machine(), "rows": rows, "reading": found}))
         return
     for row in rows:
         print(

@@ -1,21 +1,27 @@
-"""Many devices: what crosses between them, what sharing costs on one machine, what the hash costs.
+"""Many devices: what crosses between them, what sharing costs, and what larger machines would give.
 
     python benchmarks/scaling.py [--json] [--repeats 20] [--config configs/quickstart.yaml ...]
+    python benchmarks/scaling.py --predict 8 64 1024 16384 [--config configs/gpu_small.yaml ...]
 
 For every configuration: the bytes that each kind of collective moves in a step, read from the
 compiled program, beside the formula of docs/scaling.md; the step on two devices of this machine's
 CPU against the step on one, taking turns, both with all cores; and the hash of the weights against
 a step.
+
+With --predict nothing is measured. A step on n devices is taken to last as long as a device's share
+of the operations at a rate measured on one (docs/log/2026-11.md#2026-11-27-an-h100), the update of
+the weights, which is not divided unless votes are sharded, that of context tables, which never is,
+and the collectives of docs/scaling.md: bytes over a link's bandwidth, and a latency for each of the
+log2(n) hops of every message. Efficiency is that of n devices: the time of one, over n times the
+time of n. It says nothing of how well few members fill a device.
 """
 
-import argparse
 import dataclasses
 import json
+import math
 import os
 import re
-import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,15 +29,31 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "2")
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import common
 from int_lm import config
 from int_lm.config import Config
+from int_lm.errors import UserError
+from int_lm.method import evolve, placement
+from int_lm.method.clock import Clock
+from int_lm.method.placement import Placement
+from int_lm.method.recipe import Recipe
+from int_lm.model import hashing
+from int_lm.training import plan
 
-VOCAB_SIZE = 256
 DEVICES = 2
-CONFIGURATIONS = ("configs/quickstart.yaml", "configs/recurrent_only.yaml")
+WAYS = ("replicated", "sharded")
+MEASURED = ("quickstart", "recurrent_only")
+PREDICTED = ("gpu_small", "gpu_base", "paper_egg")
 BYTES = {"s8": 1, "u8": 1, "s16": 2, "u16": 2, "s32": 4, "u32": 4, "pred": 1}
+# measured on an H100 at D 256, P 16 384, T 20: whole steps, with votes of units and plain ones
+OPERATIONS_PER_S = {"unit": 80e12, "eggroll": 115e12}
+UPDATE_SECONDS = 0.2e-9  # of a weight, likewise
+# assumed: a reading moves so many bytes for every token of every table, on each device
+TABLE_BYTES, MEMORY_BYTES_PER_S = 16, 2.5e12
 
 
 def crossing(program: str) -> dict[str, int]:
@@ -45,128 +67,167 @@ def crossing(program: str) -> dict[str, int]:
     return found
 
 
-def formula(settings: Config, vocab_size: int, devices: int, sharded: bool) -> dict[str, int]:
+def formula(recipe: Recipe, devices: int, sharded: bool) -> dict[str, int]:
     """Bytes that docs/scaling.md says a device ends up with, by kind of collective."""
-    from int_lm.method import evolve
-    from int_lm.model import params
-
-    es, specs = settings.es, evolve.specs_of(settings, vocab_size)
-    network = params.count(params.without_direct(specs))
-    readings, tables = es.population // 2 * es.segment_length, len(settings.model.direct)
+    es, network = recipe.es, plan.costs(recipe).weights
+    readings, tables = es.population // 2 * es.segment_length, len(recipe.model.specs.tables)
     gathered = 4 * es.population + tables * 4 * readings
     if tables:
-        gathered += readings * vocab_size
+        gathered += readings * recipe.model.vocab_size
     if sharded:
-        kinds = {"reduce-scatter": 4 * network // devices, "all-gather": gathered + network}
-    else:
-        kinds = {"all-reduce": 4 * network, "all-gather": gathered}
-    return kinds
+        return {"reduce-scatter": 4 * network // devices, "all-gather": gathered + network}
+    return {"all-reduce": 4 * network, "all-gather": gathered}
 
 
-def medians(functions: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median seconds of each function, taking turns, after one call of each."""
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    for turn in range(repeats + 1):
-        for name, function in functions.items():
-            start = time.perf_counter()
-            function()
-            if turn:
-                times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
+# -- Measured --------------------------------------------------------------------------------------
 
 
-def stepper(settings: Config, place: Any, steps: int) -> Callable[[], None]:
-    """A function that does the next `steps` steps on random tokens."""
-    from int_lm.method import evolve
+def stepper(recipe: Recipe, place: Placement | None) -> Callable[[], Any]:
+    """A function that does the next step on random tokens."""
+    tokens_ST, step = common.tokens_of(recipe), evolve.compiled_step(recipe, place)
+    state, number = evolve.placed(recipe, evolve.initial(recipe), place), 0
 
-    es = settings.es
-    shape = es.streams, es.segment_length + 1
-    tokens = np.random.default_rng(0).integers(1, VOCAB_SIZE, shape, dtype=np.uint8)
-    specs = evolve.specs_of(settings, VOCAB_SIZE)
-    held = {"state": evolve.placed(evolve.initial(settings, VOCAB_SIZE), specs, place), "number": 0}
-    step = evolve.compiled_step(settings, VOCAB_SIZE, place)
-
-    def run() -> None:
-        for _ in range(steps):
-            held["state"], metrics = step(held["state"], tokens, held["number"])
-            metrics.scores_P.block_until_ready()
-            held["number"] += 1
+    def run() -> Any:
+        nonlocal state, number
+        state, metrics = step(state, tokens_ST, number)
+        number += 1
+        return metrics.scores_P
 
     return run
 
 
+def program_of(recipe: Recipe, place: Placement) -> str:
+    """The compiled step on some devices."""
+    state = evolve.placed(recipe, evolve.initial(recipe), place)
+    tokens = placement.put(place.by_stream, common.tokens_of(recipe))
+    clock = Clock(np.uint32(0), np.uint32(0))  # type: ignore[arg-type]
+    arguments = *evolve.donated(state), tokens, clock, evolve.values(recipe, 0)
+    return evolve.jitted_step(recipe, place).lower(*arguments).compile().as_text() or ""
+
+
 def row_of(name: str, settings: Config, repeats: int) -> dict[str, Any]:
     """One configuration: bytes that cross, the price of two devices, the price of the hash."""
-    import jax
-    import jax.numpy as jnp
-
-    from int_lm.method import evolve, placement, population
-    from int_lm.model import hashing
-
     row: dict[str, Any] = {"configuration": name}
-    for update in ("replicated", "sharded"):
-        distributed = dataclasses.replace(settings.distributed, devices=DEVICES, update=update)
-        place = placement.choose(distributed, settings.es, 1)
-        assert place is not None
-        divided = population.chunked(settings, DEVICES)
-        state = evolve.initial(settings, VOCAB_SIZE)
-        state = evolve.placed(state, evolve.specs_of(settings, VOCAB_SIZE), place)
-        tokens = placement.put(
-            place.by_stream, np.zeros((divided.es.streams, divided.es.segment_length + 1), np.uint8)
-        )
-        word = jnp.uint32(0)
-
-        def step(state: Any, tokens: Any, divided=divided, place=place, word=word) -> Any:
-            pace = evolve.pace(divided, 0)
-            return evolve.step(divided, VOCAB_SIZE, state, tokens, word, word, pace, place)
-
-        program = jax.jit(step).lower(state, tokens).compile().as_text()
-        row[f"bytes_{update}"] = crossing(program)
-        row[f"formula_{update}"] = formula(settings, VOCAB_SIZE, DEVICES, update == "sharded")
-        if update == "replicated":
-            two = stepper(settings, place, 1)
-    one = stepper(settings, None, 1)
-    weights = jax.tree.map(jnp.asarray, evolve.initial(settings, VOCAB_SIZE).weights)
-    times = medians(
-        {
-            "one": one,
-            "two": two,
-            "hash": lambda: hashing.compiled_lanes(weights).block_until_ready(),
-        },
-        repeats,
-    )
+    recipe, places = common.recipe_of(settings), {}
+    for way in WAYS:
+        distributed = dataclasses.replace(settings.distributed, devices=DEVICES, update=way)
+        places[way] = placement.choose(distributed, settings.es, 1)
+        row[f"bytes_{way}"] = crossing(program_of(recipe, places[way]))
+        row[f"formula_{way}"] = formula(recipe, DEVICES, way == "sharded")
+    weights = jax.tree.map(jnp.asarray, evolve.initial(recipe).weights)
+    functions = {
+        "one": stepper(recipe, None),
+        "two": stepper(recipe, places["replicated"]),
+        "hash": lambda: hashing.compiled_lanes(weights),
+    }
+    times = {name: median.seconds for name, median in common.medians(functions, repeats).items()}
     row["two_devices_over_one"] = times["two"] / times["one"]
     row["hash_over_logged_steps"] = times["hash"] / (times["one"] * settings.run.log_every)
     row["hash_over_step"] = times["hash"] / times["one"]
     return row
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--repeats", type=int, default=20, help="runs per figure (median)")
-    parser.add_argument("--config", nargs="+", default=CONFIGURATIONS, metavar="FILE")
-    arguments = parser.parse_args()
+# -- Predicted -------------------------------------------------------------------------------------
 
-    import jax
 
+@dataclasses.dataclass(frozen=True)
+class Links:
+    """What connects devices.
+
+    Attributes:
+      near: devices of one host. near_bandwidth, far_bandwidth: bytes/s that a device receives.
+      latency: seconds of a hop.
+    """
+
+    near: int = 8
+    near_bandwidth: float = 400e9
+    far_bandwidth: float = 45e9
+    latency: float = 8e-6
+
+
+def seconds(recipe: Recipe, devices: int, sharded: bool, links: Links) -> float:
+    """Of a step on so many devices."""
+    es, counted = recipe.es, plan.costs(recipe)
+    tokens = es.population * es.segment_length
+    arithmetic = counted.operations * tokens / devices / OPERATIONS_PER_S[es.votes]
+    update = UPDATE_SECONDS * counted.weights / (devices if sharded else 1)
+    entries = len(recipe.model.specs.tables) * tokens // 2 * recipe.model.vocab_size
+    update += entries * TABLE_BYTES / MEMORY_BYTES_PER_S
+    if devices == 1:
+        return arithmetic + update
+    passing = {"all-reduce": 2.0, "reduce-scatter": float(devices)}  # of the bytes in the formula
+    collectives = formula(recipe, devices, sharded)
+    crossing = sum(passing.get(kind, 1.0) * size for kind, size in collectives.items())
+    bandwidth = links.near_bandwidth if devices <= links.near else links.far_bandwidth
+    hops = math.ceil(math.log2(devices))
+    return arithmetic + update + crossing / bandwidth + len(collectives) * hops * links.latency
+
+
+def largest(settings: Config) -> Recipe:
+    """The recipe with its population doubled for as long as its votes fit int32."""
+    recipe = common.recipe_of(settings)
+    while True:
+        settings = common.with_fields(settings, "es", population=2 * settings.es.population)
+        try:
+            recipe = common.recipe_of(settings)
+        except UserError:
+            return recipe
+
+
+def predicted(name: str, settings: Config, devices: list[int]) -> list[dict[str, Any]]:
+    """Rows of a configuration: at its population and the largest one, on so many devices."""
     rows = []
-    for path in arguments.config:
-        settings = config.validate(config.load(path))
-        rows.append(row_of(Path(path).stem, settings, arguments.repeats))
-    machine = f"{jax.devices()[0].device_kind} x {jax.device_count()}, jax {jax.__version__}"
+    for recipe in dict.fromkeys((common.recipe_of(settings), largest(settings))):
+        alone = seconds(recipe, 1, False, Links())
+        for count in devices:
+            row = {"configuration": name, "population": recipe.es.population, "devices": count}
+            if recipe.es.streams % count == 0:  # otherwise they cannot be shared evenly
+                times = {way: seconds(recipe, count, way == "sharded", Links()) for way in WAYS}
+                best = min(times, key=lambda way: times[way])
+                efficiency = alone / count / times[best]
+                row |= {"update": best, "step_seconds": times[best], "efficiency": efficiency}
+            rows.append(row)
+    return rows
+
+
+def table(rows: list[dict[str, Any]], devices: list[int]) -> str:
+    """The predicted rows as docs/scaling.md has them."""
+    lines = ["| configuration | population | " + " | ".join(map(str, devices)) + " |"]
+    lines.append("|---" * (2 + len(devices)) + "|")
+    for first in range(0, len(rows), len(devices)):
+        cells = [
+            f"{row['efficiency']:.2f} ({row['update']}, {1e3 * row['step_seconds']:,.1f} ms)"
+            if "efficiency" in row
+            else "fewer streams than devices"
+            for row in rows[first : first + len(devices)]
+        ]
+        title = f"`{rows[first]['configuration']}` | {rows[first]['population']:,}"
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure or predict, and print."""
+    parser = common.parser(__doc__, repeats=20)
+    parser.add_argument("--config", nargs="+", metavar="FILE", help="configurations")
+    parser.add_argument("--predict", nargs="+", type=int, metavar="N", help="numbers of devices")
+    arguments = parser.parse_args()
+    shipped = PREDICTED if arguments.predict else MEASURED
+    files = arguments.config or [common.CONFIGS / f"{name}.yaml" for name in shipped]
+    chosen = [(Path(file).stem, config.load(file)) for file in files]
+    if arguments.predict:
+        rows = [row for pair in chosen for row in predicted(*pair, arguments.predict)]
+    else:
+        rows = [row_of(*pair, arguments.repeats) for pair in chosen]
     if arguments.json:
-        print(json.dumps({"machine": machine, "rows": rows}))
-        return
-    print(f"{machine}; medians of {arguments.repeats}")
-    for row in rows:
-        for key, value in row.items():
-            print(
-                f"  {key:<24} {value:.4f}" if isinstance(value, float) else f"  {key:<24} {value}"
-            )
+        print(json.dumps({"machine": common.machine(), "rows": rows}))
+    elif arguments.predict:
+        print(table(rows, arguments.predict))
+    else:
+        print(f"{common.machine()}; medians of {arguments.repeats}")
+        for key, value in ((key, value) for row in rows for key, value in row.items()):
+            shown = f"{value:.4f}" if isinstance(value, float) else value
+            print(f"  {key:<24} {shown}")
 
 
 if __name__ == "__main__":

@@ -24,10 +24,7 @@ import argparse
 import dataclasses
 import functools
 import json
-import platform
-import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,17 +35,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import breakdown, common
 from int_lm import config
 from int_lm.arithmetic import fixed
-from int_lm.config import Config, ModelConfig
-from int_lm.method import evolve, population
-from int_lm.model import params, perturb
-from int_lm.model.params import Role, Spec, Tree
-from int_lm.training import memory, plan
+from int_lm.config import Config
+from int_lm.method import bounds, evolve, population
+from int_lm.method.clock import Clock
+from int_lm.method.recipe import Recipe
+from int_lm.model import params, perturb, reading
+from int_lm.model.params import Parameters, Spec, Tree
+from int_lm.training import plan
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 SHAPES = ((64, 2, 2048, 50), (256, 4, 2048, 20))
-VOCAB_SIZE = 256
 PEAK_SHAPES = ((8192, 64, 64), (4096, 256, 256), (4096, 256, 1024), (4096, 1024, 256))
 COPY_BYTES = 1 << 26
 GPU_PEAK_SHAPES = ((65536, 256, 256), (65536, 1024, 1024), (16384, 8192, 8192))
@@ -60,53 +58,19 @@ Functions = dict[str, Callable[[], Any]]
 
 def recipes() -> dict[str, Config]:
     """The recipes by name; their sizes are replaced by those of a shape."""
-    default = config.load(CONFIGS / "quickstart.yaml")
-    default = dataclasses.replace(default, model=dataclasses.replace(default.model, direct=()))
     return {
-        "egg": Config(),
-        "rwkv": Config(model=ModelConfig(architecture="rwkv", ffn_multiple=2)),
-        "quickstart": default,
+        "egg": common.paper(),
+        "rwkv": common.paper(architecture="rwkv", ffn_multiple=2),
+        "quickstart": common.with_fields(common.shipped("quickstart"), "model", direct=()),
     }
 
 
 def sized(settings: Config, shape: Sequence[int], rank: int, chunk: int) -> Config:
-    """A recipe at (D, L, P, T)."""
+    """A configuration at (D, L, P, T)."""
     width, layers, members, segment = shape
-    model = dataclasses.replace(settings.model, width=width, layers=layers)
-    es = dataclasses.replace(
-        settings.es, population=members, segment_length=segment, rank=rank, chunk=chunk
-    )
-    return config.validate(dataclasses.replace(settings, model=model, es=es))
-
-
-@dataclasses.dataclass(frozen=True)
-class Median:
-    """Of several runs: seconds by the clock, and of processor time."""
-
-    seconds: float
-    cpu: float
-
-
-def medians(functions: Functions, repeats: int) -> dict[str, Median]:
-    """Medians of each function, taking turns, after one call that compiles.
-
-    As in training, scratch memory is kept from then on: otherwise what allocates more is slower.
-    """
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in functions}
-    for turn in range(repeats + 1):
-        if turn == 1:
-            memory.trim()
-            memory.keep()
-        for name, function in functions.items():
-            start, cpu = time.perf_counter(), time.process_time()
-            jax.block_until_ready(function())
-            if turn:
-                spent = time.perf_counter() - start, time.process_time() - cpu
-                times[name].append(spent)
-    return {
-        name: Median(*(statistics.median(column) for column in zip(*rows, strict=True)))
-        for name, rows in times.items()
-    }
+    settings = common.with_fields(settings, "model", width=width, layers=layers)
+    sizes = {"population": members, "segment_length": segment, "rank": rank, "chunk": chunk}
+    return common.with_fields(settings, "es", **sizes)
 
 
 def dots_of(shapes: Sequence[tuple[int, int, int]]) -> Callable[[], Any]:
@@ -125,117 +89,129 @@ def machine_rates(repeats: int) -> tuple[float, float]:
     gpu = jax.default_backend() == "gpu"
     best = 0.0
     for shape in GPU_PEAK_SHAPES if gpu else PEAK_SHAPES:
-        median = medians({"dot": dots_of([shape])}, 4 * repeats)["dot"]
+        median = common.medians({"dot": dots_of([shape])}, 4 * repeats)["dot"]
         best = max(best, 2 * int(np.prod(shape)) / median.seconds / 1e9)
     size = GPU_COPY_BYTES if gpu else COPY_BYTES
     block = jnp.zeros(size, jnp.int8)
     copy = jax.jit(lambda x: x ^ jnp.int8(1))
-    seconds = medians({"copy": lambda: copy(block)}, 2 * repeats)["copy"].seconds
+    seconds = common.medians({"copy": lambda: copy(block)}, 2 * repeats)["copy"].seconds
     return best, 2 * size / seconds / 1e9
 
 
-def trained_like(specs: Tree, weights: Tree) -> Tree:
-    """Weights with what starts at zero filled in: zeros would make activations, and work, easy."""
+def trained_like(recipe: Recipe, state: evolve.State) -> evolve.State:
+    """The network with what starts at zero filled in: zeros would make activations, and work, easy.
+
+    Context tables stay as they are.
+    """
     generator = np.random.default_rng(1)
 
     def leaf(spec: Spec, weight: jax.Array) -> jax.Array:
-        if spec.init == 0 and spec.role is not Role.DIRECT:
+        if spec.init == 0:
             return jnp.asarray(generator.integers(-16, 17, weight.shape, dtype=np.int8))
         return weight
 
-    return params.map_leaves(leaf, specs, weights)
+    network = params.map_leaves(leaf, recipe.model.specs.network, state.network)
+    return dataclasses.replace(state, network=network)
 
 
-def functions_of(settings: Config) -> tuple[Functions, jax.stages.Compiled]:
-    """The compiled parts of a configuration's step, by name, ready to be called; the whole step."""
-    settings = population.chunked(settings)
-    es = settings.es
-    specs = evolve.specs_of(settings, VOCAB_SIZE)
-    state = evolve.initial(settings, VOCAB_SIZE)
-    state = dataclasses.replace(state, weights=trained_like(specs, state.weights))
-    generator = np.random.default_rng(0)
-    tokens_ST = generator.integers(
-        1, VOCAB_SIZE, (es.streams, es.segment_length + 1), dtype=np.uint8
-    )
-    # arguments, not constants, which the compiler would fold into ready-made noise
-    seed, number, pace = np.uint32(0), np.uint32(0), evolve.pace(settings, 0)
+def functions_of(recipe: Recipe) -> tuple[Functions, jax.stages.Compiled]:
+    """The compiled parts of a recipe's step, by name, ready to be called; the whole step."""
+    state = trained_like(recipe, evolve.initial(recipe))
+    tokens_ST, values = common.tokens_of(recipe), evolve.values(recipe, 0)
+    # an argument, not a constant, which the compiler would fold into ready-made noise
+    clock = Clock(np.uint32(0), np.uint32(0))  # type: ignore[arg-type]
+    chunks_C = population.all_chunks(recipe)
 
-    def forward(members_of: Callable[[Any], Tree], state: Tree, tokens_ST: Any):
+    def forward(members_of: Callable[[Any], Parameters], state: Tree, tokens_ST: Any):
         """Every chunk's reading, by the members that a function of its number gives."""
 
         def one_chunk(chunk: Any, arguments: tuple[Tree, Any]):
             state, tokens_ST = arguments
-            tokens_PT = jnp.repeat(tokens_ST, es.members_per_stream, axis=0)
-            return population.read(settings.model, members_of(chunk), state, tokens_PT), ()
+            tokens_PT = jnp.repeat(tokens_ST, recipe.es.members_per_stream, axis=0)
+            return reading.read(recipe.model, members_of(chunk), state, tokens_PT), ()
 
-        tokens = tokens_ST.reshape(population.chunks(es), -1, tokens_ST.shape[1])
-        members = population.split_members(population.chunks(es), state)
-        return population.over_chunks(one_chunk, population.all_chunks(es), (members, tokens))
+        tokens = tokens_ST.reshape(len(chunks_C), -1, tokens_ST.shape[1])
+        members = population.split_members(len(chunks_C), state)
+        return population.over_chunks(one_chunk, chunks_C, (members, tokens))
 
     @jax.jit
-    def inference(weights: Tree, state: Tree, tokens_ST: Any):
+    def inference(weights: Parameters, state: Tree, tokens_ST: Any):
         return forward(lambda chunk: perturb.unperturbed(weights), state, tokens_ST)
 
     @jax.jit
-    def perturbed(weights: Tree, state: Tree, tokens_ST: Any, seed: Any, number: Any):
-        def members_of(chunk: Any) -> Tree:
-            return params.map_leaves(
-                lambda _, value, noise: perturb.perturbed(es, value, noise),
-                specs,
-                weights,
-                population.chunk_noise(es, specs, seed, number, chunk),
-            )
+    def perturbed(weights: Parameters, state: Tree, tokens_ST: Any, clock: Clock):
+        def members_of(chunk: Any) -> Parameters:
+            return population.perturbed(recipe, weights, population.noise(recipe, clock, chunk))
 
         return forward(members_of, state, tokens_ST)
 
     @jax.jit
-    def noise(seed: Any, number: Any):
+    def noise(clock: Clock):
         def one_chunk(chunk: Any, _: Any):
-            return population.chunk_noise(es, specs, seed, number, chunk), ()
+            return population.noise(recipe, clock, chunk), ()
 
-        every = population.all_chunks(es)
-        return population.over_chunks(one_chunk, every, every)
+        return population.over_chunks(one_chunk, chunks_C, chunks_C)
 
-    voting = jax.jit(functools.partial(population.scores, settings, specs))
-    update = jax.jit(functools.partial(evolve.learn, es, specs))
-    moving = jax.tree.map(jnp.copy, state)  # its tables of direct connections change in place
-    rest = tokens_ST, seed, number, pace
-    program = evolve.jitted_step(settings, VOCAB_SIZE).lower(*evolve.split(moving), *rest).compile()
+    voting = jax.jit(functools.partial(population.outcome, recipe))
+    update = jax.jit(functools.partial(evolve.moved, recipe))
+    moving = jax.tree.map(jnp.copy, state)  # its context tables change in place
+    rest = tokens_ST, clock, values
+    program = evolve.jitted_step(recipe).lower(*evolve.donated(moving), *rest).compile()
 
     def step() -> Any:
         nonlocal moving
-        moving, metrics = program(*evolve.split(moving), *rest)
+        moving, metrics = program(*evolve.donated(moving), *rest)
         return metrics
 
-    ballots = {
+    generator = np.random.default_rng(0)
+    votes = {
         path: jax.device_put(generator.integers(-999, 999, spec.full_shape, dtype=np.int32))
-        for path, spec in params.flatten(params.without_direct(specs))
+        for path, spec in params.flatten(recipe.model.specs.network)
     }
-    fitness_I = jnp.ones(es.population // 2, jnp.int8)
-    dots = dots_of([(es.chunk, inputs, outputs) for outputs, inputs in plan.matrices(specs)])
+    result = evolve.PopulationResult(
+        scores_P=jnp.zeros(recipe.es.population, jnp.int32),
+        fitness_I=jnp.ones(recipe.es.population // 2, jnp.int8),
+        members=state.members,
+        votes=votes,
+        tables=evolve.Tables(),
+    )
+    dots = dots_of([(recipe.chunk, *shape) for shape in matrices(recipe)])
     read = state.weights, state.members, tokens_ST
+    # without context tables, of which the update of weights changes nothing
+    network = dataclasses.replace(state, tables=evolve.Tables())
     functions = {
         "inference": lambda: inference(*read),
-        "perturbed": lambda: perturbed(*read, seed, number),
-        "voting": lambda: voting(*read, seed, number, population.all_chunks(es)),
+        "perturbed": lambda: perturbed(*read, clock),
+        "voting": lambda: voting(*read, clock, chunks_C),
         "step": step,
-        "noise": lambda: noise(seed, number),
-        "update": lambda: update(state, ballots, fitness_I, seed, number, pace),
+        "noise": lambda: noise(clock),
+        "update": lambda: update(network, result, clock, values),
         "dots": lambda: [dots() for _ in range(DOT_TURNS)],
     }
     return functions, program
 
 
+def matrices(recipe: Recipe) -> list[tuple[int, int]]:
+    """(inputs, outputs) of every matrix that activations pass, one for each layer."""
+    return [
+        (spec.shape[1], spec.shape[0])
+        for _, spec in params.flatten(recipe.model.specs.network)
+        if spec.role in bounds.MATRICES
+        for _ in range(max(1, spec.layers))
+    ]
+
+
 def row_of(name: str, settings: Config, peak: float, copy: float, repeats: int) -> dict[str, Any]:
     """One row: rates, ratios, floors and memory of a configuration."""
-    model, es = settings.model, population.chunked(settings).es
-    functions, program = functions_of(settings)
-    times = medians(functions, repeats)
+    recipe = common.recipe_of(settings)
+    model, es = settings.model, settings.es
+    functions, program = functions_of(recipe)
+    times = common.medians(functions, repeats)
     memory = program.memory_analysis()
     tokens = es.population * es.segment_length
-    costs = plan.costs(settings, VOCAB_SIZE)
+    costs = plan.costs(recipe)
     operations = costs.inference_operations * tokens
-    turns = tokens / es.chunk / DOT_TURNS  # of the dots, for as many tokens
+    turns = tokens / recipe.chunk / DOT_TURNS  # of the dots, for as many tokens
 
     def rate(part: str) -> float:
         return tokens / times[part].seconds
@@ -253,7 +229,7 @@ def row_of(name: str, settings: Config, peak: float, copy: float, repeats: int) 
         "population": es.population,
         "segment_length": es.segment_length,
         "rank": es.rank,
-        "chunk": es.chunk,
+        "chunk": recipe.chunk,
         "weights": costs.weights,
         "inference_tokens_per_s": rate("inference"),
         "perturbed_tokens_per_s": rate("perturbed"),
@@ -286,12 +262,6 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(f"{name:<30}" + "".join(cell(row[name]) for row in rows) for name in rows[0])
 
 
-def machine() -> str:
-    """What the figures are of: processor, device and version of JAX."""
-    device = jax.devices()[0]
-    return f"{platform.machine()}, {device.platform} {device.device_kind}, jax {jax.__version__}"
-
-
 def progress(row: dict[str, Any]) -> str:
     """One line that says how far the benchmark is, and the row's first figures."""
     return (
@@ -304,10 +274,7 @@ def progress(row: dict[str, Any]) -> str:
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--repeats", type=int, default=5, help="runs per figure (median)")
+    parser = common.parser(__doc__, repeats=5)
     parser.add_argument("--recipe", nargs="+", default=list(recipes()), choices=list(recipes()))
     parser.add_argument(
         "--shape",
@@ -326,9 +293,7 @@ def main() -> None:
     """Measure and print."""
     arguments = parse()
     if arguments.config:
-        chosen = [
-            (Path(path).stem, config.validate(config.load(path))) for path in arguments.config
-        ]
+        chosen = [(Path(path).stem, config.load(path)) for path in arguments.config]
     else:
         shapes = [tuple(map(int, shape.split(","))) for shape in arguments.shape or ()] or SHAPES
         chosen = [
@@ -338,24 +303,20 @@ def main() -> None:
             for rank in arguments.rank
         ]
     peak, copy = machine_rates(arguments.repeats)
-    rows = []
-    for row in chosen:
-        rows.append(row_of(*row, peak, copy, arguments.repeats))
+    rows, profiles = [], []
+    for name, settings in chosen:
+        rows.append(row_of(name, settings, peak, copy, arguments.repeats))
         print(progress(rows[-1]), file=sys.stderr, flush=True)
-    profiles = []
-    if arguments.profile:
-        import breakdown
-
-        for name, settings in chosen:
-            functions, program = functions_of(settings)
-            jax.block_until_ready(functions["step"]())
-            parts = breakdown.of_call(functions["step"], program.as_text())
-            profiles.append({"recipe": name, "width": settings.model.width, "parts": parts})
+    for name, settings in chosen if arguments.profile else ():
+        functions, program = functions_of(common.recipe_of(settings))
+        jax.block_until_ready(functions["step"]())
+        parts = breakdown.of_call(functions["step"], program.as_text() or "")
+        profiles.append({"recipe": name, "width": settings.model.width, "parts": parts})
     if arguments.json:
-        found = {"machine": machine(), "python": platform.python_version(), "rows": rows}
+        found = {"machine": common.machine(), "rows": rows}
         print(json.dumps(found | ({"profiles": profiles} if profiles else {})))
         return
-    print(f"{machine()}, Python {platform.python_version()}; medians of {arguments.repeats}")
+    print(f"{common.machine()}; medians of {arguments.repeats}")
     print(table(rows))
     for profile in profiles:
         print(f"\n{profile['recipe']}, width {profile['width']}: share of a step's time")

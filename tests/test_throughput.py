@@ -1,4 +1,4 @@
-"""The benchmarks of speed: they run, and their rows carry what the design promises."""
+"""The benchmarks: they run, and their rows carry what the design promises."""
 
 import importlib
 import json
@@ -61,3 +61,50 @@ def test_every_kernel_beside_jax(run_command) -> None:
     assert kinds == {"dot", *kernels}
     assert rows["linear head 8 x 256, rank 2"]["kernel_gops"] > 0
     assert all(row["kernel_over_jax"] > 0 for row in rows.values())
+
+
+@pytest.mark.slow
+def test_learning_curves_beside_the_entropies(run_command, tmp_path) -> None:
+    text, rows = tmp_path / "text.txt", tmp_path / "rows.jsonl"
+    text.write_text("to be or not to be, that is the question\n" * 500)
+    flags = "--text", text, "--seconds", "1", "--recipe", "default", "--json", "--out", rows
+    small = "--set", "model.direct_bits=8", "es.population=16", "model.width=8", "run.steps=100"
+    done = run_command("benchmarks/learning.py", *map(str, flags), *small, timeout=600)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["heldout_bytes"] == 2050
+    (row,) = found["rows"]
+    assert (row["recipe"], row["seed"], row["at"]) == ("default", 0, 1)
+    assert row["step"] > 1 and row["tokens"] == row["step"] * 16 * 16
+    assert row["bits_per_byte"] < found["entropies"]["unigram"]
+    assert json.loads(rows.read_text()) == row
+
+
+@pytest.mark.slow
+def test_votes_of_units_are_nearer_to_the_gradient_than_plain_ones(run_command, tmp_path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("to be or not to be, that is the question\n" * 500)
+    flags = "--text", str(text), "--steps", "0", "--draws", "2", "--json", "--set"
+    small = "model.width=16", "es.population=64", "es.segment_length=8"
+    done = run_command("benchmarks/estimators.py", *flags, *small, timeout=600)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)["rows"]
+    nearness = {(row["estimator"], row["tensor"]): row["gradient"] for row in rows}
+    assert {name for name, _ in nearness} == {"plain", "trace", "unit"}
+    for tensor in ("head", "layers/channel_value"):
+        assert nearness["unit", tensor] > nearness["plain", tensor] > -1
+
+
+@pytest.mark.slow
+def test_collectives_of_two_devices_are_those_of_the_formula(run_command, tmp_path) -> None:
+    small = tmp_path / "small.yaml"
+    small.write_text(
+        "model: {width: 8, direct: [1], direct_bits: 8}\nes: {population: 16, segment_length: 4}\n"
+    )
+    flags = "--config", str(small), "--repeats", "1", "--json"
+    done = run_command("benchmarks/scaling.py", *flags, timeout=600)
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(done.stdout)["rows"]
+    for way in ("replicated", "sharded"):
+        assert row[f"bytes_{way}"].keys() == row[f"formula_{way}"].keys()
+    assert row["two_devices_over_one"] > 0

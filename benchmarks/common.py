@@ -1,0 +1,157 @@
+"""What the benchmarks share: options, recipes, medians of functions in turns, other processes.
+
+Every program puts the repository on its path before it imports anything of it, so that it runs
+from a clone with nothing but int_lm's dependencies installed.
+"""
+
+import argparse
+import dataclasses
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import jax
+import numpy as np
+
+from int_lm import config
+from int_lm.config import Config
+from int_lm.method import population, recipe
+from int_lm.method.recipe import Recipe
+from int_lm.training import memory
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = ROOT / "configs"
+VOCAB_SIZE = 256  # bytes
+
+
+def parser(doc: str | None, *, repeats: int = 0) -> argparse.ArgumentParser:
+    """A command line with `--json` and, unless 0, the default of `--repeats`."""
+    raw = argparse.RawDescriptionHelpFormatter
+    made = argparse.ArgumentParser(description=doc, formatter_class=raw)
+    made.add_argument("--json", action="store_true", help="print one JSON object")
+    if repeats:
+        made.add_argument("--repeats", type=int, default=repeats, help="runs per figure (median)")
+    return made
+
+
+def machine() -> str:
+    """What the figures are of: processor, device and versions."""
+    device, count = jax.devices()[0], jax.device_count()
+    kind = device.device_kind if count == 1 else f"{device.device_kind} x {count}"
+    python = platform.python_version()
+    return f"{platform.machine()}, {device.platform} {kind}, jax {jax.__version__}, Python {python}"
+
+
+# -- Recipes ---------------------------------------------------------------------------------------
+
+
+def shipped(name: str) -> Config:
+    """The configuration configs/`name`.yaml."""
+    return config.load(CONFIGS / f"{name}.yaml")
+
+
+def with_fields(settings: Config, section: str, **fields: Any) -> Config:
+    """The configuration with other values of some fields of a section."""
+    changed = dataclasses.replace(getattr(settings, section), **fields)
+    return dataclasses.replace(settings, **{section: changed})
+
+
+def paper(**model: Any) -> Config:
+    """The paper's recipe at the sizes for CPUs that configs/paper_egg.yaml names.
+
+    Args:
+      model: other values of fields of the model.
+    """
+    settings = with_fields(shipped("paper_egg"), "model", **{"width": 64, "layers": 2} | model)
+    sizes = {"population": 2048, "segment_length": 50, "noise": "rademacher", "chunk": 0}
+    return with_fields(settings, "es", **sizes)
+
+
+def recipe_of(settings: Config, vocab_size: int = VOCAB_SIZE, devices: int = 1) -> Recipe:
+    """The recipe of a configuration, in the chunks that a step on so many devices uses."""
+    return population.chunked(recipe.of(config.validate(settings), vocab_size), devices)
+
+
+def tokens_of(recipe: Recipe) -> np.ndarray:
+    """A step's tokens at random, without separators: uint8 or uint16 [S, T+1]."""
+    shape = recipe.es.streams, recipe.es.segment_length + 1
+    vocab_size = recipe.model.vocab_size
+    dtype = np.uint8 if vocab_size <= 256 else np.uint16
+    return np.random.default_rng(0).integers(1, vocab_size, shape, dtype=dtype)
+
+
+# -- Time ------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Median:
+    """Of several calls: seconds by the clock, and of processor time."""
+
+    seconds: float
+    cpu: float
+
+
+def medians(functions: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, Median]:
+    """Medians of each function, taking turns, after one call that compiles.
+
+    As in training, scratch memory is kept from then on: otherwise what allocates more is slower.
+    """
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in functions}
+    for turn in range(repeats + 1):
+        if turn == 1:
+            memory.trim()
+            memory.keep()
+        for name, function in functions.items():
+            start, cpu = time.perf_counter(), time.process_time()
+            jax.block_until_ready(function())
+            if turn:
+                spent = time.perf_counter() - start, time.process_time() - cpu
+                times[name].append(spent)
+    return {
+        name: Median(*(statistics.median(column) for column in zip(*rows, strict=True)))
+        for name, rows in times.items()
+    }
+
+
+# -- Processes -------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """A command that has ended: its seconds, and the most bytes that were resident."""
+
+    seconds: float
+    peak: int
+
+
+def run(arguments: Sequence[str], output: IO[Any]) -> Finished:
+    """A command of this project, in a process of its own; what it prints goes to `output`.
+
+    Args:
+      arguments: of Python: a file, or "-m" and a module, and what they take.
+
+    Raises:
+      SystemExit: it failed.
+    """
+    start = time.perf_counter()
+    process = subprocess.Popen([sys.executable, *arguments], cwd=ROOT, stdout=output)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
+        raise SystemExit(f"{' '.join(arguments[:2])} ended with {process.returncode}")
+    return Finished(time.perf_counter() - start, memory.peak(usage))
+
+
+def train(*arguments: str) -> tuple[str, Finished]:
+    """What `train.py` printed with these arguments, and what it took."""
+    with tempfile.TemporaryFile("w+") as output:
+        finished = run(["train.py", *arguments], output)
+        output.seek(0)
+        return output.read(), finished
