@@ -207,7 +207,7 @@ def test_outer(shape: tuple[int, int, int], extreme: bool, avx2_only: bool) -> N
 @built
 @pytest.mark.parametrize("avx2_only", PATHS)
 def test_outer_is_exact_up_to_the_bound_of_int32(avx2_only: bool) -> None:
-    """The longest sum of equal signs that `config.validate` allows, and no wrap."""
+    """The longest sum of equal signs that `recipe.of` allows, and no wrap."""
     terms = (2**31 - 1) // 127**2
     ones = np.full((terms, 1), 127, np.int8)
     both = np.concatenate([ones, -ones], axis=1)

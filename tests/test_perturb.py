@@ -179,7 +179,7 @@ def test_members_of_a_pair_stand_on_both_sides_of_the_bare_weight():
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("rank", [1, 3])
 def test_the_largest_perturbation_that_config_allows_is_exact(kind: str, rank: int):
-    """The bound of `config.validate`, N R 127 max|A| max|B| < 2^31, with all at their most."""
+    """The bound of `recipe.of`, N R 127 max|A| max|B| < 2^31, with all at their most."""
     es = EsConfig(noise=kind, rank=rank, sigma_shift=0)
     most = limits.noise_max(es)
     inputs = min(
