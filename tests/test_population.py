@@ -1,4 +1,7 @@
-"""The population: every member equals the one that the oracle runs alone, whatever is beside it."""
+"""The population: every member equals the one that the oracle runs alone, whatever is beside it.
+
+Scores and states of whole steps, in chunks of several sizes, are those of test_step.py.
+"""
 
 import dataclasses
 import functools
@@ -10,7 +13,7 @@ import oracle
 import presets
 import pytest
 
-from int_lm.config import Config, EsConfig, ModelConfig, RunConfig
+from int_lm.config import Config, EsConfig, ModelConfig
 from int_lm.method import evolve, population
 from int_lm.method.clock import Clock
 from int_lm.method.estimator import Noise
@@ -124,32 +127,6 @@ def test_population_equals_single_members_for_every_role(role: Role, rank: int):
         _, readings = oracle.read(MODEL, member, state, segment.tolist())
         assert together[:, p].tolist() == [reading.log_likelihood for reading in readings]
     assert len(set(map(tuple, together.T.tolist()))) > 3, "the perturbation changed no member"
-
-
-@pytest.mark.parametrize("kind, members_per_stream", [("rademacher", 2), ("gaussian", 4)])
-def test_scores_equal_the_oracle(kind: str, members_per_stream: int):
-    """Scores and states of members that start in the middle of a stream and share it."""
-    es = dataclasses.replace(ES, noise=kind, members_per_stream=members_per_stream)
-    weights, state, tokens = inputs_of(es)
-    scores_P, following = scores(es, weights, state, tokens)
-    assert scores_P.dtype == jnp.int32 and following["cell"].dtype == jnp.int8
-    config, plain = Config(model=MODEL, es=es, run=RunConfig(seed=SEED)), oracle.plain(weights)
-    for p in range(es.population):
-        member = oracle.member_weights(config, VOCABULARY, plain, SEED, STEP, p)
-        stream = tokens[p // members_per_stream].tolist()
-        start = {"cell": state["cell"][:, p].tolist()}
-        end, readings = oracle.read(MODEL, member, start, stream, padded=True)
-        assert int(scores_P[p]) == sum(reading.log_likelihood for reading in readings)
-        assert following["cell"][:, p].tolist() == end["cell"]
-
-
-@pytest.mark.parametrize("chunk", [2, 4, 8])
-def test_chunks_of_every_size_give_the_same_bits(chunk: int):
-    """Chunking bounds memory and changes neither scores nor states."""
-    weights, state, tokens = inputs_of(ES)
-    whole = scores(ES, weights, state, tokens)
-    chunked = scores(dataclasses.replace(ES, chunk=chunk), weights, state, tokens)
-    jax.tree.map(np.testing.assert_array_equal, chunked, whole)
 
 
 @pytest.mark.parametrize(
