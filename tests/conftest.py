@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import hypothesis
@@ -23,6 +23,19 @@ hypothesis.settings.register_profile("house", deadline=None, derandomize=True, d
 hypothesis.settings.load_profile("house")
 
 RunCommand = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(autouse=True)
+def compiler(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Compilation without most optimisations: it takes longer than most of what is computed here.
+
+    The bits are the same with and without. Tests marked `optimised` have all of them.
+    """
+    before = jax.config.read("jax_disable_most_optimizations")
+    quick = request.node.get_closest_marker("optimised") is None
+    jax.config.update("jax_disable_most_optimizations", quick)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture

@@ -1,8 +1,13 @@
-"""Configurations that tests begin with: the paper's recipe, at its sizes or at small ones."""
+"""Configurations and recipes that tests begin with."""
 
 from typing import Any
 
-from int_lm.config import EsConfig, ModelConfig
+from int_lm import config as configuration, plugins
+from int_lm.config import Config, EsConfig, ModelConfig
+from int_lm.method import recipe
+from int_lm.method.recipe import Recipe
+
+STOCHASTIC = "plugins.stochastic:STOCHASTIC"  # an update that is a plug-in
 
 PAPER_ES: dict[str, Any] = {
     "population": 2048,
@@ -23,3 +28,9 @@ def paper_es(**fields: Any) -> EsConfig:
 def egg(**fields: Any) -> ModelConfig:
     """The section `model` with the paper's architecture."""
     return ModelConfig(**({"architecture": "egg"} | fields))
+
+
+def resolved(config: Config, vocab_size: int) -> Recipe:
+    """The recipe of a configuration that is possible; its plug-ins are trusted."""
+    plugins.trust_settings(config)
+    return recipe.of(configuration.validate(config), vocab_size)

@@ -7,12 +7,15 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import presets
 import pytest
 
-from int_lm import config as configuration
 from int_lm.config import Config, EsConfig, ModelConfig
 from int_lm.measure import diagnose
 from int_lm.method import evolve, population
+from int_lm.method.clock import Clock
+from int_lm.method.evolve import State
+from int_lm.method.recipe import Recipe
 from int_lm.model import hashing, params
 
 VOCABULARY = 11
@@ -23,29 +26,26 @@ RECIPES = [
 ]
 
 
-def tiny(architecture: str, es: dict, **model) -> Config:
-    """A small configuration."""
-    return configuration.validate(
-        Config(
-            model=ModelConfig(
-                architecture=architecture, width=8, layers=2, ffn_multiple=2, **model
-            ),
-            es=EsConfig(population=16, segment_length=4, sigma_shift=2, **es),
-        )
+def tiny(architecture: str, es: dict) -> Recipe:
+    """A small recipe."""
+    config = Config(
+        model=ModelConfig(architecture=architecture, width=8, layers=2, ffn_multiple=2),
+        es=presets.paper_es(population=16, segment_length=4, sigma_shift=2, **es),
     )
+    return presets.resolved(config, VOCABULARY)
 
 
-def trained(config: Config, steps: int = 3) -> evolve.State:
+def trained(recipe: Recipe, steps: int = 3) -> State:
     """The state after some steps on random tokens."""
-    state, step = evolve.initial(config, VOCABULARY), evolve.compiled_step(config, VOCABULARY)
-    for number in range(steps):
-        state, _ = step(state, tokens_of(number), number)
+    state, compiled = evolve.initial(recipe), evolve.compiled_step(recipe)
+    for step in range(steps):
+        state, _ = compiled(state, tokens_of(step), step)
     return state
 
 
-def tokens_of(number: int) -> np.ndarray:
+def tokens_of(step: int) -> np.ndarray:
     """Tokens of a step, uint8 [S, T+1]."""
-    return np.random.default_rng(number).integers(0, VOCABULARY, (8, 5)).astype(np.uint8)
+    return np.random.default_rng(step).integers(0, VOCABULARY, (8, 5)).astype(np.uint8)
 
 
 @pytest.mark.slow
@@ -56,53 +56,41 @@ def test_halves_add_up_to_the_votes_of_the_step(architecture: str, es: dict, chu
 
     For plain votes with sign fitness, and for all others: a half's fitness is its own.
     """
-    config = tiny(architecture, es)
-    state, tokens = trained(config), jnp.asarray(tokens_of(3))
-    specs = evolve.specs_of(config, VOCABULARY)
-    half = dataclasses.replace(config, es=dataclasses.replace(config.es, chunk=chunk))
+    recipe = tiny(architecture, es)
+    state, tokens = trained(recipe), jnp.asarray(tokens_of(3))
+    halved = dataclasses.replace(recipe, chunk=chunk)
     parts = population.split_members(2, state.members)
-    half_of = jax.jit(functools.partial(diagnose._half, half, specs))
-    word = jnp.uint32(3)
+    half_of = jax.jit(functools.partial(diagnose._half, halved))
+    clock = Clock(jnp.uint32(recipe.settings.run.seed), jnp.uint32(3))
     signs = [
         half_of(
             state.weights,
-            jax.tree.map(lambda leaf, number=number: leaf[number], parts),
-            tokens.reshape(2, 4, 5)[number],
-            jnp.uint32(config.run.seed),
-            word,
-            jnp.int32(number),
+            jax.tree.map(lambda leaf, half=half: leaf[half], parts),
+            tokens.reshape(2, 4, 5)[half],
+            clock,
+            jnp.int32(half),
         )[0]
-        for number in (0, 1)
+        for half in (0, 1)
     ]
 
-    @jax.jit
-    def whole(state, tokens):
-        seed, chunks_C = jnp.uint32(config.run.seed), population.all_chunks(config.es)
-        from int_lm.method import fitness, voting
-
-        scores_P, _, ballots, _ = population.scores(
-            config,
-            specs,
-            state.weights,
-            state.members,
-            tokens,
-            seed,
-            word,
-            population.all_chunks(config.es),
-        )
-        fitness_I = fitness.fitness(config.es, scores_P)
-        return ballots | voting.plain_votes(config.es, specs, fitness_I, seed, word, chunks_C)
-
-    ballots = whole(state, tokens)
-    assert set(ballots) == set(signs[0]) == {path for path, _ in params.flatten(specs)}
+    whole = jax.jit(functools.partial(evolve.population_result, recipe))
+    votes = whole(
+        population.all_chunks(recipe),
+        state.weights,
+        state.tables.counts,
+        state.members,
+        tokens,
+        clock,
+    ).votes
+    assert set(votes) == set(signs[0]) == set(recipe.model.specs.by_path())
     agreed = 0
-    for path, ballot in ballots.items():
+    for path, sums in votes.items():
         same = np.asarray(signs[0][path]) * np.asarray(signs[1][path]) > 0
         np.testing.assert_array_equal(
-            np.sign(np.asarray(ballot))[same], np.asarray(signs[0][path])[same]
+            np.sign(np.asarray(sums))[same], np.asarray(signs[0][path])[same]
         )
         agreed += int(same.sum())
-    counts = diagnose.count(config, VOCABULARY, state, tokens_of(3), 3)
+    counts = diagnose.count(recipe, state.weights, state.members, tokens_of(3), 3)
     assert sum(counts.agreeing.values()) == agreed > 0
 
 
@@ -125,11 +113,11 @@ def test_summary_makes_shares_and_bits_of_the_counts():
 @pytest.mark.parametrize(("architecture", "es"), RECIPES)
 def test_histograms_count_every_value_of_every_layer(architecture: str, es: dict):
     """One count a member and input; a fresh state's recurrent inputs are 0; nothing is changed."""
-    config = tiny(architecture, es)
-    state = evolve.initial(config, VOCABULARY)
+    recipe = tiny(architecture, es)
+    state = evolve.initial(recipe)
     before = hashing.weights_hash(state.weights)
-    counts = diagnose.count(config, VOCABULARY, state, tokens_of(0), 0)
-    specs = dict(params.flatten(evolve.specs_of(config, VOCABULARY)))
+    counts = diagnose.count(recipe, state.weights, state.members, tokens_of(0), 0)
+    specs = dict(params.flatten(recipe.model.specs.network))
     for path, histogram in counts.histograms.items():
         inputs = specs[path].shape[-1]
         np.testing.assert_array_equal(histogram.sum(axis=1), [16 * inputs] * 2)
@@ -145,17 +133,16 @@ def test_histograms_count_every_value_of_every_layer(architecture: str, es: dict
 
 def test_votes_of_a_learnable_text_agree_more_than_noise():
     """On a text of one repeated token the exact readout's halves agree; pure chance would not."""
-    config = tiny("rwkv", RECIPES[2][1])
-    state = evolve.initial(config, VOCABULARY)
+    recipe = tiny("rwkv", RECIPES[2][1])
+    state = evolve.initial(recipe)
     tokens = np.full((8, 5), 7, np.uint8)
-    summary = diagnose.summary(diagnose.count(config, VOCABULARY, state, tokens, 0))
+    counts = diagnose.count(recipe, state.weights, state.members, tokens, 0)
+    summary = diagnose.summary(counts)
     assert summary["vote_agreement"]["head"] > 0.9
 
 
 def test_a_population_of_one_stream_cannot_be_halved():
     """Members that share a stream stay together, so two streams are needed."""
-    one = Config(es=EsConfig(population=8, members_per_stream=8))
-    assert not diagnose.possible(one)
-    assert diagnose.possible(Config(es=EsConfig(population=8, members_per_stream=4)))
-    three = Config(es=EsConfig(population=6, members_per_stream=2))
-    assert not diagnose.possible(three)
+    assert not diagnose.possible(EsConfig(population=8, members_per_stream=8))
+    assert diagnose.possible(EsConfig(population=8, members_per_stream=4))
+    assert not diagnose.possible(EsConfig(population=6, members_per_stream=2))

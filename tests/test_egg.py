@@ -6,17 +6,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import oracle
+import presets
 import pytest
 
-from int_lm.config import ModelConfig
-from int_lm.method import population
-from int_lm.model import egg, layers, params, perturb
+from int_lm.model import egg, layers, params, perturb, reading
+from int_lm.model.language_model import LanguageModel
+from int_lm.model.params import Parameters
 from int_lm.model.perturb import Weight
 
 WIDTH, VOCABULARY = 8, 11
-MODEL = ModelConfig(width=WIDTH, layers=2)
+MODEL = presets.egg(width=WIDTH, layers=2)
 step = jax.jit(egg.step)
-read = functools.partial(jax.jit(population.read, static_argnums=0), MODEL)
+LANGUAGE_MODEL = LanguageModel(MODEL, VOCABULARY)
+read = functools.partial(jax.jit(reading.read, static_argnums=0), LANGUAGE_MODEL)
 
 
 def extreme(random: np.random.Generator, shape: tuple[int, ...], most: int = 127) -> np.ndarray:
@@ -46,7 +48,7 @@ def bare_member(weights: params.Tree) -> dict:
 def test_specs_are_the_tensors_of_the_equations():
     """Paths, shapes, layers and numbers agree with the oracle's table."""
     specs = egg.specs(MODEL, VOCABULARY)
-    numbers = dict(params.flatten(params.tensor_ids(specs)))
+    numbers = params.tensor_ids(Parameters(specs))
     expected = oracle.tensors(MODEL, VOCABULARY)
     assert list(numbers) == list(expected)
     for path, spec in params.flatten(specs):
@@ -87,7 +89,7 @@ def test_cell_and_block_equal_the_oracle(most: int):
 def test_step_equals_the_oracle(seed: int, most: int):
     """State and logits of several members over several tokens, a separator among them."""
     weights = weights_of(seed, most)
-    members, bare = perturb.unperturbed(weights), bare_member(weights)
+    members, bare = perturb.unperturbed(Parameters(weights)).network, bare_member(weights)
     state = {"cell": jnp.asarray(extreme(np.random.default_rng(seed), (2, 3, WIDTH)))}
     plain = [{"cell": state["cell"][:, p].tolist()} for p in range(3)]
     kinds = oracle.tensors(MODEL, VOCABULARY).items()
@@ -109,7 +111,9 @@ def test_step_equals_the_oracle(seed: int, most: int):
 def log_likelihoods(weights: params.Tree, tokens_PT: np.ndarray, state=None) -> np.ndarray:
     """[T, P] of the bare model, from a document's start unless told."""
     state = state or egg.initial_state(MODEL, len(tokens_PT))
-    return np.asarray(read(perturb.unperturbed(weights), state, jnp.asarray(tokens_PT))[1])
+    return np.asarray(
+        read(perturb.unperturbed(Parameters(weights)), state, jnp.asarray(tokens_PT))[1]
+    )
 
 
 def test_no_token_changes_what_came_before_it():
@@ -153,7 +157,7 @@ def test_members_of_a_batch_do_not_see_each_other():
 
 def test_state_carries_over_between_segments():
     """Two segments with the state passed on equal one long segment."""
-    weights = perturb.unperturbed(weights_of(6, 30))
+    weights = perturb.unperturbed(Parameters(weights_of(6, 30)))
     tokens = jnp.asarray(np.random.default_rng(6).integers(0, VOCABULARY, (2, 11)))
     end, whole = read(weights, egg.initial_state(MODEL, 2), tokens)
     middle, first = read(weights, egg.initial_state(MODEL, 2), tokens[:, :6])

@@ -209,9 +209,9 @@ def test_outer(shape: tuple[int, int, int], extreme: bool) -> None:
 
 
 @built
-@pytest.mark.usefixtures("path")
-def test_outer_is_exact_up_to_the_bound_of_int32() -> None:
-    """The longest sum of equal signs that `config.validate` allows, and no wrap."""
+@pytest.mark.parametrize("avx2_only", PATHS)
+def test_outer_is_exact_up_to_the_bound_of_int32(avx2_only: bool) -> None:
+    """The longest sum of equal signs that `recipe.of` allows, and no wrap."""
     terms = (2**31 - 1) // 127**2
     ones = np.full((terms, 1), 127, np.int8)
     both = np.concatenate([ones, -ones], axis=1)

@@ -1,4 +1,4 @@
-"""The kernels of likelihood, votes, direct connections and hash give the bits of the JAX code."""
+"""The kernels of likelihood, votes, context tables and hash give the bits of the JAX code."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,9 +12,10 @@ from test_native import PATHS
 from int_lm import limits, native
 from int_lm.config import EsConfig
 from int_lm.method.estimator import credit, node
-from int_lm.method.estimator.credit import Rounding
+from int_lm.method.estimator.rounding import Rounding
 from int_lm.model import context_tables, hashing, likelihood
 from int_lm.model.likelihood import NO_TARGET
+from int_lm.model.params import Parameters
 from int_lm.model.perturb import Weight
 from int_lm.native import cpu
 
@@ -190,7 +191,7 @@ def test_unit(
 
 
 def test_in_a_loop_over_layers(both: Both) -> None:
-    """As in `votes.of_segment`: every layer with weights of its own."""
+    """As in `of_tokens.votes`: every layer with weights of its own."""
     draw = drawing(0, extreme=False)
     values, credit_TID = draw(3, 8, 12), draw(LENGTH, 2, 8)
     both(
@@ -252,10 +253,10 @@ def test_hash_of_weights(both: Both, shape: tuple[int, ...]) -> None:
     """One word, one thread's share and a little more, and beside a tensor of broken words."""
     draw = drawing(sum(shape), extreme=False)
     weights = {"weight": draw(*shape), "whole": draw(2, 4)}
-    found = both(hashing.lanes, weights)
+    found = both(hashing.lanes, Parameters(weights))
     for place in ((0,) * len(shape), tuple(size - 1 for size in shape)):
         changed = weights | {"weight": weights["weight"].at[place].add(1)}
-        assert not np.any(np.asarray(hashing.lanes(changed)) == found)
+        assert not np.any(np.asarray(hashing.lanes(Parameters(changed))) == found)
 
 
 def test_operands_that_do_not_fit_are_refused() -> None:

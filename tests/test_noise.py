@@ -73,6 +73,7 @@ def test_noise_is_the_noise_it_has_always_been(kind: str):
     assert noise.NOISE_VERSION == oracle.NOISE_VERSION
 
 
+@pytest.mark.optimised
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="words are fused elsewhere")
 @pytest.mark.parametrize(("pairs", "size"), [(1, 32), (1, 64), (4, 96)])
 def test_entries_are_not_made_in_the_loop_of_words(pairs: int, size: int):
@@ -128,8 +129,8 @@ def tensor_noise(es: EsConfig, spec: Spec, tensor: int, step, pairs):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("rank", [1, 3])
 def test_tensor_noise_equals_the_oracle(kind: str, rank: int):
-    """Factors of a stacked matrix and of a vector, layer by layer, with `noise_reuse`."""
-    es, pairs = EsConfig(noise=kind, rank=rank, noise_reuse=2), jnp.array([6, 0, 9], jnp.int32)
+    """Factors of a stacked matrix and of a vector, layer by layer."""
+    es, pairs = EsConfig(noise=kind, rank=rank), jnp.array([6, 0, 9], jnp.int32)
     matrix, flat = Spec((5, 4), Role.MATRIX, layers=2), Spec((6,), Role.VECTOR)
     left, right = tensor_noise(es, matrix, 10, jnp.uint32(7), pairs)
     vector, none = tensor_noise(es, flat, 3, jnp.uint32(7), pairs)
@@ -139,14 +140,6 @@ def test_tensor_noise_equals_the_oracle(kind: str, rank: int):
             factors = oracle.matrix_noise(es, (5, 4), SEED, 7, 10 + layer, pair)
             assert (left[layer, index].tolist(), right[layer, index].tolist()) == factors
         assert vector[index].tolist() == oracle.vector_noise(es, 6, SEED, 7, 3, pair)
-
-
-@pytest.mark.parametrize("reuse", [1, 3])
-def test_noise_reuse_shares_noise_between_consecutive_steps(reuse: int):
-    """`noise_reuse` steps share their perturbation, then another comes."""
-    es, spec, pair = EsConfig(noise_reuse=reuse), Spec((64,), Role.VECTOR), jnp.zeros(1, jnp.int32)
-    drawn = [tensor_noise(es, spec, 0, jnp.uint32(s), pair)[0].tolist() for s in range(6)]
-    assert [drawn.index(entries) for entries in drawn] == [s // reuse * reuse for s in range(6)]
 
 
 def test_the_key_is_computed_in_a_loop():
@@ -206,7 +199,7 @@ def test_rounding_equals_the_oracle(size: int, bits: int):
 
 
 def test_rounding_is_what_it_has_always_been():
-    """Golden numbers, for runs with update stochastic."""
+    """Golden numbers, for updates that round at random."""
     assert rounding(6, 12, 5, 7, 11).tolist() == GOLDEN_ROUNDING
 
 

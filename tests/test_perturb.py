@@ -23,6 +23,11 @@ embed = jax.jit(perturb.embed)
 readout = jax.jit(perturb.readout)
 
 
+def pairwise(first: list[int], second: list[int]) -> list[tuple[str, int, int]]:
+    """Triples in which every kind of noise and every two values of two lists meet."""
+    return [(KINDS[(i + j) % 2], a, b) for i, a in enumerate(first) for j, b in enumerate(second)]
+
+
 @functools.partial(jax.jit, static_argnames="es")
 def member_weight(es: EsConfig, value, noises) -> Weight:
     """`perturb.perturbed`, compiled."""
@@ -45,9 +50,7 @@ def activations(size: int) -> np.ndarray:
     return x
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("rank", [1, 2, 3, 4])
-@pytest.mark.parametrize("sigma_shift", [0, 4, 12])
+@pytest.mark.parametrize(("kind", "rank", "sigma_shift"), pairwise([1, 2, 3, 4], [0, 4, 12]))
 def test_linear_equals_the_oracle(kind: str, rank: int, sigma_shift: int):
     """Member by member, at all +-127 and zeros, from sums that saturate to perturbations of 0."""
     es = EsConfig(noise=kind, rank=rank, sigma_shift=sigma_shift)
@@ -94,9 +97,7 @@ def test_without_noise_a_tensor_is_bare():
     assert weight == Weight(value) and weight.left is None and weight.shift == 0
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("rank", [1, 3])
-@pytest.mark.parametrize("sigma_shift", [0, 4])
+@pytest.mark.parametrize(("kind", "rank", "sigma_shift"), pairwise([1, 3], [0, 4]))
 def test_embed_equals_the_oracle(kind: str, rank: int, sigma_shift: int):
     """Both members of a pair may read different tokens; rows at +-127 saturate."""
     es = EsConfig(noise=kind, rank=rank, sigma_shift=sigma_shift)
@@ -115,9 +116,7 @@ def test_embed_equals_the_oracle(kind: str, rank: int, sigma_shift: int):
     assert bare.tolist() == [value[token].tolist() for token in tokens]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("sigma_shift", [0, 3, 4, 5])
-@pytest.mark.parametrize("layers", [0, 2])
+@pytest.mark.parametrize(("kind", "sigma_shift", "layers"), pairwise([0, 3, 4, 5], [0, 2]))
 def test_vector_equals_the_oracle(kind: str, sigma_shift: int, layers: int):
     """v + n sigma for one member and v - n sigma for the other, with saturation, in every layer."""
     es = EsConfig(noise=kind, sigma_shift=sigma_shift)
@@ -180,7 +179,7 @@ def test_members_of_a_pair_stand_on_both_sides_of_the_bare_weight():
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("rank", [1, 3])
 def test_the_largest_perturbation_that_config_allows_is_exact(kind: str, rank: int):
-    """The bound of `config.validate`, N R 127 max|A| max|B| < 2^31, with all at their most."""
+    """The bound of `recipe.of`, N R 127 max|A| max|B| < 2^31, with all at their most."""
     es = EsConfig(noise=kind, rank=rank, sigma_shift=0)
     most = limits.noise_max(es)
     inputs = min(

@@ -8,19 +8,22 @@ import numpy as np
 import pytest
 from test_evolve import ARCHITECTURES, ESTIMATORS, UPDATES, VOCABULARY, tiny, tokens_of
 
-from int_lm.config import Config, DistributedConfig, EsConfig
+from int_lm.config import DistributedConfig, EsConfig
 from int_lm.errors import UserError
 from int_lm.method import evolve, placement, population
+from int_lm.method.clock import Clock
+from int_lm.method.evolve import State
 from int_lm.method.placement import Placement
+from int_lm.method.recipe import Recipe
 from int_lm.model import hashing, params
 
 STEPS = 3
 
 
-def over(devices: int, config: Config, update: str = "replicated") -> Placement:
+def over(devices: int, recipe: Recipe, update: str = "replicated") -> Placement:
     """The first so many devices of this process."""
     distributed = DistributedConfig(devices=devices, update=update)  # type: ignore[arg-type]
-    return chosen(distributed, config.es)
+    return chosen(distributed, recipe.settings.es)
 
 
 def chosen(distributed: DistributedConfig, es: EsConfig, weights: int = 1) -> Placement:
@@ -29,34 +32,38 @@ def chosen(distributed: DistributedConfig, es: EsConfig, weights: int = 1) -> Pl
     return place
 
 
-def run_over(config: Config, place: Placement | None, vocab_size: int = VOCABULARY):
+def run_over(recipe: Recipe, place: Placement | None):
     """State and scores after some steps, on the host."""
-    state = evolve.initial(config, vocab_size)
-    if place is not None:
-        state = evolve.placed(state, evolve.specs_of(config, vocab_size), place)
-    step, scores = evolve.compiled_step(config, vocab_size, place), []
-    for number in range(STEPS):
-        state, metrics = step(state, tokens_of(config, number, vocab_size), number)
+    state = evolve.placed(recipe, evolve.initial(recipe), place)
+    compiled, scores = evolve.compiled_step(recipe, place), []
+    for step in range(STEPS):
+        state, metrics = compiled(state, tokens_of(recipe, step), step)
         scores.append(np.asarray(metrics.scores_P))
     return placement.on_host(state), np.array(scores)
 
 
-def assert_equal(config: Config, places: list[Placement], vocab_size: int = VOCABULARY) -> None:
+def assert_equal(recipe: Recipe, places: list[Placement]) -> None:
     """All of them give the state and the scores of one device, to the bit."""
-    expected, scores = run_over(config, None, vocab_size)
+    expected, scores = run_over(recipe, None)
     assert hashing.weights_hash(expected.weights) != hashing.weights_hash(
-        evolve.initial(config, vocab_size).weights
+        evolve.initial(recipe).weights
     )
     for place in places:
-        found, found_scores = run_over(config, place, vocab_size)
+        found, found_scores = run_over(recipe, place)
         np.testing.assert_array_equal(found_scores, scores)
         jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
+def unit_recipe(vocab_size: int) -> Recipe:
+    """The default recipe, with a context table."""
+    es = {"votes": "unit", "readout": "exact", "update": "carry"}
+    return tiny(architecture="rwkv", direct=(2,), vocab_size=vocab_size, **es)
+
+
 def test_four_devices_give_the_bits_of_one() -> None:
-    """The default recipe: split votes, and direct connections whose columns are shared."""
-    config = tiny(architecture="rwkv", votes="unit", readout="exact", update="carry", direct=(2,))
-    assert_equal(config, [over(4, config, "sharded")], vocab_size=12)
+    """The default recipe: split votes, and context tables."""
+    recipe = unit_recipe(12)
+    assert_equal(recipe, [over(4, recipe, "sharded")])
 
 
 @pytest.mark.slow
@@ -66,31 +73,32 @@ def test_any_number_of_devices_gives_the_bits_of_one(architecture, votes, readou
     """2 and 8 devices, votes summed and split, with fitness and updates that need all of them."""
     update = UPDATES[(len(votes) + len(architecture)) % len(UPDATES)]
     fields = {"votes": votes, "readout": readout, "update": update, "fitness": "linear"}
-    config = tiny(architecture=architecture, population=16, vote_clip=0.5, chunk=4, **fields)
-    assert_equal(config, [over(2, config), over(8, config, "sharded")])
+    recipe = tiny(architecture=architecture, population=16, chunk=4, **fields)
+    assert_equal(recipe, [over(2, recipe), over(8, recipe, "sharded")])
 
 
 @pytest.mark.slow
-def test_direct_connections_of_a_vocabulary_that_the_devices_do_not_divide() -> None:
+def test_context_tables_of_a_vocabulary_that_the_devices_do_not_divide() -> None:
     """Every device moves all of a table."""
-    config = tiny(architecture="rwkv", votes="unit", readout="exact", update="carry", direct=(2,))
+    recipe = unit_recipe(VOCABULARY)
     assert VOCABULARY % 4
-    assert_equal(config, [over(4, config)])
+    assert_equal(recipe, [over(4, recipe)])
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("kind", [pytest.param("replicated", marks=pytest.mark.slow), "sharded"])
 def test_only_votes_scores_and_errors_cross(kind: str) -> None:
     """The compiled step's collectives, one by one: nothing else, and no float."""
-    config = tiny(architecture="rwkv", votes="unit", readout="exact", update="carry", direct=(2,))
-    place = over(4, config, kind)
-    settings = population.chunked(config, 4)
-    state = evolve.placed(evolve.initial(config, 12), evolve.specs_of(config, 12), place)
-    tokens, word = placement.put(place.by_stream, tokens_of(config, 0, 12)), jnp.uint32(0)
+    recipe = unit_recipe(12)
+    place = over(4, recipe, kind)
+    divided = population.chunked(recipe, 4)
+    state = evolve.placed(recipe, evolve.initial(recipe), place)
+    tokens = placement.put(place.by_stream, tokens_of(recipe, 0))
 
     @jax.jit
-    def step(state: evolve.State, tokens: jax.Array):
-        pace = evolve.pace(settings, 0)
-        return evolve.step(settings, 12, state, tokens, word, word, pace, place)
+    def step(state: State, tokens: jax.Array):
+        clock, values = Clock(jnp.uint32(0), jnp.uint32(0)), evolve.values(divided, 0)
+        return evolve.step(divided, state, tokens, clock, values, place)
 
     crossing = re.findall(
         r"= \(?(\w+)\[([\d,]*)\].*? (all-[\w-]+|reduce-scatter|collective-\w+)\(",
@@ -98,15 +106,15 @@ def test_only_votes_scores_and_errors_cross(kind: str) -> None:
     )
     assert {dtype for dtype, _, _ in crossing} <= {"s32", "s8"}, crossing
     sizes = [int(np.prod([int(n) for n in size.split(",") if n])) for _, size, _ in crossing]
-    network = params.count(params.without_direct(evolve.specs_of(config, 12)))
-    readings = config.es.population // 2 * config.es.segment_length
-    assert max(sizes) <= max(network, readings * 12), crossing
+    network = params.count(recipe.model.specs.network)
+    rows = recipe.es.population // 2 * recipe.es.segment_length
+    assert max(sizes) <= max(network, rows * 12), crossing
     gathered = [
         size
         for size, (dtype, _, name) in zip(sizes, crossing, strict=True)
         if dtype == "s32" and name == "all-gather"
     ]
-    assert max(gathered) <= max(config.es.population, readings), crossing  # weights cross as int8
+    assert max(gathered) <= max(recipe.es.population, rows), crossing  # weights cross as int8
     kinds = {name for _, _, name in crossing}
     assert ("reduce-scatter" in kinds) == (kind == "sharded"), crossing
 

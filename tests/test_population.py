@@ -1,4 +1,7 @@
-"""The population: every member equals the one that the oracle runs alone, whatever is beside it."""
+"""The population: every member equals the one that the oracle runs alone, whatever is beside it.
+
+Scores and states of whole steps, in chunks of several sizes, are those of test_step.py.
+"""
 
 import dataclasses
 import functools
@@ -7,62 +10,83 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import oracle
+import presets
 import pytest
 
-from int_lm.config import Config, EsConfig, ModelConfig, RunConfig
+from int_lm.config import Config, EsConfig, ModelConfig
 from int_lm.method import evolve, population
-from int_lm.model import egg, params, perturb
-from int_lm.model.params import Role, Tree
+from int_lm.method.clock import Clock
+from int_lm.method.estimator import Noise
+from int_lm.method.recipe import Recipe
+from int_lm.model import egg, params, reading
+from int_lm.model.params import Parameters, Role, Tree
 
 VOCABULARY, SEED, STEP = 11, 5, 3
-MODEL = ModelConfig(width=8, layers=2, ffn_multiple=2)
-ES = EsConfig(population=8, segment_length=4, sigma_shift=2)
+MODEL = presets.egg(width=8, layers=2, ffn_multiple=2)
+ES = presets.paper_es(population=8, segment_length=4, sigma_shift=2)
 SPECS = egg.specs(MODEL, VOCABULARY)
+CLOCK = Clock(jnp.uint32(SEED), jnp.uint32(STEP))
+
+
+def recipe_of(es: EsConfig, model: ModelConfig = MODEL) -> Recipe:
+    """The recipe of these sections."""
+    return presets.resolved(Config(model=model, es=es), VOCABULARY)
 
 
 @functools.partial(jax.jit, static_argnames="es")
 def scores(es: EsConfig, weights: Tree, state: Tree, tokens_ST):
-    """`population.scores` at (SEED, STEP): scores and states."""
-    config, coordinates = Config(model=MODEL, es=es), (jnp.uint32(SEED), jnp.uint32(STEP))
-    chunks_C = population.all_chunks(es)
-    return population.scores(config, SPECS, weights, state, tokens_ST, *coordinates, chunks_C)[:2]
+    """`population.outcome` at (SEED, STEP): scores and states."""
+    recipe = recipe_of(es)
+    chunks_C = population.all_chunks(recipe)
+    own = population.outcome(recipe, Parameters(weights), state, tokens_ST, CLOCK, chunks_C)
+    return own.scores_P, own.members
 
 
 @functools.partial(jax.jit, static_argnames="es")
-def noises_of(es: EsConfig) -> Tree:
-    """The perturbations of all pairs."""
-    coordinates = jnp.uint32(SEED), jnp.uint32(STEP), jnp.int32(0)
-    return population.chunk_noise(es, SPECS, *coordinates)
+def noises_of(es: EsConfig) -> dict[str, Noise]:
+    """The perturbations of all pairs, by path."""
+    return population.noise(recipe_of(es), CLOCK, jnp.int32(0))
 
 
 @functools.partial(jax.jit, static_argnames="es")
-def read_perturbed(es: EsConfig, kept: dict[str, int], weights: Tree, noises: Tree, tokens_PT):
+def read_perturbed(
+    es: EsConfig,
+    kept: dict[str, int],
+    weights: Tree,
+    noises: dict[str, Noise],
+    tokens_PT: jax.Array,
+) -> jax.Array:
     """Log-likelihoods [T, P] where the noise of every tensor is multiplied by its role's entry."""
-
-    def leaf(spec, value, noise):
+    members, recipe = {}, recipe_of(es)
+    for path, spec in params.flatten(SPECS):
         scale = jnp.asarray(kept[spec.role.name]).astype(jnp.int8)
-        return perturb.perturbed(es, value, jax.tree.map(lambda n: n * scale, noise))
-
-    members = params.map_leaves(leaf, SPECS, weights, noises)
-    state = egg.initial_state(MODEL, len(tokens_PT))
-    return population.read(MODEL, members, state, tokens_PT)[1]
+        members[path] = jax.tree.map(lambda n, scale=scale: n * scale, noises[path])
+    seen = population.perturbed(recipe, Parameters(weights), members)
+    state = recipe.model.initial_state(len(tokens_PT))
+    return reading.read(recipe.model, seen, state, tokens_PT)[1]
 
 
 def chunk_of(es: EsConfig, devices: int = 1) -> int:
     """How many members a step evaluates at once."""
-    return population.chunked(Config(es=es), devices).es.chunk
+    # a chunk that does not divide the population is none that a configuration may ask for
+    recipe = dataclasses.replace(
+        recipe_of(dataclasses.replace(es, chunk=0)), settings=Config(es=es)
+    )
+    return population.chunked(recipe, devices).chunk
 
 
-def pair_of(noises: Tree, pair: int) -> Tree:
+def pair_of(noises: dict[str, Noise], pair: int) -> dict[str, Noise]:
     """One pair's perturbations."""
-
-    def leaf(spec, noise):
-        first = 1 if spec.layers else 0
-        return jax.tree.map(
-            lambda array: jax.lax.slice_in_dim(array, pair, pair + 1, axis=first), noise
+    specs = dict(params.flatten(SPECS))
+    return {
+        path: jax.tree.map(
+            lambda array, path=path: jax.lax.slice_in_dim(
+                array, pair, pair + 1, axis=1 if specs[path].layers else 0
+            ),
+            noise,
         )
-
-    return params.map_leaves(leaf, SPECS, noises)
+        for path, noise in noises.items()
+    }
 
 
 def inputs_of(es: EsConfig) -> tuple[Tree, Tree, jax.Array]:
@@ -105,32 +129,6 @@ def test_population_equals_single_members_for_every_role(role: Role, rank: int):
     assert len(set(map(tuple, together.T.tolist()))) > 3, "the perturbation changed no member"
 
 
-@pytest.mark.parametrize("kind, members_per_stream", [("rademacher", 2), ("gaussian", 4)])
-def test_scores_equal_the_oracle(kind: str, members_per_stream: int):
-    """Scores and states of members that start in the middle of a stream and share it."""
-    es = dataclasses.replace(ES, noise=kind, members_per_stream=members_per_stream)
-    weights, state, tokens = inputs_of(es)
-    scores_P, following = scores(es, weights, state, tokens)
-    assert scores_P.dtype == jnp.int32 and following["cell"].dtype == jnp.int8
-    config, plain = Config(model=MODEL, es=es, run=RunConfig(seed=SEED)), oracle.plain(weights)
-    for p in range(es.population):
-        member = oracle.member_weights(config, VOCABULARY, plain, SEED, STEP, p)
-        stream = tokens[p // members_per_stream].tolist()
-        start = {"cell": state["cell"][:, p].tolist()}
-        end, readings = oracle.read(MODEL, member, start, stream, padded=True)
-        assert int(scores_P[p]) == sum(reading.log_likelihood for reading in readings)
-        assert following["cell"][:, p].tolist() == end["cell"]
-
-
-@pytest.mark.parametrize("chunk", [2, 4, 8])
-def test_chunks_of_every_size_give_the_same_bits(chunk: int):
-    """Chunking bounds memory and changes neither scores nor states."""
-    weights, state, tokens = inputs_of(ES)
-    whole = scores(ES, weights, state, tokens)
-    chunked = scores(dataclasses.replace(ES, chunk=chunk), weights, state, tokens)
-    jax.tree.map(np.testing.assert_array_equal, chunked, whole)
-
-
 @pytest.mark.parametrize(
     ("members", "chunk", "devices", "expected"),
     [
@@ -150,7 +148,7 @@ def test_chunks_of_every_size_give_the_same_bits(chunk: int):
 )
 def test_chunks_divide_what_a_device_has(members: int, chunk: int, devices: int, expected: int):
     """The largest one no larger than asked for; of itself no larger than caches, nor tiny."""
-    es = EsConfig(population=members, chunk=chunk)
+    es = presets.paper_es(population=members, chunk=chunk)
     assert chunk_of(es, devices) == expected
 
 
@@ -174,19 +172,19 @@ def test_accelerators_take_all_members_at_once(monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.parametrize("chunk", [0, 2, 4, 8])
 def test_over_chunks_stacks_one_result_and_sums_the_other(chunk: int):
     """Every chunk gets its number and its arguments, in order."""
-    es = dataclasses.replace(ES, chunk=chunk)
-    count = population.chunks(es)
+    recipe = recipe_of(dataclasses.replace(ES, chunk=chunk))
+    count = population.chunks(recipe)
     assert count == (8 // chunk if chunk else 1)
     arguments = jnp.arange(8, dtype=jnp.int32).reshape(count, -1) ** 2
     stacked, summed = population.over_chunks(
         lambda number, part: ({"part": part, "number": number}, jnp.sum(part) + 100 * number),
-        population.all_chunks(es),
+        population.all_chunks(recipe),
         arguments,
     )
     np.testing.assert_array_equal(stacked["part"], arguments)
     assert stacked["number"].tolist() == list(range(count))
     assert int(summed) == sum(n * n for n in range(8)) + 100 * sum(range(count))
-    pairs = [population.chunk_pairs(es, jnp.int32(number)).tolist() for number in range(count)]
+    pairs = [population.chunk_pairs(recipe, jnp.int32(number)).tolist() for number in range(count)]
     assert [pair for part in pairs for pair in part] == [0, 1, 2, 3]
 
 
@@ -228,18 +226,15 @@ def test_padding_is_as_if_it_were_not_there(votes: str) -> None:
     """Streams that end early change no score and no vote by the separators they are filled with."""
     readout = "perturbed" if votes == "eggroll" else "exact"
     direct = () if votes == "eggroll" else (1, 2)
-    model = ModelConfig("rwkv", width=8, layers=1, direct=direct, direct_bits=8)
-    shared = {"population": 4, "votes": votes, "readout": readout, "update": "carry"}
+    model = ModelConfig(width=8, layers=1, direct=direct, direct_bits=8)
+    shared = {"population": 4, "sigma_shift": 4, "votes": votes, "readout": readout}
     text = np.random.default_rng(0).integers(1, 11, (2, 5)).astype(np.uint16)
     text[:, -1] = 0
     padded = np.concatenate([text, np.zeros((2, 3), np.uint16)], axis=1)
     results = []
     for tokens in (text, padded):
-        es = EsConfig(**shared, segment_length=tokens.shape[1] - 1)
-        settings = Config(model=model, es=es)
-        state, measured = evolve.compiled_step(settings, 11)(
-            evolve.initial(settings, 11), tokens, 0
-        )
-        results.append(jax.tree.map(np.asarray, (state.weights, state.counts, measured.scores_P)))
+        recipe = recipe_of(EsConfig(**shared, segment_length=tokens.shape[1] - 1), model)
+        state, metrics = evolve.compiled_step(recipe)(evolve.initial(recipe), tokens, 0)
+        results.append(jax.tree.map(np.asarray, (state.weights, state.tables, metrics.scores_P)))
     for first, second in zip(*map(jax.tree.leaves, results), strict=True):
         assert (first == second).all()

@@ -10,15 +10,17 @@ import oracle
 import pytest
 
 from int_lm.config import EsConfig, ModelConfig
-from int_lm.method import population
-from int_lm.model import language_model, params, perturb, rwkv
+from int_lm.model import params, perturb, reading, rwkv
+from int_lm.model.language_model import LanguageModel
+from int_lm.model.params import Parameters
 
 WIDTH, VOCABULARY, MEMBERS = 8, 11, 4
 MODEL = ModelConfig(architecture="rwkv", width=WIDTH, layers=2, ffn_multiple=2)
 SPECS = rwkv.specs(MODEL, VOCABULARY)
 STATE = ("cell", "time_shift", "channel_shift")
 step = jax.jit(rwkv.step)
-read = functools.partial(jax.jit(population.read, static_argnums=0), MODEL)
+LANGUAGE_MODEL = LanguageModel(MODEL, VOCABULARY)
+read = functools.partial(jax.jit(reading.read, static_argnums=0), LANGUAGE_MODEL)
 
 
 def members_of(tree: params.Tree, p: int) -> dict[str, Any]:
@@ -54,17 +56,12 @@ def weights_of(seed: int, most: int) -> params.Tree:
 
 def perturbed(es: EsConfig, weights: params.Tree) -> params.Tree:
     """Every tensor as MEMBERS members see it."""
-    pairs = jnp.arange(MEMBERS // 2, dtype=jnp.int32)
-    return params.map_leaves(
-        lambda spec, value, number: perturb.perturbed(
-            es,
-            value,
-            perturb.tensor_noise(es, spec, number, jnp.uint32(1), jnp.uint32(2), pairs),
-        ),
-        SPECS,
-        weights,
-        params.tensor_ids(SPECS),
-    )
+    pairs, numbers = jnp.arange(MEMBERS // 2, dtype=jnp.int32), params.tensor_ids(Parameters(SPECS))
+    values, seen = dict(params.flatten(weights)), {}
+    for path, spec in params.flatten(SPECS):
+        noise = perturb.tensor_noise(es, spec, numbers[path], jnp.uint32(1), jnp.uint32(2), pairs)
+        seen[path] = perturb.perturbed(es, values[path], noise)
+    return params.unflatten(seen)
 
 
 @pytest.mark.parametrize("most", [8, 40, 127])
@@ -77,7 +74,8 @@ def test_step_equals_the_oracle(most: int, es: EsConfig | None):
     """States, logits and what votes are made of, member by member, from states at their ends."""
     random = np.random.default_rng(most)
     weights = weights_of(most, most)
-    tree = perturbed(es, weights) if es else perturb.unperturbed(weights)
+    bare = perturb.unperturbed(Parameters(weights)).network
+    tree = perturbed(es, weights) if es else bare
     members = [members_of(tree, p) for p in range(MEMBERS)]
     state = {
         name: jnp.asarray(random.choice([-127, 0, 5, 127], (2, MEMBERS, WIDTH)).astype(np.int8))
@@ -112,8 +110,10 @@ def test_step_equals_the_oracle(most: int, es: EsConfig | None):
 
 def log_likelihoods(weights: params.Tree, tokens_PT: np.ndarray, state=None) -> np.ndarray:
     """[T, P] of the bare model, from a document's start unless told."""
-    state = state or language_model.initial_state(MODEL, len(tokens_PT))
-    return np.asarray(read(perturb.unperturbed(weights), state, jnp.asarray(tokens_PT))[1])
+    state = state or LANGUAGE_MODEL.initial_state(len(tokens_PT))
+    return np.asarray(
+        read(perturb.unperturbed(Parameters(weights)), state, jnp.asarray(tokens_PT))[1]
+    )
 
 
 def test_no_token_changes_what_came_before_it():
@@ -152,7 +152,7 @@ def test_members_and_segments_stand_apart():
     together = log_likelihoods(weights, tokens)
     for p in range(4):
         np.testing.assert_array_equal(together[:, p : p + 1], log_likelihoods(weights, tokens[[p]]))
-    bare, start = perturb.unperturbed(weights), language_model.initial_state(MODEL, 4)
+    bare, start = perturb.unperturbed(Parameters(weights)), LANGUAGE_MODEL.initial_state(4)
     middle, first = read(bare, start, jnp.asarray(tokens[:, :6]))
     _, second = read(bare, middle, jnp.asarray(tokens[:, 5:]))
     np.testing.assert_array_equal(together, np.concatenate([first, second]))

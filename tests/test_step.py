@@ -6,56 +6,52 @@ padding; the population is read in chunks.
 """
 
 import dataclasses
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import oracle
+import presets
 import pytest
+from presets import STOCHASTIC
 
-from int_lm import config as configuration
-from int_lm.config import Config, EsConfig, ModelConfig, RunConfig
-from int_lm.method import bounds, evolve, voting
+from int_lm import limits
+from int_lm.config import Config, RunConfig
+from int_lm.method import evolve
+from int_lm.method.clock import Clock
+from int_lm.method.evolve import PopulationResult, State, Tables
+from int_lm.method.recipe import Recipe
 from int_lm.model import params
 
 VOCABULARY = 11
 
 
-@pytest.fixture(autouse=True)
-def quick_compiler() -> Iterator[None]:
-    """Compilation without most optimisations: it takes longer than all that is computed here."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
-def tiny(model: dict[str, Any] | None = None, **es: Any) -> Config:
-    """A small configuration; keyword arguments are fields of `es`."""
+def tiny(model: dict[str, Any] | None = None, **es: Any) -> Recipe:
+    """A small recipe; keyword arguments are fields of `es`."""
     sizes = {"width": 8, "layers": 2, "ffn_multiple": 2, "direct_bits": 8}
-    fields = {"population": 8, "segment_length": 4, "sigma_shift": 2, **es}
-    return configuration.validate(
-        Config(
-            model=ModelConfig(**sizes | (model or {})),
-            es=EsConfig(**fields),
-            run=RunConfig(seed=3, steps=100),
-        )
+    config = Config(
+        model=presets.egg(**sizes | (model or {})),
+        es=presets.paper_es(**{"population": 8, "segment_length": 4, "sigma_shift": 2, **es}),
+        run=RunConfig(seed=3, steps=100),
     )
+    return presets.resolved(config, VOCABULARY)
 
 
-def tokens_of(config: Config, number: int) -> np.ndarray:
+def tokens_of(recipe: Recipe, step: int) -> np.ndarray:
     """Random tokens of a step, uint16 [S, T+1], a quarter of them separators; one stream begins
     with padding."""
-    random, es = np.random.default_rng(number), config.es
+    random, es = np.random.default_rng(step), recipe.es
     tokens = random.integers(0, VOCABULARY, (es.streams, es.segment_length + 1))
     tokens[random.random(tokens.shape) < 0.2] = 0
-    tokens[number % es.streams, :2] = 0
+    tokens[step % es.streams, :2] = 0
     return tokens.astype(np.uint16)
 
 
-def spread(config: Config, most: int, extreme: bool) -> evolve.State:
+def spread(recipe: Recipe, most: int, extreme: bool) -> State:
     """A state in the middle of a run: weights up to `most` and some at 127, or all at +-127, tables
     and members' states too; counts and remainders at random."""
     random = np.random.default_rng(1)
@@ -72,27 +68,33 @@ def spread(config: Config, most: int, extreme: bool) -> evolve.State:
             return jnp.asarray(np.minimum.accumulate(before > 0) * before, jnp.int32)
         return values(leaf)
 
-    state = evolve.initial(config, VOCABULARY)
+    state = evolve.initial(recipe)
     rest = [-2048, -1, 0, 2047] if extreme else list(range(-2048, 2048))
     counts = [0, 1, 2, 30, 4095, 4096, 2**20, 2**31 - 1]
     return dataclasses.replace(
         state,
-        weights=params.map_leaves(values, state.weights),
+        network=params.map_leaves(values, state.network),
+        tables=Tables(
+            values={name: values(leaf) for name, leaf in state.tables.values.items()},
+            counts={
+                name: jnp.asarray(random.choice(counts, leaf.shape).astype(np.int32))
+                for name, leaf in state.tables.counts.items()
+            },
+        ),
         members={name: beginning(name, leaf) for name, leaf in state.members.items()},
-        remainders={
-            path: jnp.asarray(random.choice(rest, leaf.shape).astype(np.int16))
-            for path, leaf in state.remainders.items()
-        },
-        counts={
-            name: jnp.asarray(random.choice(counts, leaf.shape).astype(np.int32))
-            for name, leaf in state.counts.items()
+        memory={
+            name: {
+                path: jnp.asarray(random.choice(rest, leaf.shape).astype(np.int16))
+                for path, leaf in leaves.items()
+            }
+            for name, leaves in state.memory.items()
         },
     )
 
 
-def plain(state: evolve.State) -> oracle.State:
+def plain(state: State) -> oracle.State:
     """A state as the oracle's."""
-    weights = oracle.plain(state.weights)
+    weights = oracle.plain(state.weights.by_path())
     members = [
         {
             name: leaf[:, p].tolist()
@@ -100,46 +102,44 @@ def plain(state: evolve.State) -> oracle.State:
         }
         for p in range(next(iter(state.members.values())).shape[1])
     ]
-    counts = {f"direct/{name}": leaf.tolist() for name, leaf in state.counts.items()}
-    return oracle.State(weights, oracle.plain(state.remainders), counts, members)
+    counts = {f"direct/{name}": leaf.tolist() for name, leaf in state.tables.counts.items()}
+    return oracle.State(weights, oracle.plain(state.memory.get("remainders", {})), counts, members)
 
 
-def step_with_votes(config: Config, monkeypatch: pytest.MonkeyPatch):
+@functools.cache  # tests of one recipe share it
+def step_with_votes(recipe: Recipe) -> Callable[..., Any]:
     """`evolve.step`, compiled, which returns the votes besides."""
     kept: list[dict[str, jax.Array]] = []
+    original = evolve.population_result
 
-    def vote(*arguments: Any) -> voting.Verdict:
-        verdict = original(*arguments)
-        kept.append(verdict.ballots)
-        return verdict
-
-    original = voting.vote
-    monkeypatch.setattr(voting, "vote", vote)
+    def population_result(*arguments: Any, **options: Any) -> PopulationResult:
+        result = original(*arguments, **options)
+        kept.append(result.votes)
+        return result
 
     @jax.jit
-    def step(state: evolve.State, tokens_ST: jax.Array, number: jax.Array, pace: evolve.Pace):
-        seed = jnp.uint32(config.run.seed)
-        after = evolve.step(config, VOCABULARY, state, tokens_ST, seed, number, pace)
-        return *after, kept.pop()
+    def compiled(state: State, tokens_ST: jax.Array, clock: Clock, values: evolve.Values):
+        with mock.patch.object(evolve, "population_result", population_result):
+            return *evolve.step(recipe, state, tokens_ST, clock, values), kept.pop()
 
-    return lambda state, tokens, number: step(
-        state, tokens, np.uint32(number), evolve.pace(config, number)
-    )
+    def step(state: State, tokens_ST: np.ndarray, step: int):
+        clock = Clock(jnp.uint32(recipe.settings.run.seed), jnp.uint32(step))
+        return compiled(state, tokens_ST, clock, evolve.values(recipe, step))
+
+    return step
 
 
-def assert_steps_equal(
-    config: Config, state: evolve.State, monkeypatch: pytest.MonkeyPatch, steps: int = 3
-) -> oracle.State:
+def assert_steps_equal(recipe: Recipe, state: State, steps: int = 3) -> oracle.State:
     """Some steps of the library and of the oracle from the same state, all numbers compared."""
-    step, expected = step_with_votes(config, monkeypatch), plain(state)
-    for number in range(steps):
-        tokens, before = tokens_of(config, number), expected
-        state, metrics, ballots = step(state, tokens, number)
-        expected, verdict = oracle.step(config, VOCABULARY, expected, tokens.tolist(), number)
-        assert metrics.scores_P.tolist() == verdict.scores
-        assert set(ballots) == set(verdict.ballots)
-        for path, ballot in ballots.items():
-            np.testing.assert_array_equal(ballot, verdict.ballots[path], path)
+    step_of, expected = step_with_votes(recipe), plain(state)
+    for step in range(steps):
+        tokens, before = tokens_of(recipe, step), expected
+        state, metrics, votes = step_of(state, tokens, step)
+        expected, result = oracle.step(recipe.settings, VOCABULARY, expected, tokens.tolist(), step)
+        assert metrics.scores_P.tolist() == result.scores
+        assert set(votes) == set(result.votes)
+        for path, sums in votes.items():
+            np.testing.assert_array_equal(sums, result.votes[path], path)
         found = plain(state)
         for path, weight in expected.weights.items():
             np.testing.assert_array_equal(found.weights[path], weight, path)
@@ -162,77 +162,77 @@ def assert_steps_equal(
     [
         {},
         {"rank": 3, "noise": "gaussian", "fitness": "linear", "alpha": 0.3, "chunk": 4},
-        {"rank": 3, "fitness": "linear", "alpha": 2.0, "alpha_halflife": 1.0, "noise_reuse": 2},
-        {"noise": "gaussian", "noise_reuse": 2, "alpha": 0.05, "chunk": 2},
-        {"schedule": "cosine", "alpha": 0.8},
-        {"update": "carry", "learning_rate": 1.3, "learning_rate_halflife": 2.0},
-        {"update": "carry", "learning_rate": 1.5, "vote_clip": 1.5, "fitness": "linear", "rank": 2},
-        {"update": "stochastic", "schedule": "linear"},
-        {"update": "stochastic", "vote_clip": 2.0, "learning_rate": 4.0, "chunk": 4},
+        {
+            "noise": "gaussian",
+            "alpha": 2.0,
+            "alpha_halflife": 1.0,
+            "schedule": "cosine",
+            "chunk": 2,
+        },
+        {"update": "carry", "learning_rate": 1.3, "learning_rate_halflife": 2.0}
+        | {"fitness": "linear", "rank": 2},
+        {"update": STOCHASTIC, "learning_rate": 4.0, "schedule": "linear", "chunk": 4},
     ],
-    ids=lambda es: "-".join(f"{key}={value}" for key, value in es.items()) or "defaults",
+    ids=["defaults", "gaussian rank 3 linear", "gaussian", "carry rank 2 linear", "stochastic"],
 )
-def test_step_of_plain_votes_equals_the_oracle(es: dict, monkeypatch: pytest.MonkeyPatch):
+def test_step_of_plain_votes_equals_the_oracle(es: dict):
     """From the initial weights, some of them at 127."""
-    config = tiny(**es)
-    state, random = evolve.initial(config, VOCABULARY), np.random.default_rng(0)
-    weights = params.map_leaves(
-        lambda leaf: jnp.where(random.random(leaf.shape) < 0.03, jnp.int8(127), leaf), state.weights
+    recipe = tiny(**es)
+    state, random = evolve.initial(recipe), np.random.default_rng(0)
+    network = params.map_leaves(
+        lambda leaf: jnp.where(random.random(leaf.shape) < 0.03, jnp.int8(127), leaf), state.network
     )
-    assert_steps_equal(config, dataclasses.replace(state, weights=weights), monkeypatch)
+    assert_steps_equal(recipe, dataclasses.replace(state, network=network))
 
 
 # -- The recipe of users: unit and exact votes, carried, with context tables -----------------------
 
 UNIT = {"votes": "unit", "readout": "exact", "update": "carry", "chunk": 4}
-RANK_2 = {"rank": 2, "noise": "gaussian", "members_per_stream": 4, "vote_clip": 1.5}
+RANK_2 = {"rank": 2, "noise": "gaussian", "members_per_stream": 4} | {
+    "learning_rate": 4.0,
+    "direct_rate": 127.0,
+}
 RWKV: dict[str, Any] = {"architecture": "rwkv", "direct": (1, 3)}
 EGG: dict[str, Any] = {"architecture": "egg", "direct": (2,)}
 
 
 @pytest.mark.parametrize("model", [RWKV, EGG], ids=["rwkv", "egg"])
-@pytest.mark.parametrize("es", [{}, RANK_2], ids=["rank 1", "rank 2"])
-def test_step_of_unit_votes_equals_the_oracle(
-    model: dict, es: dict, monkeypatch: pytest.MonkeyPatch
-):
+@pytest.mark.parametrize("es", [{"learning_rate": 1.3, "chunk": 2}, RANK_2], ids=["1", "rank 2"])
+def test_step_of_unit_votes_equals_the_oracle(model: dict, es: dict):
     """With one pair on a stream and rademacher noise, and with two pairs and gaussian noise."""
-    config = tiny(model, **UNIT, learning_rate=1.3, **es)
-    assert_steps_equal(config, spread(config, 30, False), monkeypatch)
+    recipe = tiny(model, **UNIT | es)
+    assert_steps_equal(recipe, spread(recipe, 30, False))
 
 
 @pytest.mark.parametrize("model", [RWKV, EGG], ids=["rwkv", "egg"])
-def test_step_at_the_ends_of_all_ranges_equals_the_oracle(
-    model: dict, monkeypatch: pytest.MonkeyPatch
-):
+def test_step_at_the_ends_of_all_ranges_equals_the_oracle(model: dict):
     """All weights, tables and states at +-127, remainders and counts at their ends."""
-    config = tiny(model, **UNIT, learning_rate=4.0, direct_rate=127.0, **RANK_2)
-    after = assert_steps_equal(config, spread(config, 127, True), monkeypatch)
+    recipe = tiny(model, **UNIT | RANK_2)
+    after = assert_steps_equal(recipe, spread(recipe, 127, True))
     assert all(abs(weight) <= 127 for leaf in after.weights.values() for weight in np.ravel(leaf))
 
 
 @pytest.mark.parametrize(
     "model, es",
     [
-        (EGG, {"votes": "trace", "readout": "exact", "update": "stochastic", "chunk": 4}),
+        (EGG, {"votes": "trace", "readout": "exact", "update": STOCHASTIC, "chunk": 4}),
         (EGG | {"direct": ()}, {"votes": "trace", "alpha": 0.3, "chunk": 4}),
         (RWKV, {"votes": "trace", "readout": "exact", "update": "threshold", **RANK_2}),
         (RWKV | {"direct": ()}, {"votes": "trace", "update": "carry", "chunk": 2}),
-        (RWKV, {"readout": "exact", "update": "carry", "noise_reuse": 2, "chunk": 4}),
+        (RWKV, {"readout": "exact", "update": "carry", "chunk": 4}),
     ],
     ids=["egg trace exact", "egg trace", "rwkv trace exact", "rwkv trace", "rwkv plain exact"],
 )
-def test_step_of_other_recipes_equals_the_oracle(
-    model: dict, es: dict, monkeypatch: pytest.MonkeyPatch
-):
+def test_step_of_other_recipes_equals_the_oracle(model: dict, es: dict):
     """Trace votes with every update, and plain votes beside an exact readout."""
-    config = tiny(model, **es)
-    assert_steps_equal(config, spread(config, 30, False), monkeypatch)
+    recipe = tiny(model, **es)
+    assert_steps_equal(recipe, spread(recipe, 30, False))
 
 
 @pytest.mark.slow
-def test_step_of_a_large_population_equals_the_oracle(monkeypatch: pytest.MonkeyPatch):
+def test_step_of_a_large_population_equals_the_oracle():
     """So many pairs and tokens that votes' operands are narrower than int8, by one bit."""
     model = RWKV | {"width": 4, "layers": 1, "ffn_multiple": 1, "direct": (1,)}
-    config = tiny(model, **UNIT | {"population": 1024, "segment_length": 261, "chunk": 512})
-    assert bounds.spare_bits(config.es) == oracle.spare_bits(config.es) == 1
-    assert_steps_equal(config, spread(config, 30, False), monkeypatch, steps=1)
+    recipe = tiny(model, **UNIT | {"population": 1024, "segment_length": 261, "chunk": 512})
+    assert limits.spare_bits(recipe.es) == oracle.spare_bits(recipe.es) == 1
+    assert_steps_equal(recipe, spread(recipe, 30, False), steps=1)

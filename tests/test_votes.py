@@ -1,4 +1,4 @@
-"""Fitness, votes and update: equal to the oracle, exact at their bounds, rightly directed."""
+"""Fitness, plain votes and thresholds: equal to the oracle, exact at bounds, rightly directed."""
 
 import functools
 
@@ -9,19 +9,26 @@ import oracle
 import pytest
 
 from int_lm import limits
-from int_lm.arithmetic import noise, tables
+from int_lm.arithmetic import noise
 from int_lm.config import Config, EsConfig
 from int_lm.limits import FITNESS_MAX, INT32_MAX, LOG2_FRACTION_BITS, WORST_BITS_PER_TOKEN
-from int_lm.method import fitness, update
-from int_lm.method.estimator import votes
+from int_lm.method import estimator, fitness
+from int_lm.method.estimator import eggroll
+from int_lm.method.objective.log_likelihood import LOG_LIKELIHOOD
+from int_lm.method.update import threshold
 from int_lm.model.params import Role
 
 KINDS = ["rademacher", "gaussian"]
 FITNESSES = ["sign", "linear"]
 LONGEST = INT32_MAX // (WORST_BITS_PER_TOKEN << LOG2_FRACTION_BITS)  # segment_length at its bound
-fitness_of = jax.jit(fitness.fitness, static_argnums=0)
-eggroll = jax.jit(votes.eggroll, static_argnums=0)
-threshold = jax.jit(update.threshold, static_argnums=(0, 1))
+plain_votes = jax.jit(eggroll.votes, static_argnums=0)
+by_fitness = jax.jit(threshold.by_fitness, static_argnums=(0, 1))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def fitness_of(es: EsConfig, scores_P: jax.Array) -> jax.Array:
+    """`fitness.fitness` of log-likelihoods."""
+    return fitness.fitness(es, scores_P, LOG_LIKELIHOOD.score_max(es))
 
 
 @functools.partial(jax.jit, static_argnames=("kind", "pairs", "size"))
@@ -38,7 +45,7 @@ def factors(es: EsConfig, pairs: int, outputs: int, inputs: int):
 
 
 def most_pairs(es: EsConfig) -> int:
-    """The largest number of pairs whose votes `config.validate` allows."""
+    """The largest number of pairs whose votes `recipe.of` allows."""
     return INT32_MAX // (es.rank * limits.noise_max(es) ** 2 * FITNESS_MAX[es.fitness])
 
 
@@ -105,14 +112,14 @@ def test_votes_equal_explicit_sums_of_outer_products(kind: str, rank: int, level
     expected = oracle.matrix_votes(
         list(zip(left.tolist(), right.tolist(), strict=True)), fitnesses.tolist()
     )
-    matrix = eggroll(es, (left, right), fitness_I)
+    matrix = plain_votes(es, (left, right), fitness_I)
     assert matrix.dtype == jnp.int32 and matrix.tolist() == expected
-    layers = eggroll(es, (jnp.stack([left, -left]), jnp.stack([right, right])), fitness_I)
+    layers = plain_votes(es, (jnp.stack([left, -left]), jnp.stack([right, right])), fitness_I)
     assert layers.tolist() == [expected, (-np.array(expected)).tolist()]
     vectors = left[..., 0]
     flat = oracle.vector_votes(vectors.tolist(), fitnesses.tolist())
-    assert eggroll(es, (vectors, None), fitness_I).tolist() == flat
-    stacked = eggroll(es, (jnp.stack([vectors, -vectors]), None), fitness_I)
+    assert plain_votes(es, (vectors, None), fitness_I).tolist() == flat
+    stacked = plain_votes(es, (jnp.stack([vectors, -vectors]), None), fitness_I)
     assert stacked.dtype == jnp.int32
     assert stacked.tolist() == [flat, [-vote for vote in flat]]
 
@@ -120,7 +127,7 @@ def test_votes_equal_explicit_sums_of_outer_products(kind: str, rank: int, level
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("levels", FITNESSES)
 def test_votes_are_exact_for_the_largest_population_that_config_allows(kind: str, levels: str):
-    """I R max|A| max|B| max|f| < 2^31, the bound of `config.validate`, reached without a wrap."""
+    """I R max|A| max|B| max|f| < 2^31, the bound of `recipe.of`, reached without a wrap."""
     es = EsConfig(noise=kind, fitness=levels, rank=3)
     pairs, most = most_pairs(es), limits.noise_max(es)
     assert FITNESS_MAX[levels] * most <= 127 or kind == "gaussian"
@@ -128,7 +135,7 @@ def test_votes_are_exact_for_the_largest_population_that_config_allows(kind: str
     full = jnp.full((pairs, 1, 3), most, jnp.int8)
     expected = -pairs * 3 * most**2 * FITNESS_MAX[levels]
     assert INT32_MAX + expected < 3 * most**2 * FITNESS_MAX[levels]
-    assert eggroll(es, (full, full), fitness_I).tolist() == [[expected]]
+    assert plain_votes(es, (full, full), fitness_I).tolist() == [[expected]]
 
 
 def test_a_tied_pair_votes_for_nothing():
@@ -140,15 +147,15 @@ def test_a_tied_pair_votes_for_nothing():
     assert fitness_I.tolist() == [1, 0, -1, 0]
     decided = jnp.array([0, 2])
     np.testing.assert_array_equal(
-        eggroll(es, (left, right), fitness_I),
-        eggroll(es, (left[decided], right[decided]), fitness_I[decided]),
+        plain_votes(es, (left, right), fitness_I),
+        plain_votes(es, (left[decided], right[decided]), fitness_I[decided]),
     )
     tied = fitness_of(es, jnp.full(8, -77, jnp.int32))
-    ballot = eggroll(es, (left, right), tied)
-    assert not np.any(ballot)
+    votes = plain_votes(es, (left, right), tied)
+    assert not np.any(votes)
     weight = draw("gaussian", 3, 6, 6)
-    for role in (Role.MATRIX, Role.PROJECTION, Role.EMBEDDING, Role.READOUT, Role.VECTOR):
-        moved = threshold(role, 2, weight, ballot, tied, jnp.int32(0))
+    for role in (Role.MATRIX, Role.VECTOR):
+        moved = by_fitness(role, 2, weight, votes, tied, jnp.int32(0))
         np.testing.assert_array_equal(moved, weight)
 
 
@@ -159,23 +166,31 @@ def test_a_tied_pair_votes_for_nothing():
         ("eggroll", "exact", ("eggroll", "eggroll", "exact", "eggroll")),
         ("trace", "perturbed", ("trace",) * 4),
         ("trace", "exact", ("trace", "trace", "exact", "trace")),
-        ("unit", "exact", ("unit", "exact", "exact", "exact")),
+        ("unit", "exact", ("unit", "unit", "exact", "unit")),
     ],
 )
 def test_every_role_has_its_estimator(voting: str, readout: str, expected: tuple[str, ...]):
-    """As `votes` and `readout` say; vectors always take the plain one, direct tables none."""
+    """As `votes` and `readout` say; vectors always take the plain one, context tables none.
+
+    Members perturb what is voted on, but where the votes are exact along the skip path.
+    """
     es = EsConfig(votes=voting, readout=readout)  # type: ignore[arg-type]
+    estimators = estimator.choose(es)
     roles = (Role.MATRIX, Role.PROJECTION, Role.READOUT, Role.EMBEDDING)
-    assert tuple(votes.estimator(es, role) for role in roles) == expected
-    assert votes.estimator(es, Role.VECTOR) == "eggroll"
-    assert votes.estimator(es, Role.DIRECT) == votes.EXACT
+    assert tuple(estimator.votes_on(estimators, role).name for role in roles) == expected
+    assert estimator.votes_on(estimators, Role.VECTOR).name == "eggroll"
+    for role, name in zip(roles, expected, strict=True):
+        bare = name == "exact" or (name == "unit" and role is not Role.MATRIX)
+        assert (role in estimator.votes_on(estimators, role).perturbed) == (not bare)
+    assert not any(Role.TABLE in chosen.roles for chosen in estimators)
 
 
 # -- Update ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("role", list(Role))
-@pytest.mark.parametrize("rank", [1, 3])
+@pytest.mark.parametrize(
+    ("role", "rank"), [(Role.MATRIX, 1), (Role.VECTOR, 1), *((role, 3) for role in Role)]
+)
 @pytest.mark.parametrize("z", [0, 1, 700, 1024, 2**13 - 1])
 def test_threshold_equals_the_oracle(role: Role, rank: int, z: int):
     """Votes around the limit on both sides, of weights at 0, +-126 and +-127."""
@@ -183,18 +198,18 @@ def test_threshold_equals_the_oracle(role: Role, rank: int, z: int):
     es, fitnesses = EsConfig(rank=rank), [3, -1, 0, 7, -7, 2, 1]
     limit = oracle.vote_limit(kind, es, fitnesses, z)
     around = [0, 1, limit - 1, limit, limit + 1, limit + 300, INT32_MAX]
-    ballot = [vote * sign for vote in around for sign in (1, -1)]
+    votes = [vote * sign for vote in around for sign in (1, -1)]
     weights = [-127, -126, 0, 126, 127]
-    moved = threshold(
+    moved = by_fitness(
         role,
         rank,
-        jnp.array([weights] * len(ballot), jnp.int8),
-        jnp.array([[vote] * 5 for vote in ballot], jnp.int32),
+        jnp.array([weights] * len(votes), jnp.int8),
+        jnp.array([[vote] * 5 for vote in votes], jnp.int32),
         jnp.array(fitnesses, jnp.int8),
         jnp.int32(z),
     )
     assert moved.dtype == jnp.int8
-    assert moved.tolist() == [[oracle.moved(w, v, limit) for w in weights] for v in ballot]
+    assert moved.tolist() == [[oracle.moved(w, v, limit) for w in weights] for v in votes]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -206,8 +221,8 @@ def test_threshold_is_right_for_the_largest_population_that_config_allows(kind: 
     fitness_I = jnp.full((pairs,), FITNESS_MAX[levels], jnp.int8)
     for role, deviation in ((Role.MATRIX, 256), (Role.VECTOR, 16)):
         limit = z / 1024 * deviation * FITNESS_MAX[levels] * pairs**0.5
-        ballot = jnp.array([int(limit * 0.99), int(limit * 1.01), -int(limit * 1.01)], jnp.int32)
-        moved = threshold(role, 1, jnp.zeros(3, jnp.int8), ballot, fitness_I, jnp.int32(z))
+        votes = jnp.array([int(limit * 0.99), int(limit * 1.01), -int(limit * 1.01)], jnp.int32)
+        moved = by_fitness(role, 1, jnp.zeros(3, jnp.int8), votes, fitness_I, jnp.int32(z))
         assert moved.tolist() == [0, 1, -1]
 
 
@@ -218,20 +233,20 @@ def test_a_share_alpha_of_pure_noise_votes_moves_its_weight(kind: str, rank: int
     es = EsConfig(noise=kind, rank=rank, fitness=levels, alpha=0.2)
     scores = np.random.default_rng(7).integers(-(2**20), 0, 1024).astype(np.int32)
     fitness_I = fitness_of(es, jnp.asarray(scores))
-    z = jnp.int32(tables.vote_threshold(Config(es=es), 0))
+    z = jnp.int32(threshold.vote_threshold(Config(es=es), 0))
     left, right = factors(es, 512, 64, 64)
-    moved = threshold(
+    moved = by_fitness(
         Role.MATRIX,
         rank,
         jnp.zeros((64, 64), jnp.int8),
-        eggroll(es, (left, right), fitness_I),
+        plain_votes(es, (left, right), fitness_I),
         fitness_I,
         z,
     )
     assert abs(float(np.mean(np.asarray(moved) != 0)) - 0.2) < 0.04
     vectors = draw(kind, 5, 512, 4096)
-    ballot = eggroll(es, (vectors, None), fitness_I)
-    moved = threshold(Role.VECTOR, rank, jnp.zeros(4096, jnp.int8), ballot, fitness_I, z)
+    votes = plain_votes(es, (vectors, None), fitness_I)
+    moved = by_fitness(Role.VECTOR, rank, jnp.zeros(4096, jnp.int8), votes, fitness_I, z)
     assert abs(float(np.mean(np.asarray(moved) != 0)) - 0.2) < 0.04
 
 
@@ -246,8 +261,8 @@ def test_weights_follow_the_one_member_that_scores(kind: str, rank: int):
         scores = [-50] * 8
         scores[preferred] = -40
         fitness_I = fitness_of(es, jnp.array(scores, jnp.int32))
-        ballot = eggroll(es, (left, right), fitness_I)
-        moved = threshold(Role.MATRIX, rank, weight, ballot, fitness_I, jnp.int32(0))
+        votes = plain_votes(es, (left, right), fitness_I)
+        moved = by_fitness(Role.MATRIX, rank, weight, votes, fitness_I, jnp.int32(0))
         pair = preferred // 2
         direction = np.array(left[pair], np.int32) @ np.array(right[pair], np.int32).T
         np.testing.assert_array_equal(moved, np.sign(direction) * (1 - 2 * (preferred % 2)))
@@ -263,9 +278,9 @@ def test_a_planted_direction_is_followed(kind: str, rank: int, levels: str):
     along = np.einsum("imr,inr,mn->i", *(np.asarray(n, np.int32) for n in (left, right)), hidden)
     scores = np.stack([along, -along], axis=1).reshape(-1) - 2**20
     fitness_I = fitness_of(es, jnp.asarray(scores.astype(np.int32)))
-    ballot = eggroll(es, (left, right), fitness_I)
-    z = jnp.int32(tables.vote_threshold(Config(es=es), 0))
+    votes = plain_votes(es, (left, right), fitness_I)
+    z = jnp.int32(threshold.vote_threshold(Config(es=es), 0))
     moved = np.asarray(
-        threshold(Role.MATRIX, rank, jnp.zeros((8, 8), jnp.int8), ballot, fitness_I, z)
+        by_fitness(Role.MATRIX, rank, jnp.zeros((8, 8), jnp.int8), votes, fitness_I, z)
     )
     assert np.sum(moved == hidden) > 40 and np.sum(moved == -hidden) <= 2

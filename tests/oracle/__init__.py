@@ -62,7 +62,6 @@ from oracle.update import (
     magnitude_limit as magnitude_limit,
     moved as moved,
     randomly_moved as randomly_moved,
-    strength as strength,
     vote_limit as vote_limit,
     vote_threshold as vote_threshold,
 )

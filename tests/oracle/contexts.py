@@ -1,4 +1,4 @@
-"""Direct connections: rows by hash, sums of logits, and their update, row after row."""
+"""Context tables: rows by hash, sums of logits, and their update, row after row."""
 
 import math
 from typing import Any
@@ -44,7 +44,7 @@ def row_step(rate: float, count: int) -> int:
 
 
 def updated(
-    es: EsConfig, table: Matrix, counts: Vector, rows: Vector, errors: Matrix, number: int
+    es: EsConfig, table: Matrix, counts: Vector, rows: Vector, errors: Matrix, step: int
 ) -> tuple[Matrix, Vector]:
     """The table and counts after a step, one row after another; padding has the row after all."""
     table, counts = [list(row) for row in table], list(counts)
@@ -57,6 +57,6 @@ def updated(
         factor = row_step(es.direct_rate, max(1, counts[row] // readings)) * 2**8 // readings
         for v in range(len(table[row])):
             error = sum(hit[v] for hit in hits[row]) << spare_bits(es)
-            move = (error * factor + dither(row, v, number, 23)) >> 23
+            move = (error * factor + dither(row, v, step, 23)) >> 23
             table[row][v] = saturate(table[row][v] + move)
     return table, counts

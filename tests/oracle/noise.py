@@ -69,10 +69,10 @@ def matrix_noise(
     """A [M][R] and B [N][R] of one pair."""
     outputs, inputs = shape
     size = (outputs + inputs) * es.rank
-    entries = draw(es.noise, seed, step // es.noise_reuse, tensor, pair, size)
+    entries = draw(es.noise, seed, step, tensor, pair, size)
     return rows(entries[: outputs * es.rank], es.rank), rows(entries[outputs * es.rank :], es.rank)
 
 
 def vector_noise(es: EsConfig, width: int, seed: int, step: int, tensor: int, pair: int) -> Vector:
     """n [N] of one pair."""
-    return draw(es.noise, seed, step // es.noise_reuse, tensor, pair, width)
+    return draw(es.noise, seed, step, tensor, pair, width)

@@ -103,7 +103,7 @@ State = dict[str, Any]  # of one member: leaves [L][D] by name, and "context" [K
 def read_token(
     model: ModelConfig, member: dict[str, Any], state: State, token: int
 ) -> tuple[State, Vector, dict[str, Any], Vector, Vector]:
-    """`model_step` of an architecture, with direct connections beside it."""
+    """`model_step` of an architecture, with context tables beside it."""
     recurrent = {name: leaf for name, leaf in state.items() if name != "context"}
     recurrent, logits, *rest = architecture(model).model_step(member, recurrent, token)
     uses, residual, gain = rest

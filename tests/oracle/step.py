@@ -26,11 +26,11 @@ class State(NamedTuple):
     members: list[population.State]
 
 
-class Verdict(NamedTuple):
-    """Scores of all members and votes by path, those of tables left out."""
+class Result(NamedTuple):
+    """Scores of all members and votes by path; there are none on tables."""
 
     scores: Vector
-    ballots: dict[str, Any]
+    votes: dict[str, Any]
 
 
 def factors_of(pluses: list[dict[str, Any]], listed: population.Tensors) -> votes.Factors:
@@ -94,13 +94,13 @@ def updated(
     config: Config,
     vocab_size: int,
     state: State,
-    ballots: dict[str, Any],
+    sums: dict[str, Any],
     fitnesses: Vector,
-    number: int,
+    step: int,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Weights of the network and their remainders after the votes."""
+    """Weights of the network and their remainders after votes of these sums."""
     es, seed = config.es, config.run.seed
-    z, rate = update.vote_threshold(config, number), update.learning_rate(config, number)
+    z, rate = update.vote_threshold(config, step), update.learning_rate(config, step)
     weights: dict[str, Any] = {}
     kept: dict[str, Any] = {}
     first: dict[str, int] = {}
@@ -108,37 +108,37 @@ def updated(
         if kind == "table" or path in first:
             continue
         first[path] = tensor
-        ballot, old = ballots[path], entries(state.weights[path])
+        vote, old = sums[path], entries(state.weights[path])
         if es.update == "threshold":
             if population.estimator(es, path, kind) == "plain":
-                rough, limit = ballot, update.vote_limit(kind, es, fitnesses, z)
+                rough, limit = vote, update.vote_limit(kind, es, fitnesses, z)
             else:
-                rough, limit = update.magnitude_limit(ballot, z)
+                rough, limit = update.magnitude_limit(vote, z)
             pairs = zip(old, entries(rough), strict=True)
             new = [update.moved(w, v, limit) for w, v in pairs]
         elif es.update == "carry":
-            rest = entries(state.remainders[path]), update.strength(ballot, es.vote_clip)
+            rest = entries(state.remainders[path]), entries(vote)
             both = [update.carried(*three, rate) for three in zip(old, *rest, strict=True)]
             new = [weight for weight, _ in both]
-            kept[path] = like(ballot, iter([remainder for _, remainder in both]))
+            kept[path] = like(vote, iter([remainder for _, remainder in both]))
         else:
-            random = rounding(seed, number, tensor, len(old), 12)
-            rest = update.strength(ballot, es.vote_clip), random
-            new = [update.randomly_moved(w, s, rate, r) for w, s, r in zip(old, *rest, strict=True)]
-        weights[path] = like(ballot, iter(new))
+            assert es.update.endswith("STOCHASTIC")
+            rest = entries(vote), rounding(seed, step, tensor, len(old), 12)
+            new = [update.randomly_moved(w, v, rate, r) for w, v, r in zip(old, *rest, strict=True)]
+        weights[path] = like(vote, iter(new))
     return weights, kept
 
 
 def step(
-    config: Config, vocab_size: int, state: State, tokens: list[Vector], number: int
-) -> tuple[State, Verdict]:
+    config: Config, vocab_size: int, state: State, tokens: list[Vector], step: int
+) -> tuple[State, Result]:
     """One training step on tokens [S][T+1]: the next state, scores and votes."""
     es, model = config.es, config.model
     listed = population.tensors(model, vocab_size)
     members, following, readings = [], [], []
     for p in range(es.population):
         member = population.member_weights(
-            config, vocab_size, state.weights, config.run.seed, number, p
+            config, vocab_size, state.weights, config.run.seed, step, p
         )
         stream = tokens[p // es.members_per_stream]
         after, read = population.read(model, member, state.members[p], stream, padded=True)
@@ -147,16 +147,16 @@ def step(
         readings.append(read)
     scores = [sum(reading.log_likelihood for reading in read) for read in readings]
     fitnesses = update.fitness(es, scores)
-    ballots = votes.plain_votes(config, vocab_size, fitnesses, number)
+    sums = votes.plain_votes(config, vocab_size, fitnesses, step)
     errors = None
     if es.votes != "eggroll" or es.readout == "exact":
         lowest = -32767 if model.direct else population.architecture(model).LOWEST
-        place = votes.Place(list(range(es.population // 2)), number, spare_bits(es))
+        place = votes.Place(list(range(es.population // 2)), step, spare_bits(es))
         factors, records = factors_of(members[0::2], listed), records_of(readings, listed, lowest)
         found, errors = votes.token_votes(config, vocab_size, factors, records, place)
-        ballots |= found
-    plain = {path: ballot.tolist() for path, ballot in ballots.items()}
-    weights, kept = updated(config, vocab_size, state, plain, fitnesses, number)
+        sums |= found
+    plain = {path: vote.tolist() for path, vote in sums.items()}
+    weights, kept = updated(config, vocab_size, state, plain, fitnesses, step)
     counts = {}
     for path, (kind, shape, _) in listed.items():
         if kind == "table":
@@ -169,5 +169,5 @@ def step(
             ]
             flat = errors.reshape(-1, vocab_size).tolist()
             table = state.weights[path], state.counts[path]
-            weights[path], counts[path] = contexts.updated(es, *table, rows, flat, number)
-    return State(weights, kept, counts, following), Verdict(scores, plain)
+            weights[path], counts[path] = contexts.updated(es, *table, rows, flat, step)
+    return State(weights, kept, counts, following), Result(scores, plain)

@@ -1,4 +1,4 @@
-"""Fitness, schedules, and the three updates."""
+"""Fitness, schedules and updates."""
 
 import fractions
 import math
@@ -73,27 +73,16 @@ def magnitude_limit(votes: Any, z: int) -> tuple[Any, int]:
     return rough, z * (mean_of_means(rough) * 1283 // 1024) // 1024
 
 
-def strength(votes: Any, vote_clip: float) -> Vector:
-    """128 times each vote's sign, or its share of vote_clip mean magnitudes: of all votes, flat."""
-    signs = [(n > 0) - (n < 0) for n in entries(votes)]
-    if vote_clip == 0:
-        return [128 * sign for sign in signs]
-    rough = coarse(votes, 18)
-    most = max(1, mean_of_means(rough) * round(64 * vote_clip) // 64)
-    shares = [min(abs(n), most) * (2**24 // most) // 2**17 for n in entries(rough)]
-    return [sign * share for sign, share in zip(signs, shares, strict=True)]
-
-
-def carried(weight: int, remainder: int, strength: int, rate: int) -> tuple[int, int]:
-    """A weight and what remains after a move of strength / 128 of the rate, in 1 / 4096."""
-    total = remainder + shift_down(strength * rate, 7)
+def carried(weight: int, remainder: int, vote: int, rate: int) -> tuple[int, int]:
+    """A weight and what remains after a move by the rate, in 1 / 4096, the way of the vote."""
+    total = remainder + ((vote > 0) - (vote < 0)) * rate
     whole = shift_down(total, 12)
     return saturate(weight + whole), total - 4096 * whole
 
 
-def randomly_moved(weight: int, strength: int, rate: int, random: int) -> int:
+def randomly_moved(weight: int, vote: int, rate: int, random: int) -> int:
     """A weight after the same move, rounded up where the fraction and `random` / 4096 pass 1."""
-    return saturate(weight + (shift_down(strength * rate, 7) + random) // 4096)
+    return saturate(weight + (((vote > 0) - (vote < 0)) * rate + random) // 4096)
 
 
 def decayed(config: Config, step: int, halflife: float) -> fractions.Fraction | float:

@@ -44,7 +44,7 @@ def vector_votes(noises: list[Vector], fitnesses: Vector) -> Vector:
 
 
 def plain_votes(
-    config: Config, vocab_size: int, fitnesses: Vector, number: int
+    config: Config, vocab_size: int, fitnesses: Vector, step: int
 ) -> dict[str, np.ndarray]:
     """Votes by path of the tensors whose estimator is the plain one."""
     es, seed, found = config.es, config.run.seed, {}
@@ -53,14 +53,14 @@ def plain_votes(
         if population.estimator(es, path, kind) != "plain":
             continue
         if kind == "vector":
-            noises = [vector_noise(es, shape[0], seed, number, tensor, i) for i in pairs]
-            ballot: Any = vector_votes(noises, fitnesses)
+            noises = [vector_noise(es, shape[0], seed, step, tensor, i) for i in pairs]
+            votes: Any = vector_votes(noises, fitnesses)
         else:
             size = shape[0], shape[1]
-            ballot = matrix_votes(
-                [matrix_noise(es, size, seed, number, tensor, i) for i in pairs], fitnesses
+            votes = matrix_votes(
+                [matrix_noise(es, size, seed, step, tensor, i) for i in pairs], fitnesses
             )
-        found.setdefault(path, []).append(ballot)
+        found.setdefault(path, []).append(votes)
     listed = population.tensors(config.model, vocab_size)
     return {path: np.array(v if listed[path][2] else v[0]) for path, v in found.items()}
 
@@ -69,10 +69,10 @@ def plain_votes(
 
 
 class Place(NamedTuple):
-    """What dithers are made of: numbers of the pairs, the step's number, and bits to spare."""
+    """What dithers are made of: numbers of the pairs, the step, and bits to spare."""
 
     pairs: list[int]
-    number: int
+    step: int
     spare: int
 
 
@@ -99,7 +99,7 @@ class Records(NamedTuple):
 def dithers(place: Place, length: int, columns: int, bits: int) -> np.ndarray:
     """[T, I, columns]: over the pair, the column and the token's place in the run."""
     pairs = np.array(place.pairs, np.int64)[None, :, None]
-    tokens = (np.arange(length) + place.number * length)[:, None, None]
+    tokens = (np.arange(length) + place.step * length)[:, None, None]
     return dither(pairs, np.arange(columns)[None, None], tokens, bits)  # type: ignore[arg-type]
 
 
@@ -169,7 +169,7 @@ def outer(left: np.ndarray, x: np.ndarray) -> np.ndarray:
     return np.einsum("tim,tin->mn", left, x)
 
 
-def unit_operand(
+def node_operand(
     place: Place,
     factors: tuple[np.ndarray, np.ndarray],
     x: np.ndarray,
@@ -246,7 +246,7 @@ def token_votes(
         if kind == "exact":
             return outer(operand(place, credit, 0), x)
         taken = credit if value is None else through(place, value, credit)
-        return outer(unit_operand(place, factors, x, effect, taken), x)
+        return outer(node_operand(place, factors, x, effect, taken), x)
 
     for path, (kind, _, layers) in population.tensors(config.model, vocab_size).items():
         estimator = population.estimator(es, path, kind)

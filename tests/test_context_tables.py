@@ -1,4 +1,4 @@
-"""Direct connections: rows, sums and updates equal the oracle."""
+"""Context tables: rows, sums and updates equal the oracle."""
 
 import dataclasses
 import functools
@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import oracle
+import presets
 import pytest
 
 from int_lm import config as configuration, limits
@@ -16,8 +17,10 @@ from int_lm.arithmetic import tables
 from int_lm.config import Config, EsConfig, ModelConfig
 from int_lm.errors import UserError
 from int_lm.measure import evaluate
-from int_lm.method import evolve
-from int_lm.model import context_tables, language_model, likelihood, perturb
+from int_lm.method import evolve, recipe
+from int_lm.method.recipe import Recipe
+from int_lm.model import context_tables, likelihood, perturb
+from int_lm.model.params import Parameters
 
 VOCABULARY = 11
 update = jax.jit(context_tables.update, static_argnums=0)
@@ -91,14 +94,14 @@ def test_small_errors_count_on_average():
     """An error far below a unit moves a row by its share of a unit, over many steps."""
     es = EsConfig(direct_rate=1.0)
     table, moved = jnp.zeros((256, 1), jnp.int8), 0
-    for number in range(1024):
+    for step in range(1024):
         new, _ = update(
             es,
             table,
             jnp.zeros(256, jnp.int32),
             jnp.array([5], jnp.int32),
             jnp.array([[9]], jnp.int8),
-            jnp.uint32(number),
+            jnp.uint32(step),
         )
         moved += int(new[5, 0])
     assert abs(moved / 1024 - 9 / 128) < 0.01
@@ -112,49 +115,51 @@ def test_reciprocal_roots_are_rounded():
     assert table[1:].tolist() == expected
 
 
-def tiny(architecture: str, **es) -> Config:
-    """A small configuration with direct connections."""
-    fields = {"population": 8, "segment_length": 4, "sigma_shift": 2, **es}
+def tiny(architecture: str, direct: tuple[int, ...] = (1, 2)) -> Recipe:
+    """A small recipe with context tables."""
     model = ModelConfig(
-        architecture, width=8, layers=2, ffn_multiple=2, direct=(1, 2), direct_bits=8
+        architecture, width=8, layers=2, ffn_multiple=2, direct=direct, direct_bits=8
     )
-    recipe = EsConfig(votes="unit", readout="exact", update="carry", **fields)
-    return configuration.validate(Config(model=model, es=recipe))
+    es = EsConfig(population=8, segment_length=4, sigma_shift=2, schedule="inverse")
+    return presets.resolved(Config(model=model, es=es), VOCABULARY)
+
+
+step_of = functools.cache(evolve.compiled_step)  # tests of one recipe share it
 
 
 @pytest.mark.parametrize("architecture", ["egg", "rwkv"])
 def test_a_step_gives_tables_what_their_readings_say(architecture: str):
     """Errors and rows of a whole step, taken from the members' own logits, then the reference."""
-    config = tiny(architecture)
-    state, step = evolve.initial(config, VOCABULARY), evolve.compiled_step(config, VOCABULARY)
-    for number in range(3):
-        tokens = np.random.default_rng(number).integers(0, VOCABULARY, (4, 5)).astype(np.uint8)
+    tiny_recipe = tiny(architecture)
+    state, compiled = evolve.initial(tiny_recipe), step_of(tiny_recipe)
+    for step in range(3):
+        tokens = np.random.default_rng(step).integers(0, VOCABULARY, (4, 5)).astype(np.uint8)
         tokens[:, 1::2] = np.maximum(tokens[:, 1::2], 1)  # separators, but no padding
-        old = jax.tree.map(np.asarray, (state.weights["direct"], state.counts, state.members))
-        state, _ = step(jax.tree.map(jnp.copy, state), tokens, number)
+        old = jax.tree.map(np.array, state)
+        state, _ = compiled(state, tokens, step)
         for length in (1, 2):
             rows = []
-            context = jnp.asarray(old[2]["context"])[:, 0::2]
+            context = jnp.asarray(old.members["context"])[:, 0::2]
             for t in range(4):
                 context = context_tables.following(context, jnp.asarray(tokens[:, t], jnp.int32))
-                rows += context_tables.rows(config.model, context)[f"context_{length}"].tolist()
-            counts = list(old[1][f"context_{length}"])
+                picked = context_tables.rows(tiny_recipe.settings.model, context)
+                rows += picked[f"context_{length}"].tolist()
+            counts = list(old.tables.counts[f"context_{length}"])
             for row in set(rows):
                 counts[row] += 1
-            assert state.counts[f"context_{length}"].tolist() == counts
-            new = np.asarray(state.weights["direct"][f"context_{length}"])
+            assert state.tables.counts[f"context_{length}"].tolist() == counts
+            new = np.asarray(state.tables.values[f"context_{length}"])
             untouched = np.setdiff1d(np.arange(256), rows)
-            before = old[0][f"context_{length}"]
+            before = old.tables.values[f"context_{length}"]
             np.testing.assert_array_equal(new[untouched], before[untouched])
             assert np.any(new[rows] != before[rows])
 
 
 def test_the_first_step_is_the_errors_of_uniform_guesses():
     """From zero tables and a zero head, every row moves towards its targets by the reference."""
-    config = tiny("rwkv")
-    state, step = evolve.initial(config, VOCABULARY), evolve.compiled_step(config, VOCABULARY)
+    tiny_recipe = tiny("rwkv")
     tokens = np.random.default_rng(0).integers(1, VOCABULARY, (4, 5)).astype(np.uint8)
-    following, _ = step(state, tokens, 0)
+    following, _ = step_of(tiny_recipe)(evolve.initial(tiny_recipe), tokens, 0)
     rows, errors = [], []
     for t in range(4):
         for i in range(4):
@@ -169,69 +174,67 @@ def test_the_first_step_is_the_errors_of_uniform_guesses():
                 )[0].tolist()
             )
     zeros = [[0] * VOCABULARY for _ in range(256)]
-    expected, _ = oracle.contexts.updated(config.es, zeros, [0] * 256, rows, errors, 0)
-    assert following.weights["direct"]["context_1"].tolist() == expected
+    expected, _ = oracle.contexts.updated(tiny_recipe.es, zeros, [0] * 256, rows, errors, 0)
+    assert following.tables.values["context_1"].tolist() == expected
 
 
 def test_evaluation_reads_the_tables():
     """Documents score as token by token; other tables give other scores."""
-    config = tiny("rwkv")
-    generator = np.random.default_rng(5)
-    state = evolve.initial(config, VOCABULARY)
-    weights = state.weights | {
-        "direct": {
-            name: jnp.asarray(generator.integers(-127, 128, table.shape).astype(np.int8))
-            for name, table in state.weights["direct"].items()
-        }
+    tiny_recipe = tiny("rwkv")
+    model, generator = tiny_recipe.model, np.random.default_rng(5)
+    state = evolve.initial(tiny_recipe)
+    drawn = {
+        name: jnp.asarray(generator.integers(-127, 128, table.shape).astype(np.int8))
+        for name, table in state.tables.values.items()
     }
+    weights = Parameters(state.network, drawn)
     documents = [generator.integers(1, VOCABULARY, n).astype(np.uint8) for n in (5, 0, 9)]
-    scores = evaluate.log2_likelihoods(config.model, weights, documents)
-    step = jax.jit(functools.partial(language_model.step, config.model))
+    scores = evaluate.log2_likelihoods(model, weights, documents)
+    step = jax.jit(model.step)
     bare = jax.tree.map(jnp.asarray, perturb.unperturbed(weights))
     for document, score in zip(documents, scores, strict=True):
-        read, total = language_model.initial_state(config.model, 1), 0
+        read, total = model.initial_state(1), 0
         for token, target in zip([0, *document], [*document, 0], strict=True):
             read, logits, _ = step(bare, read, jnp.array([token], jnp.int32))
             total += int(likelihood.log2_likelihood(logits, jnp.array([target], jnp.int32))[0])
         assert total == score
-    zero = evaluate.log2_likelihoods(config.model, state.weights, documents)
+    zero = evaluate.log2_likelihoods(model, state.weights, documents)
     assert zero.tolist() != scores.tolist()
 
 
 @pytest.mark.parametrize("direct", [(), (1, 2)])
 def test_what_numpy_sees_of_a_state_lasts_unless_it_is_said_to_change(direct: tuple[int, ...]):
     """A checkpoint is written from it while steps go on."""
-    config = tiny("rwkv")
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, direct=direct))
-    state, step = evolve.initial(config, VOCABULARY), evolve.compiled_step(config, VOCABULARY)
+    tiny_recipe = tiny("rwkv", direct)
+    state, compiled = evolve.initial(tiny_recipe), step_of(tiny_recipe)
     lasts = not evolve.changes_in_place(state)
     assert lasts == (not direct or jax.default_backend() != "cpu")
     seen = [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
     before = [leaf.copy() for leaf in seen]
-    for number in range(3):
-        state, _ = step(state, np.full((4, 5), number, np.uint8), number)
+    for step in range(3):
+        state, _ = compiled(state, np.full((4, 5), step, np.uint8), step)
     jax.block_until_ready(state)
     assert not lasts or all(map(np.array_equal, seen, before))
 
 
 def test_tables_are_changed_in_place():
     """The state that went into a step has lost its tables: they are not held twice."""
-    config = tiny("rwkv")
-    state, step = evolve.initial(config, VOCABULARY), evolve.compiled_step(config, VOCABULARY)
-    step(state, np.ones((4, 5), np.uint8), 0)
-    assert state.weights["direct"]["context_1"].is_deleted()
-    assert not state.weights["head"].is_deleted()
+    tiny_recipe = tiny("rwkv")
+    state = evolve.initial(tiny_recipe)
+    step_of(tiny_recipe)(state, np.ones((4, 5), np.uint8), 0)
+    assert state.tables.values["context_1"].is_deleted()
+    assert not state.network["head"].is_deleted()
 
 
 def test_a_repeating_text_is_learnt_at_once():
     """Under 0.7 bits a token after 12 steps, where chance is 3.5."""
-    config = tiny("rwkv")
-    state, step = evolve.initial(config, VOCABULARY), evolve.compiled_step(config, VOCABULARY)
+    tiny_recipe = tiny("rwkv")
+    state, compiled = evolve.initial(tiny_recipe), step_of(tiny_recipe)
     text = np.tile(np.array([1, 2, 3, 1, 4], np.uint8), 40)
-    for number in range(12):
-        starts = np.arange(4) * 7 + number * 4
+    for step in range(12):
+        starts = np.arange(4) * 7 + step * 4
         tokens = np.stack([text[start : start + 5] for start in starts])
-        state, metrics = step(state, tokens, number)
+        state, metrics = compiled(state, tokens, step)
     bits = -sum(metrics.scores_P.tolist()) / 65536 / (8 * 4)
     assert bits < 0.7, bits
 
@@ -246,17 +249,21 @@ def test_a_repeating_text_is_learnt_at_once():
         ({"direct_bits": 25}, {}, "model.direct_bits is 25"),
         ({}, {"direct_rate": 0.0}, "es.direct_rate is 0.0"),
         ({}, {"direct_rate": 128.0}, "es.direct_rate is 128.0"),
-        ({"direct": (1,)}, {"readout": "perturbed"}, "add --es.readout exact"),
+        (
+            {"direct": (1,)},
+            {"readout": "perturbed", "votes": "trace"},
+            "model.direct needs the readout's exact errors; add --es.readout exact",
+        ),
     ],
 )
 def test_impossible_tables_are_refused(model: dict, es: dict, expected: str):
     """One sentence with the field and its bounds."""
-    base = Config(es=EsConfig(readout="exact"))
+    base = Config()
     config = dataclasses.replace(
         base,
         model=dataclasses.replace(base.model, **model),
         es=dataclasses.replace(base.es, **es),
     )
     with pytest.raises(UserError) as caught:
-        configuration.validate(config)
+        recipe.of(configuration.validate(config), VOCABULARY)
     assert expected in str(caught.value)
