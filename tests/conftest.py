@@ -1,14 +1,15 @@
-"""What every test shares: strict JAX on eight pretended CPU devices, and a way to run commands."""
+"""What tests share: strict JAX on eight pretended devices, what is compiled, runs of commands."""
 
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import hypothesis
 import jax
 import pytest
+from tiny_command import train_arguments, write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 PLATFORM = os.environ.get("JAX_PLATFORMS") or "cpu"
@@ -25,10 +26,57 @@ hypothesis.settings.load_profile("house")
 RunCommand = Callable[..., subprocess.CompletedProcess[str]]
 
 
-@pytest.fixture
-def command_environment() -> dict[str, str]:
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """What is compiled once, here or by a program that a test starts, is not compiled again.
+
+    Tests that run beside each other (pytest-xdist) share one cache too. Yields the variables of
+    the environment that say so to JAX.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+    settings = {
+        "compilation_cache_dir": str(shared / "compiled"),
+        "persistent_cache_min_compile_time_secs": 0,
+        "persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, f"jax_{name}") for name in settings}
+    for name, value in settings.items():
+        jax.config.update(f"jax_{name}", value)
+    yield {f"JAX_{name.upper()}": str(value) for name, value in settings.items()}
+    for name, value in before.items():
+        jax.config.update(f"jax_{name}", value)
+
+
+@pytest.fixture(scope="session")
+def command_environment(compilation_cache: dict[str, str]) -> dict[str, str]:
     """Environment for programs of this repository: its packages importable from anywhere."""
-    return {**os.environ, "JAX_PLATFORMS": PLATFORM, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
+    own = {"JAX_PLATFORMS": PLATFORM, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
+    return {**os.environ, **compilation_cache, **own}
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text file."""
+    return write_text(tmp_path_factory.mktemp("text") / "words.txt")
+
+
+@pytest.fixture(scope="session")
+def whole(
+    text: Path, tmp_path_factory: pytest.TempPathFactory, command_environment: dict[str, str]
+) -> tuple[Path, str]:
+    """A finished run of `train.py` that nothing disturbed, and what it printed."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    done = subprocess.run(
+        [sys.executable, ROOT / "train.py", *train_arguments(text, run)],
+        env=command_environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return run, done.stdout
 
 
 @pytest.fixture
