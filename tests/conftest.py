@@ -1,4 +1,4 @@
-"""What every test shares: strict JAX on eight pretended CPU devices, and a way to run commands."""
+"""What tests share: strict JAX on eight pretended devices, what is compiled, runs of commands."""
 
 import os
 import subprocess
@@ -9,6 +9,7 @@ from pathlib import Path
 import hypothesis
 import jax
 import pytest
+from tiny_command import train_arguments, write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 PLATFORM = os.environ.get("JAX_PLATFORMS") or "cpu"
@@ -25,23 +26,56 @@ hypothesis.settings.load_profile("house")
 RunCommand = Callable[..., subprocess.CompletedProcess[str]]
 
 
-@pytest.fixture(autouse=True)
-def compiler(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Compilation without most optimisations: it takes longer than most of what is computed here.
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """What is compiled once, here or by a program that a test starts, is not compiled again.
 
-    The bits are the same with and without. Tests marked `optimised` have all of them.
+    Each of the processes that run tests beside each other has its own cache: JAX writes entries in
+    place, and what another process finds half written is a warning. Yields the variables of the
+    environment that say so to JAX.
     """
-    before = jax.config.read("jax_disable_most_optimizations")
-    quick = request.node.get_closest_marker("optimised") is None
-    jax.config.update("jax_disable_most_optimizations", quick)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+    settings = {
+        "compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "persistent_cache_min_compile_time_secs": 0,
+        "persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, f"jax_{name}") for name in settings}
+    for name, value in settings.items():
+        jax.config.update(f"jax_{name}", value)
+    yield {f"JAX_{name.upper()}": str(value) for name, value in settings.items()}
+    for name, value in before.items():
+        jax.config.update(f"jax_{name}", value)
 
 
-@pytest.fixture
-def command_environment() -> dict[str, str]:
+@pytest.fixture(scope="session")
+def command_environment(compilation_cache: dict[str, str]) -> dict[str, str]:
     """Environment for programs of this repository: its packages importable from anywhere."""
-    return {**os.environ, "JAX_PLATFORMS": PLATFORM, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
+    own = {"JAX_PLATFORMS": PLATFORM, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
+    return {**os.environ, **compilation_cache, **own}
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text file."""
+    return write_text(tmp_path_factory.mktemp("text") / "words.txt")
+
+
+@pytest.fixture(scope="session")
+def whole(
+    text: Path, tmp_path_factory: pytest.TempPathFactory, command_environment: dict[str, str]
+) -> tuple[Path, str]:
+    """A finished run of `train.py` that nothing disturbed, and what it printed."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    done = subprocess.run(
+        [sys.executable, ROOT / "train.py", *train_arguments(text, run)],
+        env=command_environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return run, done.stdout
 
 
 @pytest.fixture

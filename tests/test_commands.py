@@ -3,113 +3,26 @@
 import errno
 import json
 import os
-import random
 import re
 import signal
 import subprocess
 import sys
-import time
 import types
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_command import assert_same_run, rows, train_arguments, wait_for_rows, write_text
 
 import eval as eval_command
 import train
-from int_lm import config, run as run_module
+from int_lm import run as run_module
 from int_lm.files import checkpoint
 from int_lm.method import evolve
 from int_lm.training import trainer
 from int_lm.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
-TINY = {
-    "--model.width": 16,
-    "--model.layers": 1,
-    "--es.population": 16,
-    "--es.segment_length": 8,
-    "--run.steps": 60,
-    "--run.log_every": 5,
-    "--run.eval_every": 20,
-    "--run.eval_bytes": 2048,
-    "--run.checkpoint_every": 7,
-    "--run.sample_tokens": 8,
-    "--data.document_bytes": 1024,
-}
-TIMES = {"seconds", "tokens_per_second"}
-
-
-def train_arguments(text: Path, run: Path, **changes: object) -> list[str]:
-    """Arguments of a tiny run; `changes` are written section_dot_field."""
-    flags = TINY | {"--data.path": text, "--run.dir": run}
-    flags |= {f"--{name.replace('_dot_', '.')}": value for name, value in changes.items()}
-    return [str(item) for flag in flags.items() for item in flag]
-
-
-def write_text(path: Path, seed: int = 0) -> Path:
-    """40 kB of words, in lines."""
-    generator = random.Random(seed)
-    words = [
-        "".join(generator.choices("etaoinshrdlu", k=generator.randint(2, 7))) for _ in range(99)
-    ]
-    lines = (" ".join(generator.choices(words, k=8)) for _ in range(1000))
-    path.write_text("\n".join(lines))
-    return path
-
-
-def rows(run: Path) -> list[dict[str, object]]:
-    """The rows of metrics.jsonl without what depends on the clock."""
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines]
-
-
-def final_state(run: Path) -> list[np.ndarray]:
-    """Every array of a run's newest checkpoint, which must be that of the last step."""
-    settings = config.load(run / "config.yaml")
-    restored = checkpoint.restore(run / "checkpoints", evolve.initial(settings, 256))
-    assert restored is not None
-    assert restored.step == settings.run.steps
-    return list(checkpoint.leaves(restored.state).values())
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The commands started here share what they compile, which is most of what they do."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
-        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-        patch.setenv("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
-        yield
-
-
-@pytest.fixture(scope="module")
-def environment(compilation_cache: None) -> dict[str, str]:
-    """Environment of the commands started here."""
-    return {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A text file."""
-    return write_text(tmp_path_factory.mktemp("text") / "words.txt")
-
-
-@pytest.fixture(scope="module")
-def whole(text: Path, tmp_path_factory: pytest.TempPathFactory, environment) -> tuple[Path, str]:
-    """A run that nothing disturbed, and what it printed."""
-    run = tmp_path_factory.mktemp("whole") / "run"
-    done = subprocess.run(
-        [sys.executable, ROOT / "train.py", *train_arguments(text, run)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    return run, done.stdout
 
 
 def start(text: Path, run: Path, environment: dict[str, str]) -> subprocess.Popen[str]:
@@ -121,15 +34,6 @@ def start(text: Path, run: Path, environment: dict[str, str]) -> subprocess.Pope
         stderr=subprocess.PIPE,
         text=True,
     )
-
-
-def wait_for_rows(run: Path, count: int, process: subprocess.Popen[str]) -> None:
-    """Return when `metrics.jsonl` has at least `count` rows, or the process has ended."""
-    path = run / "metrics.jsonl"
-    while process.poll() is None:
-        if path.exists() and len(path.read_bytes().splitlines()) >= count:
-            return
-        time.sleep(0.01)
 
 
 def test_a_run_reports_learns_and_says_what_comes_next(whole: tuple[Path, str]) -> None:
@@ -192,7 +96,7 @@ def test_the_last_save_knows_an_evaluation_of_its_step(text, tmp_path: Path, mon
     evaluated, evaluate = [], Trainer.evaluate
 
     def slow(self: Trainer, documents: trainer.Documents) -> object:
-        evaluated.append(self.number)
+        evaluated.append(self.step)
         self.seconds_before += 10_000
         return evaluate(self, documents)
 
@@ -211,7 +115,7 @@ def test_ctrl_c_in_the_final_evaluation_ends_it(text, tmp_path: Path, monkeypatc
 
     def interrupted(self: Trainer, documents: trainer.Documents) -> object:
         if documents is self.text.heldout and not pressed:
-            pressed.append(self.number)
+            pressed.append(self.step)
             signal.raise_signal(signal.SIGINT)
         return evaluate(self, documents)
 
@@ -233,7 +137,7 @@ def test_a_signal_while_the_last_step_is_reported_is_obeyed(
     _, settings = train.parse(train_arguments(text, run, run_dot_steps=10, run_dot_eval_every=0))
 
     def signalled(self: Trainer, valid: float | None) -> None:
-        if self.number == 10:
+        if self.step == 10:
             signal.raise_signal(signal.SIGTERM)
         save(self, valid)
 
@@ -320,56 +224,14 @@ def test_evaluating_other_text_is_by_raw_bytes(whole, tmp_path: Path, run_comman
     assert (run / "evaluation.json").read_bytes() == kept
 
 
-def killed_until_done(text: Path, run: Path, environment: dict[str, str], kills: int) -> None:
-    """Run to the end through `kills` SIGKILLs at random moments after work has begun."""
-    generator = random.Random(kills)
-    for number in range(kills):
-        process = start(text, run, environment)
-        if generator.random() < 0.3:  # while it imports, reads text or compiles
-            time.sleep(generator.uniform(0.5, 4))
-        else:
-            wait_for_rows(run, 1 + number * 13 // kills, process)
-            time.sleep(generator.uniform(0, 0.3))
-        process.kill()
-        process.communicate()
-    process = start(text, run, environment)
-    _, stderr = process.communicate(timeout=300)
-    assert process.returncode == 0, stderr
-
-
-def assert_same_run(run: Path, whole: Path) -> None:
-    """Weights, member states and metrics are equal."""
-    for ours, theirs in zip(final_state(run), final_state(whole), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-    assert rows(run) == rows(whole)
-
-
-@pytest.mark.slow
-@pytest.mark.alone
-def test_kills_change_nothing(whole, text: Path, tmp_path: Path, environment) -> None:
-    """A run killed three times ends with the bits and the log of the undisturbed one."""
-    run = tmp_path / "run"
-    killed_until_done(text, run, environment, kills=3)
-    assert_same_run(run, whole[0])
-
-
-@pytest.mark.slow
-@pytest.mark.alone
-def test_many_kills_change_nothing(whole, text: Path, tmp_path: Path, environment) -> None:
-    """The same with twelve kills."""
-    run = tmp_path / "run"
-    killed_until_done(text, run, environment, kills=12)
-    assert_same_run(run, whole[0])
-
-
 @pytest.mark.parametrize(
     "number",
     [signal.SIGTERM, pytest.param(signal.SIGINT, marks=[pytest.mark.slow, pytest.mark.alone])],
 )
-def test_a_signal_saves_and_stops(whole, text, tmp_path: Path, environment, number) -> None:
+def test_a_signal_saves_and_stops(whole, text, tmp_path: Path, command_environment, number) -> None:
     """SIGTERM or SIGINT saves at the next step, exits with 0, and the run goes on from there."""
     run = tmp_path / "run"
-    process = start(text, run, environment)
+    process = start(text, run, command_environment)
     wait_for_rows(run, 1, process)
     process.send_signal(number)
     stdout, stderr = process.communicate(timeout=600)
@@ -377,7 +239,7 @@ def test_a_signal_saves_and_stops(whole, text, tmp_path: Path, environment, numb
     stopped = re.search(r"saved step (\d+)", stdout)
     assert stopped, stdout
     assert checkpoint.latest_step(run / "checkpoints") == int(stopped[1])
-    process = start(text, run, environment)
+    process = start(text, run, command_environment)
     stdout, stderr = process.communicate(timeout=300)
     assert process.returncode == 0, stderr
     assert f"at step {stopped[1]}" in stdout
@@ -433,7 +295,7 @@ def test_a_mistake_is_one_sentence(mistake: str, tmp_path: Path, run_command) ->
     [
         ({"model_dot_width": 24}, ["16", "24", "width"]),
         ({"run_dot_seed": 5}, ["run.seed", "0", "5"]),
-        ({"es_dot_sigma_shift": 3}, ["es.sigma_shift", "4", "3"]),
+        ({"es_dot_sigma_shift": 4}, ["es.sigma_shift", "3", "4"]),
     ],
 )
 def test_another_configuration_is_refused(whole, text, run_command, changes, words) -> None:

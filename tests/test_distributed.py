@@ -9,22 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_commands import (
-    ROOT,
-    assert_same_run,
-    compilation_cache,
-    environment,
-    text,
-    train_arguments,
-    whole,
-)
+from conftest import ROOT
+from tiny_command import assert_same_run, train_arguments
 
 from int_lm import config
 from int_lm.config import Config, DistributedConfig
 from int_lm.errors import UserError
 from int_lm.training import distributed
-
-__all__ = ["compilation_cache", "environment", "text", "whole"]  # fixtures
 
 
 def free_port() -> int:
@@ -38,7 +29,7 @@ def start(
     count: int,
     text: Path,
     run: Path,
-    environment,
+    environment: dict[str, str],
     **changes,
 ) -> list[subprocess.Popen[str]]:
     """Start a run of so many processes on this machine."""
@@ -74,10 +65,12 @@ def ended(processes: Sequence[subprocess.Popen[str]], seconds: float = 300) -> l
 
 @pytest.mark.slow
 @pytest.mark.alone
-def test_two_processes_give_the_bits_of_one(whole, text, tmp_path: Path, environment) -> None:
+def test_two_processes_give_the_bits_of_one(
+    whole, text, tmp_path: Path, command_environment
+) -> None:
     """The same weights, states and log; the first process alone speaks and writes."""
     run = tmp_path / "run"
-    processes = start(2, text, run, environment)
+    processes = start(2, text, run, command_environment)
     outputs = ended(processes)
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert_same_run(run, whole[0])
@@ -89,11 +82,11 @@ def test_two_processes_give_the_bits_of_one(whole, text, tmp_path: Path, environ
 @pytest.mark.alone
 @pytest.mark.parametrize("devices", [1, 2])
 def test_four_processes_give_the_bits_of_one(
-    whole, text, tmp_path: Path, environment, devices: int
+    whole, text, tmp_path: Path, command_environment, devices: int
 ) -> None:
     """With one and with two devices each."""
     run = tmp_path / "run"
-    processes = start(4, text, run, environment | {"JAX_NUM_CPU_DEVICES": str(devices)})
+    processes = start(4, text, run, command_environment | {"JAX_NUM_CPU_DEVICES": str(devices)})
     outputs = ended(processes)
     assert [process.returncode for process in processes] == [0] * 4, outputs
     assert_same_run(run, whole[0])

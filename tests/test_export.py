@@ -179,7 +179,7 @@ def test_the_card_describes_the_model(run: Run, tmp_path: Path) -> None:
     ):
         assert text in card
     assert not re.search(r"\bNone\b|nan|\{|\}", card)
-    assert "| alpha |" in card and "learning rate" not in card and "direct connections" not in card
+    assert "| alpha |" in card and "learning rate" not in card and "context tables" not in card
 
 
 def test_the_card_tells_network_and_tables_apart() -> None:
@@ -194,7 +194,7 @@ def test_the_card_tells_network_and_tables_apart() -> None:
     card = model_card(run, {"weights_hash": "0" * 16}, 1, None, {})
     network = params.count(of_run.model.specs.network)
     tables = 2 * 256 * 300
-    assert f"# rwkv, 2 x 64, {network:,} int8 weights and {tables:,} of direct connections" in card
+    assert f"# rwkv, 2 x 64, {network:,} int8 weights and {tables:,} of context tables" in card
     assert f"from the last 1, 2 tokens to the logits: {tables:,} weights" in card
     assert "0.5, half-life 200 steps" in card and "over 3,000 steps" in card
     assert "| fitness |" not in card and "| alpha |" not in card

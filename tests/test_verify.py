@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 
 import pytest
-from test_commands import train_arguments, write_text
 
 from int_lm import verify
 from int_lm.errors import UserError
@@ -14,30 +13,19 @@ from int_lm.verify import __main__ as command
 pytestmark = pytest.mark.slow  # all of them need a finished run
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of 40 steps; it lies beside its text and its shards."""
-    import train
-
-    place = tmp_path_factory.mktemp("verified")
-    arguments = train_arguments(
-        write_text(place / "words.txt"),
-        place / "run",
-        run_dot_steps=40,
-        run_dot_sample_tokens=0,
-        data_dot_shards=place / "shards",
-    )
-    train.train(train.parse(arguments)[1])
-    return place / "run"
+@pytest.fixture
+def run(whole: tuple[Path, str]) -> Path:
+    """A finished run of 60 steps; its text and its shards are still there."""
+    return whole[0]
 
 
 def test_a_run_is_confirmed_from_any_checkpoint_and_from_its_beginning(run, capsys) -> None:
     """Every logged hash after the checkpoint is found again."""
     command.main([str(run), "--json"])
     figures = json.loads(capsys.readouterr().out)
-    assert figures["from"] > 0 and figures["confirmed"][-1] == 40 and figures["differs"] is None
+    assert figures["from"] > 0 and figures["confirmed"][-1] == 60 and figures["differs"] is None
     command.main([str(run), "--step", "0"])
-    assert "steps 1 to 40 computed again; all 9 logged hashes are right" in capsys.readouterr().out
+    assert "steps 1 to 60 computed again; all 13 logged hashes are right" in capsys.readouterr().out
     command.main([str(run), "--step", "0", "--steps", "7", "--json"])
     assert json.loads(capsys.readouterr().out)["confirmed"] == [1, 5]
 
@@ -69,8 +57,8 @@ def test_mistakes_are_one_sentence(run: Path, tmp_path: Path) -> None:
         command.main([str(tmp_path)])
     with pytest.raises(UserError, match="no checkpoint 3 in"):
         command.main([str(run), "--step", "3"])
-    with pytest.raises(UserError, match="no step after 40"):
-        command.main([str(run), "--step", "40"])
+    with pytest.raises(UserError, match="no step after 60"):
+        command.main([str(run), "--step", "60"])
     with pytest.raises(UserError, match="--steps is -1"):
         command.main([str(run), "--steps", "-1"])
     path = tmp_path / "metrics.jsonl"

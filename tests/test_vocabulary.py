@@ -3,12 +3,10 @@
 import json
 import math
 import random
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -21,7 +19,8 @@ from int_lm.errors import UserError
 from int_lm.files import checkpoint
 from int_lm.measure import evaluate
 from int_lm.measure.code_length import CodeLengths
-from int_lm.method import evolve
+from int_lm.method import evolve, recipe
+from tests.tiny_command import assert_same_run, rows, wait_for_rows
 from tests.tiny_run import export_tiny_run, tiny_run
 from tokenization import ByteTokenizer, train
 
@@ -56,8 +55,9 @@ def test_a_step_at_32768_is_the_same_in_chunks(votes: str) -> None:
     for chunk in (0, 4):
         es = EsConfig(**{**vars(ES), "votes": votes, "chunk": chunk})
         settings = config.validate(Config(model=MODEL, es=es))
-        state = evolve.initial(settings, LARGE)
-        step = evolve.compiled_step(settings, LARGE)
+        of_settings = recipe.of(settings, LARGE)
+        state = evolve.initial(of_settings)
+        step = evolve.compiled_step(of_settings)
         for number in range(2):
             state, measured = step(state, tokens, number)
         results.append(jax.tree.map(np.asarray, (state, measured)))
@@ -71,7 +71,7 @@ def test_evaluation_at_large_vocabularies(vocab_size: int, tmp_path: Path) -> No
     run = tiny_run(vocab_size, MODEL)
     generator = np.random.default_rng(3)
     documents = [generator.integers(1, vocab_size, n).astype(np.uint16) for n in (1, 300, 17)]
-    found = evaluate.log2_likelihoods(MODEL, run.weights, documents)
+    found = evaluate.log2_likelihoods(run.recipe.model, run.weights, documents)
     model = runtime.load(export_tiny_run(run, tmp_path))
     assert found.tolist() == runtime.log2_likelihoods(model, documents).tolist()
     assert (found < 0).all() and (found > -32 * 65536 * 301).all()
@@ -90,10 +90,10 @@ def test_bits_per_byte_of_a_known_model() -> None:
     pieces = train.train([" ".join(words_of(200, 0)).encode()], vocab_size=512, model_type="bpe")
     for tokenizer in (ByteTokenizer(), pieces):
         model = ModelConfig(width=8, layers=1)
-        weights = evolve.initial(Config(model=model), tokenizer.vocab_size).weights
-        uniform = jax.tree.map(np.zeros_like, weights)
+        of_model = recipe.of(Config(model=model), tokenizer.vocab_size)
+        uniform = jax.tree.map(np.zeros_like, evolve.initial(of_model).weights)
         ids = tokenizer.encode_all(texts)
-        lengths = evaluate.evaluate(model, uniform, ids, [len(text) for text in texts])
+        lengths = evaluate.evaluate(of_model.model, uniform, ids, [len(text) for text in texts])
         tokens = sum(len(document) + 1 for document in ids)
         expected = tokens * math.log2(tokenizer.vocab_size) / sum(map(len, texts))
         assert lengths.bits_per_byte == expected
@@ -126,7 +126,7 @@ def test_greedy_hits_are_those_of_greedy_reading(tmp_path: Path) -> None:
         expected.append(sum(hits[first:]))
     by_numpy = runtime.log2_likelihoods(model, documents, score=runtime.greedy_hit, firsts=firsts)
     by_jax = evaluate.log2_likelihoods(
-        MODEL, run.weights, documents, score=evaluate.greedy_hit, firsts=firsts
+        run.recipe.model, run.weights, documents, score=evaluate.greedy_hit, firsts=firsts
     )
     assert by_numpy.tolist() == by_jax.tolist() == expected
     assert expected[0] > 5 and expected[3] == 0
@@ -173,7 +173,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     (root / "mixture.yaml").write_text(
         "model: {architecture: rwkv, width: 16, layers: 1, direct: [1, 2], direct_bits: 8}\n"
-        "es: {population: 16, segment_length: 8, votes: unit, readout: exact, update: carry}\n"
+        "es: {population: 16, segment_length: 8, votes: unit, readout: exact, update: carry,\n"
+        "     sigma_shift: 4, schedule: inverse}\n"
         f"data:\n  tokenizer: {root / 'pieces'}\n  shards: {root / 'shards'}\n"
         f"  shard_bytes: 10000\n  mixture:\n{mixture}"
         "run: {steps: 150, log_every: 10, eval_every: 50, checkpoint_every: 20, eval_bytes: 3000,\n"
@@ -186,12 +187,6 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [{"sentence_good": a, "sentence_bad": b} for a, b in zip(good, bad, strict=True)],
     )
     return root
-
-
-def rows(run: Path) -> list[dict[str, Any]]:
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    without = {"seconds", "tokens_per_second"}
-    return [{k: v for k, v in json.loads(line).items() if k not in without} for line in lines]
 
 
 @pytest.mark.slow
@@ -238,26 +233,27 @@ def test_a_mixture_in_pieces_is_trained_and_used(prepared: Path, run_command) ->
 def test_kills_and_new_weights_change_no_order(
     prepared: Path, command_environment: dict[str, str], run_command
 ) -> None:
-    """Killed at random inside a mixture, across epochs, a run comes to the same weights; other
-    weights of the mixture hold from the next round on, and what was read stays read."""
+    """Killed twelve times at random inside a mixture, across epochs, a run comes to the same
+    weights, states and log; other weights of the mixture hold from the next round on, and what was
+    read stays read."""
     base = ["--config", str(prepared / "mixture.yaml"), "--run.dir"]
     whole, killed = prepared / "whole", prepared / "killed"
-    began = time.monotonic()
     assert run_command("train.py", *base, whole).returncode == 0
-    seconds = time.monotonic() - began
-    generator = random.Random(3)
-    for kills in range(6):
-        process = subprocess.Popen(
+    generator, kills = random.Random(3), 12
+    for number in range(kills):
+        with subprocess.Popen(
             [sys.executable, ROOT / "train.py", *base, killed],
             env=command_environment,
             stdout=subprocess.DEVNULL,
-        )
-        try:
-            process.wait(generator.uniform(0.5 * seconds, seconds) if kills < 5 else 200)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-    assert rows(killed) == rows(whole)
+        ) as process:
+            if generator.random() < 0.3:  # while it imports, reads text or compiles
+                time.sleep(generator.uniform(0.5, 4))
+            else:
+                wait_for_rows(killed, 1 + number * 15 // kills, process)
+                time.sleep(generator.uniform(0, 0.3))
+            process.kill()
+    assert run_command("train.py", *base, killed).returncode == 0
+    assert_same_run(killed, whole)
     hosts = [checkpoint.read_host(run / "checkpoints") for run in (whole, killed)]
     assert hosts[0]["mixture"] == hosts[1]["mixture"] == [[0, [3.0, 1.0]]]
     text = (prepared / "mixture.yaml").read_text().replace("weight: 3", "weight: 1")

@@ -349,8 +349,11 @@ def make_config(directory: Path) -> None:
 
 def read_config(directory: Path) -> Any:
     from int_lm import config
+    from int_lm.method import recipe
 
-    return config.validate(config.load(directory / "full.yaml"))
+    settings = config.validate(config.load(directory / "full.yaml"))
+    recipe.check(settings)
+    return settings
 
 
 def summary_of_config(settings: Any) -> str:
@@ -446,28 +449,30 @@ def forge_tokenizer(rng: Random, directory: Path) -> None:
 
 
 def make_checkpoint(directory: Path) -> None:
-    from int_lm import run
-    from int_lm.config import Config, EsConfig, ModelConfig
+    from int_lm import resume
+    from int_lm.config import Config
     from int_lm.files.checkpointer import Checkpointer
-    from int_lm.method import evolve
+    from int_lm.method import evolve, recipe
+    from tests import presets
     from tokenization import ByteTokenizer
     from tokenization.interface import identity
 
     settings = Config(
-        model=ModelConfig(width=8, layers=1, ffn_multiple=1),
-        es=EsConfig(population=4, segment_length=4, update="carry"),
+        model=presets.egg(width=8, layers=1, ffn_multiple=1),
+        es=presets.paper_es(population=4, segment_length=4, update="carry"),
     )
-    host = run.host_data(settings, identity(ByteTokenizer()), "0" * 64, [(0, [1.0])], 1.5)
+    host = resume.host_data(settings, identity(ByteTokenizer()), "0" * 64, [(0, [1.0])], 1.5)
     with Checkpointer(directory / "checkpoints", keep=1) as writer:
-        writer.save(3, evolve.initial(settings, 256), host, valid_bits_per_byte=5.5)
+        state = evolve.initial(recipe.of(settings, 256)).stored()
+        writer.save(3, state, host, valid_bits_per_byte=5.5)
 
 
 def read_checkpoint(directory: Path) -> Any:
-    from int_lm import run
+    from int_lm import resume, run
     from int_lm.files import checkpoint
 
     opened = run.open_run(directory)
-    run.check_resumable(
+    resume.check_resumable(
         checkpoint.read_host(directory / "checkpoints"), opened.config, opened.tokenizer, "0" * 64
     )
     return opened
@@ -475,16 +480,13 @@ def read_checkpoint(directory: Path) -> Any:
 
 def summary_of_checkpoint(run: Any) -> str:
     from int_lm import config
-    from int_lm.model import params
 
     names = digest.of_json([run.step, run.tokenizer, config.to_dict(run.config)])
-    return names + _hash(*(leaf for _, leaf in params.flatten(run.weights)))
+    return names + _hash(*run.weights.by_path().values())
 
 
 def inspect_checkpoint(run: Any) -> None:
-    from int_lm.model import params
-
-    for _, leaf in params.flatten(run.weights):
+    for leaf in run.weights.by_path().values():
         assert leaf.dtype == np.int8 and leaf.min() >= -127
 
 
