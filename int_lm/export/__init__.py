@@ -199,7 +199,7 @@ def export_model(
         _check_imports(Path(inspect.getfile(network)))
     text = (json.dumps(settings, indent=2) + "\n").encode()
     try:
-        runtime.expected_tensors(settings, architectures)
+        runtime.expected_tensors(settings, {**runtime.ARCHITECTURES, **architectures})
         with _named_when_complete(out.resolve()) as partial:
             (partial / runtime.WEIGHTS_FILE).write_bytes(weights_file(tensors, text))
             (partial / runtime.CONFIG_FILE).write_bytes(text)
