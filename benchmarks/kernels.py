@@ -9,6 +9,7 @@ stay in the caches where they fit; both of a line take turns. Where no kernel is
 the device, both columns are JAX.
 """
 
+import contextlib
 import functools
 import json
 import math
