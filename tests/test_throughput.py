@@ -77,7 +77,7 @@ def test_learning_curves_beside_the_entropies(run_command, tmp_path) -> None:
 
 
 @pytest.mark.slow
-def test_votes_of_units_are_nearer_to_the_gradient_than_plain_ones(run_command, tmp_path) -> None:
+def test_exact_votes_of_the_readout_are_the_gradient_and_plain_ones_are_noise(run_command, tmp_path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("to be or not to be, that is the question\n" * 500)
     flags = "--text", str(text), "--steps", "0", "--draws", "2", "--json", "--set"
@@ -87,8 +87,9 @@ def test_votes_of_units_are_nearer_to_the_gradient_than_plain_ones(run_command, 
     rows = json.loads(done.stdout)["rows"]
     nearness = {(row["estimator"], row["tensor"]): row["gradient"] for row in rows}
     assert {name for name, _ in nearness} == {"plain", "trace", "unit"}
-    for tensor in ("head", "layers/channel_value"):
-        assert nearness["unit", tensor] > nearness["plain", tensor] > -1
+    # at the start the readout alone has a gradient
+    assert min(nearness["unit", "head"], nearness["trace", "head"]) > 0.9
+    assert abs(nearness["plain", "head"]) < 0.5
 
 
 @pytest.mark.slow
