@@ -77,7 +77,7 @@ def test_learning_curves_beside_the_entropies(run_command, tmp_path) -> None:
 
 
 @pytest.mark.slow
-def test_exact_votes_of_the_readout_are_the_gradient_and_plain_ones_are_noise(run_command, tmp_path) -> None:
+def test_exact_votes_of_the_readout_are_the_gradient(run_command, tmp_path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("to be or not to be, that is the question\n" * 500)
     flags = "--text", str(text), "--steps", "0", "--draws", "2", "--json", "--set"
