@@ -81,7 +81,7 @@ def test_learning_curves_beside_the_entropies(run_command, tmp_path) -> None:
 
 
 @pytest.mark.slow
-def test_votes_of_units_are_nearer_to_the_gradient_than_plain_ones(run_command, tmp_path) -> None:
+def test_exact_votes_of_the_readout_are_the_gradient(run_command, tmp_path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("to be or not to be, that is the question\n" * 500)
     flags = "--text", str(text), "--steps", "0", "--draws", "2", "--json", "--set"
@@ -91,8 +91,9 @@ def test_votes_of_units_are_nearer_to_the_gradient_than_plain_ones(run_command, 
     rows = json.loads(done.stdout)["rows"]
     nearness = {(row["estimator"], row["tensor"]): row["gradient"] for row in rows}
     assert {name for name, _ in nearness} == {"plain", "trace", "unit"}
-    for tensor in ("head", "layers/channel_value"):
-        assert nearness["unit", tensor] > nearness["plain", tensor] > -1
+    # at the start the readout alone has a gradient
+    assert min(nearness["unit", "head"], nearness["trace", "head"]) > 0.9
+    assert abs(nearness["plain", "head"]) < 0.5
 
 
 @pytest.mark.slow
@@ -106,5 +107,5 @@ def test_collectives_of_two_devices_are_those_of_the_formula(run_command, tmp_pa
     assert done.returncode == 0, done.stderr
     (row,) = json.loads(done.stdout)["rows"]
     for way in ("replicated", "sharded"):
-        assert row[f"bytes_{way}"].keys() == row[f"formula_{way}"].keys()
+        assert row[f"bytes_{way}"] == row[f"formula_{way}"]
     assert row["two_devices_over_one"] > 0
