@@ -13,9 +13,8 @@ from presets import STOCHASTIC
 from benchmarks import backprop
 from int_lm.config import Config, EsConfig, ModelConfig, RunConfig
 from int_lm.limits import spare_bits
-from int_lm.method import evolve, population
+from int_lm.method import evolve, population, token_votes
 from int_lm.method.clock import Clock
-from int_lm.method.estimator import of_tokens
 from int_lm.method.recipe import Recipe
 from int_lm.model import params, perturb, rwkv
 from int_lm.model.params import Parameters, Role
@@ -25,7 +24,7 @@ PAIRS, LENGTH, WIDTH, VOCABULARY = 3, 4, 8, 11
 MODEL = ModelConfig(architecture="rwkv", width=WIDTH, layers=2, ffn_multiple=2)
 STEP = 5
 PAIR_NUMBERS = np.array([7, 0, 2**20])
-of_segment = jax.jit(of_tokens.votes, static_argnums=0)
+of_segment = jax.jit(token_votes.votes, static_argnums=0)
 
 
 # -- Exactness -------------------------------------------------------------------------------------
@@ -110,7 +109,7 @@ def test_votes_of_a_large_population_equal_the_oracle(
     inputs = matrices | {"embedding": records["inputs"]["embedding"].astype(np.int32)}
     effects = {path: int8(x) for path, x in records["effects"].items()}
     of_unit = {path for path in inputs if voting == "unit" and path != "head"}
-    kept = of_tokens.Record(
+    kept = token_votes.Record(
         tensors=jax.tree.map(
             jnp.asarray,
             {path: (x, effects.get(path)) if path in of_unit else x for path, x in inputs.items()},

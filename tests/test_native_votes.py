@@ -191,7 +191,7 @@ def test_unit(
 
 
 def test_in_a_loop_over_layers(both: Both) -> None:
-    """As in `of_tokens.votes`: every layer with weights of its own."""
+    """As in `token_votes.votes`: every layer with weights of its own."""
     draw = drawing(0, extreme=False)
     values, credit_TID = draw(3, 8, 12), draw(LENGTH, 2, 8)
     both(

@@ -28,7 +28,7 @@ import yaml
 from plugins.gru import GRU
 from plugins.hits import HITS
 from plugins.signs import SIGNS
-from test_commands import TINY, write_text
+from tiny_command import TINY, write_text
 
 import eval as eval_command
 from int_lm import export, plugins, runtime
