@@ -38,7 +38,7 @@ _DEFINED_IN = {
         "SourceConfig",
     ),
     "int_lm.errors": ("UserError",),
-    "int_lm.config.programs": ("__version__",),
+    "int_lm.programs": ("__version__",),
 }
 _MODULES = {name: module for module, names in _DEFINED_IN.items() for name in names}
 
@@ -49,7 +49,7 @@ def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module 'int_lm' has no attribute {name!r}")
     if name == "__version__":
-        return importlib.import_module("int_lm.config.programs").version()
+        return importlib.import_module("int_lm.programs").version()
     return getattr(importlib.import_module(_MODULES[name]), name)
 
 

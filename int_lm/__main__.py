@@ -9,7 +9,7 @@ Every verb is the program of that name, which can also be started by itself in a
 import sys
 from collections.abc import Sequence
 
-from int_lm.config import programs
+from int_lm import programs
 from int_lm.errors import UserError, reported
 
 PROGRAM = "int-lm"

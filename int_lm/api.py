@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from int_lm import config as config_module, export as export_module, plugins, runtime
-from int_lm.config import Config, command_line, programs
+from int_lm import config as config_module, export as export_module, plugins, programs, runtime
+from int_lm.config import Config, command_line
 from int_lm.errors import UserError, nearest
 
 if TYPE_CHECKING:

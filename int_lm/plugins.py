@@ -91,7 +91,7 @@ def check(kind: str, name: str, where: str) -> None:
 
 def trust(*full_names: str) -> None:
     """Let these names in full be imported: the user gave them."""
-    _trusted.update(full_names)
+    _trusted.update(filter(is_full, full_names))
 
 
 def trust_settings(settings: Any) -> None:

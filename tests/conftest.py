@@ -51,6 +51,7 @@ def compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict
 def command_environment(compilation_cache: dict[str, str]) -> dict[str, str]:
     """Environment for programs of this repository: its packages importable from anywhere."""
     own = {"JAX_PLATFORMS": PLATFORM, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
+    own["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # compiling takes longer than all that is computed
     return {**os.environ, **compilation_cache, **own}
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from int_lm import __main__ as int_lm_command, config
-from int_lm.config import command_line, programs
+from int_lm import __main__ as int_lm_command, config, programs
+from int_lm.config import command_line
 from int_lm.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent

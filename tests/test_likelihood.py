@@ -291,8 +291,9 @@ def test_no_probability_is_above_one(dtype: type):
     """One token as likely as can be, rounded up: the scale and not a unit more."""
     sure = jnp.array([[127, *[-127] * 8]], dtype)
     other, dither_PV = jnp.array([1], jnp.int32), jnp.full(sure.shape, 2**16 - 1, jnp.int32)
+    at_any_scale = jax.jit(likelihood.errors)  # one program, where a constant scale has one each
     for scale in range(1, 128):
-        error = errors(sure, other, scale, dither_PV)
+        error = at_any_scale(sure, other, jnp.int32(scale), dither_PV)
         assert error[0, 0] == -scale and error[0, 1] == scale
 
 

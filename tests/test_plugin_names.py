@@ -110,7 +110,7 @@ def test_code_is_run_only_if_the_user_named_it(
     """A configuration that was only read imports nothing; the sentence names --plugin."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "elsewhere_update.py").write_text(
-        "from pathlib import Path\nPath('ran').touch()\nfrom tests.plugins.stochastic import *\n"
+        "from pathlib import Path\nPath('ran').touch()\nfrom plugins.stochastic import *\n"
     )
     name = "elsewhere_update:STOCHASTIC"
     config.from_dict({"es": {"update": name}})  # as a checkpoint's is read

@@ -424,7 +424,7 @@ def test_a_name_in_full_needs_trust(kind: str, monkeypatch) -> None:
 @pytest.mark.parametrize("name", [":GRU", "plugins.gru:", ".gru:GRU", "a b:C", "plugins.gru:GRU:x"])
 def test_a_malformed_name_is_refused(name: str, run_command) -> None:
     """Before anything is imported, in a configuration and behind --plugin."""
-    with pytest.raises(UserError, match="or module:name"):
+    with pytest.raises(UserError, match="expected module:name, as in"):
         plugins.check("architecture", name, "model.architecture")
     done = run_command("eval.py", "--run", "nothing", "--plugin", name)
     assert done.returncode == 2 and "is not of the form module:name" in done.stderr

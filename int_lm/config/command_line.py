@@ -13,13 +13,12 @@ from typing import Any, Literal
 
 import yaml
 
-from int_lm import errors, plugins
+from int_lm import errors, plugins, programs
 from int_lm.config import (
     SECTIONS,
     Config,
     from_dict,
     load,
-    programs,
     source_by_name,
     to_dict,
     validate,

@@ -7,8 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from int_lm import export, plugins, progress, runtime, sample
-from int_lm.config import programs
+from int_lm import export, plugins, programs, progress, runtime, sample
 from int_lm.config.command_line import OneLineParser
 from int_lm.errors import EXIT_INTERRUPTED, UserError, reported
 

@@ -5,8 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from int_lm import plugins, progress, verify
-from int_lm.config import programs
+from int_lm import plugins, programs, progress, verify
 from int_lm.config.command_line import OneLineParser
 from int_lm.errors import UserError, reported
 

@@ -13,7 +13,7 @@ from types import ModuleType
 
 from int_lm.errors import UserError
 
-PACKAGE = Path(__file__).resolve().parents[1]  # int_lm
+PACKAGE = Path(__file__).resolve().parent
 NAMES = ("data", "eval", "tokenization", "train")  # of modules at the top of the folder
 
 
