@@ -8,7 +8,7 @@ so that hashes can be compared between machines and versions: on 1, 2, 4 and 8 d
 machine's CPU, in 2 and 4 processes, in chunks of other sizes, killed at random moments and told to
 stop, begun on 4 devices and gone on with on 1 and 2; with --python, by another Python and the jax
 that it has. Each cell is a run of `train.py`; it is right if it ends with the hash of the first
-one, and that one if it is the hash in the README. On a machine with a GPU, --gpu adds a run on it.
+one, and that one if it is the hash in docs/determinism.md. On a machine with a GPU, --gpu adds a run on it.
 Ends with code 1 where anything differs.
 """
 
@@ -133,8 +133,8 @@ def flags_of(architecture: str, recipe: str) -> list[str]:
 
 
 def published() -> dict[str, str]:
-    """The hashes in the README's table, by the first cell of their lines."""
-    text = (ROOT / "README.md").read_text()
+    """The hashes in the table of docs/determinism.md, by the first cell of their lines."""
+    text = (ROOT / "docs" / "determinism.md").read_text()
     return dict(re.findall(r"^\| (`\w+`, [^|]+) \| `([0-9a-f]{16})` \|", text, re.MULTILINE))
 
 
@@ -280,7 +280,7 @@ def main() -> None:
             cells = ["same" if value == expected else f"**{value}**" for value in found]
             first = f"`{expected}`"
             if changed := known.get(title) != expected:
-                first = f"**{expected}**, in the README {known.get(title, 'none')}"
+                first = f"**{expected}**, in the table {known.get(title, 'none')}"
             line = f"| {title} | " + " | ".join([first, *cells]) + " |"
             return line, changed + sum(value != expected for value in found)
 

@@ -103,7 +103,7 @@ def update(
     counts: Array,
     rows_J: Array,
     errors_JV: Array,
-    number: Array,
+    step: Array,
 ) -> tuple[Array, Array]:
     """A table and its counts after one step.
 
@@ -111,10 +111,10 @@ def update(
       table: int8 [rows, V]. counts: int32 [rows].
       rows_J: int32, the row that was read, one past the table for padding.
       errors_JV: int8, of `credit.readout_errors`; 127 >> spare bits make 1.
-      number: the step's, uint32 scalar.
+      step: of the run, uint32 scalar.
     """
     rate = round(es.direct_rate * (1 << fixed.DIRECT_STEP_BITS))  # below 2^15
-    return learnt(table, counts, rows_J, errors_JV, number, rate, spare_bits(es))
+    return learnt(table, counts, rows_J, errors_JV, step, rate, spare_bits(es))
 
 
 @native.accelerated(cpu="direct_update")
@@ -123,7 +123,7 @@ def learnt(
     counts: Array,
     rows_J: Array,
     errors_JV: Array,
-    number: Array,
+    step: Array,
     rate: int,
     spare_bits: int,
 ) -> tuple[Array, Array]:
@@ -145,7 +145,7 @@ def learnt(
     step_J = _row_step(rate, jnp.maximum(count_J // jnp.maximum(hits_J, 1), 1))
     factor_J = (step_J << fixed.DIRECT_MEAN_BITS) // jnp.maximum(hits_J, 1)  # error x factor < 2^30
     columns_V = jnp.arange(table.shape[1], dtype=jnp.int32)
-    dither_JV = fixed.dither(row_J[:, None], columns_V[None], number, _MOVE_BITS)
+    dither_JV = fixed.dither(row_J[:, None], columns_V[None], step, _MOVE_BITS)
     error_JV = error_JV << spare_bits
     move_JV = (error_JV * factor_J[:, None] + dither_JV) >> _MOVE_BITS
     old_JV = table.at[row_J].get(mode="fill", fill_value=0).astype(jnp.int32)

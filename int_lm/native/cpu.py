@@ -38,7 +38,7 @@ class Rounding(Protocol):
     @property
     def pairs_I(self) -> Array: ...  # noqa: N802
     @property
-    def number(self) -> Array: ...
+    def step(self) -> Array: ...
     @property
     def spare_bits(self) -> int: ...
 
@@ -88,14 +88,14 @@ def outer(left_TIM: Array, x_TIN: Array) -> Array:
     return _call("outer", shape, jnp.int32)(_flat(left_TIM), _flat(x_TIN))
 
 
-# -- What votes are made of: the pairs' numbers and the step's, for the dither, come first ---------
+# -- What votes are made of: the pairs' numbers and the step, for the dither, come first ---------
 
 
 def errors(logits_TIV: Array, targets_TI: Array, rounding: Rounding) -> Array:
     """`credit.readout_errors`: int8 [T, I, V]."""
     logits_JV = _flat(logits_TIV)
     arrays = tables.exp2_octave(), tables.log2_mantissa(), tables.exp2_fraction()
-    operands = rounding.pairs_I, rounding.number, logits_JV, targets_TI.reshape(-1)
+    operands = rounding.pairs_I, rounding.step, logits_JV, targets_TI.reshape(-1)
     call = _call("errors", logits_JV.shape, jnp.int8, logits_JV.dtype.type)
     scale = np.int64(INT8_MAX >> rounding.spare_bits)
     return call(*operands, *map(jnp.asarray, arrays), scale=scale).reshape(logits_TIV.shape)
@@ -112,7 +112,7 @@ def stream(
     """`credit.through_head_and_norm`: int8 [T, I, D]."""
     residual_JD, gain_JD = _flat(residual_TID), _flat(gain_TID).astype(jnp.int8)
     credit_JD = _call("stream", residual_JD.shape, jnp.int8)(
-        *(rounding.pairs_I, rounding.number, _flat(errors_TIV), head_VD, shift),
+        *(rounding.pairs_I, rounding.step, _flat(errors_TIV), head_VD, shift),
         *(gain_JD, residual_JD, *map(jnp.asarray, fixed.reciprocals())),
     )
     return credit_JD.reshape(residual_TID.shape)
@@ -124,7 +124,7 @@ def through(
     """`credit.through_projection`: int8 [T, I, F]."""
     credit_JD = _flat(credit_TID)
     call = _call("through", (len(credit_JD), value_DF.shape[1]), jnp.int8)
-    operands = rounding.pairs_I, rounding.number, credit_JD, value_DF, shift
+    operands = rounding.pairs_I, rounding.step, credit_JD, value_DF, shift
     return call(*operands, bits=np.int64(bits)).reshape(*credit_TID.shape[:-1], -1)
 
 
@@ -144,7 +144,7 @@ def unit(
     shifts = {"score_shift": score_shift, "bits": product_shift, "down": total_shift}
     numbers = {**shifts, "spare": rounding.spare_bits}
     operand_JM = _call("unit", (len(x_JN), left_IMR.shape[1]), jnp.int8)(
-        *(rounding.pairs_I, rounding.number, x_JN, left_IMR, weight.right),
+        *(rounding.pairs_I, rounding.step, x_JN, left_IMR, weight.right),
         *(_flat(effect_TIE), _flat(credit_TIE)),
         **{name: np.int64(value) for name, value in numbers.items()},
     )
@@ -165,14 +165,14 @@ def direct_update(
     counts: Array,
     rows_J: Array,
     errors_JV: Array,
-    number: Array,
+    step: Array,
     rate: int,
     spare_bits: int,
 ) -> tuple[Array, Array]:
     """`context_tables.learnt`: the table and its counts, in place where XLA lets them be."""
     shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (table, counts)]
     call = jax.ffi.ffi_call("int_lm_direct_update", shapes, input_output_aliases={0: 0, 1: 1})
-    operands = table, counts, rows_J, errors_JV, number, jnp.asarray(tables.reciprocal_root())
+    operands = table, counts, rows_J, errors_JV, step, jnp.asarray(tables.reciprocal_root())
     table, counts = call(*operands, rate=np.int64(rate), spare=np.int64(spare_bits))
     return table, counts
 

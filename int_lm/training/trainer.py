@@ -36,7 +36,7 @@ GOING_ON, SAVING_AGAIN, FINISHED, STOPPED = range(4)
 
 
 class Streams(Protocol):
-    """Where the tokens of a step come from: pure functions of the step's number."""
+    """Where the tokens of a step come from: pure functions of the step."""
 
     def at(self, step: int) -> np.ndarray:
         """Tokens [S, T+1]."""

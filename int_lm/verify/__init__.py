@@ -70,16 +70,16 @@ def recompute(
       expected: hashes by step, those of `first` and before are passed over.
       progress: called after every step with 1.
     """
-    step = evolve.compiled_step(recipe)
+    take_step = evolve.compiled_step(recipe)
     confirmed = []
-    for number in range(first, max(expected, default=first)):
-        state, _ = step(state, tokens_at(number), number)
+    for step in range(first, max(expected, default=first)):
+        state, _ = take_step(state, tokens_at(step), step)
         progress(1)
-        logged = expected.get(number + 1)
+        logged = expected.get(step + 1)
         if logged is None:
             continue
         found = hashing.weights_hash(state.weights)
         if found != logged:
-            return Comparison(confirmed, (number + 1, logged, found))
-        confirmed.append(number + 1)
+            return Comparison(confirmed, (step + 1, logged, found))
+        confirmed.append(step + 1)
     return Comparison(confirmed, None)

@@ -14,23 +14,23 @@ from int_lm.limits import INT8_MAX
 
 @dataclasses.dataclass(frozen=True)
 class Rounding:
-    """The dithers of a segment: over the pair, the token's place in the run, and the column."""
+    """The dithers of a segment: over the pair, the token's position in the run, and the column.
+
+    Attributes:
+      pairs_I: numbers of the pairs, int32. step: of the run, uint32 scalar.
+      spare_bits: by which operands of votes are narrower than int8 (`limits.spare_bits`).
+    """
 
     pairs_I: Array
-    number: Array
+    step: Array
     spare_bits: int
-
-    @property
-    def place(self) -> tuple[Array, Array]:
-        """What kernels make the dithers of."""
-        return self.pairs_I, self.number
 
     def dither(self, length: int, columns: int, bits: int) -> Array:
         """int32 [T, I, columns] in [0, 2^bits)."""
-        place = jnp.arange(length, dtype=jnp.uint32) + self.number * jnp.uint32(length)
+        position_T = jnp.arange(length, dtype=jnp.uint32) + self.step * jnp.uint32(length)
         columns_N = jnp.arange(columns, dtype=jnp.int32)
         return fixed.dither(
-            self.pairs_I[None, :, None], columns_N[None, None], place[:, None, None], bits
+            self.pairs_I[None, :, None], columns_N[None, None], position_T[:, None, None], bits
         )
 
     def narrowed(self, x_TIN: Array, bits: int, most: int = INT8_MAX) -> Array:
