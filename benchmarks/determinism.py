@@ -8,8 +8,8 @@ so that hashes can be compared between machines and versions: on 1, 2, 4 and 8 d
 machine's CPU, in 2 and 4 processes, in chunks of other sizes, killed at random moments and told to
 stop, begun on 4 devices and gone on with on 1 and 2; with --python, by another Python and the jax
 that it has. Each cell is a run of `train.py`; it is right if it ends with the hash of the first
-one, and that one if it is the hash in docs/determinism.md. On a machine with a GPU, --gpu adds a run on it.
-Ends with code 1 where anything differs.
+one, and that one if it is the hash in docs/determinism.md. On a machine with a GPU, --gpu adds a
+run on it. Ends with code 1 where anything differs.
 """
 
 import argparse
