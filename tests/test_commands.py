@@ -120,8 +120,13 @@ def test_ctrl_c_in_the_final_evaluation_ends_it(text, tmp_path: Path, monkeypatc
         return evaluate(self, documents)
 
     monkeypatch.setattr(Trainer, "evaluate", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        train.train(settings)
+    # as in a terminal; a program that a shell starts in the background is told to ignore it
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train.train(settings)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert pressed == [10] and not (run / "evaluation.json").exists()
     assert checkpoint.latest_step(run / "checkpoints") == 10
     logged = rows(run)
