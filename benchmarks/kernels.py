@@ -114,7 +114,7 @@ def of_tables(recipe: Recipe, draw: Drawn) -> Iterator[Case]:
     table, counts = draw.int8(size, VOCABULARY), draw.below(100, size)
     read = draw.below(size, readings), draw.int8(readings, VOCABULARY), jnp.uint32(7)
     yield IN_PLACE, 0, functools.partial(context_tables.update, es), (table, counts, *read)
-    yield "hash", 0, lambda table: hashing.lanes(Parameters({"table": table})), (table,)
+    yield "hash_words", 0, lambda table: hashing.lanes(Parameters({"table": table})), (table,)
 
 
 def repeated(case: Case, times: int, kernels: bool) -> Callable[[], Any]:

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TEXTS = ["etaoin shrdlu\n" * 30, "something quite different: ß, 山\n", "x"]
 TINY = {
     "model": {"width": 16, "layers": 1},
-    "es": {"population": 16, "segment_length": 8},
+    "es": {"population": 16, "segment_length": 8, "schedule": "inverse"},  # at any run.steps
     "run": {"steps": 6, "eval_every": 0, "checkpoint_every": 3, "sample_tokens": 0, "keep": 9},
     "data": {"document_bytes": 1024},
     "distributed": {"devices": 1},

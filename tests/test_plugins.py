@@ -108,11 +108,11 @@ class Finished:
     def export(self) -> Path:
         return self.run / "export"
 
-    def following(self, program: str) -> list[str]:
-        """The arguments of a command that training printed at its end, to go on with."""
-        lines = self.output.split("next:\n")[1].splitlines()
-        [line] = [line for line in lines if program in line]
-        return shlex.split(line)[1:]
+    def following(self, verb: str) -> list[str]:
+        """A command that training printed at its end, as arguments of Python."""
+        lines = map(shlex.split, self.output.split("next:\n")[1].splitlines())
+        [words] = [words for words in lines if verb in words]
+        return ["-m", "int_lm", *words[words.index(verb) :]]
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +187,7 @@ def finished(
     arguments = configuration(place, request.param)
     output = succeed(environment, place, "train.py", *arguments, "--run.dir", place / "run")
     found = Finished(request.param, place, output)
-    succeed(environment, place, *found.following("int_lm.export"))
+    succeed(environment, place, *found.following("export"))
     yield found
 
 
@@ -272,13 +272,13 @@ def test_run_export_and_bare_python_agree(finished: Finished, environment: dict[
     exported = ("--export", finished.export, *trusted)
     figures = [
         json.loads(succeed(environment, finished.place, *arguments, "--json"))
-        for arguments in (finished.following("eval.py"), ("eval.py", *exported))
+        for arguments in (finished.following("eval"), ("eval.py", *exported))
     ]
     assert figures[0].pop("model") != figures[1].pop("model")
     assert figures[0] == figures[1] and figures[0]["tokens"] > 1000
     of_run, of_export = (
         succeed(environment, finished.place, *arguments, *draw)
-        for arguments in (finished.following("int_lm.sample"), ("-m", "int_lm.sample", *exported))
+        for arguments in (finished.following("sample"), ("-m", "int_lm.sample", *exported))
     )
     assert of_run == of_export and len(of_run) > 20
 
