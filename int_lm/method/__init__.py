@@ -1,1 +1,1 @@
-"""The method: perturb, objective, votes, update. One step of training, in integers."""
+"""The method: one step of training in integers: perturb, objective, votes, update."""

@@ -1,8 +1,8 @@
-"""Bounds: how large the integers of a recipe can become, so that no int32 sum overflows.
+"""Bounds: the largest magnitude that each int32 sum of a recipe can reach.
 
-The recipe's parts are asked: dots and perturbations follow from the `Spec`s, the score from the
-objective, votes from the estimators. docs/arithmetic.md has the table of these sums, and
-`recipe.of` refuses what passes int32.
+The `Spec`s bound dot products and perturbations, the objective bounds the score, and the estimators
+bound the votes. docs/arithmetic.md lists these sums. `recipe.of` refuses a configuration whose
+bound exceeds int32.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ MATRICES = (Role.MATRIX, Role.PROJECTION, Role.READOUT)
 
 
 def widest_inputs(network: Tree) -> int:
-    """The most inputs that a matrix has; `network` is a tree of specs."""
+    """The largest number of inputs of a matrix; `network` is a tree of `Spec`s."""
     return max(spec.shape[-1] for _, spec in flatten(network) if spec.role in MATRICES)
 
 
@@ -30,7 +30,9 @@ def sums(
     """(what is summed, the largest magnitude that it can reach) of every int32 sum.
 
     Args:
-      network: tree of specs. voting: the estimators in use, with the specs of their tensors.
+      network: tree of `Spec`s.
+      objective: bounds the score.
+      voting: the estimators in use, each with the `Spec`s of its tensors by path.
     """
     widest = widest_inputs(network)
     entry = es.rank * noise_max(es) ** 2  # the largest entry of A B^T

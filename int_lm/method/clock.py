@@ -1,4 +1,4 @@
-"""The clock of a run: what noise and dithers depend on besides a tensor and a pair."""
+"""The clock of a run: its seed and its step. Noise and dithers depend on them."""
 
 import dataclasses
 
@@ -9,10 +9,11 @@ from jax import Array
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Clock:
-    """Uint32 scalars.
+    """Seed and step, uint32 scalars.
 
     Attributes:
-      seed: of the run. step: steps done before.
+      seed: seed of the run.
+      step: number of steps done before this one.
     """
 
     seed: Array

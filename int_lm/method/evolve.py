@@ -2,9 +2,9 @@
 
     (recipe, state, tokens_ST, clock, values of the schedules) -> (state, metrics)
 
-Nothing in it has a floating dtype (a test walks its jaxpr), so a run's bits depend neither on the
-machine nor on the order of any sum. Members vote on the device where they are (`placement`);
-weights move on every device alike.
+No array in it has a floating dtype (a test checks the jaxpr), so the result depends neither on the
+machine nor on the order of any sum. Each device computes the votes of its own members
+(`placement`). The votes are summed over the devices, and then the weights are updated.
 
 Axes: P members, I = P/2 pairs, S streams, C chunks, T segment length, L layers, V vocabulary.
 """
@@ -30,18 +30,18 @@ from int_lm.method.update import Tensor, Votes
 from int_lm.model import context_tables, params
 from int_lm.model.params import Parameters, Tree
 
-Values = Mapping[str, Array]  # what the schedules say of one step: int32 scalars (`Update.values`)
+Values = Mapping[str, Array]  # schedule values of one step by name: int32 scalars (`Update.values`)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Metrics:
-    """What a step reports.
+    """Figures of one step.
 
     Attributes:
-      scores_P: int32, in the units of the objective, summed over a segment.
-      changed, saturated: int32 scalars, numbers of weights of the network that moved, that stand
-        at +-127.
+      scores_P: score of every member over its segment, int32, in the units of the objective.
+      changed: number of the network's weights that the step changed, int32 scalar.
+      saturated: number of the network's weights that are at +-127, int32 scalar.
     """
 
     scores_P: Array
@@ -50,13 +50,13 @@ class Metrics:
 
 
 def initial(recipe: Recipe) -> State:
-    """The state before the first step: a pure function of the recipe."""
+    """The state before the first step. It depends on the recipe alone."""
     weights = params.initialise(recipe.model.specs, recipe.settings.run.seed)
     return _beginning(recipe, jax.tree.map(jnp.asarray, weights))
 
 
 def abstract(recipe: Recipe) -> State:
-    """Shapes and dtypes of `initial`, without its memory."""
+    """Shapes and dtypes of `initial`; no array is allocated."""
 
     def state() -> State:
         specs = recipe.model.specs.by_path()
@@ -67,7 +67,11 @@ def abstract(recipe: Recipe) -> State:
 
 
 def _beginning(recipe: Recipe, weights: Parameters) -> State:
-    """A state with these weights and nothing read."""
+    """The state before the first step, with these int8 weights.
+
+    Raises:
+      UserError: the update declares an array whose name is taken or whose shape is wrong.
+    """
     memory: dict[str, dict[str, Array]] = {}
     for path, spec in params.flatten(recipe.model.specs.network):
         for name, array in recipe.update.memory(spec).items():
@@ -86,7 +90,7 @@ def _beginning(recipe: Recipe, weights: Parameters) -> State:
 
 
 def values(recipe: Recipe, step: int) -> dict[str, np.int32]:
-    """What the schedules say of a step."""
+    """The schedule values of a step, by name."""
     found = recipe.update.values(recipe.settings, step)
     return {name: np.int32(value) for name, value in found.items()}
 
@@ -97,12 +101,15 @@ def values(recipe: Recipe, step: int) -> dict[str, np.int32]:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PopulationResult:
-    """What the whole population says.
+    """Result of the whole population in one step.
 
     Attributes:
-      scores_P: of all members, int32. fitness_I: of all pairs, int8.
-      members: recurrent states after the segment. votes: on the network's tensors by path, int32.
-      tables: context tables, moved.
+      scores_P: scores of all members, int32.
+      fitness_I: fitness of all pairs, int8.
+      members: recurrent states after the segment, leaves [L, P, ...]; on several devices each holds
+        its own members.
+      votes: votes on the network's tensors by path, int32, summed over all members.
+      tables: context tables after the step.
     """
 
     scores_P: Array
@@ -123,8 +130,14 @@ def step(
     """One step.
 
     Args:
+      state: the state before the step.
       tokens_ST: [S, T+1], any integer dtype; column t+1 holds the targets of column t.
-      place: the devices, whose number must divide that of the chunks; None for one.
+      clock: seed and step.
+      values: schedule values of this step (`values`).
+      place: the devices; None for a single one. Their number must divide the number of chunks.
+
+    Returns:
+      The state after the step, and its metrics.
     """
     result = divided(recipe, place)(
         population.all_chunks(recipe),
@@ -160,13 +173,17 @@ def population_result(
     axis: str | None = None,
     split: dict[str, PartitionSpec] | None = None,
 ) -> PopulationResult:
-    """Perturb, objective, votes: what one device's members do, summed with those of the others.
+    """Perturb, run the objective, sum the votes: one device's members, then all devices together.
 
     Args:
-      chunks_C: numbers of this device's chunks; `members` and `tokens_ST` are theirs.
-      counts: of the context tables.
-      axis: name of the devices' axis, None if there is one device.
-      split: how votes are left split among the devices, by path.
+      chunks_C: indices of this device's chunks, int32.
+      weights: int8.
+      counts: counts of the context tables: steps that have read each row, int32 by name.
+      members: recurrent states of this device's members, leaves [L, P, ...].
+      tokens_ST: tokens of this device's streams.
+      clock: seed and step.
+      axis: name of the mesh axis of the devices; None for a single device.
+      split: by path, how the summed votes are divided among the devices; None for a single device.
     """
     own = population.outcome(recipe, weights, members, tokens_ST, clock, chunks_C)
     scores_P = placement.gathered(own.scores_P, axis)
@@ -192,7 +209,7 @@ def _learnt(
     clock: Clock,
     axis: str | None,
 ) -> Tables:
-    """Context tables after a step, from the row errors of all devices."""
+    """The context tables after a step, from the row errors of all devices."""
     if row_errors is None:
         return tables
     errors_JV, learnt = placement.gathered(row_errors.errors_JV, axis), Tables()
@@ -205,7 +222,7 @@ def _learnt(
 
 
 def divided(recipe: Recipe, place: Placement | None) -> Callable[..., PopulationResult]:
-    """`population_result`, its chunks divided among the devices."""
+    """`population_result` with the chunks divided among the devices of `place`."""
     if place is None:
         return functools.partial(population_result, recipe)
     everywhere, by_member, first = PartitionSpec(), PartitionSpec(None, AXIS), PartitionSpec(AXIS)
@@ -216,14 +233,14 @@ def divided(recipe: Recipe, place: Placement | None) -> Callable[..., Population
         mesh=place.mesh,
         in_specs=(first, everywhere, everywhere, by_member, first, everywhere),
         out_specs=PopulationResult(everywhere, everywhere, by_member, split, everywhere),  # type: ignore[arg-type]
-        check_vma=False,  # what was gathered is the same everywhere, which it cannot see
+        check_vma=False,  # gathered arrays are equal on all devices; JAX's check cannot infer that
     )
 
 
 def moved(
     recipe: Recipe, state: State, result: PopulationResult, clock: Clock, values: Values
 ) -> tuple[Tree, dict[str, dict[str, Array]]]:
-    """The network's weights after one update, and the update's memory."""
+    """The network's int8 weights after the update, and the update's memory, by name and path."""
     weights, memory = dict(params.flatten(state.network)), {name: {} for name in state.memory}
     numbers = params.tensor_ids(recipe.model.specs)
     for path, spec in params.flatten(recipe.model.specs.network):
@@ -239,11 +256,14 @@ def moved(
 
 
 def _gathered(recipe: Recipe, network: Tree, place: Placement) -> Tree:
-    """Moved weights on every device: each moves its part of them, and int8 is what is gathered."""
+    """Gather the updated weights on every device.
+
+    Each device updates its part of the weights. The int8 weights are gathered, not the int32 votes.
+    """
     specs = recipe.model.specs.network
     parts_of = params.map_leaves(lambda spec: place.of_votes(spec.full_shape), specs)
     parts = jax.lax.with_sharding_constraint(network, parts_of)
-    # otherwise the compiler would rather gather the votes, which are four times as large
+    # without the barrier the compiler gathers the votes, which are four times as large
     parts = jax.lax.optimization_barrier(parts)
     return jax.lax.with_sharding_constraint(parts, place.everywhere)
 
@@ -254,13 +274,15 @@ StepFunction = Callable[[State, np.ndarray, int], tuple[State, Metrics]]
 
 
 def compiled_step(recipe: Recipe, place: Placement | None = None) -> StepFunction:
-    """`(state, tokens_ST, step) -> (state, metrics)`, compiled at its first call and only then.
+    """`(state, tokens_ST, step) -> (state, metrics)`, compiled once, at its first call.
 
-    The step and what the schedules say enter as arguments, so that no step recompiles. Context
-    tables are changed in place: the state that was passed in loses them.
+    The step and the schedule values are arguments of the compiled program, so no later step
+    recompiles. The context tables are changed in place: do not use those of the state that was
+    passed in any more.
 
     Args:
-      place: the devices; states are then those of `placed`, and tokens are divided here.
+      place: the devices; None for a single one. With several devices pass states of `placed`; the
+        tokens of all streams are passed, and divided among the devices here.
     """
     jitted = jitted_step(recipe, place)
 
@@ -273,8 +295,10 @@ def compiled_step(recipe: Recipe, place: Placement | None = None) -> StepFunctio
 
 
 def jitted_step(recipe: Recipe, place: Placement | None = None) -> Any:
-    """`step` under `jax.jit`, as runs use it: its arguments are those of `donated` and, from
-    tokens_ST on, those of `step`. The context tables are donated.
+    """`step` under `jax.jit`: (tables, rest, tokens_ST, clock, values) -> (state, metrics).
+
+    The first two arguments are those that `donated` returns, the others those of `step`. The memory
+    of the context tables is donated to the result.
     """
     recipe = population.chunked(recipe, place.devices if place else 1)
 
@@ -287,20 +311,26 @@ def jitted_step(recipe: Recipe, place: Placement | None = None) -> Any:
 
 
 def donated(state: State) -> tuple[Tables, State]:
-    """The context tables, which a step changes in place, and the rest."""
+    """(context tables, the state without them). A step changes the context tables in place."""
     return state.tables, dataclasses.replace(state, tables=Tables())
 
 
 def changes_in_place(state: State) -> bool:
-    """Whether the next step changes what NumPy sees of a state: tables, which share their memory.
+    """Whether the next step changes NumPy arrays that were made from this state.
 
-    Elsewhere than on CPUs NumPy has a copy.
+    On CPUs such an array shares its memory with JAX's, and a step changes the context tables in
+    place. On other platforms NumPy holds a copy.
     """
     return bool(state.tables.values) and jax.default_backend() == "cpu"
 
 
 def placed(recipe: Recipe, state: State, place: Placement | None) -> State:
-    """A whole state, of which every process has all, laid out over the devices; None for one."""
+    """Lay a state out over the devices.
+
+    Args:
+      state: the whole state; every process passes the same.
+      place: the devices; None for a single one.
+    """
     if place is None:
         return jax.tree.map(jnp.asarray, state)
 

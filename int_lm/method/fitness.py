@@ -1,4 +1,6 @@
-"""Fitness: what the update uses of a pair's two scores. Small integers, so that votes stay int8.
+"""Fitness: a small integer made of a pair's two scores.
+
+It is at most 7 in magnitude, so that perturbations weighted by it can fit int8 matmuls.
 
 Axes: P members, I = P/2 pairs.
 """
@@ -9,17 +11,20 @@ from jax import Array
 from int_lm.limits import FITNESS_MAX, INT32_MAX
 from int_lm.settings import StrategySettings
 
-LINEAR_LEVELS_AT_MEAN = 3  # a difference of the population's mean magnitude gives +-3
+LINEAR_LEVELS_AT_MEAN = 3  # `linear`: fitness of a pair whose |difference| is the population's mean
 
 
 def fitness(es: StrategySettings, scores_P: Array, score_max: int) -> Array:
     """Fitness of every pair from its members' scores: int32 [P] -> int8 [I].
 
-    `sign`: sign(score+ - score-), so a tie votes for nothing. `linear`: the difference in units of
-    a third of the population's mean magnitude, rounded towards 0 and clipped to [-7, 7].
+        sign      sign(score+ - score-); a tie gives 0
+        linear    3 (score+ - score-) / (mean |difference| of the population), rounded towards 0
+                  and clipped to [-7, 7]
 
     Args:
-      score_max: the largest magnitude of a score.
+      es: its `fitness` names one of the two.
+      scores_P: scores, int32; members 2i and 2i+1 are pair i.
+      score_max: the largest possible magnitude of a score.
     """
     difference_I = scores_P[0::2] - scores_P[1::2]
     if es.fitness == "sign":

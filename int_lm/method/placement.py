@@ -1,16 +1,18 @@
-"""Placement: members are spread over the devices of all processes, everything else lies on each.
+"""Placement: the members, and the streams that they read, are divided among all devices.
 
-A mesh has one axis, "population". Between devices cross, per step, and nothing else:
+Every device has a copy of everything else, except with `distributed.update: sharded`, where the
+update's memory is divided too. The mesh has one axis, "population": the devices of all processes.
+In each step the devices exchange only this:
 
-    scores     int32 [P]: gathered, for a fitness may depend on all of them
-    votes      int32, one for each weight of the network: summed, and either on every device or,
-               with `distributed.update: sharded`, each device's part of them, after whose update
-               the int8 weights are gathered
-    errors     for context tables, int8 [J, V], and their rows, int32: gathered, and every
-               device moves all rows of its tables
+    scores       int32 [P]: gathered, because a fitness may depend on all of them
+    votes        int32, one for each weight of the network: summed. Every device gets all sums, or,
+                 with `distributed.update: sharded`, its part of them; then each device updates its
+                 part of the weights, and the int8 weights are gathered
+    row errors   for context tables, int8 [J, V], and row indices, int32 [J]: gathered; every device
+                 updates its copy of the context tables
 
-All sums are sums of integers: how many devices there are changes no bit. Noise never crosses, for
-every device computes what its members need.
+All sums are sums of integers, so the number of devices changes no bit. Noise is not exchanged:
+every device computes the noise of its members.
 
 Axes: P members, S streams, J tokens and pairs of a segment, V vocabulary.
 """
@@ -28,16 +30,17 @@ from int_lm.errors import UserError
 from int_lm.settings import DistributedSettings, StrategySettings
 
 AXIS = "population"
-SHARDED_FROM = 1 << 24  # weights: the votes of fewer are summed as fast as they are split
+SHARDED_FROM = 1 << 24  # weights; with fewer, dividing the update is no faster
 
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """Where the arrays of a run lie.
+    """The devices of a run, and how its arrays are divided among them.
 
     Attributes:
-      mesh: of all devices of the run, in one row.
-      sharded: votes are split among the devices and each moves its part of the weights.
+      mesh: all devices of the run, along the one axis "population".
+      sharded: whether votes are divided among the devices, so that each updates its part of the
+        weights.
     """
 
     mesh: Mesh
@@ -53,7 +56,7 @@ class Placement:
 
     @property
     def by_member(self) -> NamedSharding:
-        """Of states, whose second axis is that of members."""
+        """For recurrent states [L, P, ...]: divided along the axis of members."""
         return NamedSharding(self.mesh, Spec(None, AXIS))
 
     @property
@@ -61,11 +64,14 @@ class Placement:
         return NamedSharding(self.mesh, Spec(AXIS))
 
     def of_votes(self, shape: Sequence[int]) -> NamedSharding:
-        """Of votes of a shape, and of the weights while they are moved."""
+        """For votes of this shape, the update's memory, and weights during the update."""
         return NamedSharding(self.mesh, self.split(shape))
 
     def split(self, shape: Sequence[int]) -> Spec:
-        """How votes of a shape are split: along the first axis that can be, or not at all."""
+        """How votes of this shape are divided: along the first axis that the devices divide.
+
+        They are not divided if there is no such axis or `sharded` is False.
+        """
         for axis, size in enumerate(shape):
             if self.sharded and size % self.devices == 0:
                 return Spec(*[None] * axis, AXIS)
@@ -78,10 +84,14 @@ def choose(
     """The placement of a run over the devices of all processes; None for a single device.
 
     Args:
+      distributed: number of devices of each process (0: as many as divide the streams), and whether
+        the update is divided.
+      es: its streams are divided evenly among the devices.
       weights: number of weights of the network, without context tables.
 
     Raises:
-      UserError: the streams cannot be shared evenly by the devices asked for.
+      UserError: a process has fewer devices than the configuration asks for, or the streams cannot
+        be divided evenly among them.
     """
     processes = jax.process_count()
     here = jax.local_device_count()
@@ -110,7 +120,7 @@ def choose(
 
 
 def description(place: Placement) -> str:
-    """One line for the log."""
+    """The devices and how votes are summed, in one line for the log."""
     kind = place.mesh.devices.flat[0].device_kind
     votes = "split among them" if place.sharded else "summed on each"
     return (
@@ -119,13 +129,13 @@ def description(place: Placement) -> str:
 
 
 def put(sharding: NamedSharding, leaf: Any) -> Array:
-    """An array of which every process has all, laid out over the devices."""
+    """Lay an array out over the devices; every process passes the whole array."""
     host = np.asarray(leaf)
     return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
 
 def on_host(tree: Any) -> Any:
-    """Whole arrays, NumPy, on every process; all processes must ask for them."""
+    """The whole arrays of a tree, as NumPy arrays on every process; all processes must call it."""
     from jax.experimental import multihost_utils
 
     def whole(leaf: Any) -> np.ndarray:
@@ -137,7 +147,7 @@ def on_host(tree: Any) -> Any:
 
 
 def copies(tree: Any) -> list[Any]:
-    """Of arrays that lie everywhere, the copies on this process's devices."""
+    """The copies on this process's devices, of a tree of arrays that every device has whole."""
     count = min(len(leaf.addressable_shards) for leaf in jax.tree.leaves(tree))
     return [
         jax.tree.map(lambda leaf, number=number: leaf.addressable_shards[number].data, tree)
@@ -146,16 +156,16 @@ def copies(tree: Any) -> list[Any]:
 
 
 # -- Within a step ---------------------------------------------------------------------------------
-# `axis` is AXIS where a step is divided among devices, None where it is computed in one piece.
+# `axis` is AXIS if the step is divided among devices, None if a single device computes it.
 
 
 def gathered(x: Array, axis: str | None) -> Array:
-    """The parts of all devices, joined along the first axis."""
+    """The parts of all devices, joined along the first axis, on every device."""
     return x if axis is None else jax.lax.all_gather(x, axis, tiled=True)
 
 
 def summed(x: Array, axis: str | None, spec: Spec | None = None) -> Array:
-    """The sum over all devices, on each of them, or of each its part along the axis of `spec`."""
+    """The sum over all devices: whole on every device, or divided along the axis of `spec`."""
     if axis is None:
         return x
     if spec is None or axis not in spec:

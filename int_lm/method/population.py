@@ -1,7 +1,8 @@
-"""The population: its members are perturbed, do what the objective asks, and vote.
+"""The population of a step: perturb the members, run the objective, sum their votes.
 
-Member p reads stream p // members_per_stream; its recurrent state carries over from segment to
-segment. Members are evaluated in chunks (`chunked`), whose size changes memory and speed, no bit.
+Member p reads stream p // members_per_stream. Its recurrent state carries over from segment to
+segment. Members are evaluated in chunks (`chunked`). The size of a chunk changes memory and speed;
+it changes no bit of the result.
 
 Axes: P members, I = P/2 pairs, S streams, T segment length, L layers, C chunks.
 """
@@ -22,18 +23,23 @@ from int_lm.method.token_votes import RowErrors, VotesByPath
 from int_lm.model import params, perturb
 from int_lm.model.params import Parameters, Tree
 
-CACHED_MEMBERS = 512  # whose activations, and much of what they leave for votes, stay in the caches
+CACHED_MEMBERS = 512  # the activations of so many members, and most records, fit the CPU's caches
 
 
 # -- Chunks ----------------------------------------------------------------------------------------
 
 
 def chunked(recipe: Recipe, devices: int = 1) -> Recipe:
-    """`recipe` with the chunk that a step uses: the largest one that divides a device's share of
-    the members and is no larger than `es.chunk`.
+    """`recipe` with the chunk size that a step uses, in members.
 
-    Where that is 0: than `CACHED_MEMBERS` (or the readers of one stream) on CPUs, unless only small
-    ones divide the share, which is then read at once, as it is on accelerators.
+    A chunk holds all members of one or more streams, and its size divides the members of one
+    device. The largest such size within a limit is taken:
+
+        es.chunk > 0    the limit is `es.chunk`
+        es.chunk = 0    on CPUs the larger of `CACHED_MEMBERS` and es.members_per_stream; on other
+                        platforms there is no limit
+
+    With es.chunk = 0, a result below CACHED_MEMBERS / 2 is replaced by all members of the device.
     """
     es = recipe.es
     share, readers = es.population // devices, es.members_per_stream
@@ -52,12 +58,12 @@ def chunks(recipe: Recipe) -> int:
 
 
 def all_chunks(recipe: Recipe) -> Array:
-    """Numbers of all chunks: int32 [C]."""
+    """Indices of all chunks: int32 [C]."""
     return jnp.arange(chunks(recipe), dtype=jnp.int32)
 
 
 def chunk_pairs(recipe: Recipe, chunk: Array) -> Array:
-    """Numbers of the pairs of one chunk: int32 [I]."""
+    """Indices of the pairs of one chunk: int32 [I]."""
     size = recipe.es.population // chunks(recipe) // 2
     return chunk * size + jnp.arange(size, dtype=jnp.int32)
 
@@ -65,13 +71,16 @@ def chunk_pairs(recipe: Recipe, chunk: Array) -> Array:
 def over_chunks(
     function: Callable[[Array, Any], tuple[Any, Any]], chunks_C: Array, arguments: Any
 ) -> tuple[Any, Any]:
-    """`function(chunk, arguments[...])` for every one of some chunks, one after another.
-
-    It returns two trees: the first ones are stacked, the second ones summed, without ever holding
-    more than one of them beside the sum.
+    """Call `function(chunk, its arguments)` for the given chunks, one after another.
 
     Args:
-      chunks_C: numbers of the chunks, int32. arguments: a tree of leaves [C, ...].
+      function: returns two trees of arrays.
+      chunks_C: indices of the chunks, int32.
+      arguments: a tree with leaves [C, ...]; each call gets its entries without the axis C.
+
+    Returns:
+      The first trees, stacked along a new leading axis C, and the sum of the second trees. Memory
+      holds the sum and one more second tree, never all C of them.
     """
     first = (chunks_C[0], jax.tree.map(lambda x: x[0], arguments))
     if len(chunks_C) == 1:
@@ -90,7 +99,7 @@ def over_chunks(
 
 
 def split_members(count: int, state: Tree) -> Tree:
-    """Leaves [L, P, ...] as [count, L, P / count, ...]."""
+    """Split the members of a state: leaves [L, P, ...] become [count, L, P / count, ...]."""
 
     def split(leaf: Array) -> Array:
         return jnp.moveaxis(leaf.reshape(leaf.shape[0], count, -1, *leaf.shape[2:]), 1, 0)
@@ -111,7 +120,7 @@ def _join_members(state: Tree) -> Tree:
 
 
 def noise(recipe: Recipe, clock: Clock, chunk: Array) -> dict[str, Noise]:
-    """The perturbations of one chunk's pairs, by path of the tensors that members perturb."""
+    """The noise of one chunk's pairs, by path, for every tensor that members perturb."""
     specs = recipe.model.specs
     numbers, pairs_I = params.tensor_ids(specs), chunk_pairs(recipe, chunk)
     return {
@@ -122,7 +131,12 @@ def noise(recipe: Recipe, clock: Clock, chunk: Array) -> dict[str, Noise]:
 
 
 def perturbed(recipe: Recipe, weights: Parameters, noises: dict[str, Noise]) -> Parameters:
-    """The parameters as the members of `noises`' pairs see them: `perturb.Weight`s."""
+    """The parameters with the perturbations `noises`: a `perturb.Weight` for every tensor.
+
+    Args:
+      weights: int8.
+      noises: of `noise`, for the pairs of one chunk.
+    """
     network = {
         path: perturb.perturbed(recipe.es, value, noises.get(path))
         for path, value in params.flatten(weights.network)
@@ -133,12 +147,13 @@ def perturbed(recipe: Recipe, weights: Parameters, noises: dict[str, Noise]) -> 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What some members did, before their fitness is known.
+    """Result of some members in one step, before their fitness is known.
 
     Attributes:
-      scores_P: int32. members: their recurrent states after the segment, leaves [L, P, ...].
-      votes: by path, of the tensors whose votes are made of tokens: int32.
-      row_errors: what context tables learn from; None without tables.
+      scores_P: scores of the members, int32, in the units of the objective.
+      members: recurrent states of the members after the segment, leaves [L, P, ...].
+      votes: int32 sums by path, for the tensors whose votes are made token by token.
+      row_errors: row errors, from which the context tables learn; None for a model without them.
     """
 
     scores_P: Array
@@ -155,7 +170,7 @@ def _of_chunk(
     clock: Clock,
     chunk: Array,
 ) -> Outcome:
-    """One chunk: perturb, objective, and the votes that are made of tokens."""
+    """One chunk: perturb, run the objective, sum the votes that are made token by token."""
     seen = perturbed(recipe, weights, noise(recipe, clock, chunk))
     tokens_PT = jnp.repeat(tokens_ST, recipe.es.members_per_stream, axis=0)
     members, scores_P, records = recipe.objective.run(
@@ -176,12 +191,13 @@ def outcome(
     clock: Clock,
     chunks_C: Array,
 ) -> Outcome:
-    """What the members of some chunks do, one chunk after another.
+    """Evaluate some chunks of the population, one after another.
 
     Args:
-      weights: int8. members: states of these members, leaves [L, P, ...].
-      tokens_ST: [S, T+1], of their streams.
-      chunks_C: numbers of the chunks, int32: all of them, or those of one device.
+      weights: int8.
+      members: recurrent states of the members of these chunks, leaves [L, P, ...].
+      tokens_ST: tokens [S, T+1] of the streams that these members read.
+      chunks_C: indices of the chunks, int32: all chunks, or those of one device.
     """
     count = len(chunks_C)
 
@@ -200,11 +216,13 @@ def outcome(
 def votes_of_fitness(
     recipe: Recipe, fitness_I: Array, clock: Clock, chunks_C: Array
 ) -> VotesByPath:
-    """Votes by path of the tensors that vote by fitness, over noise that is drawn again.
+    """Votes by path, int32, on the tensors whose estimator uses the fitness of a pair.
+
+    The noise is drawn again; drawing the same noise twice costs less than storing it.
 
     Args:
-      fitness_I: of the pairs of these chunks, int8.
-      chunks_C: numbers of the chunks whose members vote, int32.
+      fitness_I: fitness of the pairs of these chunks, int8.
+      chunks_C: indices of the chunks whose members vote, int32.
     """
     voting = {
         path: estimator.of_fitness

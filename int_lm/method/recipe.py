@@ -1,11 +1,12 @@
-"""A recipe: all that a step depends on but arrays, in one record that every part of it is asked.
+"""A recipe: everything that a step depends on, except arrays, in one record.
 
     model        an architecture and its sizes
-    objective    what members do with a batch, and the score of it
-    estimators   how votes are made of what the population did
+    objective    what members do with a batch, and how they are scored
+    estimators   how votes are computed
     update       how votes move weights
 
-`of` finds the values that a configuration names and refuses sums that could overflow.
+`of` looks up the parts that a configuration names and refuses sizes with which an int32 sum could
+overflow.
 """
 
 import dataclasses
@@ -22,16 +23,21 @@ from int_lm.model.language_model import LanguageModel
 from int_lm.model.params import Spec, flatten
 from int_lm.settings import Settings, StrategySettings
 
-ANY_VOCABULARY = 256  # bounds do not depend on it
+ANY_VOCABULARY = 256  # a vocabulary size for `check`: the bounds do not depend on it
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """Hashable, so that compiled programs can depend on it.
+    """The parts of a step. Hashable, so that it can be a static argument of compiled programs.
 
     Attributes:
-      settings: the configuration that was resolved.
-      chunk: members that a device evaluates at once; 0 for all (see `population.chunked`).
+      settings: the configuration.
+      model: the language model: architecture and sizes, without weights.
+      objective: runs the members and scores them.
+      estimators: in order; the first one that can vote on a tensor does.
+      update: moves the weights.
+      chunk: number of members that a device evaluates at once; 0 for all of them (see
+        `population.chunked`).
     """
 
     settings: Settings
@@ -46,7 +52,7 @@ class Recipe:
         return self.settings.es
 
     def estimator_of(self, spec: Spec) -> Estimator:
-        """Which estimator votes on a tensor of the network."""
+        """The estimator that computes the votes on a tensor of the network."""
         return estimator.votes_on(self.estimators, spec.role)
 
     def perturbs(self, spec: Spec) -> bool:
@@ -63,7 +69,7 @@ class Recipe:
 
     @property
     def needs_errors(self) -> bool:
-        """Whether something learns from the errors of an exact readout."""
+        """Whether an estimator or a context table needs the errors of the exact readout."""
         token_votes = [one.of_tokens for one in self.voting if one.of_tokens]
         return bool(self.model.specs.tables) or any(votes.needs_errors for votes in token_votes)
 
@@ -72,8 +78,8 @@ def of(settings: Settings, vocab_size: int) -> Recipe:
     """The recipe of a configuration.
 
     Raises:
-      UserError: a name that stands for nothing, parts that do not go together, or sizes with which
-        an int32 sum could overflow; one sentence with what to change.
+      UserError: a name is unknown, two parts cannot be used together, or with these sizes an int32
+        sum could overflow. The sentence says what to change.
     """
     es = settings.es
     recipe = Recipe(
@@ -107,5 +113,5 @@ def of(settings: Settings, vocab_size: int) -> Recipe:
 
 
 def check(settings: Settings) -> None:
-    """Refuse, as `of` does, before anything is compiled, prepared or written."""
+    """Raise the errors of `of` before anything is compiled, prepared or written."""
     of(settings, ANY_VOCABULARY)

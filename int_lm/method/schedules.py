@@ -1,10 +1,17 @@
-"""Schedules: how rates decay over a run. Reals, of which every update makes its own integers."""
+"""Schedules: how rates decay over a run. Floats; each update rounds them to its own integers."""
 
 import math
 
 
 def decay(schedule: str, step: int, halflife: float, steps: int) -> float:
-    """What a scheduled value has decayed to at `step`, as a factor from 1 down (see `EsConfig`)."""
+    """The factor, from 1 at step 0 down to 0, by which a rate is multiplied at `step`.
+
+    Args:
+      schedule: name of the schedule (see `EsConfig`).
+      step: number of steps done before.
+      halflife: in steps; of the inverse schedules.
+      steps: number of steps of the whole run; of the schedules that end at 0.
+    """
     if schedule == "constant":
         return 1.0
     if schedule == "inverse":

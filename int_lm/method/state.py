@@ -1,4 +1,4 @@
-"""The state of a run: what it carries from step to step, and all that a checkpoint must hold."""
+"""The state of a run: the arrays that it carries from step to step and that checkpoints store."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -10,16 +10,17 @@ from jax import Array
 from int_lm.model import params
 from int_lm.model.params import Parameters, Tree
 
-STORED = frozenset({"weights", "members", "counts"})  # of a checkpoint, beside an update's memory
+STORED = frozenset({"weights", "members", "counts"})  # a checkpoint's other names are update memory
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Tables:
-    """Context tables, which learn on their own.
+    """Context tables. They learn by a rule of their own, not by votes (`model.context_tables`).
 
     Attributes:
-      values: int8 [rows, V] by name. counts: steps that have read each row, int32 [rows].
+      values: the rows, int8 [rows, V] by name.
+      counts: number of steps that have read each row, int32 [rows] by name.
     """
 
     values: dict[str, Array] = dataclasses.field(default_factory=dict)
@@ -29,12 +30,13 @@ class Tables:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class State:
-    """What a run carries from step to step, and all that a checkpoint must hold.
+    """The arrays that a run carries from step to step. A checkpoint stores all of them.
 
     Attributes:
-      network: int8 weights, a tree. tables: context tables; empty for a model without.
+      network: weights of the recurrent network, a tree of int8 arrays.
+      tables: context tables; empty for a model without them.
       members: recurrent state of every member, leaves [L, P, ...].
-      memory: of the update, by name and then by path of the weights.
+      memory: arrays that the update keeps of each tensor, by name and then by path.
     """
 
     network: Tree
@@ -44,11 +46,11 @@ class State:
 
     @property
     def weights(self) -> Parameters:
-        """The model."""
+        """All weights of the model: of the network and of the context tables."""
         return Parameters(self.network, self.tables.values)
 
     def stored(self) -> dict[str, Any]:
-        """The state as a checkpoint names its arrays: `weights/head`, `remainders/head`."""
+        """The state as a tree with a checkpoint's names, such as `weights/head`."""
         weights = params.unflatten(self.weights.by_path())
         return {
             "weights": weights,

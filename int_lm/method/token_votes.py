@@ -1,4 +1,4 @@
-"""Votes made token by token: what every token leaves behind, and the votes of a segment.
+"""Votes made token by token: the record of each token, and the votes of a whole segment.
 
 Axes: T tokens of a segment, I pairs, J = T I, R rank, V vocabulary; L layers.
 """
@@ -21,17 +21,18 @@ from int_lm.model.layers import Activity
 from int_lm.model.likelihood import NO_TARGET
 from int_lm.model.params import Parameters, Spec, flatten
 
-VotesByPath = dict[str, Array]  # int32, of the tensors' shapes
+VotesByPath = dict[str, Array]  # int32 arrays, each of its tensor's shape
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class RowErrors:
-    """What context tables learn from, instead of votes: the rows that were read, and the errors.
+    """Row errors: the rows that each token read, and its errors. Context tables learn from them.
 
     Attributes:
-      rows: by name of the table, int32 [J]; one past the table for padding.
-      errors_JV: onehot(target) - p, int8; 127 >> spare bits make 1.
+      rows: index of the row that each token read, int32 [J] by name of the context table; for
+        padding the number of rows, which is no row.
+      errors_JV: onehot(target) - p, int8, in units of 1 / (127 >> spare_bits).
     """
 
     rows: dict[str, Array]
@@ -41,13 +42,17 @@ class RowErrors:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """What one token leaves for the votes: of one token, or with a T axis in front.
+    """What is kept of one token for the votes. Stacked over a segment, every array has T in front.
 
     Attributes:
-      tensors: by path, what the tensor's estimator recorded.
-      rows: of the context tables, int32 [..., I] by name.
-      difference_I: of the two members' log-likelihoods, int32 in units of 2^-16 bit.
-      logits_IV, targets_I, residual_ID, gain_ID: of the first member of every pair.
+      tensors: what the tensor's estimator recorded, by path.
+      rows: row that the first member of every pair read, int32 [I] by name of the context table.
+      difference_I: log-likelihood of a pair's first member minus that of its second, int32 in units
+        of 2^-16 bit.
+      logits_IV: of the first member of every pair, int8 or int16 q4.
+      targets_I: of the first member of every pair, int32; `NO_TARGET` for padding.
+      residual_ID: residual stream of the first member of every pair, int8 q4.
+      gain_ID: weight of the last norm, of the first member of every pair, int8.
     """
 
     tensors: dict[str, Any]
@@ -60,7 +65,7 @@ class Record:
 
 
 def _voting(recipe: Recipe) -> dict[str, tuple[Spec, TokenVotes]]:
-    """The tensors whose votes are made of tokens, by path."""
+    """By path, the tensors whose votes are made token by token: (spec, how)."""
     return {
         path: (spec, estimator.of_tokens)
         for estimator, specs in recipe.voting.items()
@@ -70,7 +75,7 @@ def _voting(recipe: Recipe) -> dict[str, tuple[Spec, TokenVotes]]:
 
 
 def keep(recipe: Recipe) -> Keep:
-    """What an objective calls at every token; its results make the records of `votes`."""
+    """The function that an objective calls at every token; it returns the token's `Record`."""
 
     def record(
         activity: Activity, logits_PV: Array, targets_P: Array, log_likelihood_P: Array
@@ -95,12 +100,13 @@ def keep(recipe: Recipe) -> Keep:
 def votes(
     recipe: Recipe, members: Parameters, records: Record, pairs_I: Array, clock: Clock
 ) -> tuple[VotesByPath, RowErrors | None]:
-    """Votes of one segment, and what the context tables learn from it, if there are any.
+    """Votes of one segment by path, and its row errors; None for a model without context tables.
 
     Args:
-      members: `perturb.Weight`s of the pairs.
-      records: of `keep`, stacked over the segment's T tokens.
-      pairs_I: numbers of the pairs, int32.
+      members: a `perturb.Weight` for every tensor of the network, with these pairs' perturbations.
+      records: of the function that `keep` returns, stacked over the segment's T tokens.
+      pairs_I: indices of the pairs, int32.
+      clock: seed and step.
     """
     rounding = Rounding(pairs_I, clock.step, spare_bits(recipe.es))
     errors_TIV = None
@@ -140,13 +146,18 @@ def votes(
 
 
 def _by_layer(function: Callable[[Any], Array], operands: Any) -> Array:
-    """`function` of one layer after another: records [T, L, ...] go to [L, T, ...]."""
+    """Apply `function` to one layer after another, and stack the results: int32 [L, ...].
+
+    Args:
+      function: takes the operands of one layer: weight, records [T, ...], and `through`.
+      operands: weight [L, ...], records [T, L, ...], and `through` [L, ...] or None.
+    """
     weight, records, through = operands
     records = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), records)
     return jax.lax.map(function, (weight, records, through))
 
 
 def _rows_read(recipe: Recipe, name: str, rows_TI: Array, targets_TI: Array) -> Array:
-    """Rows of a table that learn, int32 [J]: one past the table for what padding read."""
+    """Row of a context table that each token read, int32 [J]; for padding the number of rows."""
     past = recipe.model.specs.tables[name].shape[0]
     return jnp.where(targets_TI == NO_TARGET, past, rows_TI).reshape(-1)

@@ -1,4 +1,4 @@
-"""What an architecture is: one value, made of pure integer functions, in one file."""
+"""Architectures: an architecture is one `Architecture` value of pure integer functions."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,19 +15,20 @@ from int_lm.settings import ModelSettings
 class Architecture(NamedTuple):
     """A recurrent network that reads one token after another.
 
-    The logits are the tensor `head` (READOUT) applied to a norm of the residual stream, which
-    begins as a row of the tensor `embedding` and which every layer adds to.
+    The residual stream begins as a row of the tensor `embedding`, and every layer adds to it. The
+    logits are the tensor `head` (READOUT) applied to a norm of the residual stream.
 
     Attributes:
-      name: as in the configuration.
+      name: name in the configuration.
       specs: (model, vocabulary size) -> nested dict of `params.Spec`.
       initial_state: (model, batch) -> dict of arrays [L, batch, ...], the state at a document's
         start.
-      step: (weights, state, tokens int32 [P]) -> (next state, logits int8 or int16 q4 [P, V],
-        `Activity`). `weights` is the tree of `perturb.Weight`s; token 0 must reset the state.
+      step: reads one token: (weights, state, tokens int32 [P]) -> (next state, logits int8 or int16
+        q4 [P, V], `Activity`). `weights` is a tree of `perturb.Weight`s. Token 0 must reset the
+        state.
       runtime: "module:Class" of the same network in NumPy, for exports (see
-        `runtime.Architecture`). The module imports NumPy and the standard library only, and is
-        copied into exports.
+        `runtime.Architecture`). The module is copied into exports; it may import NumPy and the
+        standard library only.
     """
 
     name: str
@@ -38,13 +39,15 @@ class Architecture(NamedTuple):
 
 
 def check(name: str, specs: Tree) -> None:
-    """Refuse tensors that do not go together, before their votes come out wrong.
+    """Refuse an architecture whose tensors would get wrong votes.
 
     Args:
-      name: of the architecture. specs: its tree of `params.Spec`s.
+      name: name of the architecture.
+      specs: its tree of `params.Spec`s.
 
     Raises:
-      UserError: the path of a tensor, and what it must be.
+      UserError: a tensor has the wrong role or shape, or is missing. The sentence names its path
+        and says what it must be.
     """
     by_path, where = dict(flatten(specs)), f"the architecture {name}"
     for path, role in (("embedding", Role.EMBEDDING), ("head", Role.READOUT)):

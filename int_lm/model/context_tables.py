@@ -1,20 +1,21 @@
-"""Context tables: int8 tables from the last k tokens straight to the logits.
+"""Context tables: int8 tables that add logits chosen by the last k tokens.
 
 They are the maximum-entropy features, or direct connections, of RNNLM (Mikolov et al., "Strategies
 for training large scale neural network language models", ASRU 2011). For every context length k in
-`model.direct` there is a table of 2^direct_bits rows of V logits, q4; the row that a hash of the
-last k tokens picks is added to the recurrent network's logits. Different contexts may share a row.
+`model.direct` there is a table of 2^direct_bits rows of V logits, q4. A hash of the last k tokens
+selects a row, which is added to the recurrent network's logits. Different contexts may share a row.
 Tokens before a document's start count as separators.
 
-The logits are linear in a row, so its gradient is the sum of the errors onehot(target) - p of the
-tokens that were read with it: no perturbation, and only rows that were read change. With e the mean
-error over the h times it was read in a step, and n the number of steps that have read it,
+The logits are linear in a row, so the gradient of a row is the sum of the errors onehot(target) - p
+of the tokens that read it. No perturbation is needed, and only rows that were read change. Let h be
+the number of times that a row was read in this step, e the mean error of these h tokens, and n the
+number of steps so far that have read the row:
 
     row += direct_rate e / sqrt(max(1, floor(n / h)))      rounded up or down by a dither
 
-so that a context seen once learns at once, and a frequent one settles, the later the more often it
-is read in a step. One rate then suits both: rare contexts, which must not be learnt by heart, and
-frequent ones, which must not learn too slowly.
+A row moves by the full rate when it is read first, and by less in later steps. A row that is read
+often in each step keeps the full rate for more steps. So one rate suits both rare contexts, which
+must not be memorised, and frequent contexts, which must not learn too slowly.
 
 Axes: P members, I pairs, K context lengths, J = T I tokens and pairs of a segment, V vocabulary.
 """
@@ -31,7 +32,7 @@ from int_lm.model.params import Role, Spec, Tree
 from int_lm.settings import ModelSettings, StrategySettings
 
 COUNT_MAX = 2**31 - 1
-# 2^7 units of an error make 1
+# an error has 7 fractional bits
 _MOVE_BITS = fixed.DIRECT_STEP_BITS + fixed.DIRECT_MEAN_BITS + 7
 
 
@@ -40,26 +41,27 @@ def _name(length: int) -> str:
 
 
 def specs(model: ModelSettings, vocab_size: int) -> Tree:
-    """{"context_k": [2^direct_bits, V]} for every context length k."""
+    """{"context_k": `Spec` of shape [2^direct_bits, V]} for every context length k."""
     shape = 1 << model.direct_bits, vocab_size
     return {_name(length): Spec(shape, Role.TABLE, init=0) for length in model.direct}
 
 
 def initial_context(model: ModelSettings, batch: int) -> Array:
-    """The tokens before a document's start, the last one first: int32 [max k, P]."""
+    """The context at a document's start: separators, int32 [max k, P]; row 0 is the last token."""
     return jnp.full((max(model.direct), batch), SEPARATOR, jnp.int32)
 
 
 def following(context_KP: Array, tokens_P: Array) -> Array:
-    """The context after one more token; a separator forgets all before it."""
+    """The context after one more token; a separator replaces all earlier tokens by separators."""
     longer = jnp.concatenate([tokens_P[None], context_KP[:-1]])
     return jnp.where((tokens_P != SEPARATOR)[None], longer, SEPARATOR)
 
 
 def rows(model: ModelSettings, context_KP: Array) -> dict[str, Array]:
-    """Which row each table adds: {"context_k": int32 [P]}.
+    """The row of each context table that is added: {"context_k": int32 [P]}.
 
-    A multiplicative hash of the last k tokens, seeded with k, in 32 bits; its top bits are used.
+    The row is the top `direct_bits` bits of a 32-bit multiplicative hash of the last k tokens,
+    seeded with k.
     """
     picked = {}
     for length in model.direct:
@@ -74,7 +76,13 @@ def rows(model: ModelSettings, context_KP: Array) -> dict[str, Array]:
 
 @native.accelerated(cpu="direct_added")
 def added(weights: Tree, picked: dict[str, Array], logits_PV: Array) -> Array:
-    """Logits + the picked rows, clipped to 16 bits: int16 q4 [P, V]. `weights`: int8 tables."""
+    """Logits plus the selected rows, clipped to [-32767, 32767]: int16 q4 [P, V].
+
+    Args:
+      weights: context tables, int8 [rows, V] by name.
+      picked: of `rows`, int32 [P] by name.
+      logits_PV: of the recurrent network, int8 or int16 q4.
+    """
     total_PV = logits_PV.astype(jnp.int32)
     for name, rows_P in picked.items():
         total_PV = total_PV + weights[name][rows_P].astype(jnp.int32)
@@ -82,14 +90,19 @@ def added(weights: Tree, picked: dict[str, Array], logits_PV: Array) -> Array:
 
 
 def initial_counts(model: ModelSettings) -> dict[str, Array]:
-    """Steps that have read each row: {"context_k": int32 zeros [2^direct_bits]}."""
+    """Number of steps that have read each row: {"context_k": int32 zeros [2^direct_bits]}."""
     return {_name(length): jnp.zeros(1 << model.direct_bits, jnp.int32) for length in model.direct}
 
 
 def _row_step(rate: int, counts_J: Array) -> Array:
-    """direct_rate / sqrt(count), in units of 2^-8 of 1/16 bit: int32, for counts from 1 up.
+    """direct_rate / sqrt(count) for counts >= 1: int32 [J], in units of 2^-8 of 1/16 bit.
 
-    Counts are brought below 2^12 by an even shift, whose root is half of it.
+    A count is shifted right by an even number 2 k of bits until it is below 2^12. The lookup table
+    gives the reciprocal root of the rest, and 1 / sqrt(2^(2 k)) is a right shift by k bits.
+
+    Args:
+      rate: direct_rate in units of 2^-8.
+      counts_J: int32.
     """
     width_J = 32 - jax.lax.clz(counts_J)
     halves_J = (jnp.maximum(width_J - tables.ROOT_INDEX_BITS, 0) + 1) >> 1
@@ -105,13 +118,18 @@ def update(
     errors_JV: Array,
     step: Array,
 ) -> tuple[Array, Array]:
-    """A table and its counts after one step.
+    """A context table and its counts after one step.
 
     Args:
-      table: int8 [rows, V]. counts: int32 [rows].
-      rows_J: int32, the row that was read, one past the table for padding.
-      errors_JV: int8, of `credit.readout_errors`; 127 >> spare bits make 1.
-      step: of the run, uint32 scalar.
+      es: `direct_rate`, and the sizes from which `limits.spare_bits` follows.
+      table: int8 [rows, V].
+      counts: number of steps that have read each row, int32 [rows].
+      rows_J: row that each token read, int32; the number of rows for padding.
+      errors_JV: of `credit.readout_errors`, int8 in units of 1 / (127 >> spare_bits).
+      step: number of steps done before, uint32 scalar.
+
+    Returns:
+      The table, int8, and the counts, int32, of the same shapes.
     """
     rate = round(es.direct_rate * (1 << fixed.DIRECT_STEP_BITS))  # below 2^15
     return learnt(table, counts, rows_J, errors_JV, step, rate, spare_bits(es))
@@ -127,10 +145,10 @@ def learnt(
     rate: int,
     spare_bits: int,
 ) -> tuple[Array, Array]:
-    """`update` at a rate in units of 2^-8, of errors that are short of int8 by the spare bits.
+    """`update` with the rate in units of 2^-8 and the spare bits of the errors as arguments.
 
-    The errors of one row are summed where it was read last. So work and memory grow with J, but for
-    a word of memory for each row.
+    The errors of a row are summed at the last index j that read the row. So work and memory grow
+    with J and not with the size of the table, except for one int32 for each row.
     """
     count, size = len(rows_J), len(table)
     place_J = jnp.arange(count, dtype=jnp.int32)
@@ -138,7 +156,7 @@ def learnt(
     last_J = jnp.where(rows_J < size, last.at[rows_J].get(mode="clip"), place_J)
     hits_J = jnp.zeros(count, jnp.int32).at[last_J].add(1)
     error_JV = jnp.zeros(errors_JV.shape, jnp.int32).at[last_J].add(errors_JV.astype(jnp.int32))
-    # where a row is read again later, and padding: rows past the table, which are dropped
+    # padding, and all but the last index of each row, get indices past the table: they are dropped
     row_J = jnp.where((last_J == place_J) & (rows_J < size), rows_J, size + place_J)
     count_J = counts.at[row_J].get(mode="fill", fill_value=0)
     count_J = count_J + (count_J < COUNT_MAX).astype(jnp.int32)

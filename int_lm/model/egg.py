@@ -1,4 +1,4 @@
-"""`egg`: the EGGROLL paper's int8 recurrent language model (arXiv 2511.16652), our baseline.
+"""`egg`: the EGGROLL paper's int8 recurrent language model (arXiv 2511.16652), the baseline.
 
     norm(x)  = saturate(floor(x w / max(1, mean|x|)))
     block    h  = norm(x)                                       minGRU-like cell, state s
@@ -11,7 +11,8 @@
              x  = saturate(x + W2 (W1 h))                       no activation but saturation
     logits   = head norm(x)                                     q4: 1/16 bit
 
-x, h and the logits are q4, f and s q7; every linear saturates to int8 before a sum; >> floors.
+x, h and the logits are q4; f and s are q7. Every linear saturates to int8 before its result is
+added to others. >> rounds down.
 Token 0 separates documents: it resets the state to zero before it is read.
 
 Axes: P members (or any batch), L layers, D width, F feed-forward width, V vocabulary.
@@ -69,9 +70,10 @@ def _norm(weight: perturb.Weight, x_PD: Array) -> Array:
 
 
 def cell(layer: Tree, h_PD: Array, state_PD: Array) -> tuple[Array, Tree]:
-    """The recurrent cell: (int8 q4 input, int8 q7 state) -> int8 q7 next state, also the output.
+    """The recurrent cell: (int8 q4 input, int8 q7 state) -> (int8 q7 next state, uses).
 
-    Beside it the `Use` of every matrix: all four act on the output alone.
+    The next state is also the output. The uses are one `Use` for each of the four matrices; the
+    effect of all four is the output.
     """
     forget = layers.plus(
         perturb.linear(layer["forget_input"], h_PD),
@@ -108,7 +110,7 @@ def block(layer: Tree, x_PD: Array, state_PD: Array) -> tuple[Array, Array, Tree
 
 def step(weights: Tree, state: Tree, tokens_P: Array) -> tuple[Tree, Array, Activity]:
     """Read one token: (weights, state, int32 tokens [P]) -> (next state, int8 logits q4 [P, V],
-    what reading it left behind).
+    activity).
     """
     keep_P1 = (tokens_P != SEPARATOR)[:, None]
     cells_LPD = jnp.where(keep_P1, state["cell"], jnp.int8(0))

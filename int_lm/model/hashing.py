@@ -1,16 +1,16 @@
-"""A hash of weights that does not depend on where they lie: equal iff the models are equal.
+"""A 64-bit hash of the weights. It does not depend on how they are divided among devices.
 
     h = sum over tensors and words of mix(word ^ position)     two lanes, modulo 2^32 each
 
 A tensor's int8 values are read as 32-bit words, four along its last axis, lowest byte first. Every
-word is mixed with its place and its tensor's key, and the results are added: a sum, so that any
-order and any division among devices gives the same, and one that costs next to nothing, so that
-every logged step can carry it. It tells models apart that differ by accident; a forger could make
-two that agree (`digest` has SHA-256).
+word is mixed with its position and its tensor's key, and the results are added. A sum is the same
+in any order and for any division among devices. It costs so little that every logged step has the
+hash. The hash detects accidental differences. It is not cryptographic: somebody could construct two
+models with the same hash on purpose (`digest` has SHA-256).
 
-`mix` is the 32-bit finaliser of MurmurHash3 (Appleby, 2011): each change of a word changes its
-lane's sum, for the finaliser is one-to-one; two changed words escape one lane with odds of 2^-32
-and both with 2^-64.
+`mix` is the 32-bit finaliser of MurmurHash3 (Appleby, 2011). It is one-to-one, so a change of a
+single word always changes the hash. Changes of two or more words leave one lane unchanged with a
+probability of about 2^-32, and both lanes with 2^-64.
 """
 
 import functools
@@ -25,7 +25,7 @@ from int_lm import native
 from int_lm.arithmetic import fixed
 from int_lm.model.params import Parameters
 
-BLOCK = 1 << 20  # weights that are hashed at once
+BLOCK = 1 << 20  # number of weights that are hashed at once
 
 
 def weights_hash(weights: Parameters) -> str:
@@ -39,7 +39,7 @@ def shown(lanes: np.ndarray) -> str:
 
 
 def lanes(weights: Parameters) -> Array:
-    """The hash as uint32 [2]; may be traced."""
+    """The hash as two lanes, uint32 [2]; can be called inside `jax.jit`."""
     total = jnp.zeros(2, jnp.uint32)
     for path, leaf in weights.by_path().items():
         total = total + _tensor(_keys(path, leaf.shape), jnp.asarray(leaf))
@@ -50,22 +50,25 @@ compiled_lanes = jax.jit(lanes)
 
 
 def _keys(path: str, shape: tuple[int, ...]) -> np.ndarray:
-    """What a tensor's name and shape bring in, uint32 [3]."""
+    """Keys from a tensor's path and shape, uint32 [3]: two for `of_rows` and a constant to add."""
     named = hashlib.blake2b(f"{path}{shape}".encode(), digest_size=12).digest()
     return np.frombuffer(named, "<u4").astype(np.uint32)
 
 
 def _tensor(keys: np.ndarray, values: Array) -> Array:
-    """Both lanes of one tensor, with a constant of its own for its name and shape."""
+    """Both lanes of one tensor, uint32 [2], with the constant of its path and shape added."""
     return keys[2] + of_rows(keys, values.reshape(-1, values.shape[-1]))
 
 
 @native.accelerated(cpu="hash_words")
 def of_rows(keys: np.ndarray, values_RN: Array) -> Array:
-    """Both lanes of a tensor: uint32 [2]. Rows after rows, for the words of all of it are a copy.
+    """Both lanes of a tensor: uint32 [2].
+
+    Blocks of rows are hashed one after another, because reading the values as words makes a copy.
 
     Args:
-      keys: uint32, of which the first two are used.
+      keys: uint32; the first two are used.
+      values_RN: the tensor as rows, int8.
     """
     rows, length = values_RN.shape
     height = max(1, BLOCK // length)
@@ -83,7 +86,7 @@ def of_rows(keys: np.ndarray, values_RN: Array) -> Array:
 
 
 def _block(keys: np.ndarray, values_RN: Array, start: Array | int) -> Array:
-    """Both lanes of rows of a tensor from number `start` on."""
+    """Both lanes, uint32 [2], of some rows of a tensor; `start` is the index of the first one."""
     rows, length = values_RN.shape
     words = -(-length // 4)
     padded = jnp.pad(values_RN, ((0, 0), (0, 4 * words - length))).reshape(rows, words, 4)

@@ -1,7 +1,8 @@
-"""A language model: an architecture's network, with context tables beside it where there are any.
+"""A language model: an architecture's recurrent network and, if configured, context tables.
 
-Everything that reads or writes text with a model calls `LanguageModel`: training, evaluation,
-samples. Axes: P members (or any batch), V vocabulary.
+Training, evaluation and sampling use a model through `LanguageModel` only.
+
+Axes: P members (or any batch), V vocabulary.
 """
 
 import dataclasses
@@ -18,11 +19,13 @@ from int_lm.settings import ModelSettings
 
 @dataclasses.dataclass(frozen=True)
 class LanguageModel:
-    """Sizes and equations, without weights; hashable, so that compiled programs can depend on it.
+    """A model's sizes and equations, without weights.
+
+    Hashable, so that it can be a static argument of compiled programs.
 
     Attributes:
       settings: the section `model` of a configuration.
-      vocab_size: V.
+      vocab_size: size V of the vocabulary.
     """
 
     settings: ModelSettings
@@ -41,7 +44,10 @@ class LanguageModel:
         )
 
     def initial_state(self, batch: int) -> Tree:
-        """The state at a document's start: arrays with the batch as their second axis."""
+        """The state at a document's start: a dict of arrays [..., batch, ...].
+
+        The batch is the second axis of each array.
+        """
         state = self.architecture.initial_state(self.settings, batch)
         if not self.settings.direct:
             return state
@@ -53,8 +59,9 @@ class LanguageModel:
         """Read one token: (next state, logits q4 [P, V], activity).
 
         Args:
-          weights: `perturb.Weight`s of the network, and int8 tables.
-          state: of `initial_state`. tokens_P: int32.
+          weights: a `perturb.Weight` for every tensor of the network, and the int8 context tables.
+          state: of `initial_state` or of the step before.
+          tokens_P: int32.
         """
         if not self.settings.direct:
             return self.architecture.step(weights.network, state, tokens_P)

@@ -1,4 +1,4 @@
-"""What architectures share: the L1 norm, saturating sums, and what a token leaves for votes.
+"""What architectures share: the L1 norm, saturating sums, and the records that votes need.
 
 Axes: P members (or any batch), D width, N inputs, E effects; layers are stacked in front.
 """
@@ -19,13 +19,14 @@ from int_lm.model.params import Tree
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Use:
-    """How members used one tensor for one token: what votes other than plain ones are made of.
+    """The inputs and effects of one tensor for one token. Votes made token by token need them.
 
     Attributes:
-      inputs: what the tensor was applied to, int8 [..., P, N]; tokens int32 [P] for an EMBEDDING.
-      effect: of a MATRIX, what its outputs led to: int8 or int32 [..., P, E], the numbers added to
-        the residual stream, or the inputs of the PROJECTION that `Spec.through` names. Output m of
-        the tensor acts on effect m mod E and on no other.
+      inputs: what the tensor was applied to, int8 [..., P, N]; token ids, int32 [P], for an
+        EMBEDDING.
+      effect: for a MATRIX, the numbers that its outputs determine, int8 or int32 [..., P, E]: those
+        added to the residual stream, or, if `Spec.through` is set, the inputs of the PROJECTION
+        that it names. Output m changes effect m mod E and no other.
     """
 
     inputs: Array
@@ -35,13 +36,14 @@ class Use:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Activity:
-    """What reading one token left behind. Training uses it; evaluation drops it unread.
+    """Activations of one token. Training makes votes of them; evaluation does not use them.
 
     Attributes:
-      uses: tree of `Use`, one for every tensor but the VECTORs.
-      residual: the residual stream at its end, int8 q4 [P, D].
-      gain: weight of the norm between it and the readout, int32 [P, D].
-      rows: of the context tables that were read, int32 [P] by name; empty without tables.
+      uses: tree of `Use`s, one for every tensor except the VECTORs.
+      residual: the residual stream after the last layer, int8 q4 [P, D].
+      gain: weight of the norm between the residual stream and the readout, int32 [P, D].
+      rows: row of each context table that was read, int32 [P] by name; empty for a model without
+        context tables.
     """
 
     uses: Tree
@@ -69,19 +71,24 @@ def norm(gain_PD: Array, x_PD: Array) -> Array:
 
 
 def norm_credit(gain_PD: Array, x_PD: Array, credit_PD: Array) -> Array:
-    """Credit of a norm's input from that of its output: the transposed derivative of `norm`.
+    """Credit of a norm's input, from that of its output: the transposed derivative of `norm`.
 
-    With m = mean|x|, y = g x / m has the derivative dy_n / dx_k = (g_n / m) ([n = k] -
-    x_n sign(x_k) / (m D)), hence, in units of 1/4 (`fixed.CREDIT_FRACTION_BITS`) of `credit_PD`,
+    Let m = mean|x|. The derivative of y = g x / m is
+
+        dy_n / dx_k = (g_n / m) ([n = k] - x_n sign(x_k) / (m D))
+
+    so the credit of x_k, in units of 1/4 (`fixed.CREDIT_FRACTION_BITS`) of that of `credit_PD`, is
 
         out_k = 4 (c_k - sign(x_k) (sum_n x_n c_n / D) / m) / m        with c = g credit / 16
 
     Args:
-      gain_PD: int32, |g| <= 127. x_PD: int8. credit_PD: int32, |credit| < 2^`fixed.CREDIT_BITS`.
+      gain_PD: weight g of the norm, int32, |g| <= 127.
+      x_PD: input of the norm, int8.
+      credit_PD: credit of the output, int32, |credit| < 2^`fixed.CREDIT_BITS`.
 
     Returns:
-      int32 [P, D], below 2^14. Every quotient is rounded half up and clipped to what
-      `fixed.floor_divide` takes. Contract: D 127 2^12 < 2^31 (`method.bounds`).
+      int32 [P, D], below 2^14 in magnitude. Every quotient is rounded half up, and its dividend is
+      clipped to the range of `fixed.floor_divide`. Contract: D 127 2^12 < 2^31 (`method.bounds`).
     """
     x = x_PD.astype(jnp.int32)
     mean_P1 = _mean_magnitude(x)
@@ -94,16 +101,16 @@ def norm_credit(gain_PD: Array, x_PD: Array, credit_PD: Array) -> Array:
 
 
 def _clipped(x: Array) -> Array:
-    """Into the range of dividends of `fixed.floor_divide`."""
+    """x, clipped to the range of dividends that `fixed.floor_divide` takes."""
     most = (1 << fixed.DIVIDEND_BITS) - 1
     return jnp.clip(x, -most, most)
 
 
 def _rounded_divide(dividend: Array, divisor: Array) -> Array:
-    """dividend / divisor, rounded half up and clipped."""
+    """dividend / divisor, rounded half up; the dividend is clipped first."""
     return fixed.floor_divide(_clipped(dividend + (divisor >> 1)), divisor)
 
 
 def constant_gain(value: int, x_PD: Array) -> Array:
-    """A gain that is no weight: int32, of `x_PD`'s shape."""
+    """The same gain for every channel, for a norm without weights: int32, of `x_PD`'s shape."""
     return jnp.full(x_PD.shape, value, jnp.int32)

@@ -2,18 +2,19 @@
 
     log2 p(target) = (logit[target] - max) / 16 - log2 sum_v 2^((logit[v] - max) / 16)
 
-where a logit more than 254 units below the largest counts as 254 below it: the whole range of int8
-logits, and a floor under the probabilities of wider ones.
-The sum adds entries of a 255-entry table; its logarithm takes the position of the leading one and
-an interpolated 1025-entry mantissa table. Error against real arithmetic, for every vocabulary up to
-65 536: below `ERROR_BOUND` = 6 units of 2^-16 bit, in two parts.
+A logit more than 254 below the largest one counts as 254 below it. This covers the whole range of
+int8 logits; int16 logits get a least probability. The sum adds entries of a lookup table of 255
+entries. Its logarithm is the position of the leading one bit plus an interpolated entry of a lookup
+table of 1025 mantissas. The error against real arithmetic is below `ERROR_BOUND` = 6 units of
+2^-16 bit for every vocabulary up to 65 536. It has two parts:
 
-    exp2 table   the maximum's entry is exact and the others are off by at most 1/2; their sum is
-                 off the most, relative to itself, when all V - 1 stand at the one distance whose
-                 entry is rounded the worst: 5.16 units at V = 65 536, 2.80 at V = 256
-    log2         1/2 unit for the last rounding, 0.04 for the mantissa table and its interpolation
+    exp2    the entry of the largest logit is exact, and the other entries are rounded by at most
+            1/2. The relative error of the sum is largest if all V - 1 other logits are at the one
+            distance whose entry has the largest rounding error: 5.16 units at V = 65 536, 2.80 at
+            V = 256
+    log2    1/2 unit for the last rounding, 0.04 for the mantissa table and its interpolation
 
-A uniform model over 2^k tokens is exact: k bits.
+A uniform distribution over 2^k tokens gives exactly k bits.
 
 Axes: P members (or any batch), V vocabulary.
 """
@@ -51,7 +52,7 @@ def _log2_normalised(mantissa: Array) -> Array:
 
 
 def _terms(distance_PV: Array) -> Array:
-    """round(2^bits 2^(-distance/16)) with the bits that the vocabulary allows: int32 [P, V]."""
+    """round(2^bits 2^(-distance/16)), int32 [P, V]; the vocabulary size determines `bits`."""
     narrow = distance_PV.shape[-1] <= NARROW_VOCABULARY
     return jnp.asarray(tables.exp2(NARROW_BITS if narrow else WIDE_BITS))[distance_PV]
 
@@ -60,7 +61,7 @@ def log2_sum_exp2(distance_PV: Array) -> Array:
     """log2 of sum over v of 2^(-distance/16), in units of 2^-16 bit.
 
     Args:
-      distance_PV: int32, max logit minus logit, 0..254, 0 occurring in every row; V <= 65 536.
+      distance_PV: max logit minus logit, int32 in 0..254; every row has a 0. V <= 65 536.
 
     Returns:
       int32 [P], between 0 and 16 * 2^16.
@@ -104,23 +105,23 @@ def log2_likelihood(logits_PV: Array, targets_P: Array) -> Array:
 
 
 def errors(logits_PV: Array, targets_P: Array, scale: int, dither_PV: Array) -> Array:
-    """The gradient of log p(target) by the logits, onehot(target) - p, rounded by a dither.
+    """Derivative of log p(target) with respect to the logits: onehot(target) - p, with a dither.
 
-    p times `scale` is known to 16 fractional bits and rounded down after a number that runs evenly
-    through [0, 1) has been added: an error too small for a unit is one unit now and then, and its
-    sum over members and tokens is right. Rounded to the nearest, every p below 1 / (2 scale) would
-    be 0, rare tokens would keep their probability, and training would stall. A token whose logit is
-    as low as it can be has no error, except as the target.
+    scale p is computed to 16 fractional bits. A dither, distributed evenly over [0, 1), is added,
+    and the result is rounded down. So a p below 1 / scale is sometimes rounded to one unit, and the
+    sum over members and tokens has the right mean. With rounding to the nearest, every p below
+    1 / (2 scale) would be 0: rare tokens would keep their probability, and training would stall. A
+    token whose logit is the lowest possible one has no error, unless it is the target.
 
     Args:
       logits_PV: int8 or int16 in units of 1/16 bit.
-      targets_P: int32 ids below V, or `NO_TARGET`, which has no errors.
-      scale: units that make 1, at most 127.
+      targets_P: int32 ids below V, or `NO_TARGET`; all errors of such a row are 0.
+      scale: the integer that stands for 1, at most 127.
       dither_PV: int32 in [0, 2^`ERROR_BITS`), of `fixed.dither`.
 
     Returns:
-      int8 [P, V] in [-scale, scale]. Before rounding p is off by at most 2^-17 of the likeliest
-      token's, and by 2^-10 of itself (2^-9 where `scale` is below 15).
+      int8 [P, V] in [-scale, scale]. Before the rounding, the error of p is at most 2^-17 times the
+      p of the likeliest token, plus 2^-10 times p itself (2^-9 if `scale` is below 15).
     """
     distance_PV = _distances(logits_PV)
     log2_sum_P1 = log2_sum_exp2(distance_PV)[:, None]
@@ -139,7 +140,7 @@ def errors(logits_PV: Array, targets_P: Array, scale: int, dither_PV: Array) -> 
     p_PV = (
         scaled_PV + dither_PV
     ) >> ERROR_BITS  # at most scale: a factor is below 256 scale, terms 2^16
-    # where a logit is at its lowest, going down has no effect, and weights pushed on would run away
+    # the lowest logit cannot go down: an error there would push weights on and on without effect
     lowest = -int(jnp.iinfo(logits_PV.dtype).max)
     p_PV = jnp.where((distance_PV == DISTANCE_MAX) | (logits_PV == lowest), 0, p_PV)
     hit_PV = jnp.arange(logits_PV.shape[-1], dtype=jnp.int32)[None] == targets_P[:, None]

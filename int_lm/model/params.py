@@ -1,8 +1,9 @@
-"""Parameters: one `Spec` per tensor, from which everything else about it follows.
+"""Parameters: every tensor has one `Spec`: its shape, role and initial value.
 
-A network declares its tensors as nested dicts of `Spec`; the role decides how a tensor is perturbed
-and which estimator votes on it. Layers are stacked on a leading axis L. Paths are written
-`layers/forget_input`; context tables have the paths `direct/context_3`.
+A network declares its tensors as nested dicts of `Spec`s. The role of a tensor decides how it is
+perturbed and which estimator votes on it. The tensors of the layers are stacked along a leading
+axis L. A path is written like `layers/forget_input`; that of a context table like
+`direct/context_3`.
 """
 
 import dataclasses
@@ -24,27 +25,28 @@ TABLES = "direct"  # first part of the paths of context tables
 
 
 class Role(enum.Enum):
-    """What a tensor is to the network, hence how it is perturbed and voted on."""
+    """What the network does with a tensor. It decides how the tensor is perturbed and voted on."""
 
     MATRIX = "matrix"  # [..., M, N]: y = x W^T, perturbed by A B^T
     PROJECTION = "projection"  # [..., D, N]: a matrix whose outputs the residual stream adds up
     READOUT = "readout"  # [V, N]: the matrix whose outputs are the logits
-    TABLE = "table"  # [rows, V]: rows are picked by context and added to the logits
+    TABLE = "table"  # [rows, V]: a context table; the context selects a row, added to the logits
     EMBEDDING = "embedding"  # [V, N]: one row is looked up, perturbed by A[row] B^T
     VECTOR = "vector"  # [..., N]: norm weights and biases, perturbed entry by entry
 
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """One tensor: its shape (int8 throughout), role and initial value.
+    """One int8 tensor: its shape, role and initial value.
 
     Attributes:
-      shape: of one layer; `layers` says how many are stacked in front of it.
+      shape: shape of the tensor of one layer.
       role: see `Role`.
       init: constant initial value, or None for gaussian noise of `tables.initial_scale`.
-      layers: number of stacked copies, 0 for a tensor that stands outside the layers.
-      through: path of the PROJECTION that a MATRIX's effect passes on its way to the residual
-        stream, None where it is added to the stream itself.
+      layers: number of layers that are stacked in front of `shape`; 0 for a tensor outside the
+        layers.
+      through: for a MATRIX, path of the PROJECTION whose inputs are the MATRIX's effects; None if
+        the effects are added to the residual stream directly.
     """
 
     shape: tuple[int, ...]
@@ -59,7 +61,7 @@ class Spec:
 
 
 def flatten(tree: Tree, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(path, leaf) of every leaf, sorted by path: the order that numbers tensors."""
+    """(path, leaf) of every leaf, sorted by path. Tensors are numbered in this order."""
     for key in sorted(tree):
         path = f"{prefix}{key}"
         if isinstance(tree[key], dict):
@@ -81,7 +83,7 @@ def unflatten(leaves: dict[str, Any]) -> Tree:
 
 
 def map_leaves(function: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
-    """Apply `function(leaf, *other_leaves)` leaf by leaf; the trees share one structure."""
+    """Apply `function(leaf, *other_leaves)` leaf by leaf; all trees have the same structure."""
     return {
         key: map_leaves(function, value, *(other[key] for other in others))
         if isinstance(value, dict)
@@ -91,25 +93,25 @@ def map_leaves(function: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
 
 
 def count(specs: Tree) -> int:
-    """Number of weights."""
+    """Number of weights of a tree of `Spec`s."""
     return sum(int(np.prod(spec.full_shape)) for _, spec in flatten(specs))
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Parameters:
-    """Something of every tensor of a language model: its `Spec`, its int8 values, its `Weight`.
+    """One leaf for every tensor of a language model: a `Spec`, an int8 array or a `Weight`.
 
     Attributes:
-      network: of the recurrent network, a nested dict.
-      tables: of the context tables, by name; empty for a model without.
+      network: leaves of the recurrent network, a nested dict.
+      tables: leaves of the context tables, by name; empty for a model without them.
     """
 
     network: Tree
     tables: Tree = dataclasses.field(default_factory=dict)
 
     def by_path(self) -> dict[str, Any]:
-        """Every leaf by its path, in the order of paths: the order that numbers tensors."""
+        """Every leaf by its path, sorted by path. Tensors are numbered in this order."""
         return dict(flatten({**self.network, **({TABLES: self.tables} if self.tables else {})}))
 
     @classmethod
@@ -121,7 +123,7 @@ class Parameters:
 
 
 def tensor_ids(specs: Parameters) -> dict[str, int]:
-    """A number for every tensor, by path; a stacked one owns `layers` consecutive numbers."""
+    """The number of every tensor, by path; a stacked tensor takes `layers` consecutive numbers."""
     numbers, following = {}, 0
     for path, spec in specs.by_path().items():
         numbers[path] = following
@@ -130,7 +132,7 @@ def tensor_ids(specs: Parameters) -> dict[str, int]:
 
 
 def initialise(specs: Parameters, seed: int) -> Parameters:
-    """Initial int8 weights as NumPy arrays, a pure function of (specs, seed)."""
+    """Initial int8 weights as NumPy arrays. They depend on (specs, seed) alone."""
     quantiles = tables.gaussian_quantiles().astype(np.float64)
     numbers, leaves = tensor_ids(specs), {}
     for path, spec in specs.by_path().items():

@@ -5,9 +5,9 @@ For a matrix W [M, N], pair i has A_i [M, R] and B_i [N, R]; with sigma = 2^-sig
     member 2i   uses W + sigma A_i B_i^T / sqrt(R)
     member 2i+1 uses W - sigma A_i B_i^T / sqrt(R)
 
-and W is never copied: x W^T is one int8 matmul over the population, (x B) A^T a low-rank add.
-A B^T of two q4 factors is q8, hence the shift of 4 that brings it back to the units of x W^T;
-1 / sqrt(R) is the power of two 2^-round(log2(R) / 2).
+W is not copied for each member: x W^T is one int8 matmul over the population, and (x B) A^T is a
+low-rank addition. A B^T of two q4 factors is q8, so it is shifted right by 4 to the units of
+x W^T. 1 / sqrt(R) is replaced by the power of two 2^-round(log2(R) / 2).
 
 Axes: P members, I = P/2 pairs, R rank, M outputs, N inputs, V vocabulary. The population axis is
 the leading one of every activation; member 2i is the row before member 2i+1.
@@ -35,15 +35,17 @@ State = TypeVar("State")  # an array or a tree of arrays
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Weight:
-    """One tensor as a member sees it: the shared value and, while training, its perturbation.
+    """One tensor with the perturbations of some pairs, or without any.
 
     Attributes:
-      value: int8; a VECTOR under perturbation is already the members' own [..., P, N].
-      left: A, int8 [..., I, M, R] ([..., I, V, R] for an embedding), or None.
-      right: B, int8 [..., I, N, R], or None.
-      layer: int32 scalar, if the arrays hold all layers of a stacked tensor and this is one of them
-        (see `of_layer`).
-      shift: of the low-rank product, 4 + sigma_shift + round(log2(R) / 2).
+      value: int8, shared by all members. A perturbed VECTOR is [..., P, N]: each member's own,
+        with its perturbation already added.
+      left: A, int8 [..., I, M, R] ([..., I, V, R] for an EMBEDDING); None without a low-rank
+        perturbation.
+      right: B, int8 [..., I, N, R]; None without a low-rank perturbation.
+      layer: index of a layer, int32 scalar: the arrays hold all layers of a stacked tensor, and
+        this `Weight` stands for one of them (see `of_layer`). None otherwise.
+      shift: right shift of the low-rank product: 4 + sigma_shift + round(log2(R) / 2).
     """
 
     value: Array
@@ -54,14 +56,15 @@ class Weight:
 
 
 def unperturbed(weights: Parameters) -> Parameters:
-    """What the bare model uses, to validate and to sample: `Weight`s without a perturbation."""
+    """`Weight`s without a perturbation, to evaluate and to sample. `weights` holds int8 arrays."""
     return Parameters(params.map_leaves(Weight, weights.network), weights.tables)
 
 
 def of_layer(weights: Tree, layer: Array) -> Tree:
-    """One layer of a tree of stacked `Weight`s: all of them still, and its number.
+    """`Weight`s of one layer: the arrays still hold all layers, and `layer` is set.
 
-    A slice would be copied for every token: as many bytes of noise as its linear reads and writes.
+    Slices would be copied for every token. For the noise these are as many bytes as the linear
+    reads and writes.
     """
     return jax.tree.map(
         lambda weight: dataclasses.replace(weight, layer=layer),
@@ -76,11 +79,16 @@ def through_layers(
     x_PD: Array,
     state: State,
 ) -> tuple[Array, State, Tree]:
-    """One block after another: (x, next state, uses), the last two stacked.
+    """Apply the blocks of all layers, one after another.
 
     Args:
-      block: (a layer's weights, x, its state) -> (x, its next state, its uses).
-      weights: tree of stacked `Weight`s. state: leaves [L, ...].
+      block: (weights of one layer, x, state of the layer) -> (x, next state, uses).
+      weights: tree of stacked `Weight`s.
+      x_PD: residual stream before the first layer, int8 q4.
+      state: leaves [L, ...].
+
+    Returns:
+      x after the last layer, and next states and uses of all layers, stacked along L.
     """
 
     def step(x_PD: Array, numbered: tuple[Array, State]) -> tuple[Array, tuple[State, Tree]]:
@@ -94,7 +102,7 @@ def through_layers(
 
 
 def _alone(weight: Weight) -> Weight:
-    """The `Weight` of one layer, cut out of the others."""
+    """The `Weight` with the arrays of its layer only; `weight` itself if `layer` is None."""
     if weight.layer is None:
         return weight
     arrays = jax.tree.map(
@@ -110,15 +118,17 @@ def tensor_noise(
     """The noise of one tensor for the given pairs: (A, B), or (n, None) for a VECTOR.
 
     Args:
-      spec: of the tensor; a stacked one gets a leading layer axis.
-      tensor: its number (`params.tensor_ids`).
-      seed, step: uint32 scalars.
-      pairs: pair numbers, int32 [I].
+      es: rank R and distribution of the noise.
+      spec: spec of the tensor; the noise of a stacked tensor has a leading axis L.
+      tensor: number of the tensor (`params.tensor_ids`).
+      seed: seed of the run, uint32 scalar.
+      step: number of steps done before, uint32 scalar.
+      pairs: indices of the pairs, int32 [I].
 
     Returns:
       A int8 [..., I, M, R] and B int8 [..., I, N, R], or n int8 [..., I, N] and None. A and B are
-      one draw of (M + N) R entries, A first, each in row-major order; layer l is drawn as tensor
-      `tensor` + l.
+      one draw of (M + N) R entries, A first, each in row-major order. Layer l of a stacked tensor
+      has the tensor number `tensor` + l.
     """
     layers = jnp.arange(spec.layers, dtype=jnp.uint32) if spec.layers else jnp.uint32(0)
     key = noise.tensor_key(seed, step, jnp.uint32(tensor) + layers)
@@ -136,7 +146,13 @@ def tensor_noise(
 def perturbed(
     es: StrategySettings, value: Array, noises: tuple[Array, Array | None] | None
 ) -> Weight:
-    """The `Weight` that the members of `noises`' pairs use (see `tensor_noise`); bare for None."""
+    """The `Weight` of one tensor with the noise of some pairs.
+
+    Args:
+      es: `sigma_shift` and rank.
+      value: int8.
+      noises: of `tensor_noise`; None for a `Weight` without a perturbation.
+    """
     if noises is None:
         return Weight(value)
     left, right = noises
@@ -150,7 +166,7 @@ def perturbed(
 
 
 def _pairwise(x_P: Array) -> Array:
-    """[P, ...] as [I, 2, ...]."""
+    """Reshape [P, ...] to [I, 2, ...]."""
     return x_P.reshape(-1, 2, *x_P.shape[1:])
 
 
@@ -160,7 +176,7 @@ def _signs(ndim: int) -> Array:
 
 
 def _low_rank(left_IMR: Array, score_I2R: Array) -> Array:
-    """sum over r of A[m, r] score[r]: int32 [I, 2, M]. Rank is small, so it is an unrolled sum."""
+    """sum over r of A[m, r] score[r]: int32 [I, 2, M]. The sum is unrolled: the rank is small."""
     left = left_IMR.astype(jnp.int32)[:, None]
     score = score_I2R[:, :, None, :]
     terms = [left[..., r] * score[..., r] for r in range(left.shape[-1])]
@@ -173,16 +189,16 @@ def shift_for(n_in: int) -> int:
 
 
 def linear(weight: Weight, x_PN: Array) -> Array:
-    """x W^T and its perturbation, narrowed: int8 [P, N] -> int8 [P, M].
+    """x W^T plus its perturbation, narrowed: int8 [P, N] -> int8 [P, M].
 
-    y = saturate((x W^T + ((+-(x B) A^T) >> shift)) >> (4 + round(log2(N) / 2))), floor rounding.
-    The int32 sums are exact within the bounds that `method.bounds` checks.
+    y = saturate((x W^T + ((+-(x B) A^T) >> shift)) >> (4 + round(log2(N) / 2))), rounded down.
+    `method.bounds` checks that the int32 sums cannot overflow.
     """
     return narrowed(weight, x_PN, shift_for(x_PN.shape[-1]), jnp.int8)
 
 
 def readout(weight: Weight, x_PN: Array) -> Array:
-    """`linear` for logits, kept to 16 bits: int8 [P, N] -> int16 in [-32767, 32767] [P, V]."""
+    """`linear` with 16-bit results, for logits: int8 [P, N] -> int16 [P, V], at most +-32767."""
     return narrowed(weight, x_PN, shift_for(x_PN.shape[-1]), jnp.int16)
 
 
@@ -191,14 +207,15 @@ def narrowed(weight: Weight, x_PN: Array, high: int, dtype: type) -> Array:
     """(x W^T + ((+-(x B) A^T) >> shift)) >> high, clipped to +-the largest value of `dtype`.
 
     Args:
+      weight: the tensor, with `shift`.
       x_PN: int8.
       high: right shift of the sum.
-      dtype: of the result [P, M]: int8 or int16.
+      dtype: dtype of the result [P, M], int8 or int16.
     """
     weight = _alone(weight)
     acc_PM = fixed.dot(x_PN, weight.value)
     if weight.left is not None and weight.right is not None:
-        # elementwise, not as a dot of every pair, which XLA on CPUs does in int32
+        # elementwise, because XLA on CPUs would compute a dot for each pair in int32
         x_I2N1 = _pairwise(x_PN)[..., None].astype(jnp.int16)
         right_I1NR = weight.right[:, None].astype(jnp.int16)  # |x B| < 2^14
         score_I2R = jnp.sum(x_I2N1 * right_I1NR, axis=2, dtype=jnp.int32)
@@ -208,9 +225,9 @@ def narrowed(weight: Weight, x_PN: Array, high: int, dtype: type) -> Array:
 
 
 def embed(weight: Weight, tokens_P: Array) -> Array:
-    """Rows of an embedding [V, N] and their perturbation: int32 [P] -> int8 [P, N].
+    """Rows of an EMBEDDING [V, N] plus their perturbation: int32 [P] -> int8 [P, N].
 
-    row = saturate(E[token] + ((+-A[token] B^T) >> shift)), floor rounding.
+    row = saturate(E[token] + ((+-A[token] B^T) >> shift)), rounded down.
     """
     row_PN = weight.value[tokens_P].astype(jnp.int32)
     if weight.left is None or weight.right is None:
@@ -222,5 +239,5 @@ def embed(weight: Weight, tokens_P: Array) -> Array:
 
 
 def vector(weight: Weight, x_PN: Array) -> Array:
-    """A VECTOR as int32, one row per row of `x_PN`."""
+    """A VECTOR as int32 [P, N], one row for every row of `x_PN`."""
     return jnp.broadcast_to(_alone(weight).value, x_PN.shape).astype(jnp.int32)

@@ -1,4 +1,4 @@
-"""Reading: a model reads tokens, and every one is scored by what came before it.
+"""Reading: a model reads tokens, and each token is scored given the tokens before it.
 
 Axes: P members (or any batch), T tokens, L layers.
 """
@@ -21,17 +21,17 @@ def read(
     tokens_PT: Array,
     score: Callable[[Array, Array], Array] = likelihood.log2_likelihood,
 ) -> tuple[Tree, Array]:
-    """Read tokens one after another.
+    """Read tokens one after another, and score each token given the tokens before it.
 
     Args:
-      weights: of `perturb.unperturbed`, or members' own.
+      weights: of `perturb.unperturbed`, or with perturbations.
       state: of `initial_state`, leaves [L, P, ...].
       tokens_PT: any integer dtype [P, T+1]; token t+1 is the target of token t.
-      score: of logits [P, V] and targets int32 [P].
+      score: (logits [P, V], targets int32 [P]) -> scores [P].
 
     Returns:
-      The state after token T-1, and scores [T, P]: log2-likelihoods are int32, in units of 2^-16
-      bit.
+      The state after token T-1, and the scores [T, P]; log2-likelihoods are int32 in units of
+      2^-16 bit.
     """
 
     def step(state: Tree, pair: tuple[Array, Array]) -> tuple[Tree, Array]:

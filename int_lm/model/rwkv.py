@@ -1,4 +1,4 @@
-"""`rwkv`: RWKV's time and channel mixing (Peng et al., arXiv 2305.13048) in int8, made nonlinear.
+"""`rwkv`: RWKV's time and channel mixing (Peng et al., arXiv 2305.13048), int8 and nonlinear.
 
     norm(x)   = saturate(floor(16 x / max(1, mean|x|)))
     shift(h)  = h + ((mu (h' - h)) >> 7)                          token shift, h' one token earlier
@@ -10,12 +10,13 @@
               x  = saturate(x + Wv k)
     logits    = head norm(x)                                      q4: 1/16 bit
 
-x, h, k and the logits are q4; f, c, r and s q7; every linear saturates to int8, the last one to
-int16, so that its weights need not grow to keep unlikely tokens down; >> floors. Unlike
-RWKV's, the forget gate f, the candidate c and the receptance r see the state: the recurrence is
-nonlinear and no scan over time can replace it, which forward-only training does not need. mu runs
-from 0 to 127 over the channels: the first see the present token, the last the one before. The norms
-have no weights, for the matrices behind them can take them over.
+x, h, k and the logits are q4; f, c, r and s are q7. Every linear saturates to int8; only the
+readout saturates to int16, so that unlikely tokens can have very low logits. >> rounds down. Unlike
+in RWKV, the forget gate f, the candidate c and the receptance r depend on the state. So the
+recurrence is nonlinear and cannot be computed by a parallel scan over time; forward-only training
+does not need one. mu rises from 0 to 127 over the channels: the first channel gets the present
+token, the last one the token before. The norms have no weights, because the matrices behind them
+can have the same effect.
 
 Token 0 separates documents: it resets the whole state to zero before it is read.
 
@@ -35,15 +36,15 @@ from int_lm.model.layers import Activity, Use
 from int_lm.model.params import Role, Spec, Tree
 from int_lm.settings import ModelSettings
 
-GAIN = 16  # of every norm: a mean magnitude of 1.0 in q4
-SQUARE_SHIFT = 6  # of the squared ReLU
+GAIN = 16  # gain of every norm: its output has a mean magnitude of 1.0 in q4
+SQUARE_SHIFT = 6  # right shift of the squared ReLU
 
 
 def specs(model: ModelSettings, vocab_size: int) -> Tree:
     """The parameter tree of `rwkv`.
 
-    What is added up without a nonlinearity behind it begins at 0: a layer changes nothing at first,
-    and every token is as likely as any other.
+    `channel_value` and `head` begin at 0: at first channel mixing adds nothing to the residual
+    stream, and every token is as likely as any other.
     """
     D, L, V = model.width, model.layers, vocab_size
     F = D * model.ffn_multiple
@@ -59,9 +60,11 @@ def specs(model: ModelSettings, vocab_size: int) -> Tree:
 
 
 def initial_state(model: ModelSettings, batch: int) -> Tree:
-    """The state at a document's start, int8 zeros [L, P, D].
+    """The state at a document's start: a dict of int8 zeros [L, P, D].
 
-    {"cell": s, q7, "time_shift", "channel_shift": the norms' outputs of the token before, q4}
+    cell             s, q7
+    time_shift       output of the norm before time mixing, for the token before, q4
+    channel_shift    output of the norm before channel mixing, for the token before, q4
     """
     zeros = jnp.zeros((model.layers, batch, model.width), jnp.int8)
     return {"cell": zeros, "time_shift": zeros, "channel_shift": zeros}
@@ -77,7 +80,7 @@ def _norm(x_PD: Array) -> Array:
 
 
 def token_shift(h_PD: Array, before_PD: Array) -> Array:
-    """h + ((mu (h' - h)) >> 7): int8 q4."""
+    """h + ((mu (h' - h)) >> 7): int8 q4 [P, D]. `before_PD` is h', h of the token before."""
     h = h_PD.astype(jnp.int32)
     mu_1D = jnp.asarray(shift_weights(h.shape[-1]))[None]
     return fixed.saturate(h + fixed.shift_floor(mu_1D * (before_PD.astype(jnp.int32) - h), 7))
@@ -118,7 +121,7 @@ def block(layer: Tree, x_PD: Array, state: Tree) -> tuple[Array, Tree, Tree]:
 
 def step(weights: Tree, state: Tree, tokens_P: Array) -> tuple[Tree, Array, Activity]:
     """Read one token: (weights, state, int32 tokens [P]) -> (next state, int16 logits q4 [P, V],
-    what reading it left behind).
+    activity).
     """
     keep_P1 = (tokens_P != SEPARATOR)[:, None]
     state = jax.tree.map(lambda leaf: jnp.where(keep_P1, leaf, jnp.int8(0)), state)

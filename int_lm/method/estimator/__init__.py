@@ -1,11 +1,11 @@
-"""Estimators: how votes are made of what a population did. An estimator is one value, in one file.
+"""Estimators: how votes are computed. An estimator is one `Estimator` value, in one file.
 
-A vote is what the population says of one weight: an int32 sum over its pairs, whose sign is the way
-to go. Two kinds of estimators make them:
+A vote is an int32 sum over the pairs, one for each weight. Its sign is the direction in which the
+weight should move. There are two kinds of estimators:
 
-    of fitness    from the pairs' scores alone, whatever the objective (`eggroll`, the paper's)
-    of tokens     from every token's log-likelihood and what the forward pass knows (`trace`,
-                  `unit`, `exact`): far less noise, for log-likelihood only
+    of fitness    use only the fitness of the pairs; any objective will do (`eggroll`, the paper's)
+    of tokens     use every token's log-likelihood and the activations of the forward pass
+                  (`trace`, `unit`, `exact`): far less noise, but only for log-likelihood
 
 `choose` says which estimator votes on which tensors.
 
@@ -29,15 +29,16 @@ Noise = tuple[Array, Array | None]  # (A, B) of a matrix, (n, None) of a VECTOR:
 
 
 class Segment(NamedTuple):
-    """What the pairs of a chunk did with their segment: arrays of the first member of every pair.
+    """Records of a chunk's pairs over one segment, for token votes.
 
     Attributes:
-      network: tree of the pairs' `perturb.Weight`s.
-      difference_TI: log-likelihood of the first member less that of the second, int32 in units of
-        2^-16 bit.
-      errors_TIV: onehot(target) - p, int8, 127 >> spare bits make 1 (`credit.readout_errors`);
-        None unless an estimator needs them.
-      residual_TID, gain_TID: see `layers.Activity`, int8.
+      network: tree of `perturb.Weight`s with the pairs' perturbations.
+      difference_TI: log-likelihood of a pair's first member minus that of its second, int32 in
+        units of 2^-16 bit.
+      errors_TIV: onehot(target) - p of the first member of every pair, int8 in units of
+        1 / (127 >> spare_bits) (`credit.readout_errors`); None if no estimator needs them.
+      residual_TID: residual stream of the first member of every pair, int8 q4.
+      gain_TID: weight of the last norm, of the first member of every pair, int8.
       rounding: the dithers of this segment.
     """
 
@@ -53,14 +54,14 @@ class TokenVotes(NamedTuple):
     """Votes made token by token.
 
     Attributes:
-      record: (spec, use) -> what one token leaves for one tensor, a tree of arrays with pairs
-        instead of members.
-      prepare: (segment) -> what all tensors need, computed once.
-      votes: (spec, weight, records, through, prepared, rounding) -> int32 sums of the tensor's
-        shape, of one layer of a stacked tensor. `weight` is the pairs' `Weight`, `records` is of
-        `record` with T in front, `through` the int8 values of the tensor that `spec.through`
-        names, or None.
-      needs_errors: whether it needs the errors of an exact readout.
+      record: (spec, use) -> what to keep of one token for one tensor: a tree of arrays with an axis
+        of pairs in place of the axis of members.
+      prepare: (segment) -> what the votes on all tensors need; computed once for a segment.
+      votes: (spec, weight, records, through, prepared, rounding) -> int32 sums of `spec.shape`; for
+        a stacked tensor it is called once for each layer. `weight` is the `Weight` with the pairs'
+        perturbations, `records` holds the results of `record` with T in front, `through` holds the
+        int8 values of the tensor that `spec.through` names, or is None.
+      needs_errors: whether `prepare` needs the errors of the exact readout.
     """
 
     record: Callable[[Spec, Use], Any]
@@ -70,18 +71,18 @@ class TokenVotes(NamedTuple):
 
 
 class Estimator(NamedTuple):
-    """How votes are made.
+    """How votes are computed. It has one of `of_fitness` and `of_tokens`; the other one is None.
 
     Attributes:
-      name: as in the configuration.
-      roles: of the tensors it can vote on.
-      perturbed: of these, the roles whose tensors members perturb.
-      of_fitness: (es, noise of one tensor, fitness int8 [I]) -> int32 sums of its shape; or None.
-      of_tokens: instead, for votes made token by token.
-      sums: (es, specs of its tensors) -> (what is summed, the largest magnitude it can reach) of
-        every int32 sum of its own; specs come by path.
-      operations: (spec) -> multiplications and additions per token of the votes on a tensor,
-        counted for each member; 0 for what does not grow with the number of tokens.
+      name: name in the configuration.
+      roles: roles of the tensors that it can vote on.
+      perturbed: those of `roles` whose tensors members perturb.
+      of_fitness: (es, noise of one tensor, fitness int8 [I]) -> int32 sums of the tensor's shape.
+      of_tokens: votes made token by token.
+      sums: (es, specs of its tensors by path) -> for each int32 sum that it computes, (what is
+        summed, the largest magnitude that it can reach).
+      operations: (spec) -> multiplications and additions of the votes on a tensor, per token and
+        member; 0 if their number does not grow with the number of tokens.
     """
 
     name: str
@@ -99,14 +100,14 @@ def get(name: str) -> Estimator:
 
 
 def choose(es: StrategySettings) -> tuple[Estimator, ...]:
-    """The estimators of a configuration: the first one that can vote on a tensor does.
+    """The estimators of a configuration, in order: the first one that can vote on a tensor does.
 
-    An exact readout comes first, then what `es.votes` names, then `eggroll`, which can vote on
-    everything.
+    First `exact` (if es.readout is exact), then the one that `es.votes` names, then `eggroll`,
+    which can vote on every tensor of the network.
 
     Raises:
-      UserError: `es.votes` names none, one whose parts contradict each other, or one that needs an
-        exact readout which there is not.
+      UserError: `es.votes` names no estimator, names one whose attributes contradict each other, or
+        names one that needs the errors of the exact readout while es.readout is not exact.
     """
     main, exact = get(es.votes), [get("exact")] if es.readout == "exact" else []
     one_way = (main.of_fitness is None) != (main.of_tokens is None)
@@ -123,5 +124,5 @@ def choose(es: StrategySettings) -> tuple[Estimator, ...]:
 
 
 def votes_on(estimators: Sequence[Estimator], role: Role) -> Estimator:
-    """Which of the chosen estimators votes on tensors of a role."""
+    """The one of the chosen estimators that votes on tensors of this role."""
     return next(estimator for estimator in estimators if role in estimator.roles)

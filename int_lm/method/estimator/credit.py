@@ -1,8 +1,9 @@
-"""Credit: the readout's errors, and what they say of the residual stream, in dithered int8.
+"""Credit: the gradient of the log-likelihood with respect to the residual stream, in int8.
 
-Errors are the derivative of log p(target) by the logits, onehot(target) - p. Taken back through
-the head and the norm before it, and no further, they are the credit of the stream's channels;
-through one PROJECTION more, that of its inputs. `votes` uses them.
+Errors are the derivative of log p(target) with respect to the logits: onehot(target) - p. Taken
+back through the head and the norm before it, and no further, they give the credit of the residual
+stream's channels. Taken back through one PROJECTION more, they give the credit of its inputs. Every
+result is rounded to int8 with a dither, so that its mean is right.
 
 Axes: T tokens of a segment, I pairs, J = T I, D width, F inputs of a projection, V vocabulary, N
 columns.
@@ -22,14 +23,20 @@ from int_lm.limits import INT8_MAX
 from int_lm.method.estimator.rounding import Rounding
 from int_lm.model import layers, likelihood
 
-LEVEL = 9  # log2 of the credit of a channel, times mean|x|, where the error is a large one
+LEVEL = 9  # a large error gives a channel a credit of about 2^LEVEL / mean|x|
 
-THROUGH_BITS = 4  # that a dither rounds off what went through a projection
+THROUGH_BITS = 4  # low bits that the dither rounds off in `through`
 
 
 @native.accelerated(cpu="errors")
 def readout_errors(logits_TIV: Array, targets_TI: Array, rounding: Rounding) -> Array:
-    """onehot(target) - p: int8 [T, I, V]; 127 >> spare_bits make 1."""
+    """onehot(target) - p, int8 [T, I, V] in units of 1 / (127 >> spare_bits).
+
+    Args:
+      logits_TIV: int8 or int16 in units of 1/16 bit.
+      targets_TI: int32; `NO_TARGET` for padding, which has no errors.
+      rounding: the dithers of the segment.
+    """
     length, _, vocabulary = logits_TIV.shape
     logits_JV, targets_J = logits_TIV.reshape(-1, vocabulary), targets_TI.reshape(-1)
     dither = rounding.dither(length, vocabulary, ERROR_BITS).reshape(-1, vocabulary)
@@ -38,13 +45,13 @@ def readout_errors(logits_TIV: Array, targets_TI: Array, rounding: Rounding) -> 
 
 
 def _level(value_MN: Array) -> Array:
-    """floor(log2 of the mean magnitude), at least -5: int32 scalar, of int8 [M, N]."""
+    """floor(log2(mean magnitude)) of int8 [M, N], at least -5: int32 scalar."""
     row_M = 16 * jnp.sum(jnp.abs(value_MN.astype(jnp.int32)), axis=-1) // value_MN.shape[-1]
     return 27 - jax.lax.clz(jnp.sum(row_M) // value_MN.shape[-2])
 
 
 def _shifted(x: Array, bits: Array) -> Array:
-    """x / 2^bits for either sign of the scalar `bits`, rounded half up."""
+    """x / 2^bits, rounded half up, for an int32 scalar `bits` of either sign."""
     right = jnp.broadcast_to(jnp.maximum(bits, 0), x.shape)
     left = jnp.broadcast_to(jnp.maximum(-bits, 0), x.shape)
     half = (jnp.int32(1) << right) >> 1
@@ -54,10 +61,20 @@ def _shifted(x: Array, bits: Array) -> Array:
 def of_stream(
     gain_TID: Array, residual_TID: Array, head_VD: Array, errors: Array, rounding: Rounding
 ) -> Array:
-    """Derivative of log p(target) by the residual stream at its end: int8 [T, I, D].
+    """Credit: derivative of log p(target) with respect to the last residual stream.
 
-    In units that keep a large error's credit near 2^LEVEL / mean|x|, however large the head's
-    weights: one power of two for all tokens of a step.
+    Its unit is a power of two, the same for all tokens of a step. It follows from the mean
+    magnitude of the head's weights: a large error gives a credit of about 2^LEVEL / mean|x|.
+
+    Args:
+      gain_TID: weight of the last norm, int8.
+      residual_TID: residual stream, int8 q4.
+      head_VD: weights of the head, int8.
+      errors: of `readout_errors`, int8 [T, I, V].
+      rounding: the dithers of the segment.
+
+    Returns:
+      int8 [T, I, D].
     """
     shift = INT8_MAX.bit_length() - rounding.spare_bits + _level(head_VD) - LEVEL
     return through_head_and_norm(errors, head_VD, shift, gain_TID, residual_TID, rounding)
@@ -72,10 +89,15 @@ def through_head_and_norm(
     residual_TID: Array,
     rounding: Rounding,
 ) -> Array:
-    """Errors times the head, / 2^shift, back through the norm, and rounded: int8 [T, I, D].
+    """(errors W_head) / 2^shift, taken back through the norm, rounded by a dither: int8 [T, I, D].
 
     Args:
+      errors_TIV: int8.
+      head_VD: int8.
       shift: int32 scalar of either sign.
+      gain_TID: weight of the last norm, int8.
+      residual_TID: residual stream, the input of the norm, int8 q4.
+      rounding: the dithers of the segment.
     """
     flat = functools.partial(jnp.reshape, shape=(-1, head_VD.shape[-1]))
     credit_JD = _times(errors_TIV.reshape(-1, errors_TIV.shape[-1]), head_VD)
@@ -87,7 +109,13 @@ def through_head_and_norm(
 
 
 def through(value_DF: Array, credit_TID: Array, rounding: Rounding) -> Array:
-    """Credit of a PROJECTION's inputs from that of the stream: int8 [T, I, F]."""
+    """Credit of a PROJECTION's inputs, from the credit of the residual stream: int8 [T, I, F].
+
+    Args:
+      value_DF: weights of the PROJECTION, int8.
+      credit_TID: of `of_stream`, int8.
+      rounding: the dithers of the segment.
+    """
     shift = _level(value_DF) + round(math.log2(value_DF.shape[-2]) / 2) - 2
     return through_projection(credit_TID, value_DF, shift, THROUGH_BITS, rounding)
 
@@ -96,15 +124,19 @@ def through(value_DF: Array, credit_TID: Array, rounding: Rounding) -> Array:
 def through_projection(
     credit_TID: Array, value_DF: Array, shift: Array, bits: int, rounding: Rounding
 ) -> Array:
-    """Credit times a projection, / 2^shift, of which the dither rounds off `bits`: int8 [T, I, F].
+    """(credit W) / 2^shift / 2^bits, the second division rounded by a dither: int8 [T, I, F].
 
     Args:
+      credit_TID: int8.
+      value_DF: weights W of the PROJECTION, int8.
       shift: int32 scalar of either sign.
+      bits: number of low bits that the dither rounds off.
+      rounding: the dithers of the segment.
     """
     return rounding.narrowed(_shifted(_times(credit_TID, value_DF), shift), bits)
 
 
 def _times(x: Array, value_DF: Array) -> Array:
-    """x W, int8 [..., D] and [D, F]: int32 [..., F]."""
+    """x W of int8 x [..., D] and int8 W [D, F]: int32 [..., F]."""
     summed = (((x.ndim - 1,), (0,)), ((), ()))
     return jax.lax.dot_general(x, value_DF, summed, preferred_element_type=jnp.int32)

@@ -1,9 +1,9 @@
 """`eggroll`: plain votes, the paper's estimator (arXiv 2511.16652).
 
-    Z = sum_i f_i A_i B_i^T          f: fitness of the pair's two scores
+    Z = sum_i f_i A_i B_i^T          f_i: fitness of pair i
 
-It takes any fitness of any objective, and votes on every tensor. Its noise grows with the number of
-weights that are perturbed together.
+It works with any objective and votes on every tensor of the network. The noise of a vote grows with
+the number of weights that are perturbed together.
 
 Axes: I pairs, R rank, M outputs, N inputs; leading axes are free.
 """
@@ -20,10 +20,11 @@ ROLES = frozenset(Role) - {Role.TABLE}
 
 
 def votes(es: StrategySettings, noise: Noise, fitness_I: Array) -> Array:
-    """Votes on one tensor. No member's A B^T is formed: one matmul over (pair, rank).
+    """Votes on one tensor: one matmul over (pair, rank), in which no pair's A B^T is formed.
 
     Args:
-      noise: (A [..., I, M, R], B [..., I, N, R]) or (n [..., I, N], None), int8.
+      es: rank R, fitness and noise.
+      noise: (A [..., I, M, R], B [..., I, N, R]), or (n [..., I, N], None) for a VECTOR; int8.
       fitness_I: int8.
 
     Returns:
@@ -31,7 +32,7 @@ def votes(es: StrategySettings, noise: Noise, fitness_I: Array) -> Array:
       `method.bounds` checks.
     """
     left, right = noise
-    # int8 operands where f A fits them: the matmul is then an int8 one
+    # where f A fits int8, an int8 matmul is used, which is faster
     fits = FITNESS_MAX[es.fitness] * noise_max(es) <= INT8_MAX
     dtype = jnp.int8 if fits else jnp.int32
     left, fitness_I = left.astype(dtype), fitness_I.astype(dtype)

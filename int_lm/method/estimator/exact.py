@@ -1,10 +1,10 @@
-"""`exact`: the exact votes of the readout. No perturbation, for the logits are linear in it.
+"""`exact`: the exact votes on the readout. The readout needs no perturbation.
 
-    Z = sum_it (onehot(target) - p) x^T
+    Z = sum_it (onehot(target_it) - p_it) x_it^T
 
-the derivative of the log-likelihood by the readout, which plain votes of an infinite population
-would come to. docs/method.md derives it. The same errors teach the context tables
-(`model.context_tables`).
+The logits are linear in the readout, so this is the derivative of the log-likelihood with respect
+to it, to which plain votes of an infinite population would converge (docs/method.md derives it).
+The context tables learn from the same errors (`model.context_tables`).
 
 Axes: T tokens of a segment, I pairs, N inputs, V vocabulary.
 """
@@ -24,19 +24,22 @@ from int_lm.settings import StrategySettings
 
 
 def inputs_of(spec: Spec, use: Use) -> Array:
-    """What the first member of every pair applied a tensor to: int8 [..., I, N], or ids [I]."""
+    """Inputs of a tensor for the first member of every pair.
+
+    int8 [..., I, N]; for the EMBEDDING token ids, int32 [I].
+    """
     return use.inputs[0::2] if spec.role is Role.EMBEDDING else use.inputs[..., 0::2, :]
 
 
 def token_sums(es: StrategySettings, specs: dict[str, Spec]) -> list[tuple[str, int]]:
-    """Bounds of sums over all pairs and tokens of products of two operands of votes."""
+    """Bound of a sum, over all pairs and tokens, of products of two int8 operands."""
     terms = es.population // 2 * es.segment_length
     what = f"the votes of {es.population} members over {es.segment_length} tokens"
     return [(what, terms * INT8_MAX * (INT8_MAX >> spare_bits(es)))]
 
 
 def outer_operations(spec: Spec) -> int:
-    """Of one outer product for every pair and token."""
+    """Operations per token and member of one M x N outer product for every pair and token."""
     return spec.shape[0] * spec.shape[1]
 
 

@@ -1,4 +1,7 @@
-"""Units under perturbation: what theirs added to every output of a MATRIX, and what became of it.
+"""Node perturbation: the left operand of the votes on a MATRIX (`unit`).
+
+A pair's perturbation adds a number to every output of a MATRIX. The votes compare this number with
+the difference that it made to the effect of the output.
 
 Axes: T tokens of a segment, I pairs, J = T I, R rank, M outputs, N inputs, E effects.
 """
@@ -15,16 +18,21 @@ from int_lm.limits import INT8_MAX
 from int_lm.method.estimator.rounding import Rounding
 from int_lm.model.perturb import Weight
 
-UNIT_SHIFT = 10  # of the product of a credit, an effect and a perturbation
+UNIT_SHIFT = 10  # right shift of the product of a credit, a difference of effects and a score
 
 
 def score(weight: Weight, x_TIN: Array) -> Array:
-    """B x of every pair, about 32 in magnitude: int8 [T, I, R]."""
+    """Perturbation score B x of every pair, scaled to about 32 in magnitude: int8 [T, I, R].
+
+    Args:
+      weight: the tensor with the pairs' perturbations; `right` is B.
+      x_TIN: inputs of the first member of every pair, int8.
+    """
     return _shifted_score(weight, x_TIN, score_shift(x_TIN.shape[-1]))
 
 
 def score_shift(inputs: int) -> int:
-    """Right shift of B x, for so many inputs."""
+    """Right shift of B x for this number of inputs."""
     return 3 + round(math.log2(inputs) / 2)
 
 
@@ -34,7 +42,7 @@ def _shifted_score(weight: Weight, x_TIN: Array, shift: int) -> Array:
 
 
 def root_bits(weight: Weight) -> int:
-    """log2 of the root of the rank, rounded."""
+    """round(log2(sqrt(R))) for rank R."""
     assert weight.right is not None
     return round(math.log2(weight.right.shape[-1]) / 2)
 
@@ -42,10 +50,17 @@ def root_bits(weight: Weight) -> int:
 def operand(
     weight: Weight, x_TIN: Array, effect_TIE: Array, credit_TIE: Array, rounding: Rounding
 ) -> Array:
-    """r a of `votes`, rounded: int8 [T, I, M].
+    """r a, the left operand of the votes of `unit`, rounded: int8 [T, I, M].
 
-    The product of credit, difference and score is rounded first, A then brings in its sign and, if
-    it is gaussian, its size.
+    The product of credit, effect difference and score is rounded to int8 by a dither first; then it
+    is multiplied by A.
+
+    Args:
+      weight: the MATRIX with the pairs' perturbations A and B.
+      x_TIN: its inputs, int8.
+      effect_TIE: difference of the two members' effects, int8.
+      credit_TIE: credit of the effects, int8.
+      rounding: the dithers of the segment.
     """
     shifts = score_shift(x_TIN.shape[-1]), UNIT_SHIFT, 4 + root_bits(weight)
     return rounded_operand(weight, x_TIN, effect_TIE, credit_TIE, rounding, *shifts)
@@ -62,12 +77,18 @@ def rounded_operand(
     product_shift: int,
     total_shift: int,
 ) -> Array:
-    """`operand` with its right shifts: of B x, of the product, and of the sum over the rank."""
+    """`operand` with its three right shifts as arguments.
+
+    Args:
+      score_shift: of B x.
+      product_shift: of the product of credit, effect difference and score.
+      total_shift: of the sum over the rank.
+    """
     assert weight.left is not None
     score_TIR = _shifted_score(weight, x_TIN, score_shift).astype(jnp.int32)
     product_TIE = credit_TIE.astype(jnp.int32) * effect_TIE.astype(jnp.int32)
     rank, effects = score_TIR.shape[-1], product_TIE.shape[-1]
-    groups = weight.left.shape[-2] // effects  # output m acts on effect m mod E
+    groups = weight.left.shape[-2] // effects  # output m changes effect m mod E only
     terms = []
     for r in range(rank):
         scaled = rounding.operand(product_TIE * score_TIR[..., r : r + 1], product_shift)

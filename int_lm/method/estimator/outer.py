@@ -1,4 +1,4 @@
-"""Sums of outer products over tokens and pairs: what all votes made token by token end in.
+"""Sums of outer products over tokens and pairs: the last step of votes made token by token.
 
 Axes: T tokens of a segment, I pairs, J = T I, M outputs, N inputs, K pieces of a sum.
 """
@@ -9,16 +9,16 @@ from jax import Array
 
 from int_lm import native
 
-_PIECES = 4  # of the sum over a segment's tokens and pairs
+_PIECES = 4  # parts in which the sum over a segment's tokens is computed
 
 
 @native.accelerated(cpu="outer")
 def outer(left_TIM: Array, x_TIN: Array) -> Array:
-    """sum over tokens and pairs of left x^T, int8 operands: int32 [M, N].
+    """sum over tokens and pairs of left x^T, of int8 operands: int32 [M, N].
 
-    Summed piece by piece in a loop, and not at once, for the speed of it: XLA on CPUs takes int8
-    matmuls if the left operand's last axis is the one summed over, and folds a transposition that
-    stands in the same computation into an int32 matmul, four times slower.
+    The sum is computed in pieces in a loop, because that is faster on CPUs. There XLA uses an int8
+    matmul only if the left operand is summed over its last axis. A transposition in the same
+    computation would be merged into the matmul; XLA then computes it in int32, four times slower.
     """
     pieces = _PIECES if len(x_TIN) % _PIECES == 0 else len(x_TIN)
     x_KNJ = jnp.swapaxes(x_TIN.reshape(pieces, -1, x_TIN.shape[-1]), 1, 2)
@@ -35,6 +35,12 @@ def outer(left_TIM: Array, x_TIN: Array) -> Array:
 
 
 def scattered(shape: tuple[int, ...], tokens_TI: Array, row_TIN: Array) -> Array:
-    """Sum of the rows by token: int32 [V, N]."""
+    """Sum, for every token id, of the rows of the tokens with this id: int32 [V, N].
+
+    Args:
+      shape: (V, N).
+      tokens_TI: token ids, int32.
+      row_TIN: one row for every token, int8.
+    """
     rows_JN = row_TIN.reshape(-1, row_TIN.shape[-1]).astype(jnp.int32)
     return jnp.zeros(shape, jnp.int32).at[tokens_TI.reshape(-1)].add(rows_JN)

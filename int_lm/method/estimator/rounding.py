@@ -1,4 +1,7 @@
-"""Rounding of what votes are made of: to int8, by a dither, so that no small product is lost.
+"""Rounding of the operands of votes to int8, by a dither.
+
+A dither is a pseudo-random number that is added before the low bits are dropped. Small values are
+then rounded to 0 or 1 with the right mean, where plain rounding would always give 0.
 
 Axes: T tokens of a segment, I pairs, N columns.
 """
@@ -14,11 +17,15 @@ from int_lm.limits import INT8_MAX
 
 @dataclasses.dataclass(frozen=True)
 class Rounding:
-    """The dithers of a segment: over the pair, the token's position in the run, and the column.
+    """The dithers of a segment. They depend on the pair, the token's position and the column.
+
+    The position of a token is counted from the start of the run: step * T + t.
 
     Attributes:
-      pairs_I: numbers of the pairs, int32. step: of the run, uint32 scalar.
-      spare_bits: by which operands of votes are narrower than int8 (`limits.spare_bits`).
+      pairs_I: indices of the pairs, int32.
+      step: number of steps done before, uint32 scalar.
+      spare_bits: number of bits by which operands of votes are narrower than int8
+        (`limits.spare_bits`).
     """
 
     pairs_I: Array
@@ -26,7 +33,7 @@ class Rounding:
     spare_bits: int
 
     def dither(self, length: int, columns: int, bits: int) -> Array:
-        """int32 [T, I, columns] in [0, 2^bits)."""
+        """Dithers in [0, 2^bits): int32 [length, I, columns]."""
         position_T = jnp.arange(length, dtype=jnp.uint32) + self.step * jnp.uint32(length)
         columns_N = jnp.arange(columns, dtype=jnp.int32)
         return fixed.dither(
@@ -34,7 +41,7 @@ class Rounding:
         )
 
     def narrowed(self, x_TIN: Array, bits: int, most: int = INT8_MAX) -> Array:
-        """x / 2^bits, rounded by the dither and clipped to +-most: int8."""
+        """x / 2^bits, rounded by the dither and clipped to [-most, most]: int8 [T, I, N]."""
         x_TIN = x_TIN.astype(jnp.int32)
         if bits:
             length, _, columns = x_TIN.shape
@@ -42,5 +49,5 @@ class Rounding:
         return fixed.saturate(x_TIN, most)
 
     def operand(self, x_TIN: Array, bits: int) -> Array:
-        """`narrowed`, as coarsely as the sum of a whole population's votes asks for."""
+        """`narrowed` with `spare_bits` bits fewer, so that the sum of all votes fits int32."""
         return self.narrowed(x_TIN, bits + self.spare_bits, INT8_MAX >> self.spare_bits)

@@ -1,11 +1,13 @@
-"""`trace`: plain votes made token by token, so that their noise does not grow with the inputs.
+"""`trace`: plain votes made token by token. Their noise does not grow with the number of inputs.
 
     Z = sum_i A_i (sum_t d_it (B_i x_it) x_it)^T
 
-d: difference of the two members' log-likelihoods of token t, where `eggroll` takes the fitness of
-the whole segment; B x is the perturbation's own score, which the forward pass computes anyway.
-VECTORs are left to `eggroll`: the score is the sum of its tokens', so that is their trace already.
-docs/method.md derives it.
+    d_it        log-likelihood of token t under the first member of pair i, minus that under the
+                second; `eggroll` uses the fitness of the whole segment instead
+    B_i x_it    score of the perturbation, as in the forward pass
+
+`eggroll` votes on VECTORs: their perturbation is the same for all tokens, and the score of a
+segment is already the sum over its tokens. docs/method.md derives this estimator.
 
 Axes: T tokens of a segment, I pairs, R rank, M outputs, N inputs, K = R N.
 """
@@ -27,12 +29,12 @@ from int_lm.model.perturb import Weight
 from int_lm.settings import StrategySettings
 
 ROLES = frozenset({Role.MATRIX, Role.PROJECTION, Role.READOUT, Role.EMBEDDING})
-DIFFERENCE_SHIFT = 10  # log-likelihood differences in units of 2^-6 bit
-TRACE_SHIFT = 5  # of the product of a difference and a perturbation score
+DIFFERENCE_SHIFT = 10  # right shift of log-likelihood differences: to units of 2^-6 bit
+TRACE_SHIFT = 5  # right shift of the product of a difference and a perturbation score
 
 
 def _prepare(segment: Segment) -> Array:
-    """Difference of the members' log-likelihoods, units of 2^-6 bit, in int8: int32 [T, I, 1]."""
+    """Differences d in units of 2^-6 bit, clipped to [-127, 127]: int32 [T, I, 1]."""
     difference_TI1 = segment.difference_TI[..., None]
     return segment.rounding.narrowed(difference_TI1, DIFFERENCE_SHIFT).astype(jnp.int32)
 
@@ -53,8 +55,8 @@ def _votes(
 def _traces(weight: Weight, x_TIN: Array, difference_TI1: Array, rounding: Rounding) -> Array:
     """sum_i A_i u_i^T with u_i = sum_t d (B x) x: int32 [M, N].
 
-    d (B x) is rounded to int8, and so is u: a sum of T products of two numbers of 16 or so, of
-    which 8 bits hold five deviations.
+    d (B x) is rounded to int8, and then u is. u is a sum of T products of two numbers of about 16;
+    after the shift, int8 holds about five standard deviations of it.
     """
     coefficient_TIR = rounding.narrowed(
         difference_TI1 * node.score(weight, x_TIN).astype(jnp.int32), TRACE_SHIFT
@@ -68,7 +70,7 @@ def _traces(weight: Weight, x_TIN: Array, difference_TI1: Array, rounding: Round
 
 
 def _rows(weight: Weight, tokens_TI: Array, difference_TI1: Array, rounding: Rounding) -> Array:
-    """What every token adds to its row of an embedding's votes, d A[token] B^T: int8 [T, I, N]."""
+    """d A[token] B^T: every token adds it to its row of the EMBEDDING's votes. int8 [T, I, N]."""
     assert weight.left is not None and weight.right is not None
     left_TIR = jnp.take_along_axis(weight.left[None], tokens_TI[..., None, None], axis=2)[:, :, 0]
     row_TIN = jnp.einsum("tir,inr->tin", left_TIR, weight.right, preferred_element_type=jnp.int32)

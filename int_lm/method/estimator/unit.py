@@ -1,17 +1,24 @@
-"""`unit`: node perturbation, with the gradient of the residual stream in place of a scalar score.
+"""`unit`: node perturbation, with credit in place of a scalar score.
 
-For a MATRIX, whose outputs m act on effects (numbers that the residual stream adds up):
+Credit is the gradient of the log-likelihood with respect to the residual stream, taken back through
+the readout and the norm before it, and no further (`credit`).
+
+A PROJECTION and the EMBEDDING add to the residual stream directly. Their gradient along the skip
+path follows from the credit, so they are not perturbed:
+
+    Z = sum_it credit_it x_it^T
+
+Between a MATRIX and the residual stream there is a nonlinearity. Output m of the MATRIX goes
+through it and becomes an effect: a number that is added to the residual stream, or an input of the
+PROJECTION behind it. The derivative of the effect is not computed; the perturbation measures it:
 
     Z_mn = sum_it r_itm a_itm x_itn
 
     a = A_i (B_i x_it)    what the perturbation added to output m
-    r                     credit_m times the difference of the two members' effects of output m
+    r                     credit of the effect of output m, times the difference of the two members'
+                          effects
 
-Credit is the gradient of the log-likelihood by the residual stream, taken back through the readout
-and the norm before it, and no further. For a PROJECTION and the EMBEDDING, which add to the stream
-themselves, it is exact along the skip path, and they are not perturbed: Z = sum credit x^T. For a
-MATRIX the unit's own nonlinearity stands between; its derivative is not taken but measured, by
-perturbing it. docs/method.md derives this and names the literature on node perturbation.
+docs/method.md derives this and names the literature on node perturbation.
 
 Axes: T tokens of a segment, I pairs, M outputs, N inputs, E effects, D width, V vocabulary.
 """
@@ -35,7 +42,11 @@ from int_lm.settings import StrategySettings
 
 
 def _record(spec: Spec, use: Use) -> tuple[Array, Array | None]:
-    """The inputs, and for a MATRIX the difference of the two members' effects: int8 [..., I, E]."""
+    """(inputs, effect difference) of one tensor for one token.
+
+    The inputs are those of `inputs_of`. The difference of the two members' effects is int8
+    [..., I, E] for a MATRIX, and None for other roles.
+    """
     if spec.role is not Role.MATRIX:
         return inputs_of(spec, use), None
     assert use.effect is not None
@@ -81,8 +92,11 @@ def _sums(es: StrategySettings, specs: dict[str, Spec]) -> list[tuple[str, int]]
 
 
 def _operations(spec: Spec) -> int:
-    """Of the outer product, and of credit: through the readout, as large as the embedding, and
-    through a projection, as large as the matrix before it.
+    """Operations per token and member of the votes on a tensor.
+
+    EMBEDDING: credit back through the head, which has as many weights as the EMBEDDING. Others: the
+    outer product, and for a MATRIX with `through` as much again for the credit back through that
+    PROJECTION.
     """
     if spec.role is Role.EMBEDDING:
         return spec.shape[0] * spec.shape[1]

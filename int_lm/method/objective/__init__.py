@@ -1,4 +1,7 @@
-"""Objectives: what members do with a batch, and the score of it. An objective is one value."""
+"""Objectives: what members do with a batch, and how they are scored.
+
+An objective is one `Objective` value, in one file.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,22 +14,23 @@ from int_lm.model.layers import Activity
 from int_lm.model.params import Parameters, Tree
 from int_lm.settings import StrategySettings
 
-# (activity, logits [P, V], targets int32 [P], log-likelihoods int32 [P]) -> what votes need of it
+# (activity, logits [P, V], targets int32 [P], log-likelihoods int32 [P]) -> record of one token
 Keep = Callable[[Activity, Array, Array, Array], Any]
 
 
 class Objective(NamedTuple):
-    """What a population is scored by. Whatever gives an integer will do.
+    """How members are scored. Any function that gives an integer score will do.
 
     Attributes:
-      name: as in the configuration.
+      name: name in the configuration.
       run: (model, members, state, tokens [P, T+1], keep) -> (state, scores int32 [P], records).
-        `members` are the members' perturbed parameters, `state` their recurrent state, which goes
-        on from one step to the next; the higher the score, the better. `records` are what `keep`
+        `members` holds the members' perturbed parameters. `state` is their recurrent state, which
+        carries over from step to step. A higher score is better. `records` holds what `keep`
         returned for each token, stacked over T; None if the objective has no log-likelihood of
         every token.
-      of_tokens: whether it has one, which all estimators but those of fitness need.
-      score_max: (es) -> the largest magnitude of a score.
+      of_tokens: whether the objective has a log-likelihood of every token. All estimators need it
+        except those that use the fitness.
+      score_max: (es) -> the largest possible magnitude of a score.
       in_bits: whether scores are log-likelihoods in units of 2^-16 bit.
     """
 

@@ -1,4 +1,4 @@
-"""`log_likelihood`: members read a segment of text, and the score is its log-likelihood.
+"""`log_likelihood`: a member reads a segment of text; its score is the text's log-likelihood.
 
 Axes: P members, T segment length, V vocabulary.
 """
@@ -21,12 +21,16 @@ from int_lm.settings import StrategySettings
 def read(
     model: LanguageModel, members: Parameters, state: Tree, tokens_PT: Array, keep: Keep
 ) -> tuple[Tree, Array, Any]:
-    """Read tokens one after another, scoring each by what came before it.
+    """Read tokens one after another, and sum the log-likelihood of each given those before it.
 
-    A separator after a separator is padding, for no text is empty: it has no score and no target.
+    No document is empty, so a separator after a separator is padding: it adds nothing to the score
+    and has no target.
 
     Args:
+      members: the members' perturbed parameters.
+      state: recurrent states, leaves [L, P, ...].
       tokens_PT: any integer dtype [P, T+1]; token t+1 is the target of token t.
+      keep: called for every token; its results are the records.
 
     Returns:
       The state after token T-1, scores int32 [P] in units of 2^-16 bit, and records.

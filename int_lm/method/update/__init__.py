@@ -1,4 +1,4 @@
-"""Updates: how votes move weights. An update is one value, in one file."""
+"""Updates: how votes move weights. An update is one `Update` value, in one file."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -10,8 +10,8 @@ from int_lm.method.clock import Clock
 from int_lm.model.params import Spec
 from int_lm.settings import Settings, StrategySettings
 
-Values = Mapping[str, int]  # what the schedules say of one step, by name
-Memory = dict[str, Array]  # what an update remembers of one tensor, by name
+Values = Mapping[str, int]  # schedule values of one step, by name
+Memory = dict[str, Array]  # arrays that an update keeps of one tensor, by name
 
 
 class Votes(NamedTuple):
@@ -19,8 +19,8 @@ class Votes(NamedTuple):
 
     Attributes:
       sums: int32, of the tensor's shape, |sums| < 2^31.
-      fitness_I: int8, the fitness of every pair, where the votes are sums of perturbations weighted
-        by it, so that their variance under pure noise is known; None for other votes.
+      fitness_I: fitness of every pair, int8, if the votes are sums of perturbations weighted by it:
+        their variance under pure noise then follows from it. None for votes made token by token.
     """
 
     sums: Array
@@ -28,10 +28,12 @@ class Votes(NamedTuple):
 
 
 class Tensor(NamedTuple):
-    """The tensor that is moved.
+    """The tensor whose weights are moved.
 
     Attributes:
-      number: as noise knows it (`params.tensor_ids`). clock: of the run, for updates that draw.
+      spec: its shape, role and layers.
+      number: its number, on which its noise depends (`params.tensor_ids`).
+      clock: seed and step of the run, for updates that draw random numbers.
     """
 
     spec: Spec
@@ -43,17 +45,19 @@ class Update(NamedTuple):
     """How votes move weights: pure functions of integers.
 
     Attributes:
-      name: as in the configuration.
+      name: name in the configuration.
       memory: (spec) -> initial arrays that the update keeps of one tensor, by name; each has the
-        tensor's shape. A checkpoint holds them under these names. Tensors may differ in what is
-        kept of them.
-      values: (settings, step) -> numbers of that step's schedules, by name: int32 scalars in
-        `move`, so that no step recompiles.
+        tensor's shape. A checkpoint stores them under these names. Different tensors may have
+        different arrays.
+      values: (settings, step) -> schedule values of this step, by name. `move` gets them as int32
+        scalars, arguments of the compiled step, so that no step recompiles.
       move: (es, tensor, weight, memory, votes, values) -> (weight int8 in [-127, 127], memory).
-        Elementwise but for sums over a tensor, and the same on one device and on many.
-      bytes_per_weight: of the memory, for plans.
-      settings_used: (es) -> what a model card says of the settings that had a part in it.
-      least_rate: the smallest `es.learning_rate` that moves anything; 0 where it is not used.
+        Elementwise, except for sums over a whole tensor, so that the result is the same on one
+        device and on many.
+      bytes_per_weight: bytes of `memory` for each weight; `training.plan` reports them.
+      settings_used: (es) -> the settings that the update uses, by name, for the model card.
+      least_rate: the smallest `es.learning_rate` that can move a weight; 0 if the update does not
+        use it.
     """
 
     name: str

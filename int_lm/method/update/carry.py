@@ -1,10 +1,10 @@
-"""`carry`: votes move weights by the learning rate, and what is less than a unit is kept.
+"""`carry`: weights move by the learning rate, and a remainder keeps fractions of a weight's unit.
 
-A weight moves by `es.learning_rate` times the sign of its vote, in units of 2^-12 of a weight's
-unit (1/16); whole units move the weight and the rest is kept in an int16 remainder (error feedback:
-Seide et al., "1-bit stochastic gradient descent", Interspeech 2014), so that steps far below a unit
-add up and opposite ones cancel. The rate decays by `es.schedule` with the half-life
-`es.learning_rate_halflife`.
+The unit of a weight is 1/16 (q4). In each step, `es.learning_rate` times the sign of the vote is
+added to an int16 remainder, in units of 2^-12 of the weight's unit. Whole units are then moved from
+the remainder to the weight. So moves far smaller than a unit add up, and opposite moves cancel.
+This is error feedback (Seide et al., "1-bit stochastic gradient descent", Interspeech 2014). The
+rate decays by `es.schedule` with the half-life `es.learning_rate_halflife`.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from int_lm.method.update import Memory, Tensor, Update, Values, Votes
 from int_lm.model.params import Spec
 from int_lm.settings import Settings, StrategySettings
 
-FRACTION_BITS = 12  # of a learning rate and of a remainder
+FRACTION_BITS = 12  # fractional bits of a learning rate and of a remainder
 
 
 def learning_rate(settings: Settings, step: int) -> int:
@@ -34,14 +34,17 @@ def _values(settings: Settings, step: int) -> Values:
 
 
 def carry(weight: Array, remainder: Array, votes: Array, rate: Array) -> tuple[Array, Array]:
-    """The moved weights of one tensor and what remains.
+    """The moved weights of one tensor, and their remainders.
 
     Args:
-      weight: int8. remainder: int16 in [-2^11, 2^11), units of 2^-12. votes: int32.
+      weight: int8.
+      remainder: int16 in [-2^11, 2^11), in units of 2^-12 of the weight's unit.
+      votes: int32.
       rate: int32 scalar, of `learning_rate`.
 
     Returns:
-      int8, saturated, and int16. A weight that is held at +-127 still hands over its whole units.
+      The weights, int8, saturated to +-127, and the remainders, int16. Whole units leave the
+      remainder even if the weight is saturated and cannot move.
     """
     total = remainder.astype(jnp.int32) + jnp.sign(votes) * rate
     whole = fixed.shift_down(total, FRACTION_BITS)

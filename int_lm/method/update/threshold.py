@@ -1,11 +1,11 @@
-"""`threshold`: weights whose vote passes a threshold move by one unit, 1/16 in q4.
+"""`threshold`: weights whose vote exceeds a threshold move by one unit, 1/16 in q4.
 
-The paper's update (arXiv 2511.16652): a weight whose vote is larger than z standard deviations of a
-vote of pure noise moves in the vote's direction. Plain votes of pure noise, Z = sum_i f_i a_i b_i,
-have variance R sum_i f_i^2 times that of one perturbation entry; for other votes the deviation is
-taken from the votes: sqrt(pi / 2) times their mean magnitude.
+The paper's update (arXiv 2511.16652): a weight moves in the direction of its vote if |vote| is
+larger than z standard deviations of a vote of pure noise. This standard deviation is known for
+plain votes, Z = sum_i f_i a_i b_i: their variance is R sum_i f_i^2 times that of one perturbation
+entry. For other votes it is estimated from the votes: sqrt(pi / 2) times their mean magnitude.
 
-`es.alpha` is the share of weights that would move if all votes were noise; it decays by
+`es.alpha` is the share of weights that would move if all votes were noise. It decays by
 `es.schedule` with the half-life `es.alpha_halflife`.
 """
 
@@ -25,14 +25,14 @@ from int_lm.model.params import Role, Spec
 from int_lm.settings import Settings, StrategySettings
 
 FRACTION_BITS = 10  # z-thresholds are in units of 2^-10 standard deviations
-LEAST_SHARE = 2.0**-48  # a z-threshold stays below 8 standard deviations: below 2^13 units
-VOTE_BITS = 17  # of votes whose mean is taken
-_ROOT_FRACTION_BITS = 4  # fewer where the population is so large that the sum needs the bits
+LEAST_SHARE = 2.0**-48  # keeps z-thresholds below 8 standard deviations, that is below 2^13 units
+VOTE_BITS = 17  # votes are shifted down to at most so many bits before their mean is taken
+_ROOT_FRACTION_BITS = 4  # of a square root; fewer for a population whose sum would overflow int32
 _ROOT_HALF_PI = 1283  # sqrt(pi / 2) in units of 2^-10
 
 
 def alpha_at(settings: Settings, step: int) -> float:
-    """Share of weights, at most 1, that move at `step` if votes are pure noise."""
+    """Share of weights, in [0, 1], that move at `step` if votes are pure noise."""
     es = settings.es
     decay = schedules.decay(es.schedule, step, es.alpha_halflife, settings.run.steps)
     return min(1.0, es.alpha * decay)
@@ -41,8 +41,8 @@ def alpha_at(settings: Settings, step: int) -> float:
 def vote_threshold(settings: Settings, step: int) -> int:
     """z-threshold of `step` in units of 2^-10 standard deviations of a vote.
 
-    z = -inverse_normal_cdf(alpha / 2): a share alpha of pure-noise votes has |z| above it. An
-    alpha below `LEAST_SHARE` counts as that, so that 0 <= z < 2^13 units.
+    z = -inverse_normal_cdf(alpha / 2): a share alpha of pure-noise votes exceeds it in magnitude.
+    An alpha below `LEAST_SHARE` is raised to it, so that 0 <= z < 2^13 units.
     """
     z = -statistics.NormalDist().inv_cdf(max(alpha_at(settings, step), LEAST_SHARE) / 2.0)
     return round(z * (1 << FRACTION_BITS))
@@ -53,7 +53,7 @@ def _values(settings: Settings, step: int) -> Values:
 
 
 def vote_scale(role: Role) -> int:
-    """log2 of the standard deviation of one perturbation entry: A B^T has 16 * 16, n has 16."""
+    """log2 of the standard deviation of one perturbation entry: 16 * 16 for A B^T, 16 for n."""
     return 4 if role is Role.VECTOR else 8
 
 
@@ -63,12 +63,15 @@ def by_fitness(
     """The moved weights of one tensor, from votes whose variance follows from the fitness.
 
     Args:
-      weight: int8. votes: int32 of the same shape.
-      fitness_I: int8; its squares give the votes' variance.
+      role: role of the tensor.
+      rank: rank R of the perturbation.
+      weight: int8.
+      votes: int32, of the same shape.
+      fitness_I: int8; the sum of its squares gives the votes' variance.
       z: int32 scalar, the threshold in units of 2^-10 standard deviations (`vote_threshold`).
 
     Returns:
-      int8, saturated. A vote equal to the threshold, or of 0, moves nothing.
+      int8, saturated. A vote of 0, or one equal to the threshold, does not move its weight.
     """
     squares = jnp.sum(jnp.square(fitness_I.astype(jnp.int32)))
     terms = squares if role is Role.VECTOR else rank * squares
@@ -83,22 +86,23 @@ def by_fitness(
 
 
 def by_magnitude(weight: Array, votes: Array, z: Array) -> Array:
-    """`by_fitness` for votes whose deviation under noise is not known beforehand."""
+    """`by_fitness` for votes whose standard deviation must be estimated from the votes."""
     coarse, mean = _coarse(votes, VOTE_BITS)
     deviation = (mean * _ROOT_HALF_PI) >> 10  # below 2^18, so that z times it fits
     return _stepped(weight, coarse, (z * deviation) >> FRACTION_BITS)
 
 
 def _stepped(weight: Array, votes: Array, limit: Array) -> Array:
-    """Weights moved by one unit where |vote| passes a limit."""
+    """The weights, moved by one unit where |vote| exceeds `limit`."""
     move = jnp.where(jnp.abs(votes) > limit, jnp.sign(votes), 0)
     return fixed.saturate(weight.astype(jnp.int32) + move)
 
 
 def _coarse(votes: Array, most_bits: int) -> tuple[Array, Array]:
-    """Votes of so many bits at most, shifted down together, and their mean magnitude, rounded down.
+    """(votes of fewer bits, their mean magnitude, rounded down).
 
-    Bits are given up where an axis is so long that the sum of the magnitudes needs them.
+    All votes are shifted down by the same number of bits, so that they have at most `most_bits`
+    bits; fewer if an axis is so long that the sum of the magnitudes would overflow int32.
     """
     bits = min(most_bits, 30 - max(math.ceil(math.log2(size)) for size in votes.shape))
     width = 32 - jax.lax.clz(jnp.max(jnp.abs(votes)))
