@@ -25,28 +25,12 @@ from int_lm.method import fitness, placement, population
 from int_lm.method.clock import Clock
 from int_lm.method.placement import AXIS, Placement
 from int_lm.method.recipe import Recipe
-from int_lm.method.state import STORED, State, Tables
+from int_lm.method.state import STORED, Metrics, State, Tables
 from int_lm.method.update import Tensor, Votes
 from int_lm.model import context_tables, params
 from int_lm.model.params import Parameters, Tree
 
 Values = Mapping[str, Array]  # schedule values of one step by name: int32 scalars (`Update.values`)
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Metrics:
-    """Figures of one step.
-
-    Attributes:
-      scores_P: score of every member over its segment, int32, in the units of the objective.
-      changed: number of the network's weights that the step changed, int32 scalar.
-      saturated: number of the network's weights that are at +-127, int32 scalar.
-    """
-
-    scores_P: Array
-    changed: Array
-    saturated: Array
 
 
 def initial(recipe: Recipe) -> State:

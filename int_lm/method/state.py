@@ -66,3 +66,19 @@ class State:
         memory = {name: tree[name] for name in tree if name not in STORED}
         tables = Tables(weights.tables, tree["counts"])
         return cls(weights.network, tables, tree["members"], memory)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Metrics:
+    """Figures of one step.
+
+    Attributes:
+      scores_P: score of every member over its segment, int32, in the units of the objective.
+      changed: number of the network's weights that the step changed, int32 scalar.
+      saturated: number of the network's weights that are at +-127, int32 scalar.
+    """
+
+    scores_P: Array
+    changed: Array
+    saturated: Array

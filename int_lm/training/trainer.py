@@ -18,9 +18,9 @@ from int_lm.files.checkpointer import Checkpointer
 from int_lm.measure import diagnose, evaluate
 from int_lm.measure.code_length import CodeLengths
 from int_lm.method import evolve, placement
-from int_lm.method.evolve import Metrics, State
 from int_lm.method.placement import Placement
 from int_lm.method.recipe import Recipe
+from int_lm.method.state import Metrics, State
 from int_lm.model import hashing, params
 from int_lm.model.params import Parameters
 from int_lm.runtime import Sampler
