@@ -33,7 +33,7 @@ class Weight(Protocol):
 
 
 class Rounding(Protocol):
-    """What kernels read of `credit.Rounding`."""
+    """What kernels read of `rounding.Rounding`."""
 
     @property
     def pairs_I(self) -> Array: ...  # noqa: N802

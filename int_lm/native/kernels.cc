@@ -4,12 +4,12 @@
 //   linear   int8 [P, N] x W [M, N], the low-rank perturbation, both shifts and the narrowing
 //   norm     the L1 norm
 //   likelihood                       log2 p(target) of logits (likelihood.py)
-//   errors, stream, through, unit    what votes are made of, dithered (credit.py, votes.py)
-//   direct_added, direct_update      direct connections: read, and learnt (direct.py)
+//   errors, stream, through, unit    what votes are made of, dithered (credit.py, node.py)
+//   direct_added, direct_update      context tables: read, and learnt (context_tables.py)
 //   hash                             of weights (hashing.py)
 //   outer    sum over tokens and pairs of outer products, of int8 [J, M] and [J, N]
 //
-// Sums are those of int32, exact within the bounds that config.validate checks. The instruction set
+// Sums are those of int32, exact within the bounds that method.bounds checks. The instruction set
 // is chosen when a kernel runs: AVX-512 with VNNI, or AVX2. What XLA calls is in handlers.inc.
 
 #include <immintrin.h>
@@ -118,7 +118,7 @@ struct DirectAdded {
   int64_t vocabulary;
 };
 
-// A table of direct connections, how many steps have read each row, and the errors of its readings.
+// A context table, how many steps have read each row, and the errors of the tokens that read it.
 struct DirectUpdate {
   int8_t* table;
   int32_t* counts;

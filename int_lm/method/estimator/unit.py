@@ -29,7 +29,6 @@ import jax.numpy as jnp
 from jax import Array
 
 from int_lm.arithmetic import fixed
-from int_lm.arithmetic.fixed import CREDIT_BITS
 from int_lm.limits import INT8_MAX
 from int_lm.method.estimator import Estimator, Segment, TokenVotes, credit, node
 from int_lm.method.estimator.exact import inputs_of, outer_operations, token_sums
@@ -87,7 +86,8 @@ def _votes(
 
 def _sums(es: StrategySettings, specs: dict[str, Spec]) -> list[tuple[str, int]]:
     width = max(spec.shape[-1] for spec in specs.values() if spec.role is Role.EMBEDDING)
-    credit_sum = width * INT8_MAX * 2 ** (CREDIT_BITS - 1)
+    # of `layers.norm_credit`: over the width, 127 times a dividend of a division, shifted down
+    credit_sum = width * INT8_MAX << (fixed.DIVIDEND_BITS - fixed.ALONG_BITS)
     return [*token_sums(es, specs), (f"the credit of width {width}", credit_sum)]
 
 
