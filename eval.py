@@ -31,14 +31,14 @@ if TYPE_CHECKING:  # imported where needed, so that --help and a wrong flag answ
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """What is evaluated, and where its own held-out text comes from.
+    """The run or export that is evaluated, and its own held-out text.
 
     Attributes:
-      log2_likelihoods: int64, units of 2^-16 bit, of documents of ids.
-      hits: of the tokens of documents from a place on, how many are the likeliest ones: int64.
+      log2_likelihoods: of documents of ids: int64, units of 2^-16 bit.
+      hits: of documents of ids, how many tokens from a given index on are the likeliest: int64.
       reader: makes a reader of one document, for samples.
       keep: called with the figures of the whole held-out text.
-      run: what was opened, where it is a run.
+      run: the run; None for an export.
     """
 
     name: str
@@ -189,7 +189,7 @@ def documents_of(subject: Subject, arguments: argparse.Namespace) -> "dict[str, 
 def measure(subject: Subject, arguments: argparse.Namespace) -> dict[str, Any]:
     """Evaluate on `--text`, or on what the subject held out: the object that `--json` prints.
 
-    With `--word_perplexity` it has perplexity per word, too; None where that is above 2^1000.
+    With `--word_perplexity` it also has the perplexity per word; None if that is above 2^1000.
     """
     from int_lm.measure import code_length
 
@@ -234,7 +234,7 @@ def figures_of(subject: Subject, by_source: "dict[str, list[Document]]") -> dict
 
 
 def last_words(subject: Subject, path: str, skip_damaged: int) -> dict[str, Any]:
-    """The share of texts whose last word is what the model finds likeliest, token by token."""
+    """The share of texts of which every token of the last word is the likeliest."""
     import numpy as np
 
     from data import tasks
@@ -251,7 +251,7 @@ def last_words(subject: Subject, path: str, skip_damaged: int) -> dict[str, Any]
 
 
 def pairs(subject: Subject, path: str, skip_damaged: int) -> dict[str, Any]:
-    """The share of pairs of which the good sentence is likelier; ties count as failures."""
+    """The share of pairs in which the good sentence is likelier; ties count as failures."""
     from data import tasks
     from int_lm import progress
 

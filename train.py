@@ -61,7 +61,7 @@ def show_plan(settings: Config) -> None:
 
 
 def encoded(tokenizer: "Tokenizer", documents: "dict[str, list[Document]]") -> "Documents":
-    """Documents of every source as the trainer and the evaluation see them."""
+    """Documents of every source as ids, as the trainer and the evaluation read them."""
     from int_lm.training.trainer import Documents
 
     flat = [(name, document.text) for name in documents for document in documents[name]]
@@ -73,7 +73,7 @@ def encoded(tokenizer: "Tokenizer", documents: "dict[str, list[Document]]") -> "
 
 
 def open_text(settings: Config) -> "Corpus":
-    """The text of a run, prepared by the first process; says how much there is."""
+    """The text of a run, prepared by the first process. Prints how much there is."""
     import tokenization
     from data.open import open_corpus
     from int_lm.training import distributed
@@ -94,7 +94,7 @@ def open_text(settings: Config) -> "Corpus":
 def lay_out(
     opened: "Corpus", settings: Config, resumed: "Restored | None"
 ) -> "tuple[Text, dict[str, float]]":
-    """What the trainer reads, from where it stopped, and the baselines of the held-out part."""
+    """(the text that the trainer reads, baselines of the held-out text)."""
     import tokenization
     from data import baselines, corpus, split
     from int_lm.measure import evaluate
@@ -125,7 +125,7 @@ def lay_out(
 
 
 def train(settings: Config) -> None:
-    """Run, or resume, what `settings` describe, with the other processes of the run if any."""
+    """Start or resume the run of `settings`, with the other processes of the run if any."""
     from int_lm.method import recipe
     from int_lm.training import distributed
 
@@ -135,7 +135,7 @@ def train(settings: Config) -> None:
 
 
 def train_together(settings: Config) -> None:
-    """What every process of a run does; the first one alone reports and writes."""
+    """The work of every process of a run. Only the first one prints and writes."""
     opened = open_text(settings)
 
     from int_lm.files import lock
@@ -148,7 +148,7 @@ def train_together(settings: Config) -> None:
 
 
 def train_locked(settings: Config, opened: "Corpus", held: "Lock | None") -> None:
-    """Run, or resume; `held` keeps other runs out of the directory, for the process that writes."""
+    """Start or resume. `held` is the lock on the run directory, in the process that writes."""
     import tokenization
     from int_lm import resume, run
     from int_lm.files import checkpoint

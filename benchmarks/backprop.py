@@ -1,13 +1,13 @@
-"""The twin: the very same int8 `rwkv` model, trained by back-propagation in floating point.
+"""The same int8 `rwkv` model, trained by back-propagation in floating point: the twin.
 
-Straight-through gradients (Bengio, Léonard and Courville, arXiv 1308.3432) and Adam: the forward
-pass is the integer model's, number for number, for float32 holds them exactly; the backward pass
-takes every floor and every rounding for the identity, and every clip for what it is. Latent weights
-are float32 in units of 1/16, what is read and evaluated is their rounding to int8. Gradients go
-back through a segment and no further; the state is carried over, as it is in evolution.
+It uses straight-through gradients (Bengio, Léonard and Courville, arXiv 1308.3432) and Adam. The
+forward pass computes the integer model's numbers exactly, because float32 holds them all. The
+backward pass uses the gradient 1 for every floor and rounding, and the true gradient of every clip.
+Latent weights are float32 in units of 1/16; the forward pass and the evaluation use them rounded to
+int8. Gradients stop at the start of a segment; the state is carried over, as in evolution.
 
-It is the baseline of `benchmarks/learning.py`: what a gradient through layers and time makes of
-the same weights in the same time.
+It is a baseline of `benchmarks/learning.py`: the same weights, trained for the same time with
+gradients through layers and time.
 
 Axes: S streams, T tokens of a segment, D width, F feed-forward width, V vocabulary.
 """
@@ -56,7 +56,7 @@ def real(tree: Tree) -> Tree:
 
 
 def rounded(latent: Array) -> Array:
-    """What a latent weight is read as: an integer in [-127, 127], with the gradient of a clip."""
+    """A latent weight rounded to an integer in [-127, 127], with the gradient of a clip."""
     return _round(_saturate(latent))
 
 
@@ -123,10 +123,12 @@ class Twin:
     """Weights, Adam's moments and the streams' states of one training run."""
 
     def __init__(self, recipe: Recipe, streams: int, learning_rate: float):
-        """Of a model without context tables.
+        """Initialise the training of a model without context tables.
 
         Args:
-          learning_rate: in units of 1/16; it decays as 1 / sqrt(1 + step / 500).
+          recipe: the model and its segment length.
+          streams: S.
+          learning_rate: in units of 1/16. It decays as 1 / sqrt(1 + step / 500).
         """
         import optax
 

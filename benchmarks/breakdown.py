@@ -1,7 +1,7 @@
-"""Where the time of a compiled function goes, part by part, by the JAX profiler.
+"""How the time of a compiled function is divided among its parts, from the JAX profiler.
 
-Every operation that ran is put to the part whose source it comes from: the compiled program knows,
-for each, the file and the function. A fused operation counts as what it ends in.
+The compiled program has the source file and function of every operation. They tell the part that
+the operation belongs to. A fused operation belongs to the part of its last operation.
 """
 
 import collections
@@ -54,7 +54,7 @@ def _number(name: str, text: str) -> int:
 
 
 def stacks(text: str) -> dict[str, list[tuple[str, str]]]:
-    """By name of the instruction: (file, function) of its call stack, innermost first."""
+    """For each instruction, by name: (file, function) of its call stack, innermost first."""
     tables = _tables(text)
     # the first frame has no parent: the number it gives means none, and others count from there
     none = _number("parent_frame_id", tables["StackFrames"].get(1, ""))
@@ -90,8 +90,8 @@ def of_call(function: Callable[[], Any], compiled_text: str) -> dict[str, float]
     """Share of the time of one call by part, the largest first.
 
     Args:
-      function: compiled, and called before.
-      compiled_text: of its program (`Compiled.as_text`).
+      function: compiled, and called at least once.
+      compiled_text: text of its program (`Compiled.as_text`).
     """
     with tempfile.TemporaryDirectory() as directory:
         with jax.profiler.trace(directory):

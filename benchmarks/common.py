@@ -1,7 +1,7 @@
-"""What the benchmarks share: options, recipes, medians of functions in turns, other processes.
+"""Shared by the benchmarks: options, recipes, medians of functions in turns, other processes.
 
-Every program puts the repository on its path before it imports anything of it, so that it runs
-from a clone with nothing but int_lm's dependencies installed.
+Every benchmark puts the repository on `sys.path` before it imports anything of it. So it runs from
+a clone that is not installed; only the dependencies of int_lm are needed.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def parser(doc: str | None, *, repeats: int = 0) -> argparse.ArgumentParser:
 
 
 def machine() -> str:
-    """What the figures are of: processor, device and versions."""
+    """The machine and software that figures are measured on: processor, device and versions."""
     device, count = jax.devices()[0], jax.device_count()
     kind = device.device_kind if count == 1 else f"{device.device_kind} x {count}"
     python = platform.python_version()
@@ -92,7 +92,7 @@ def tokens_of(recipe: Recipe) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Median:
-    """Of several calls: seconds by the clock, and of processor time."""
+    """Medians over several calls: seconds by the clock, and of processor time."""
 
     seconds: float
     cpu: float
@@ -101,7 +101,8 @@ class Median:
 def medians(functions: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, Median]:
     """Medians of each function, taking turns, after one call that compiles.
 
-    As in training, scratch memory is kept from then on: otherwise what allocates more is slower.
+    As in training, memory that is freed is kept for the next call from then on. Otherwise functions
+    that allocate more would be slower.
     """
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in functions}
     for turn in range(repeats + 1):
@@ -125,20 +126,21 @@ def medians(functions: Mapping[str, Callable[[], Any]], repeats: int) -> dict[st
 
 @dataclasses.dataclass(frozen=True)
 class Finished:
-    """A command that has ended: its seconds, and the most bytes that were resident."""
+    """A command that has ended: its seconds, and its peak resident memory in bytes."""
 
     seconds: float
     peak: int
 
 
 def run(arguments: Sequence[str], output: IO[Any]) -> Finished:
-    """A command of this project, in a process of its own; what it prints goes to `output`.
+    """Run a command of this project in another process.
 
     Args:
-      arguments: of Python: a file, or "-m" and a module, and what they take.
+      arguments: of Python: a file, or "-m" and a module, and their arguments.
+      output: receives what the command prints.
 
     Raises:
-      SystemExit: it failed.
+      SystemExit: the command failed.
     """
     start = time.perf_counter()
     process = subprocess.Popen([sys.executable, *arguments], cwd=ROOT, stdout=output)
@@ -150,7 +152,7 @@ def run(arguments: Sequence[str], output: IO[Any]) -> Finished:
 
 
 def train(*arguments: str) -> tuple[str, Finished]:
-    """What `train.py` printed with these arguments, and what it took."""
+    """Run `train.py`: (what it printed, its time and memory)."""
     with tempfile.TemporaryFile("w+") as output:
         finished = run(["train.py", *arguments], output)
         output.seek(0)

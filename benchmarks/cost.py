@@ -1,12 +1,12 @@
-"""What a step costs, how that grows, and how near plans come.
+"""The cost of a step, how it grows, and how close the predictions of plans are.
 
     python benchmarks/cost.py [--axis V --values 256 8192 32768 --chunk 64] [--out FILE.svg]
     python benchmarks/cost.py --plan [CONFIG ...] [--steps 60] [--every 20]
 
 Without --plan: P, T, R, D, L and V, one varied at a time, of the default recipe without context
-tables, with 512 members of 16 tokens. Steps of one axis take turns; their processor time is fitted
-by a constant and a share in proportion to the axis, or, for D, to the operations. Every row says
-how much of its time the fit gives, and how much of that is the share of the axis.
+tables, with 512 members of 16 tokens. Steps of one axis take turns. Their processor time is fitted
+by a constant plus a part in proportion to the axis (for D: to the operations). Every row has the
+ratio of the fitted to the measured time, and the share of the part that grows with the axis.
 `compile_seconds` is processor time too.
 
 With --plan: what `train.py --plan` predicts, and a run of so many steps from its beginning, with an

@@ -1,4 +1,4 @@
-"""The table of docs/determinism.md: the same run in many ways, and the hash each of them ends with.
+"""Make the table of docs/determinism.md: the final hashes of one run computed in many ways.
 
     python benchmarks/determinism.py [--out table.md] [--only NAME ...] [--rows NAME ...]
         [--python PATH] [--gpu] [--jobs N]
@@ -80,14 +80,14 @@ FIXED = {
 
 @dataclasses.dataclass
 class Bench:
-    """Where runs lie, and what starts them."""
+    """Starts runs, and holds the directories that they use."""
 
     place: Path
     python: str
     numbers: Iterator[int] = dataclasses.field(default_factory=itertools.count)
 
     def environment(self, devices: int = 1, platform: str = "cpu") -> dict[str, str]:
-        """Runs share what they compile, which is most of what they do."""
+        """Environment of a run. Runs share a compilation cache: they mostly compile."""
         return {
             **os.environ,
             "JAX_PLATFORMS": platform,
@@ -149,7 +149,7 @@ def last_row(run: Path) -> tuple[int, str]:
 
 
 def hash_of(run: Path, *processes: subprocess.Popen[str]) -> str:
-    """The hash that a run ends with, or what it said instead."""
+    """The hash that a run ends with, or its error message."""
     try:
         said = [process.communicate(timeout=LIMIT)[1] for process in processes]
     except subprocess.TimeoutExpired:
@@ -213,7 +213,7 @@ def interrupted(bench: Bench, flags: list[str]) -> str:
 
 
 def moved(bench: Bench, flags: list[str]) -> str:
-    """Begun on 4 devices, gone on with on 1, ended on 2."""
+    """A run that is started on 4 devices, resumed on 1 and finished on 2."""
     run = bench.new_run()
     for devices, goal in ((4, 20), (1, 40)):
         process = bench.start(flags, run, devices=devices)

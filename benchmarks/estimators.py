@@ -1,16 +1,18 @@
-"""How good is a vote? Its cosine with better ones, tensor by tensor.
+"""How good votes are: their cosine with less noisy ones, tensor by tensor.
 
     python benchmarks/estimators.py --text FILE ... [--steps 0 1000] [--draws 64] [--json]
 
-Weights stand still after each number of `--steps` of training by configs/recurrent_only.yaml, while
-a population reads on. Votes of `--draws` segments are summed: the votes of a population so many
-times larger. Eight more segments vote on their own; printed are means of their cosines
+A model is trained by configs/recurrent_only.yaml for each number of `--steps`. Then its weights
+stay fixed while a population reads on. The votes of `--draws` segments are summed: this gives the
+votes of a population so many times larger. For each of eight more segments, the cosines of its
+votes are computed with
 
-    own        with the sum of the same estimator: how much of a vote is not noise
-    gradient   with the straight-through gradient of as many segments (benchmarks/backprop.py): how
-               much of it back-propagation would have done; it goes through layers and time
+    own        the sum for the same estimator: how much of a vote is not noise
+    gradient   the straight-through gradient of as many segments (benchmarks/backprop.py), which
+               goes through layers and time: how far votes agree with back-propagation
 
-for every estimator at equal population, segment length and perturbation scale.
+The means of both are printed for every estimator, at equal population, segment length and
+perturbation scale.
 """
 
 import functools
@@ -43,7 +45,7 @@ Votes = dict[str, np.ndarray]
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:
-    """Of two arrays as flat vectors; 0 where one has no length."""
+    """The cosine of two arrays as flat vectors; 0 if one of them is all zeros."""
     x, y = (np.asarray(array, np.float64).ravel() for array in (a, b))
     lengths = np.sqrt((x @ x) * (y @ y))
     return float(x @ y / lengths) if lengths else 0.0
@@ -85,7 +87,7 @@ def gradients_of(recipe: Recipe, weights: Parameters, laid: Any) -> Iterator[Vot
 
 
 def summed(segments: Iterator[Votes], count: int) -> Votes:
-    """The sum of so many."""
+    """The sum of the votes of `count` segments."""
     total: Votes = {}
     for _ in range(count):
         for path, ballot in next(segments).items():

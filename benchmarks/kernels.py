@@ -1,12 +1,12 @@
-"""Kernels beside the JAX code that each stands for: the time of both, at the shapes of a recipe.
+"""The time of each kernel and of the JAX code that it replaces, at the shapes of a recipe.
 
     python benchmarks/kernels.py [--json] [--shape D,L,P,T] [--rank 0 1 4] [--repeats 15]
 
-The recipe is that of configs/quickstart.yaml. Of linears and outer products, for each of the
-model's matrices, the table has 10^9 operations per second too, and of XLA's int8 dot alone. Each
-function is called many times in one program, whose start then costs nothing, with operands that
-stay in the caches where they fit; both of a line take turns. Where no kernel is built, or made for
-the device, both columns are JAX.
+The recipe is that of configs/quickstart.yaml. For linears and outer
+products of each of the model's matrices, the table also has 10^9 operations per second, and those
+of XLA's int8 dot alone. Each function is called many times in one program, so that the start of the
+program is a small part of the time. Operands that fit stay in the caches. The two programs of a
+line take turns. If no kernel is built, or none exists for the device, both columns are JAX.
 """
 
 import contextlib
@@ -79,7 +79,7 @@ def of_matrices(recipe: Recipe, ranks: list[int], draw: Drawn) -> Iterator[Case]
 
 
 def of_rows(recipe: Recipe, draw: Drawn) -> Iterator[Case]:
-    """What is done to every row: norms, likelihoods, and what votes are made of."""
+    """Operations on every row: norms, likelihoods, and the inputs of votes."""
     model, es = recipe.model.settings, recipe.es
     length, pairs, width = es.segment_length, recipe.chunk // 2, model.width
     rounding = Rounding(draw.below(1 << 20, pairs), jnp.uint32(7), 0)
@@ -104,7 +104,7 @@ def of_rows(recipe: Recipe, draw: Drawn) -> Iterator[Case]:
 
 
 def of_tables(recipe: Recipe, draw: Drawn) -> Iterator[Case]:
-    """Context tables, read and learnt, and the hash of one."""
+    """Context tables: reading them, updating them, and the hash of one."""
     model, es = recipe.model.settings, recipe.es
     size, readings = 1 << model.direct_bits, es.population // 2 * es.segment_length
     tables = {f"context_{length}": draw.int8(size, VOCABULARY) for length in model.direct}
@@ -120,7 +120,7 @@ def of_tables(recipe: Recipe, draw: Drawn) -> Iterator[Case]:
 def repeated(case: Case, times: int, kernels: bool) -> Callable[[], Any]:
     """A program that calls a case's function so many times, with kernels or without.
 
-    Its operands, some of which are large, are given away and come back: none is copied.
+    Its operands, some of which are large, are donated and returned, so that none is copied.
     """
     name, _, function, operands = case
     moving = 2 if name == IN_PLACE else 0  # operands that the result takes the place of
@@ -151,7 +151,7 @@ def row_of(case: Case, repeats: int) -> dict[str, Any]:
     """A line of the table.
 
     Raises:
-      AssertionError: both do not give the same.
+      AssertionError: the kernel and the JAX code give different results.
     """
     name, operations = case[:2]
     functions = {key: repeated(case, 1, key == "kernel") for key in ("kernel", "jax")}

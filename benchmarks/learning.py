@@ -6,13 +6,13 @@
         [--level gzip=2.927 ...] --picture docs/learning.svg
 
 The last tenth of every file is held out. The clock runs during training steps only: compilation
-and evaluation, over the whole held-out text, stand outside it. Every row is printed, and written
+and evaluation, over the whole held-out text, are not counted. Every row is printed, and written
 to --out, as soon as it is measured. Recipe `backprop` is the twin of `recurrent`
-(benchmarks/backprop.py) and needs `pip install -e '.[bench]'`; without, it is left out. Learning
-rates fall to 0 at run.steps, which are the configurations' own: --set them to what the machine does
-in --seconds.
+(benchmarks/backprop.py) and needs `pip install -e '.[bench]'`; otherwise it is left out. Learning
+rates fall to 0 at run.steps of the configuration: --set it to the number of steps that the machine
+does in --seconds.
 
---picture draws rows, those just measured or those of --rows and the evaluations in the
+--picture draws rows: those just measured, or those of --rows and the evaluations in the
 `metrics.jsonl` of run directories: medians over seeds, with the range between the best and the
 worst seed. It needs `pip install -e '.[bench]'`.
 """
@@ -49,7 +49,7 @@ RECIPES = {
     "paper": common.paper,
     "recurrent": lambda: _shipped("recurrent_only"),
     "default": lambda: _shipped("quickstart"),
-    # context tables alone: a network of one channel is next to none
+    # context tables alone: a network of one channel has almost no effect
     "direct": lambda: _shipped("quickstart", width=1, layers=1, ffn_multiple=1),
     "backprop": lambda: _shipped("recurrent_only"),
 }

@@ -2,10 +2,10 @@
 
     python benchmarks/preparation.py [--bytes 1000000000] [--json]
 
-Makes a file of JSON lines of so many bytes of text, from the standard library's sources; prepares
-it as bytes and with 8192 SentencePiece pieces, each in a process of its own, whose peak memory it
-tells; then times places of an order of 10^9 windows, and the batches of configs/quickstart.yaml
-against its steps, in turns.
+It writes JSON lines with --bytes bytes of text from the standard library's sources. It prepares
+them as bytes and with 8192 SentencePiece pieces, each in another process, and prints the peak
+memory of that process. Then it measures the time to find a window in an order of 10^9 windows, and
+the time of the batches of configs/quickstart.yaml and of its steps, in turns.
 """
 
 import json
@@ -43,12 +43,12 @@ def write_records(path: Path, size: int) -> int:
 
 
 def say(text: str) -> None:
-    """Beside the figures, which alone go to stdout."""
+    """Print to stderr: only the figures go to stdout."""
     print(text, file=sys.stderr)
 
 
 def reading() -> dict[str, float]:
-    """Medians: a place in 10^9 windows, a batch, and its share of a step."""
+    """Medians: the time of a window in 10^9, of a batch, and the share of a batch in a step."""
     import tokenization
     from data.open import open_corpus
     from data.order import Permutation, key

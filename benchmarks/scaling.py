@@ -1,4 +1,4 @@
-"""Many devices: what crosses between them, what sharing costs, and what larger machines would give.
+"""Many devices: bytes moved between them, time on two of them, predicted time on more.
 
     python benchmarks/scaling.py [--json] [--repeats 20] [--config configs/quickstart.yaml ...]
     python benchmarks/scaling.py --predict 8 64 1024 16384 [--config configs/gpu_small.yaml ...]
@@ -8,12 +8,13 @@ compiled program, beside the formula of docs/scaling.md; the step on two devices
 CPU against the step on one, taking turns, both with all cores; and the hash of the weights against
 a step.
 
-With --predict nothing is measured. A step on n devices is taken to last as long as a device's share
-of the operations at a rate measured on one (docs/log/2026-11.md#2026-11-27-an-h100), the update of
-the weights, which is not divided unless votes are sharded, that of context tables, which never is,
-and the collectives of docs/scaling.md: bytes over a link's bandwidth, and a latency for each of the
-log2(n) hops of every message. Efficiency is that of n devices: the time of one, over n times the
-time of n. It says nothing of how well few members fill a device.
+With --predict nothing is measured. The time of a step on n devices is predicted as the sum of: a
+device's share of the operations, at a rate measured on one device
+(docs/log/2026-11.md#2026-11-27-an-h100); the update of the weights, which is divided only if votes
+are sharded; the update of context tables, which is never divided; and the collectives of
+docs/scaling.md: their bytes over the bandwidth of a link, and a latency for each of the log2(n)
+hops of every message. Efficiency is the time of one device over n times the time of n devices. The
+prediction does not include that few members do not fill a device.
 """
 
 import dataclasses
@@ -52,7 +53,7 @@ BYTES = {"s8": 1, "u8": 1, "s16": 2, "u16": 2, "s32": 4, "u32": 4, "pred": 1}
 # measured on an H100 at D 256, P 16 384, T 20: whole steps, with votes of units and plain ones
 OPERATIONS_PER_S = {"unit": 80e12, "eggroll": 115e12}
 UPDATE_SECONDS = 0.2e-9  # of a weight, likewise
-# assumed: a reading moves so many bytes for every token of every table, on each device
+# assumed: bytes moved for every row error, token of the vocabulary and table, on each device
 TABLE_BYTES, MEMORY_BYTES_PER_S = 16, 2.5e12
 
 
@@ -135,7 +136,9 @@ class Links:
     """What connects devices.
 
     Attributes:
-      near: devices of one host. near_bandwidth, far_bandwidth: bytes/s that a device receives.
+      near: devices of one host.
+      near_bandwidth: bytes/s that a device receives from its own host.
+      far_bandwidth: bytes/s that a device receives from other hosts.
       latency: seconds of a hop.
     """
 
@@ -146,7 +149,7 @@ class Links:
 
 
 def seconds(recipe: Recipe, devices: int, sharded: bool, links: Links) -> float:
-    """Of a step on so many devices."""
+    """Predicted seconds of a step on so many devices."""
     es, counted = recipe.es, plan.costs(recipe)
     tokens = es.population * es.segment_length
     arithmetic = counted.operations * tokens / devices / OPERATIONS_PER_S[es.votes]

@@ -4,14 +4,14 @@
         [--recipe egg rwkv quickstart] [--config FILE ...] [--rank R ...] [--chunk N] [--profile]
 
 Rows are recipes x shapes x ranks: `egg` and `rwkv` with plain votes (the paper's recipe) and
-`quickstart`, the default recipe without its direct connections; `--config` adds configurations
-just as they are. The parts of a row take turns, and every figure is a median, so that a machine
-whose speed drifts slows them all alike: compare ratios, not absolute times. Ratios that end in
+`quickstart`, the default recipe without its context tables; `--config` adds configurations
+unchanged. The parts of a row take turns, and every figure is a median, so that a change of the
+machine's speed affects all parts alike: compare ratios, not absolute times. Ratios that end in
 `_cpu` are those of processor time, which other programs on the machine disturb least.
 
     inference   the bare model reads and scores what the population reads, in the same chunks
     perturbed   the same under perturbations, with their noise: the forward pass alone
-    voting      the forward pass with what votes are gathered from, and these votes
+    voting      the forward pass that also records the inputs of votes, and the votes
     step        everything; `noise`, `update` (of votes at random) are parts of it
     dots        the model's own matrices on their own, as XLA's int8 dots: its peak at these shapes
 
@@ -99,7 +99,7 @@ def machine_rates(repeats: int) -> tuple[float, float]:
 
 
 def trained_like(recipe: Recipe, state: evolve.State) -> evolve.State:
-    """The network with what starts at zero filled in: zeros would make activations, and work, easy.
+    """The network with random values for tensors that start at zero: zeros may make work faster.
 
     Context tables stay as they are.
     """
@@ -123,7 +123,7 @@ def functions_of(recipe: Recipe) -> tuple[Functions, jax.stages.Compiled]:
     chunks_C = population.all_chunks(recipe)
 
     def forward(members_of: Callable[[Any], Parameters], state: Tree, tokens_ST: Any):
-        """Every chunk's reading, by the members that a function of its number gives."""
+        """The forward pass of every chunk; `members_of` gives the members of a chunk."""
 
         def one_chunk(chunk: Any, arguments: tuple[Tree, Any]):
             state, tokens_ST = arguments

@@ -1,4 +1,4 @@
-"""Files as their bytes are, whatever they are compressed with; what is cut short is an error."""
+"""Open files, compressed or not, and read their contents. A file that is cut short is an error."""
 
 import bz2
 import gzip
@@ -11,19 +11,19 @@ from typing import Any
 import zstandard
 
 BUFFER = 1 << 20  # bytes read at once
-ZSTD_INPUT = 1 << 13  # compressed bytes decoded at once: what comes of them is bounded, too
+ZSTD_INPUT = 1 << 13  # compressed bytes decoded at once; this also bounds the memory of the result
 ZSTD_WINDOW = 1 << 31  # the largest that `zstd --long=31` writes
 MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz"}
 ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
 
 
 def format_of(head: bytes) -> str | None:
-    """What a file that begins with `head` is compressed with; None for none that is known."""
+    """The compression of a file that begins with `head`; None if it is none of those in `MAGIC`."""
     return next((name for magic, name in MAGIC.items() if head.startswith(magic)), None)
 
 
 def open_file(path: str | Path) -> tuple["io.BufferedReader[Any]", bool]:
-    """(the contents of a file, whether they can be read from any place).
+    """Open a file: (reader of its decompressed contents, whether the reader can seek).
 
     Reading raises one of `ERRORS` where the file is damaged, or ends too early.
     """
@@ -41,7 +41,7 @@ def open_file(path: str | Path) -> tuple["io.BufferedReader[Any]", bool]:
 class _ZstdFile(io.RawIOBase):
     """The contents of one or more frames; a last frame without its end is an error.
 
-    The readers of `zstandard` itself take such a file for a whole one.
+    The readers of `zstandard` itself report no error for such a file.
     """
 
     def __init__(self, path: str | Path) -> None:

@@ -23,11 +23,11 @@ class Corpus:
     sources: list[Prepared]
 
     def sha256(self) -> str:
-        """Of all tokens and their layout; a resumed run must have the same."""
+        """SHA-256 in hex of all tokens and their layout. A resumed run must have the same."""
         return digest.of_json([source.sha256() for source in self.sources])
 
     def streams(self, settings: Config, phases: Phases) -> Streams:
-        """The training streams; `phases` as of `Mixture`."""
+        """The training streams. `phases` is documented in `Mixture`."""
         return streams.over(
             [(source.name, source.shards) for source in self.sources],
             self.tokenizer,
@@ -40,7 +40,7 @@ class Corpus:
     def heldout(self, most_bytes: int) -> dict[str, list[Document]]:
         """Held-out documents of every source, at most about `most_bytes` of each (0: all).
 
-        Where there are more, documents are taken evenly from all of them.
+        If a source has more, the documents returned are spread evenly over all of them.
         """
         return {
             source.name: _heldout(source, self.tokenizer, most_bytes) for source in self.sources
@@ -56,7 +56,7 @@ def phases_after(
       saved: the phases so far.
 
     Raises:
-      UserError: another number of sources.
+      UserError: the number of sources is not that of `saved`.
     """
     phases = [(int(first), [float(weight) for weight in old]) for first, old in saved]
     if len(phases[-1][1]) != len(weights):

@@ -16,10 +16,12 @@ Position = Any  # a JSON value; None stands before the first document
 
 @dataclass(frozen=True)
 class Document:
-    """One text: `text` is UTF-8, not empty and without zero bytes; `name` tells where it is from.
+    """One text and where it is from.
 
-    `name` is the path of the file (for the standard library: within it). `#0`, `#1`, ... follow
-    where a long file was cut.
+    Attributes:
+      name: path of the file (of the standard library: the path within it). `#0`, `#1`, ... follow
+        if a long file was cut.
+      text: UTF-8, not empty, without zero bytes.
     """
 
     name: str
@@ -39,7 +41,7 @@ class Source(Protocol):
     """Something that documents are read from, in an order of its own that never changes.
 
     Attributes:
-      tally: what the last `read` left out so far, before its position too.
+      tally: counts of what the last `read` left out so far, with those before its position.
     """
 
     tally: Tally
@@ -47,9 +49,9 @@ class Source(Protocol):
     def read(self, position: Position = None) -> Iterator[tuple[Document, Position]]:
         """Documents after `position`, each with a position to go on from after it.
 
-        A position is {"at": [...], "tally": state of the tally}. Records are read in batches;
-        within a batch the position is None. An empty document may carry a position where no text
-        does.
+        A position is {"at": [...], "tally": state of the tally}. Records are read in batches.
+        Within a batch the position is None. If the last record of a batch has no text, an empty
+        document carries the position.
 
         Raises:
           UserError: something cannot be read; the sentence names the place and what to do.
@@ -57,9 +59,9 @@ class Source(Protocol):
         ...
 
     def fingerprint(self) -> Any:
-        """A JSON value that changes where the text may have; found without reading any text."""
+        """A JSON value that differs if the text may have changed; computed without reading text."""
         ...
 
     def size(self) -> int | None:
-        """Bytes to read, as stored; None where that is not known."""
+        """Bytes to read, as stored; None if that is not known."""
         ...

@@ -1,8 +1,8 @@
-"""Text fields of a JSON record: read as text or not at all, and nothing else of the record.
+"""Read the text fields of a JSON record.
 
-msgspec decodes only the fields asked for, and checks that the rest is JSON. What it refuses is
-looked at again with the standard library, which says what is wrong, and accepts what Python itself
-writes in fields that nobody reads (NaN and Infinity).
+msgspec decodes only the fields asked for, and checks that the rest is JSON. A record that msgspec
+refuses is decoded again with the standard library. It says what is wrong with the record; and it
+accepts NaN and Infinity, which Python writes, in the fields that are not read.
 """
 
 import contextlib
@@ -97,7 +97,7 @@ class Fields:
 
 
 class _Object(dict):
-    """A JSON object that knows which of its keys stand twice."""
+    """A JSON object that records which of its keys occur more than once."""
 
     def __init__(self, pairs: Sequence[tuple[str, Any]]) -> None:
         super().__init__(pairs)
@@ -119,7 +119,7 @@ def keys_of(record: bytes) -> list[str]:
 
 
 def no_field(where: str, name: str, known: Sequence[str]) -> UserError:
-    """What is said of records without a field."""
+    """The error for records without the field `name`; `known` are the fields they have."""
     return UserError(
         f"{where} has no field {name!r}, it has {', '.join(known) or 'none'}; name the one that "
         "holds the text with --data.field"
@@ -127,7 +127,7 @@ def no_field(where: str, name: str, known: Sequence[str]) -> UserError:
 
 
 def not_utf8(name: str) -> str:
-    """What is wrong with text that cannot be encoded."""
+    """The description of text that cannot be encoded."""
     return f"field {name!r} holds text that is not UTF-8"
 
 
@@ -141,17 +141,17 @@ def is_utf8(text: bytes) -> bool:
 
 
 def paths_of(name: str) -> list[tuple[str, ...]]:
-    """Where a field may stand, the first place before the second."""
+    """The paths at which a field may be found, in the order in which they are tried."""
     return [(name,), tuple(name.split("."))] if "." in name else [(name,)]
 
 
 def _quoted(key: str) -> bytes:
-    """A key as it stands in a record, unless it is escaped there."""
+    """A key as it is written in a record, unless the record escapes its characters."""
     return json.dumps(key, ensure_ascii=False).encode()
 
 
 def _stands_twice(record: bytes, path: tuple[str, ...]) -> bool:
-    """Whether one of the keys along `path` stands twice in its object, where all are objects."""
+    """Whether a key of `path` occurs twice in its object. False if a value is not an object."""
     for key in path:
         try:
             members = _MEMBERS(record)
@@ -167,7 +167,7 @@ def _stands_twice(record: bytes, path: tuple[str, ...]) -> bool:
 
 
 def _attributes(tree: dict[str, Any], path: tuple[str, ...]) -> tuple[str, ...]:
-    """What the fields along `path` are called in the struct of `tree`."""
+    """The names that the fields along `path` have in the struct of `tree`."""
     names, node = [], tree
     for key in path:
         names.append(f"a{list(node).index(key)}")
@@ -186,7 +186,7 @@ def _struct(tree: dict[str, Any]) -> type[msgspec.Struct]:
 
 
 def _first(found: Any, paths: list[tuple[str, ...]]) -> Any:
-    """The value at the first of `paths` that there is; UNSET where there is none."""
+    """The value at the first of `paths` that exists; UNSET if none does."""
     value: Any = UNSET
     for path in paths:
         value = found

@@ -1,4 +1,4 @@
-"""What kind of file something is: by its name, and by how its contents begin."""
+"""Find the format of a file from its name, and from the first bytes of its contents."""
 
 import json
 import re
@@ -8,7 +8,7 @@ from data import compressed
 from int_lm.config import RECORD_SUFFIXES
 
 Kind = Literal["json", "parquet", "archive"]
-HEAD_BYTES = 1 << 16  # of a file, that tell what it is
+HEAD_BYTES = 1 << 16  # read from the beginning of a file to find its format
 REMEDIES = {
     "json": "holds JSON records, not plain text; read the text in them with --data.source json",
     "parquet": "is a Parquet file; read it with --data.source parquet",
@@ -29,10 +29,10 @@ def kind_by_name(path: str) -> str | None:
 
 
 def kind_of(head: bytes) -> str | None:
-    """What a file that begins with `head` is; None for what may be plain text.
+    """The format of a file that begins with `head`; None if it may be plain text.
 
-    `json` are records only: an object a line, or an array of objects. One JSON value over several
-    lines may be plain text, as a settings file among sources is.
+    `json` means records: one object per line, or an array of objects. A single JSON value over
+    several lines may be plain text, such as a settings file in a source tree.
     """
     if head.startswith(b"PAR1"):
         return "parquet"

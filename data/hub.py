@@ -1,7 +1,7 @@
 """Documents from a dataset of the Hugging Face hub: a text field of every row.
 
-It is read by `datasets` in streaming mode, which needs memory for one block of rows only. The type
-that the dataset declares for the field, and the type of what comes, must both be text.
+`datasets` reads it in streaming mode, which needs memory for one block of rows only. The type that
+the dataset declares for the field, and the type of the values read, must both be text.
 """
 
 import time
@@ -16,7 +16,7 @@ from int_lm.config import SourceConfig
 from int_lm.errors import UserError
 
 BATCH = 256  # rows read at once; a position lies between two batches
-TRIES, FIRST_WAIT = 8, 1.0  # of a hub that does not answer: seconds, doubled at every try
+TRIES, FIRST_WAIT = 8, 1.0  # if the hub does not answer; seconds, doubled after every try
 NETWORK = {"aiohttp", "fsspec", "httpx", "httpx2", "huggingface_hub", "requests", "urllib3"}
 
 
@@ -99,7 +99,7 @@ def newest_revision(name: str) -> str:
 
 
 def _datasets() -> Any:
-    """The library, made silent: what goes wrong is told once, by us."""
+    """The library `datasets`, without its own messages: errors are reported once, by `Hub`."""
     import datasets
 
     datasets.disable_progress_bars()
@@ -108,10 +108,10 @@ def _datasets() -> Any:
 
 
 def _check_declared(features: Any, field: str, name: str) -> None:
-    """Refuse a field that the dataset declares to be something else than text.
+    """Check that the dataset declares the field to be text.
 
     Raises:
-      UserError: there is no such field, or what it holds is not text.
+      UserError: there is no such field, or its type is not text.
     """
     import datasets
 
@@ -129,7 +129,7 @@ def _check_declared(features: Any, field: str, name: str) -> None:
 
 
 def _batches(dataset: Any, field: str) -> Iterator[tuple[list[str | None], Any]]:
-    """(values of `field`, state after them) for batch after batch of rows."""
+    """(values of `field`, state of `datasets` after them) of every batch of rows."""
     import pyarrow
 
     for batch in dataset.iter(batch_size=BATCH):
@@ -153,7 +153,7 @@ def _no_text(field: str, where: str, kind: str) -> UserError:
 
 
 def _may_pass(error: Exception) -> bool:
-    """Whether to try again: the network or the server failed, not the request."""
+    """Whether to try again: true if the network or the server failed, not the request."""
     import huggingface_hub.errors as hub
 
     if isinstance(error, hub.RepositoryNotFoundError | hub.RevisionNotFoundError):
@@ -167,7 +167,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _refuse(error: Exception, where: str, source: SourceConfig) -> NoReturn:
-    """One sentence for whatever `datasets` and its readers raise."""
+    """Raise a UserError of one sentence for an error of `datasets` or of its readers."""
     if isinstance(error, KeyError) and len(error.args) == 2:
         raise no_field(where, source.field, error.args[1]) from error
     if isinstance(error, TypeError) and len(error.args) == 1:

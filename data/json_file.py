@@ -1,6 +1,6 @@
-"""The records of a JSON file: an object a line, or one array of objects, read one by one.
+"""Read the records of a JSON file one by one: one object per line, or one array of objects.
 
-Memory is that of one record, whatever the size of the file.
+Only one record is in memory at a time, whatever the size of the file.
 """
 
 import io
@@ -12,16 +12,16 @@ from data import compressed, formats
 from data.fields import Fields, Problem, Values, keys_of
 from int_lm.errors import UserError
 
-RECORD_BYTES = 1 << 30  # of a record, at most
+RECORD_BYTES = 1 << 30  # the largest record
 BLOCK = 1 << 18  # bytes of an array read at once
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
-# A string, or what begins, ends or divides; a quote alone begins a string that is cut off.
+# A string, a bracket, a brace or a comma; a single quote mark begins a string that is cut off.
 TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{},"]', re.DOTALL)
 
 
 class JsonFile:
-    """A file of records, from its beginning or from a position within it on.
+    """A file of records, read from its beginning or from a position in it.
 
     A position is [byte of the contents, line, number of the record]; all count from 0.
     """
@@ -32,8 +32,10 @@ class JsonFile:
         """Name a file; nothing is read yet.
 
         Args:
-          shown: what to call it in an error.
+          path: the file.
+          shown: its name in error messages.
           names: fields to read.
+          position: where to begin; None for the beginning.
         """
         self._path, self.shown, self._fields = path, shown, Fields(names)
         self._offset, self._line, self._number = position or (0, 0, 0)
@@ -43,7 +45,7 @@ class JsonFile:
         """The values of every record, or what is wrong with it.
 
         Raises:
-          UserError: no JSON file at all, or one that is cut short.
+          UserError: the file is not JSON, or is cut short.
         """
         try:
             yield from self._read()
@@ -101,7 +103,7 @@ class JsonFile:
             yield fields(line)
 
     def _elements(self, file: io.BufferedReader) -> Iterator[Values | Problem]:
-        """The elements of an array: cut out here, and decoded as lines are."""
+        """The elements of an array: `_cut` finds each, and they are decoded like lines."""
         if self._number == 0:
             while (byte := file.read(1)) != b"[":
                 self._pass(byte)
@@ -120,7 +122,7 @@ class JsonFile:
 
 
 def _cut(file: io.BufferedReader, shown: str) -> Iterator[tuple[bytes, bytes, str]]:
-    """(element, the comma after it if there is one, problem) of what is left of an array."""
+    """(element, the comma after it or b"", problem or "") of the rest of an array."""
     data, depth = b"", 1
     while True:
         block = file.read(max(BLOCK, len(data)))
@@ -152,10 +154,10 @@ def _cut(file: io.BufferedReader, shown: str) -> Iterator[tuple[bytes, bytes, st
 
 
 def refuse_other_formats(head: bytes, shown: str) -> None:
-    """Refuse what begins as another kind of file does.
+    """Refuse a file that is not JSON, by its first bytes.
 
     Raises:
-      UserError: names the kind.
+      UserError: the file has another format, which the error names.
     """
     kind = formats.kind_of(head)
     if kind is not None and kind != "json":

@@ -1,6 +1,6 @@
-"""Token shards of a source: written once, by the process that needs them first, then only read.
+"""Write the token shards of a source: once, by the first process that needs them.
 
-A process that is killed goes on at the first shard that is not finished, and comes to the same
+If that process is killed, the next one continues at the first unfinished shard and writes the same
 bytes. The shards of a source lie in `<data.shards>/<name>-<key>`. The key is a digest of all that
 they depend on: the configuration, the tokenizer, and the names, sizes and times of the files.
 """
@@ -39,7 +39,7 @@ def prepare(
     Args:
       data: its holdout, document_bytes, shard_bytes and shards are used.
       source: one of `config.sources_of(data)`.
-      say: told one sentence about what was done or skipped.
+      say: called with one sentence about what was done or skipped.
 
     Raises:
       UserError: text that cannot be read or held out, a damaged shard, a full disk, or another
@@ -59,7 +59,7 @@ def prepare(
 def directory_of(
     data: DataConfig, source: MixtureConfig, tokenizer: Tokenizer, opened: Source
 ) -> Path:
-    """Where the shards of a source lie: its name stands for all that they depend on."""
+    """The directory of a source's shards. Its name holds a digest of all that they depend on."""
     facts = manifest.facts_of(data, source, tokenizer)
     key = digest.of_json([facts, opened.fingerprint()])
     return Path(data.shards) / f"{source.name}-{key[:16]}"
@@ -67,10 +67,11 @@ def directory_of(
 
 @contextlib.contextmanager
 def writing(directory: Path) -> Iterator[None]:
-    """Hold a directory of shards for this process alone; no empty one is left behind.
+    """Lock a directory of shards for this process, and remove it at the end if it is empty.
 
     Raises:
-      HeldError: another process holds it. UserError: the file system refused.
+      HeldError: another process holds the lock.
+      UserError: the file system refused.
     """
     try:
         with lock.hold(directory, "wait until it is done"):
@@ -83,9 +84,9 @@ def writing(directory: Path) -> Iterator[None]:
 
 
 def pin(directory: Path, source: MixtureConfig) -> MixtureConfig:
-    """A dataset of the hub at the revision it has when preparing begins, unless one is named.
+    """Set the revision of a dataset of the hub, unless one is configured, to its newest one.
 
-    `directory` keeps the revision, for those who go on.
+    The revision is saved in `directory`, so that a preparation that is continued uses the same.
     """
     if source.source != "hub" or source.revision:
         return source
@@ -111,9 +112,10 @@ def make_shards(
 
     Args:
       facts: of `manifest.facts_of`.
-      start, first: position in the source, and number of the document to train on, to begin with.
-      most_bytes: stop after the shard with which tokens take this many bytes (0: at the end). The
-        manifest then says where, as `after`, and whether that was the end, as `last`.
+      start: position in the source at which to begin.
+      first: number of the first training document.
+      most_bytes: stop after the shard at which the tokens reach this many bytes (0: never). The
+        manifest then has the position as `after`, and whether the source ended there as `last`.
     """
     if not is_position(start):
         raise UserError(
@@ -191,8 +193,8 @@ def make_shards(
 def _progress(directory: Path, start: Position) -> tuple[Position, list[dict[str, Any]]]:
     """The position to go on from, and the contents of the finished shards before it.
 
-    The position is not part of the shards: a reader that went on from another one may well spell
-    the same position differently.
+    The position is not part of the shards: a reader that continued from another position may write
+    the same position in another form.
     """
     done: list[dict[str, Any]] = []
     while (directory / manifest.shard_name(len(done))).exists():
@@ -232,7 +234,7 @@ def _grouped(
 def _sides(
     documents: Sequence[Document], holdout: float, *, whole: bool
 ) -> tuple[Sequence[Document], Sequence[Document]]:
-    """Documents to train on and held out; `whole`: they are all of the source."""
+    """(training documents, held-out documents); `whole`: `documents` are all of the source."""
     if whole:
         sides = split.split(documents, holdout)
         return sides.train, sides.heldout
@@ -244,7 +246,7 @@ def _sides(
 def _encoded(
     documents: Sequence[Document], tokenizer: Tokenizer, update: Callable[[int], None]
 ) -> list[np.ndarray]:
-    """Ids of every document, by all cores."""
+    """Ids of every document, encoded on all cores."""
     ids: list[np.ndarray] = []
     while len(ids) < len(documents):
         texts: list[bytes] = []

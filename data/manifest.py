@@ -1,4 +1,4 @@
-"""Manifests: what token shards were made of, what they hold, and whether they are sound."""
+"""Manifests: what token shards were made from and what they hold; checks of shards against them."""
 
 import dataclasses
 import hashlib
@@ -18,16 +18,19 @@ from tokenization.interface import Tokenizer, identity
 
 FORMAT_VERSION = 2
 FILE = "manifest.json"
-FILE_BYTES = 1 << 24  # of it, at most: 50 000 shards, 3 TB of text
+FILE_BYTES = 1 << 24  # the largest manifest: 50 000 shards, 3 TB of text
 
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A source whose shards are whole and have been checked.
+    """A source whose shards are complete and have been checked.
 
     Attributes:
-      manifest: what they were made of and what they hold (see `manifest_of`).
-      shards: mapped.
+      name: of the source.
+      weight: of the source in the mixture.
+      directory: holds the shards.
+      manifest: what the shards were made from and what they hold (see `manifest_of`).
+      shards: memory-mapped.
     """
 
     name: str
@@ -37,12 +40,12 @@ class Prepared:
     shards: list[Shard]
 
     def sha256(self) -> str:
-        """Of the tokens and of the way they are laid out, whatever they are called."""
+        """SHA-256 in hex of the tokens and their layout; names do not enter."""
         return digest.of_json([shard["sha256"] for shard in self.manifest["shards"]])
 
 
 def facts_of(data: DataConfig, source: MixtureConfig, tokenizer: Tokenizer) -> dict[str, Any]:
-    """What shards are made of, apart from the text itself."""
+    """What shards are made from, apart from the text itself."""
     named = dataclasses.asdict(source)
     del named["weight"], named["name"]
     del named["skip_damaged"]  # however many may be skipped, the text that is left is the same
@@ -65,7 +68,7 @@ def shard_name(number: int) -> str:
 def manifest_of(
     directory: Path, facts: dict[str, Any], counts: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
-    """What the shards were made of, a digest of every one, and how much they hold."""
+    """What the shards were made from, a digest of each, and how much they hold."""
     listed = []
     for number, shard in enumerate(counts):
         name = shard_name(number)
@@ -84,14 +87,14 @@ def write(directory: Path, manifest: dict[str, Any]) -> None:
     """Write a manifest, with a digest of itself.
 
     Raises:
-      OSError: the file system refused; what was there is as it was.
+      OSError: the file system refused; an older manifest is unchanged.
     """
     sealed = {**manifest, "sha256": digest.of_json(manifest)}
     digest.write_atomically(directory / FILE, (json.dumps(sealed, indent=2) + "\n").encode())
 
 
 def _seal_of(shard: Path) -> str:
-    """SHA-256 of a shard's list of digests, and so of all of it."""
+    """SHA-256 of a shard's list of digests, which covers all of its files."""
     return hashlib.sha256((shard / digest.FILE_DIGESTS).read_bytes()).hexdigest()
 
 
@@ -99,7 +102,7 @@ def read(directory: Path) -> dict[str, Any]:
     """The manifest of a directory of shards, as `write` was given it.
 
     Raises:
-      UserError: missing or damaged.
+      UserError: the manifest is missing or damaged.
     """
     path = directory / FILE
     try:
@@ -113,7 +116,7 @@ def read(directory: Path) -> dict[str, Any]:
 
 
 def _is_manifest(value: dict[str, Any]) -> bool:
-    """Whether every entry that is read is there and of its kind; names name nothing outside."""
+    """Whether all entries used are there, with their types, and names stay in the directory."""
     listed = value.get("shards")
     return (
         isinstance(listed, list)
@@ -129,14 +132,14 @@ def _is_manifest(value: dict[str, Any]) -> bool:
 
 
 def is_complete(directory: Path) -> bool:
-    """Whether there is a manifest, and every shard that it lists; errors as of `read`."""
+    """Whether the manifest and every shard that it lists exist. Raises what `read` raises."""
     if not (directory / FILE).exists():
         return False
     return all((directory / shard["name"]).exists() for shard in read(directory)["shards"])
 
 
 def open_prepared(directory: Path, source: MixtureConfig, tokenizer: Tokenizer) -> Prepared:
-    """Check every shard against the manifest, and map it.
+    """Check every shard against the manifest, and memory-map it.
 
     Raises:
       UserError: the manifest or a shard is damaged, or holds ids that are not the tokenizer's; or

@@ -12,11 +12,12 @@ def open_corpus(data: DataConfig, tokenizer: Tokenizer, *, say: Notice) -> Corpu
     """Prepare the sources of `data`, or find them prepared.
 
     Args:
-      data: with a `window_bytes`, only the first stage is prepared.
+      data: if it sets `window_bytes`, only the first stage is prepared.
+      tokenizer: encodes the text.
       say: called with one sentence about what was done or skipped.
 
     Raises:
-      UserError: as of `make.prepare`.
+      UserError: the errors of `make.prepare`.
     """
     if data.window_bytes:
         return rolling.open_rolling(data, tokenizer, say=say)

@@ -1,8 +1,8 @@
 """Order: a keyed permutation of 0 .. n-1 that is computed, not stored.
 
-A Feistel network over the smallest even number of bits that holds n, walked along its cycle until
-it lands below n (Black & Rogaway, "Ciphers with Arbitrary Finite Domains", CT-RSA 2002): any place
-of an order of any size is found in microseconds, and there is no state to save.
+A Feistel network permutes the numbers of the smallest even number of bits that holds n. It is
+applied again until the result is below n (Black & Rogaway, "Ciphers with Arbitrary Finite Domains",
+CT-RSA 2002). Any entry of an order of any size takes microseconds, and there is no state to save.
 """
 
 import hashlib
@@ -13,17 +13,18 @@ ROUNDS = 6
 
 @dataclass(frozen=True)
 class Permutation:
-    """A permutation of [0, size); another key gives an unrelated one.
+    """A permutation of [0, size). Different keys give unrelated permutations.
 
     Attributes:
-      size: n >= 1. key: any bytes up to 64.
+      size: n >= 1.
+      key: at most 64 bytes.
     """
 
     size: int
     key: bytes
 
     def __getitem__(self, index: int) -> int:
-        """What stands at `index`, 0 <= index < size."""
+        """The entry at `index`, 0 <= index < size."""
         half = max(1, ((self.size - 1).bit_length() + 1) // 2)
         mask = (1 << half) - 1
         value = index
@@ -39,5 +40,5 @@ class Permutation:
 
 
 def key(*parts: int | str) -> bytes:
-    """A key for `Permutation` from what the order shall depend on."""
+    """A key for `Permutation`, made from the values that the order depends on."""
     return hashlib.blake2b(repr(parts).encode(), digest_size=32).digest()

@@ -12,7 +12,7 @@ BUFFER = 1 << 18  # bytes of a column read at once
 
 
 class ParquetFile:
-    """A file of rows, from its beginning or from a position within it on.
+    """A file of rows, read from its beginning or from a position in it.
 
     A position is [number of the row], counted from 0.
     """
@@ -20,7 +20,7 @@ class ParquetFile:
     def __init__(
         self, path: str | Path, shown: str, names: Sequence[str], position: Sequence[int] | None
     ) -> None:
-        """Name a file; nothing is read yet. Arguments as of `JsonFile`."""
+        """Name a file; nothing is read yet. The arguments are those of `JsonFile`."""
         self._path, self.shown, self._names = path, shown, names
         (self._row,) = position or (0,)
 
@@ -28,13 +28,13 @@ class ParquetFile:
         """The values of every row: UTF-8 bytes, or None for null.
 
         Raises:
-          UserError: no Parquet file, a damaged one, or a column that does not hold text.
+          UserError: the file is not Parquet or is damaged, or the column does not hold text.
         """
         import pyarrow
         import pyarrow.parquet
 
         try:
-            # Nothing is read ahead: what is, stays in memory until the file is closed.
+            # No read-ahead: data that is read ahead stays in memory until the file is closed.
             with pyarrow.parquet.ParquetFile(
                 self._path, pre_buffer=False, buffer_size=BUFFER
             ) as file:
@@ -81,10 +81,10 @@ class ParquetFile:
 
 
 def _path(schema: Any, name: str, shown: str) -> tuple[str, ...]:
-    """Where the field `name` stands: (column,), or (column, field, ...) within a struct.
+    """The path of the field `name`: (column,), or (column, field, ...) in a struct.
 
     Raises:
-      UserError: nowhere, or it does not hold text.
+      UserError: there is no such field, or it does not hold text.
     """
     import pyarrow
 

@@ -2,9 +2,9 @@
 
     python -m data.prepare --config configs/minipile.yaml
 
-`train.py` does the same by itself where shards are missing. A command that is killed goes on at
-the first shard that is not finished, and comes to the same bytes. The shards of a source lie in
-`<data.shards>/<name>-<key>`; the key stands for all that they depend on: the configuration, the
+`train.py` does the same if shards are missing. If the command is killed, the next one continues at
+the first unfinished shard and writes the same bytes. The shards of a source lie in
+`<data.shards>/<name>-<key>`. The key is a digest of all that they depend on: the configuration, the
 tokenizer, and the names, sizes and times of the files.
 """
 
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
     )
     _, settings = parser.parse_config(argv)
 
-    import tokenization  # here, as the next one, so that --help answers at once
+    import tokenization  # both imports are here, so that --help answers at once
     from data.open import open_corpus
 
     tokenizer = tokenization.load(settings.data.tokenizer)

@@ -1,7 +1,7 @@
 """Documents from files of records: a text field of JSON files, or of Parquet.
 
-Records are read one by one, and of each only the field that is asked for. It is text, or the record
-is damaged; no record has a say in what another one is.
+Records are read one by one, and only the requested field of each. If the field is not text, the
+record is damaged. Each record is judged alone: other records have no effect.
 """
 
 import glob
@@ -25,9 +25,9 @@ KINDS: dict[str, Any] = {"json": JsonFile, "parquet": ParquetFile}
 
 
 class Files(ListedFiles):
-    """Files in the order named; of directories and globs those of the format, sorted.
+    """Files in the order named. Of directories and patterns: the files of the format, sorted.
 
-    A place is [file, position in it or None].
+    A place (`at` of a position) is [file, position in it or None].
     """
 
     def __init__(self, source: SourceConfig) -> None:
@@ -85,7 +85,7 @@ class Files(ListedFiles):
             )
 
     def _checked(self, values: Any, file: Any) -> tuple[bytes, ...] | None:
-        """The texts of a record as UTF-8; None, and counted, where one is not to be had."""
+        """The texts of a record as UTF-8; None if one is missing, which is counted in the tally."""
         if isinstance(values, Problem):
             self.tally.add_damaged(file.where(), values.why)
             return None
@@ -100,7 +100,7 @@ class Files(ListedFiles):
 
 
 def _expand(path: str, kind: str, listing: Tally) -> list[str]:
-    """The files that a path means: itself, those of a directory, or those that match a glob."""
+    """The files of a path: the file itself, those of a directory, or those that match a pattern."""
     suffixes = RECORD_SUFFIXES[kind]
     if os.path.isdir(path):
         found = []

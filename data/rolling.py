@@ -3,9 +3,9 @@
 A stage is a run of consecutive documents whose tokens take a quarter of `data.window_bytes`. At
 most four stages are held: the first, whose held-out documents are evaluated; the one before; the
 one that is read; and the next, which a thread prepares. Windows are permuted within a stage. Stages
-follow the source, and begin again after its end. Which step reads what is a function of the step's
-number. For this the manifest of every stage is kept: if a run is resumed in a stage that was
-dropped, it is made again, to the same tokens.
+follow the order of the source, and begin again after its end. The tokens of a step depend on the
+step alone. For this the manifest of every stage is kept: if a run is resumed in a stage that was
+deleted, the stage is made again with the same tokens.
 """
 
 import contextlib
@@ -32,13 +32,13 @@ from int_lm.files.lock import HeldError
 from tokenization.interface import Tokenizer
 
 STAGES_HELD = 4
-LOOK_AGAIN = 0.2  # seconds after which one looks again whether another process has made a stage
+LOOK_AGAIN = 0.2  # seconds between two checks of whether another process has made a stage
 
 
 class Stages:
-    """The stages of a source: found, made, and dropped.
+    """Finds, makes and deletes the stages of a source.
 
-    Errors are those of `make.prepare`, raised where a stage is asked for.
+    Asking for a stage raises the errors of `make.prepare`.
     """
 
     def __init__(self, data: DataConfig, tokenizer: Tokenizer, say: Notice) -> None:
@@ -54,13 +54,13 @@ class Stages:
         return self.directory / f"stage-{number:05}"
 
     def facts(self, number: int) -> dict[str, Any]:
-        """The manifest of a stage that was made at some time: counts, `after`, `last`."""
+        """The manifest of a stage, which may be deleted by now: counts, `after`, `last`."""
         if not (self._path(number) / manifest.FILE).exists():
             self._make(number)
         return manifest.read(self._path(number))
 
     def __getitem__(self, number: int) -> Prepared:
-        """A stage, checked and mapped; made if it is not there."""
+        """A stage, checked and memory-mapped. It is made if it does not exist."""
         self._make(number)
         return manifest.open_prepared(self._path(number), self.source, self._tokenizer)
 
@@ -84,7 +84,8 @@ class Stages:
         """Make a stage that is not there.
 
         Raises:
-          HeldError: another process is making it. Others as of `make.make_shards`.
+          HeldError: another process is making it.
+          UserError: the errors of `make.make_shards`.
         """
         path = self._path(number)
         with make.writing(path):
@@ -110,7 +111,7 @@ class Stages:
             )
 
     def begin(self, number: int) -> None:
-        """Prepare a stage in the background; what fails is told when the stage is asked for."""
+        """Prepare a stage in a thread. Its errors are raised when the stage is asked for."""
 
         def run() -> None:
             try:
@@ -123,14 +124,14 @@ class Stages:
             self._thread.start()
 
     def wait(self) -> None:
-        """Wait until nothing is prepared in the background."""
+        """Wait until the thread that prepares a stage has ended."""
         if self._thread:
             self._thread.join()
 
     def drop_before(self, number: int) -> None:
-        """Remove the shards of every stage before `number`, but for the first; keep manifests.
+        """Delete the shards of every stage before `number` except the first; keep the manifests.
 
-        What another process is making, or dropping, is left to it.
+        Stages that another process is making or deleting are skipped.
         """
         for path in self.directory.glob("stage-*"):
             if not 0 < int(path.name.removeprefix("stage-")) < number:
@@ -144,7 +145,7 @@ class Stages:
 
 
 class RollingStreams(Streams):
-    """Streams over stage after stage. Arguments as of `streams.over`.
+    """Streams over one stage after another. The arguments are those of `streams.over`.
 
     Raises:
       UserError: a stage has fewer windows than there are streams.
@@ -172,7 +173,7 @@ class RollingStreams(Streams):
         self._part = functools.lru_cache(maxsize=2)(self._open_part)
 
     def _stage_of(self, round_number: int) -> tuple[int, int]:
-        """(stage, rounds before it); stages not yet known are prepared."""
+        """(stage of a round, rounds before that stage). Stages not yet known are prepared."""
         while self._first_rounds[-1] <= round_number:
             windows = self._stages.facts(len(self._first_rounds) - 1)["totals"]["windows"]
             self._first_rounds.append(self._first_rounds[-1] + -(-windows // self._streams))

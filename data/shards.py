@@ -1,7 +1,7 @@
-"""Token shards: documents as ids, packed into windows, in files that are mapped, not read.
+"""Token shards: documents as ids, packed into windows, in files that are memory-mapped.
 
-A shard is a directory, written under a temporary name, sealed with a digest of every file, synced
-and renamed, so that one which has its name is whole:
+A shard is a directory. It is written under a temporary name with a digest of every file, synced and
+then renamed, so that a shard with its final name is complete:
 
     tokens.npy           uint8, uint16 or uint32 [N], windows one after the other
     windows.npy          int64 [W + 1], where each window begins, and N
@@ -50,7 +50,7 @@ _NPY_HEADER = re.compile(
 
 @dataclass(frozen=True, eq=False)
 class Shard:
-    """Packed documents; the attributes are the files above, mapped or in memory."""
+    """Packed documents. The attributes are the arrays of the files above, mapped or in memory."""
 
     tokens: np.ndarray
     windows: np.ndarray
@@ -64,8 +64,9 @@ def pack(
 ) -> dict[str, np.ndarray]:
     """Lay documents out in windows: {"tokens", "windows", "places"}, as above.
 
-    Best fit into at most `OPEN_WINDOWS` windows: a document goes where the least room is left
-    that holds it. Every token of every document, and a separator after each piece, occurs once.
+    At most `OPEN_WINDOWS` windows are open. A document goes into the open window with the least
+    room that still holds it (best fit). Every token of every document, and a separator after each
+    piece, occurs once.
 
     Args:
       documents: arrays of ids of `dtype`.
@@ -124,10 +125,10 @@ def lay_out(
 
 
 def write(shard: Shard, facts: Mapping[str, Any], directory: Path) -> None:
-    """Write a shard and give it its name when it is whole and on the disk.
+    """Write a shard, and give it its final name when all of it is on the disk.
 
     Raises:
-      OSError: the file system refused; nothing is left.
+      OSError: the file system refused; no partial shard is left.
     """
     partial = directory.with_name(f".{directory.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -174,12 +175,12 @@ def has_counts(value: Any) -> bool:
 def load(directory: Path, counts: Mapping[str, Any], tokenizer: Tokenizer) -> Shard:
     """Map the files of a shard that `check` has found sound.
 
-    Digests tell what has changed, not who made it: everything that is read by place later is
-    compared with the sizes here.
+    Digests do not show who made a file: a forged shard may have correct ones. So everything that
+    is later used as an index is compared with the sizes here.
 
     Args:
       counts: `COUNTS` of the shard, as the manifest has them.
-      tokenizer: whose ids it must hold.
+      tokenizer: the shard must hold ids of it.
 
     Raises:
       UserError: a file that is no array, or arrays that do not fit each other or the arguments.
@@ -222,7 +223,7 @@ def _mapped(path: Path) -> np.ndarray:
 
 
 def _check_layout(shard: Shard, tokenizer: Tokenizer) -> None:
-    """Refuse ids that are none of the tokenizer's, and places outside of the tokens."""
+    """Refuse ids that the tokenizer does not have, and places outside the tokens."""
     for ids, starts, widest in (
         (shard.tokens, shard.windows, WINDOW),
         (shard.heldout_tokens, shard.heldout, len(shard.heldout_tokens)),

@@ -1,4 +1,4 @@
-"""The source that a configuration names: the reader that fits is picked here."""
+"""Pick the reader of the source that a configuration names."""
 
 import dataclasses
 import itertools
@@ -16,14 +16,14 @@ from int_lm.config import DataConfig, SourceConfig
 def open_source(
     source: SourceConfig, document_bytes: int, *, notice: Notice | None = None
 ) -> Source:
-    """The source that a configuration names; nothing of it is read yet but file names.
+    """The source that a configuration names. Only file names are read yet.
 
     Args:
       document_bytes: text files longer than this are cut (`text.cut`); 0 never cuts.
       notice: called with one sentence when the hub does not answer.
 
     Raises:
-      UserError: nothing there.
+      UserError: there is no file or dataset of that name.
     """
     if source.source == "stdlib":
         return StandardLibrary()
@@ -35,7 +35,7 @@ def open_source(
 
 
 def read_documents(data: DataConfig, *, notice: Notice | None = None) -> list[Document]:
-    """Every document of `data`'s own source (not of its mixture), for what fits into memory.
+    """Every document of `data`'s own source (not of its mixture). They must fit into memory.
 
     Args:
       data: its source and `document_bytes` are used; the same files give the same list everywhere.
@@ -53,14 +53,14 @@ def read_documents(data: DataConfig, *, notice: Notice | None = None) -> list[Do
 def read_files(
     paths: Sequence[str], data: DataConfig, *, notice: Notice | None = None
 ) -> list[Document]:
-    """Every document of files, each read in the format that its name and contents tell.
+    """Every document of files. Name and contents of each file tell its format.
 
     Args:
       paths: files, directories, or patterns.
       data: its field, skip_damaged and document_bytes are used.
 
     Raises:
-      UserError: as of `read_documents`.
+      UserError: the errors of `read_documents`.
     """
     documents = []
     for kind, group in itertools.groupby(paths, key=_kind):
@@ -70,7 +70,7 @@ def read_files(
 
 
 def _kind(path: str) -> str:
-    """The source that reads a path: of a directory, what all of its files are by name."""
+    """The source that reads a path. Of a directory: the format of all its files, by name."""
     if os.path.isdir(path):
         kinds = {formats.kind_by_name(file) for _, _, files in os.walk(path) for file in files}
         return (kinds.pop() if len(kinds) == 1 else None) or "text"

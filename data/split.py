@@ -24,8 +24,8 @@ def split(documents: Sequence[Document], holdout: float) -> Split:
 
     A document is held out when the hash of its text, as a fraction of 1, is below `holdout`. So
     its side depends on its own bytes alone: not on its name, its place or the other documents.
-    Only where that leaves one side empty, the text with the smallest hash is held out, or the one
-    with the largest is trained on.
+    If this leaves no held-out document, the text with the smallest hash is held out; if it leaves
+    no training document, the text with the largest hash is trained on.
 
     Args:
       documents: at least two different texts.
@@ -51,7 +51,7 @@ def split(documents: Sequence[Document], holdout: float) -> Split:
 
 
 def is_heldout(text: bytes, holdout: float) -> bool:
-    """Whether a text is on the held-out side: what `split` does where both sides have some."""
+    """Whether `split` holds a text out, if neither side is empty."""
     return _hash(text) < int(holdout * 2**HASH_BITS)
 
 

@@ -1,14 +1,15 @@
 """Token streams for training: what each stream reads at each step, as a pure function.
 
-S streams, T tokens per segment. Text lies in windows of whole documents (see `shards`); a stream
-reads a window, or an equal part of one where there are fewer windows than streams, to its end,
-T tokens per step, and all streams then move to others: a round. The state of the members that read
-a stream is carried from segment to segment, so that documents are met whole.
+There are S streams, and a segment has T tokens. Text lies in windows of whole documents (see
+`shards`). A stream reads one window to its end, T tokens per step. If there are fewer windows than
+streams, it reads an equal part of a window. Then all streams move to other windows: this is the end
+of a round. The state of the members that read a stream is carried from segment to segment, so that
+they read whole documents.
 
 Every window of a source is read once per epoch, in an order that is a keyed permutation of the
-seed and the epoch. There is no iterator: any step can be asked for, in any order, at the same
-cost, and no number of devices or processes enters. Several sources share the streams in proportion
-to their weights, exactly over every `BLOCK` windows.
+seed and the epoch. There is no iterator: the tokens of any step can be computed, in any
+order, at the same cost. They do not depend on the number of devices or processes. Several sources
+share the streams in proportion to their weights, exactly over every `BLOCK` windows.
 """
 
 import functools
@@ -24,7 +25,7 @@ from data.shards import Shard
 from int_lm.errors import UserError
 from tokenization.interface import Tokenizer
 
-BLOCK = 1024  # windows over which the shares of a mixture are exact
+BLOCK = 1024  # windows in which the shares of a mixture are exact
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Part:
 
 
 class Mixture:
-    """Which source every slot reads, from the weights and the times at which they changed.
+    """Which source every slot reads, from the weights and the rounds at which they changed.
 
     Attributes:
       phases: (first round, weight of each source), the first from round 0 on.
@@ -89,7 +90,7 @@ class Mixture:
             self._bases.append(self._bases[-1] + self._read(len(self._bases) - 1, slots))
 
     def _bounds(self, phase: int) -> np.ndarray:
-        """Cumulated places of the sources in a block: largest remainders, at least one each."""
+        """Cumulative counts of the sources in a block: largest remainders, at least one each."""
         weights = np.array(self.phases[phase][1])
         exact = weights / weights.sum() * BLOCK
         counts = np.maximum(np.floor(exact).astype(np.int64), 1)
@@ -140,7 +141,7 @@ class Mixture:
 
 
 class Streams:
-    """S streams over the windows of one or more sources. Made by `over` or `build`."""
+    """S streams over the windows of one or more sources. Make them with `over` or `build`."""
 
     def __init__(
         self,
@@ -167,9 +168,9 @@ class Streams:
     def at(self, step: int) -> np.ndarray:
         """Tokens [S, T + 1] of `step` >= 0, in the tokenizer's dtype.
 
-        Columns 0 to T - 1 are the inputs and columns 1 to T their targets: the last column is the
-        first one of the next step, but for a stream that moves, which begins with a separator. A
-        stream at the end of its window reads separators.
+        Columns 0 to T - 1 are the inputs and columns 1 to T their targets. The last column is the
+        first one of the next step, except for a stream that moves to another window: that begins
+        with a separator. A stream at the end of its window reads separators.
         """
         number, segment = divmod(step, self.steps_per_round)
         separator, length = self._tokenizer.separator, self._length
@@ -227,7 +228,7 @@ def over(
       sources: (name, shards) of each.
       streams: S >= 1, es.population / es.members_per_stream.
       segment_length: T >= 1, tokens read per step.
-      seed: of the order.
+      seed: sets the order.
       phases: weights of the sources, and the round from which they hold.
 
     Raises:
@@ -262,7 +263,7 @@ def build(
     segment_length: int,
     seed: int = 0,
 ) -> Streams:
-    """Streams over documents in memory; arguments and errors as of `over`."""
+    """Streams over documents in memory. Arguments and errors are those of `over`."""
     ids = tokenizer.encode_all([document.text for document in documents])
     shard = shards.lay_out(ids, [], first=0, tokenizer=tokenizer)
     return over(

@@ -1,4 +1,4 @@
-"""What does not become text as it stands: how many of each kind, and where the first one is."""
+"""Count what is left out, or changed, on the way from files to text, and where it was first."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,9 +12,9 @@ ZERO_BYTE = "left out records with a zero byte in their text"
 
 
 class Tally:
-    """Counts of what was left out, or read as something else, with the place of the first.
+    """Counts of what was left out or read as something else, with the place of the first.
 
-    A tally is part of a position, so that what goes on from there counts on.
+    A tally is part of a position, so that reading from a position continues the counts.
     """
 
     def __init__(self, most_damaged: int = 0, found: Mapping[str, Any] | None = None) -> None:
@@ -33,7 +33,7 @@ class Tally:
         """Count one.
 
         Args:
-          what: happened, such as "left out empty files"; it heads the sentence.
+          what: what happened, such as "left out empty files". It begins the sentence.
           place: file and, where there is one, line, row or byte.
         """
         count, first = self._found.get(what, (0, place))
@@ -43,7 +43,7 @@ class Tally:
         """Count a damaged record.
 
         Raises:
-          UserError: more than may be left out.
+          UserError: there are more than may be left out.
         """
         self.add(DAMAGED, f"{place}: {problem}")
         count, first = self._found[DAMAGED]
@@ -64,7 +64,7 @@ class Tally:
         return {what: [count, first] for what, (count, first) in self._found.items()}
 
     def tell(self, notice: Callable[[str], None] | None) -> None:
-        """One sentence of each kind."""
+        """Call `notice` with one sentence for each kind."""
         for what, (count, first) in self._found.items():
             if notice:
                 notice(f"{what}: {count:,} (first: {first})")

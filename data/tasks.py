@@ -1,4 +1,4 @@
-"""Tasks: what a model is asked beside bits per byte, from JSON lines."""
+"""Tasks that measure a model apart from bits per byte, read from JSON lines."""
 
 import numpy as np
 
@@ -12,10 +12,10 @@ from tokenization.interface import Tokenizer
 def last_words(
     path: str, tokenizer: Tokenizer, *, skip_damaged: int = 0, notice: Notice | None = None
 ) -> tuple[list[np.ndarray], list[int]]:
-    """Texts as ids, and the place of the first id of each one's last word.
+    """(texts as ids, index of the first id of the last word of each text).
 
-    The word is encoded with the space before it, apart from the text that it ends. Texts of one
-    word are left out, and counted.
+    The last word, with the space before it, is encoded separately from the text before it. Texts
+    of one word are left out and counted.
 
     Args:
       path: JSON lines with a field `text`, as LAMBADA has them (Paperno et al., ACL 2016).
@@ -23,7 +23,7 @@ def last_words(
       notice: called with one sentence about each kind of thing that is left out.
 
     Raises:
-      UserError: unreadable, without the field, or without any text of two words.
+      UserError: the file is unreadable, without the field, or without any text of two words.
     """
     source = Files(SourceConfig("json", (path,), skip_damaged=skip_damaged))
     documents, firsts = [], []
@@ -49,10 +49,11 @@ def pairs(
     Args:
       path: JSON lines with `sentence_good` and `sentence_bad`, as BLiMP has them (Warstadt et al.,
         TACL 2020).
-      skip_damaged, notice: as of `last_words`; a record is damaged where one of the two is.
+      skip_damaged: damaged records that may be left out; one damaged field makes a record damaged.
+      notice: called with one sentence about each kind of thing that is left out.
 
     Raises:
-      UserError: unreadable, without a field, or without any pair.
+      UserError: the file is unreadable, without a field, or without any pair.
     """
     source = Files(SourceConfig("json", (path,), skip_damaged=skip_damaged))
     fields = ["sentence_good", "sentence_bad"]

@@ -18,7 +18,7 @@ CHECKED_AT_ONCE = 1 << 20  # bytes decoded at once, so that checking a large fil
 
 
 class ListedFiles:
-    """What sources of files share: what can be said of them before they are read.
+    """Base class of sources of files: fingerprint and size, known before any file is read.
 
     Attributes:
       listed: (name shown, path) of every file, in their order.
@@ -39,8 +39,8 @@ class ListedFiles:
 class TextFiles(ListedFiles):
     """Files in the order named, directories recursively in the order of their relative paths.
 
-    Hidden files and directories and links to directories are left out, and so are empty files, and
-    the files of a directory that are not text. A place is [file, byte, piece].
+    Hidden files and directories and links to directories are left out. So are empty files, and the
+    files of a directory that are not text. A place is [file, byte, piece].
     """
 
     def __init__(self, paths: Sequence[str], document_bytes: int) -> None:
@@ -98,9 +98,9 @@ class TextFiles(ListedFiles):
                 raise UserError(f"{self.listed[0][0]} is empty; name a file that holds text")
 
     def _look_for_records(self, path: str, directory: str | None, head: bytes) -> None:
-        """Refuse records that are named as text; count those that are found among other files.
+        """Refuse a file of records that the user named; count one that a directory holds.
 
-        A name that ends as those of records do is read as text only where the user says so.
+        A file with a suffix of record files is read as text only if the user says so.
         """
         if formats.kind_of(head) != "json":
             return
@@ -111,7 +111,7 @@ class TextFiles(ListedFiles):
 
 
 class StandardLibrary(ListedFiles):
-    """The Python standard library's own sources, one file a document. A place is [file]."""
+    """The Python standard library's own sources, one document per file. A place is [file]."""
 
     def __init__(self) -> None:
         root = sysconfig.get_path("stdlib")
@@ -168,7 +168,7 @@ def cut(document: Document, size: int) -> list[Document]:
 
 
 def _first_piece(text: bytes, size: int) -> bytes:
-    """The first piece of `text`, which is cut short or ends no earlier than `size` + 4."""
+    """The first piece of `text`, which ends a document or has at least `size` + 4 bytes."""
     end = min(size, len(text))
     if end < len(text):
         end = text.rfind(b"\n", 0, end) + 1 or end
@@ -196,9 +196,9 @@ def _pieces(
 
 
 def find_non_text(file: BinaryIO) -> tuple[int, str] | None:
-    """Offset of the first byte that makes `file` no text, and what is wrong there; None if sound.
+    """(offset of the first byte that is not text, what is wrong there); None if all is text.
 
-    Not text are zero bytes and whatever is not UTF-8. The file is read from its beginning.
+    Zero bytes, and bytes that are not UTF-8, are not text. The file is read from its beginning.
     """
     file.seek(0)
     decoder = codecs.getincrementaldecoder("utf-8")()
@@ -224,7 +224,9 @@ def walk(root: str, without: frozenset[str] = frozenset(), tally: Tally | None =
     """Sorted relative posix paths of the regular files below `root`, none hidden or `without`.
 
     Args:
-      tally: counts what is left out: what is hidden, links to directories, what is no file.
+      root: directory to search.
+      without: names of directories and files to leave out.
+      tally: counts what is left out: hidden names, links to directories, and what is not a file.
     """
     left_out: list[tuple[str, str]] = []
 
@@ -252,19 +254,19 @@ def walk(root: str, without: frozenset[str] = frozenset(), tally: Tally | None =
 
 
 def printable(path: str) -> str:
-    """`path` with the bytes of its name that are not UTF-8 escaped, fit for any output."""
+    """`path` with bytes that are not UTF-8 escaped, so that any output can show it."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _is_regular(path: Path) -> bool:
     try:
         return stat.S_ISREG(path.stat().st_mode)
-    except OSError:  # a link to nothing is no text; any other failure must speak up when it is read
+    except OSError:  # a broken link is left out; any other error is raised when the file is read
         return not path.is_symlink()
 
 
 def _check_named(path: str) -> None:
-    """Refuse a path, named by the user, that is no file."""
+    """Refuse a path, named by the user, that is not a file."""
     shown = printable(path)
     try:
         mode = os.stat(path).st_mode
@@ -292,7 +294,7 @@ def _not_text(shown: str, fault: tuple[int, str], head: bytes) -> UserError:
 
 
 def _refuse_directory_of_records(directory: str, files: Sequence[str]) -> None:
-    """Refuse a directory that holds records and nothing else, by the names of its files."""
+    """Refuse a directory whose files are all files of records, by their names."""
     kinds = {formats.kind_by_name(file) for file in files}
     plain = all(file.lower().endswith(".json") for file in files)  # settings, perhaps
     kind = next(iter(kinds))

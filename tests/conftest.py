@@ -1,4 +1,4 @@
-"""What tests share: strict JAX on eight pretended devices, what is compiled, runs of commands."""
+"""Shared by tests: strict JAX on eight simulated devices, a compilation cache, runs of commands."""
 
 import os
 import subprocess
@@ -28,11 +28,11 @@ RunCommand = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="session", autouse=True)
 def compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """What is compiled once, here or by a program that a test starts, is not compiled again.
+    """A compilation cache for this process and for the programs that tests start.
 
-    Each of the processes that run tests beside each other has its own cache: JAX writes entries in
-    place, and what another process finds half written is a warning. Yields the variables of the
-    environment that say so to JAX.
+    Each of the processes that run tests in parallel has its own cache. JAX writes entries in place,
+    and a process that reads an unfinished entry of another one prints a warning. Yields the
+    environment variables that make JAX use the cache.
     """
     settings = {
         "compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
@@ -49,9 +49,9 @@ def compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict
 
 @pytest.fixture(scope="session")
 def command_environment(compilation_cache: dict[str, str]) -> dict[str, str]:
-    """Environment for programs of this repository: its packages importable from anywhere."""
+    """Environment for programs of this repository: its packages can be imported anywhere."""
     own = {"JAX_PLATFORMS": PLATFORM, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
-    own["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # compiling takes longer than all that is computed
+    own["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # compiling takes longer than the computation
     return {**os.environ, **compilation_cache, **own}
 
 

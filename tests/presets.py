@@ -1,4 +1,4 @@
-"""Configurations and recipes that tests begin with."""
+"""Configurations and recipes that tests start from."""
 
 from typing import Any
 
@@ -31,6 +31,6 @@ def egg(**fields: Any) -> ModelConfig:
 
 
 def resolved(config: Config, vocab_size: int) -> Recipe:
-    """The recipe of a configuration that is possible; its plug-ins are trusted."""
+    """The recipe of a valid configuration. Its plug-ins are trusted."""
     plugins.trust_settings(config)
     return recipe.of(configuration.validate(config), vocab_size)

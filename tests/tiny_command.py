@@ -29,7 +29,7 @@ TIMES = {"seconds", "tokens_per_second"}
 
 
 def train_arguments(text: Path, run: Path, **changes: object) -> list[str]:
-    """Arguments of a tiny run; `changes` are written section_dot_field. Shards lie by the text."""
+    """Arguments of a tiny run with `changes`, named section_dot_field. Shards lie by the text."""
     flags = TINY | {"--data.path": text, "--data.shards": text.parent / "shards", "--run.dir": run}
     flags |= {f"--{name.replace('_dot_', '.')}": value for name, value in changes.items()}
     return [str(item) for flag in flags.items() for item in flag]

@@ -1,7 +1,7 @@
 """Tokenizers: bytes of text to token ids and back, without loss.
 
-A tokenizer is saved beside every run and every export as `tokenizer.json`; its digest is its
-identity, by which a checkpoint recognises the tokenizer it was trained with.
+Every run and every export holds its tokenizer, described by `tokenizer.json`. The digest in it
+identifies the tokenizer: a checkpoint is read only with the tokenizer it was trained with.
 """
 
 from pathlib import Path

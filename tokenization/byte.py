@@ -23,11 +23,11 @@ class ByteTokenizer:
 
     @property
     def dtype(self) -> np.dtype:
-        """Of ids."""
+        """The dtype of ids: uint8."""
         return np.dtype(np.uint8)
 
     def encode_all(self, texts: Sequence[bytes], threads: int = 1) -> list[np.ndarray]:
-        """Ids of every text, as `encode` gives them; there is no work to share."""
+        """Ids of every text, as `encode` gives them; `threads` is not used."""
         return [self.encode(text) for text in texts]
 
     def encode(self, text: bytes) -> np.ndarray:

@@ -1,9 +1,9 @@
-"""Look at a tokenizer: its pieces, bytes per token of every source, and whether it keeps text.
+"""Show a tokenizer: its pieces, bytes per token of every source, and whether it is lossless.
 
     python -m tokenization.inspect --tokenizer tokenizers/books --config configs/books.yaml
 
-Held-out text is encoded and decoded again, and the command fails where a byte would change. No
-text is prepared: of each source as much is read as --bytes says.
+Held-out text is encoded and decoded again, and the command fails if a byte changes. No shards are
+written: --bytes says how much of each source is read.
 """
 
 import os
@@ -44,10 +44,10 @@ def pieces(tokenizer: Tokenizer) -> Iterator[str]:
 
 
 def check(tokenizer: Tokenizer, texts: Sequence[bytes]) -> tuple[int, int]:
-    """(bytes, tokens) of texts that come back whole.
+    """(bytes, tokens) of texts; checks that decoding gives each of them again.
 
     Raises:
-      UserError: a text that would be changed.
+      UserError: encoding and decoding changes a text.
     """
     size = tokens = 0
     for ids, text in zip(
@@ -61,7 +61,7 @@ def check(tokenizer: Tokenizer, texts: Sequence[bytes]) -> tuple[int, int]:
 
 
 def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
-    """Print what was found; `program` is what the help calls this command."""
+    """Print what was found. `program` is what the help calls this command."""
     parser = command_line.ConfigParser(
         prog=program, description=command_line.started_as(__doc__, COMMAND, program)
     )

@@ -1,4 +1,4 @@
-"""What a tokenizer is, and the file that records which one a run used."""
+"""The interface of a tokenizer, and the file that identifies the tokenizer of a run."""
 
 import hashlib
 import json
@@ -37,11 +37,11 @@ class Tokenizer(Protocol):
 
     @property
     def dtype(self) -> np.dtype:
-        """Of ids: the narrowest unsigned one that holds V - 1."""
+        """The dtype of ids: the narrowest unsigned one that holds V - 1."""
         ...
 
     def encode_all(self, texts: Sequence[bytes], threads: int = 1) -> list[np.ndarray]:
-        """Ids of every text, as `encode` gives them, worked on by `threads` threads."""
+        """Ids of every text, as `encode` gives them, computed by `threads` threads."""
         ...
 
     def encode(self, text: bytes) -> np.ndarray:
@@ -85,7 +85,7 @@ def identity_digest(kind: str, vocab_size: int, separator: int, content: bytes =
 
 
 def identity(tokenizer: Tokenizer) -> dict[str, Any]:
-    """What recognises a tokenizer in a checkpoint or an export."""
+    """The fields that identify a tokenizer in a checkpoint or an export."""
     return {
         "kind": tokenizer.name,
         "vocab_size": tokenizer.vocab_size,

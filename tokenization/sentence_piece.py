@@ -1,8 +1,8 @@
 """SentencePiece tokenizers: BPE or unigram pieces over bytes, lossless for any text.
 
-A model's own decoder takes the character U+2581 for a space, and what is not UTF-8 has no pieces
-at all. Here both are spelled in byte pieces, and ids are decoded by a table of each piece's bytes:
-every sequence of bytes comes back, or is refused before anything is trained on it.
+A model's own decoder turns the character U+2581 into a space, and bytes that are not UTF-8 have no
+pieces. Here both are encoded as byte pieces, and ids are decoded by a table of the bytes of each
+piece. So decoding gives every text again; a text for which it does not is refused.
 """
 
 import codecs
@@ -19,13 +19,13 @@ from int_lm.files import digest, untrusted
 from tokenization.interface import FILE_NAME, identity_digest, write_identity
 
 MODEL_FILE = "tokenizer.model"
-MODEL_BYTES = 1 << 26  # of it, at most
+MODEL_BYTES = 1 << 26  # the largest model file
 SPACE = "\u2581"  # how pieces write a space
 _SPACE_BYTES = SPACE.encode()
 
 
 class SentencePieceTokenizer:
-    """Ids of a SentencePiece model with byte fallback; id 0, no piece of text, is the separator.
+    """Ids of a SentencePiece model with byte fallback; id 0, a control piece, is the separator.
 
     Attributes:
       vocab_size: V, from 257 to 65 536.
@@ -40,11 +40,11 @@ class SentencePieceTokenizer:
 
         Args:
           model: the contents of a `.model` file.
-          where: what to call it in an error.
+          where: its name in error messages.
 
         Raises:
-          UserError: no such model, one that loses text (no byte fallback), or one whose id 0 is
-            a piece of text.
+          UserError: not a SentencePiece model, or one that loses text (no byte fallback), or one
+            whose id 0 is a piece of text.
         """
         import sentencepiece
 
@@ -87,7 +87,7 @@ class SentencePieceTokenizer:
 
     @property
     def dtype(self) -> np.dtype:
-        """Of ids: the narrowest unsigned one that holds V - 1."""
+        """The dtype of ids: the narrowest unsigned one that holds V - 1."""
         return np.min_scalar_type(self.vocab_size - 1)
 
     def _bytes_of(self, index: int, piece: str) -> bytes:
@@ -107,7 +107,7 @@ class SentencePieceTokenizer:
         return self.encode_all([text])[0]
 
     def encode_all(self, texts: Sequence[bytes], threads: int = 1) -> list[np.ndarray]:
-        """Ids of every text, as `encode` gives them, worked on by `threads` threads.
+        """Ids of every text, as `encode` gives them, computed by `threads` threads.
 
         Raises:
           UserError: the model changes a text.
@@ -212,9 +212,9 @@ class SentencePieceTokenizer:
 
 
 def _parts(text: bytes) -> list[str | bytes]:
-    """Text in runs: strings that a model may read, and bytes to be spelled one by one.
+    """Split a text: strings that the model encodes, and bytes that are encoded one by one.
 
-    Bytes are what is not UTF-8, and the character that stands for a space in pieces.
+    The bytes are those that are not UTF-8, and those of `SPACE`.
     """
     parts: list[str | bytes] = []
     rest = memoryview(text)

@@ -2,9 +2,10 @@
 
     python -m tokenization.train --data.path books/ --vocab_size 8192 --out tokenizers/books
 
-Memory does not grow with the text: of what is not held out, a sample of --sample_bytes is trained
-on, the documents with the smallest hashes, whatever their order. Settings keep every text as it is:
-no normalisation, no added spaces, bytes for what has no piece. Id 0 is the separator.
+The tokenizer is trained on a sample of --sample_bytes of the training documents: those with the
+smallest hashes, whatever their order. So memory does not grow with the text. Settings keep every
+text as it is: no normalisation, no added spaces, bytes for characters without a piece. Id 0 is the
+separator.
 """
 
 import hashlib
@@ -25,7 +26,7 @@ from tokenization.sentence_piece import SentencePieceTokenizer
 
 COMMAND = "python -m tokenization.train"
 VOCABULARY = range(512, 65537)
-LINE_BYTES = 4096  # longer lines are cut: the trainer's own limit is far above
+LINE_BYTES = 4096  # longer lines are cut; the trainer's own limit is far higher
 
 
 def sample(data: DataConfig, most_bytes: int, say: Notice | None = None) -> list[bytes]:
@@ -35,9 +36,9 @@ def sample(data: DataConfig, most_bytes: int, say: Notice | None = None) -> list
       say: called with one sentence about each kind of thing that is left out.
 
     Raises:
-      UserError: as of the sources; no text at all.
+      UserError: the errors of the sources; or there is no text.
     """
-    kept: list[tuple[int, bytes]] = []  # a heap whose first one has the largest hash
+    kept: list[tuple[int, bytes]] = []  # a heap; its first entry has the largest hash
     size = 0
     for source in config.sources_of(data):
         opened = open_source(source, data.document_bytes, notice=say)
@@ -58,7 +59,7 @@ def sample(data: DataConfig, most_bytes: int, say: Notice | None = None) -> list
 
 
 def lines(texts: Iterable[bytes]) -> Iterator[str]:
-    """The lines of texts, in pieces of at most about `LINE_BYTES`, as the trainer wants them."""
+    """The lines of texts, in pieces of at most about `LINE_BYTES`, for the trainer."""
     for text in texts:
         for line in text.decode().splitlines():
             for start in range(0, len(line), LINE_BYTES):
@@ -85,7 +86,7 @@ def train(texts: Sequence[bytes], *, vocab_size: int, model_type: str) -> Senten
             model_writer=model,
             model_type=model_type,
             vocab_size=vocab_size,
-            character_coverage=0.9999,  # what is rarer is spelled in bytes
+            character_coverage=0.9999,  # rarer characters are encoded as bytes
             byte_fallback=True,
             normalization_rule_name="identity",
             add_dummy_prefix=False,

@@ -1,1 +1,1 @@
-"""Plug-ins: one value of each kind that a method is made of, in one file each, outside int_lm."""
+"""Plug-ins, outside int_lm: one architecture, estimator, objective and update, a file each."""

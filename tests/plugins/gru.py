@@ -10,9 +10,10 @@
     after them x = saturate(x + D norm(16, x));   logits = head norm(w, x)
 
 x, h and the logits are q4; z, r, n and s q7; every linear saturates to int8, the last one to int16;
->> floors. The rows z, r, n lie below one another in one matrix on h and one on s. The reset gate is
-applied behind Un, as cuDNN does, so that row m acts on channel m of s' and on no other. Token 0
-separates documents: it resets the state to zero before it is read. `ffn_multiple` is not used.
+>> floors. The rows of z, r and n are stacked in one matrix applied to h and one applied to s. The
+reset gate is applied after Un, as in cuDNN, so that row m acts on channel m of s' and on no other.
+Token 0 separates documents: it resets the state to zero before it is read. `ffn_multiple` is not
+used.
 
 Axes: P members (or any batch), L layers, D width, V vocabulary.
 """

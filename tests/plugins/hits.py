@@ -1,7 +1,7 @@
-"""An objective: how many tokens of a segment a member guesses, its likeliest token each time.
+"""An objective: the number of tokens of a segment for which the likeliest token is the target.
 
-A score without a gradient and without a log-likelihood of every token: of the estimators only those
-of fitness can use it (`--es.votes eggroll --es.readout perturbed`).
+The score has no gradient, and no log-likelihood of every token. So only estimators that use the
+fitness of pairs can use it (`--es.votes eggroll --es.readout perturbed`).
 
 Axes: P members, T segment length.
 """

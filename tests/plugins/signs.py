@@ -2,9 +2,9 @@
 
     Z = sum_it A_i (sign(d_it) sign(B_i x_it)) x_it^T
 
-d: difference of the two members' log-likelihoods of token t, B x: what the perturbation reads of
-the inputs. Where `trace` rounds their product, this keeps its sign. Embeddings and VECTORs are left
-to `eggroll`.
+d_it is the difference of the log-likelihoods that the two members of pair i give token t. B_i x_it
+is the product of the perturbation's factor B_i and the inputs. `trace` rounds the product of both;
+this estimator uses the product's sign. The votes of embeddings and VECTORs are those of `eggroll`.
 
 Axes: T tokens of a segment, I pairs, R rank, M outputs, N inputs.
 """

@@ -1,4 +1,4 @@
-"""An update: `carry` without its memory. What is less than a unit is rounded at random."""
+"""An update: `carry` without its memory. Moves of less than a unit are rounded at random."""
 
 from collections.abc import Mapping
 
@@ -12,10 +12,12 @@ from int_lm.settings import StrategySettings
 
 
 def stochastic(weight: Array, votes: Array, rate: Array, random: Array) -> Array:
-    """The moved weights of one tensor, whole units only: up or down with the right mean.
+    """The weights of one tensor after a move of whole units, with the right mean.
 
     Args:
-      weight: int8. votes: int32. rate: int32 scalar in units of 2^-12 of a weight's unit.
+      weight: int8.
+      votes: int32.
+      rate: int32 scalar, in units of 2^-12 of a weight's unit.
       random: int32 of the weights' shape, uniform in [0, 2^12).
     """
     whole = (jnp.sign(votes) * rate + random) >> FRACTION_BITS
