@@ -69,7 +69,11 @@ clean:
 	@echo "Creating .venv with $$($(PYTHON) --version)"
 	@$(PYTHON) -m venv --clear .venv
 
-$(INSTALLED): pyproject.toml | .venv/pyvenv.cfg
+# What the kernels are built of: without a new build, changed ones are silently not used.
+KERNELS := $(wildcard int_lm/native/*.cc int_lm/native/*.inc) int_lm/native/build.py \
+	int_lm/limits.py int_lm/arithmetic/fixed.py int_lm/arithmetic/tables.py
+
+$(INSTALLED): pyproject.toml $(KERNELS) | .venv/pyvenv.cfg
 	@echo "Installing int_lm and its dependencies into .venv (a minute or two)"
 	@$(call install,$(EXTRA))
 	@$(BIN)/python -m int_lm.native
