@@ -238,6 +238,7 @@ BREACHES = {
     "int_lm.model.egg": "int_lm.model.rwkv",
     "int_lm.model.layers": "int_lm.method.evolve",
     "int_lm.method.estimator.trace": "int_lm.method.estimator.unit",
+    "int_lm.method.estimator.unit": "int_lm.method.estimator.exact",
     "int_lm.method.recipe": "int_lm.method.population",
     "int_lm.method.placement": "int_lm.config",
     "int_lm.files.digest": "int_lm.run",

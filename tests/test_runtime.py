@@ -21,7 +21,7 @@ from int_lm import export, runtime
 from int_lm.arithmetic import noise
 from int_lm.config import ModelConfig
 from int_lm.measure import evaluate
-from int_lm.model import likelihood, perturb
+from int_lm.model import layers, likelihood, perturb
 from int_lm.run import Run
 from tests import presets
 
@@ -51,7 +51,7 @@ def test_linear_equals_the_model_s(count: int) -> None:
     x = generator.integers(-127, 128, (5, count))
     weight = generator.integers(-127, 128, (7, count)).astype(np.int8)
     x[0], weight[0], weight[1] = 127, 127, -127
-    expected = perturb.linear(perturb.Weight(jnp.asarray(weight)), jnp.asarray(x, jnp.int8))
+    expected = layers.linear(perturb.Weight(jnp.asarray(weight)), jnp.asarray(x, jnp.int8))
     np.testing.assert_array_equal(runtime.linear(weight, x.astype(np.int32)), expected)
 
 
