@@ -54,15 +54,16 @@ def assert_equal(recipe: Recipe, places: list[Placement]) -> None:
         jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
-def unit_recipe(vocab_size: int) -> Recipe:
+def unit_recipe(vocab_size: int, update: str = "carry") -> Recipe:
     """The default recipe, with a context table."""
-    es = {"votes": "unit", "readout": "exact", "update": "carry"}
+    es = {"votes": "unit", "readout": "exact", "update": update}
     return tiny(architecture="rwkv", direct=(2,), vocab_size=vocab_size, **es)
 
 
-def test_four_devices_give_the_bits_of_one() -> None:
-    """The default recipe: split votes, and context tables."""
-    recipe = unit_recipe(12)
+@pytest.mark.parametrize("update", ["carry", "adaptive"])
+def test_four_devices_give_the_bits_of_one(update: str) -> None:
+    """The default recipe: split votes, and context tables; updates that need whole tensors."""
+    recipe = unit_recipe(12, update)
     assert_equal(recipe, [over(4, recipe, "sharded")])
 
 
