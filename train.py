@@ -5,8 +5,8 @@
 
     python train.py --config configs/quickstart.yaml --plan        what it will cost; trains nothing
 
-A run directory that holds a checkpoint is resumed, bit for bit. SIGINT and SIGTERM save and stop
-at the next step; a second one stops at once.
+A run directory that holds a checkpoint is resumed, bit for bit. Ctrl-C (SIGINT), SIGTERM, SIGHUP,
+SIGUSR1 and SIGUSR2 save and stop at the next step; a second Ctrl-C or SIGTERM stops at once.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from int_lm import errors
+from int_lm import errors, signals
 from int_lm.config import Config, command_line
 
 if TYPE_CHECKING:  # imported where needed, so that --help and a wrong flag answer at once
@@ -130,7 +130,10 @@ def train(settings: Config) -> None:
     from int_lm.training import distributed
 
     recipe.check(settings)
-    with distributed.processes("train.py", settings.distributed):
+    with (
+        signals.Spared(settings.run.saving_signals),
+        distributed.processes("train.py", settings.distributed),
+    ):
         train_together(settings)
 
 
@@ -185,8 +188,8 @@ def train_locked(settings: Config, opened: "Corpus", held: "Lock | None") -> Non
     state = evolve.placed(recipe, state, place)
     writes = distributed.is_first()
     with contextlib.ExitStack() as stack:
-        signals = stack.enter_context(contextlib.ExitStack())
-        stop = signals.enter_context(interrupt.StopFlag())
+        saving = stack.enter_context(contextlib.ExitStack())
+        stop = saving.enter_context(interrupt.StopFlag(settings.run.saving_signals))
         checkpointer = metrics = None
         if writes:
             checkpointer = stack.enter_context(
@@ -228,8 +231,8 @@ def train_locked(settings: Config, opened: "Corpus", held: "Lock | None") -> Non
                 checkpointer.close()
             console.note(f"saved step {trainer.step}; the same command goes on from there")
             return
-        if trainer.kept():  # with nothing left to save, Ctrl-C ends the program at once
-            signals.close()
+        if trainer.kept():  # with nothing left to save, signals end the program at once
+            saving.close()
         finish(trainer, paths, baselines)
 
 

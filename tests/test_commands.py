@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -249,6 +250,38 @@ def test_a_signal_saves_and_stops(whole, text, tmp_path: Path, command_environme
     assert process.returncode == 0, stderr
     assert f"at step {stopped[1]}" in stdout
     assert_same_run(run, whole[0])
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGHUP])
+def test_a_scheduler_may_ask_to_save_and_go_on(
+    text, tmp_path: Path, monkeypatch, capsys, number: signal.Signals
+) -> None:
+    """A checkpoint of that very step, and a run that ends as if nothing had happened; or, of a
+    signal that is not named, a stop at that step."""
+    run = tmp_path / "run"
+    changes = {"run_dot_steps": 6, "run_dot_eval_every": 0, "run_dot_checkpoint_every": 0}
+    arguments = train_arguments(text, run, run_dot_saving_signals="USR1", **changes)
+    _, settings = train.parse(arguments)
+    saved: list[int] = []
+    log, save = Trainer.log, Trainer.save
+
+    def signalled(self: Trainer, *arguments: object) -> float | None:
+        if self.step == 1:
+            signal.raise_signal(number)
+            while not (self.stop.requested or self.stop.save_requested):
+                time.sleep(0.01)
+        return log(self, *arguments)
+
+    def noted(self: Trainer, valid: float | None) -> None:
+        saved.append(self.step)
+        save(self, valid)
+
+    monkeypatch.setattr(Trainer, "log", signalled)
+    monkeypatch.setattr(Trainer, "save", noted)
+    train.train(settings)
+    assert saved == ([2, 6] if number == signal.SIGUSR1 else [2])
+    stopped = "saved step 2; the same command goes on" in capsys.readouterr().out
+    assert stopped == (number == signal.SIGHUP)
 
 
 def assert_refused(done: subprocess.CompletedProcess[str], *words: str) -> None:

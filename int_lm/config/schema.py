@@ -183,6 +183,11 @@ class RunConfig:
     eval_every: int = described(100, "steps between evaluations on held-out text (0: only at end)")
     eval_bytes: int = described(131072, "held-out bytes used while training (0: all)")
     checkpoint_every: int = described(100, "steps between checkpoints (0: only at the end)")
+    saving_signals: tuple[str, ...] = described(
+        (),
+        "of the signals HUP, USR1 and USR2 those at which the run saves and goes on; at the others "
+        "it saves and stops",
+    )
     keep: int = described(2, "newest checkpoints kept, beside the best one", least=1)
     sample_prompt: str = described("", "prompt of the sample shown at every evaluation")
     sample_tokens: int = described(160, "tokens of that sample (0: no sample)")

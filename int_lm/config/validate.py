@@ -133,5 +133,7 @@ def validate(config: Config) -> Config:
     _validate_sources(data)
     _validate_distributed(config.distributed)
     require(run.dir != "", "run.dir is empty; name a directory such as runs/first")
+    wrong = sorted(set(run.saving_signals) - {"HUP", "USR1", "USR2"})
+    require(not wrong, f"run.saving_signals names {wrong}, must be among HUP, USR1 and USR2")
     require(run.seed < 2**31, f"run.seed is {run.seed}, must lie between 0 and 2^31 - 1")
     return config
