@@ -182,15 +182,15 @@ def test_figures_that_cannot_be_kept_are_shown(
     assert "not kept" in output.err and "Permission denied" in output.err
 
 
-def test_a_finished_run_started_again_only_evaluates(
+def test_a_finished_run_started_again_says_so(
     whole: tuple[Path, str], text: Path, run_command
 ) -> None:
-    """The same command on a finished run trains nothing, changes nothing and exits with 0."""
+    """The same command on a finished run changes nothing and exits with 4, for wrappers to stop."""
     run, _ = whole
     before = rows(run)
     again = run_command("train.py", *train_arguments(text, run))
-    assert again.returncode == 0, again.stderr
-    assert "resuming" in again.stdout
+    assert again.returncode == 4, again.stderr
+    assert "nothing to train" in again.stderr
     assert rows(run) == before
 
 

@@ -130,6 +130,7 @@ def export_config(run: "Run") -> dict[str, Any]:
         "step": run.step,
         "weights_hash": hashing.weights_hash(run.weights),
         "data": settings["data"],
+        "text_sha256": run.text_sha256,
     }
 
 
