@@ -36,6 +36,7 @@ FLOAT_ZONES = {
 FLOAT_FUNCTIONS = {
     "model/params": {"initialise"},
     "method/update/threshold": {"alpha_at", "vote_threshold"},
+    "method/update/adaptive": {"learning_rate"},
     "method/update/carry": {"learning_rate"},
     "measure/diagnose": {"summary"},
     "runtime": {"integer_dot"},
