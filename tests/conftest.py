@@ -47,6 +47,19 @@ def compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict
         jax.config.update(f"jax_{name}", value)
 
 
+@pytest.fixture(autouse=True)
+def compiler(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Compilation without most optimisations: it takes longer than most of what is computed here.
+
+    The bits are the same with and without. Tests marked `optimised` have all of them.
+    """
+    before = jax.config.read("jax_disable_most_optimizations")
+    quick = request.node.get_closest_marker("optimised") is None
+    jax.config.update("jax_disable_most_optimizations", quick)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 @pytest.fixture(scope="session")
 def command_environment(compilation_cache: dict[str, str]) -> dict[str, str]:
     """Environment for programs of this repository: its packages can be imported anywhere."""
