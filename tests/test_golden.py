@@ -7,10 +7,8 @@ code may move as it likes.
 """
 
 import hashlib
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 import pytest
 
@@ -129,15 +127,6 @@ MESSAGE = (
     "training no longer gives the bits it used to give. If you did not mean to change them, find "
     "with the other tests what did; if you did, test_evolve.py says what a change of bits asks for"
 )
-
-
-@pytest.fixture(autouse=True)
-def quick_compiler() -> Iterator[None]:
-    """Compilation without most optimisations: it takes longer than all that is computed here."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.mark.parametrize("name", RECIPES)

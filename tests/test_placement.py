@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import USERS
 from test_evolve import ARCHITECTURES, ESTIMATORS, UPDATES, VOCABULARY, tiny, tokens_of
 
 from int_lm.config import DistributedConfig, EsConfig
@@ -103,7 +104,7 @@ def test_only_votes_scores_and_errors_cross(kind: str) -> None:
 
     crossing = re.findall(
         r"= \(?(\w+)\[([\d,]*)\].*? (all-[\w-]+|reduce-scatter|collective-\w+)\(",
-        step.lower(state, tokens).compile().as_text(),
+        step.lower(state, tokens).compile(compiler_options=USERS).as_text(),
     )
     assert {dtype for dtype, _, _ in crossing} <= {"s32", "s8"}, crossing
     sizes = [int(np.prod([int(n) for n in size.split(",") if n])) for _, size, _ in crossing]
