@@ -136,6 +136,17 @@ def _measured(
     )
 
 
+def _pruned(settings: Mapping[str, Any]) -> str | None:
+    """What was left out of the context tables, and its price; None if nothing was."""
+    if not (pruned := settings.get("pruned")):
+        return None
+    return (
+        f"entries of context tables nearer to 0 than {pruned['least']}, {pruned['dropped']:,} in "
+        f"number, are 0 here: {pruned['price']:+.4f} bits per byte of {pruned['bytes']:,} held-out "
+        "bytes"
+    )
+
+
 def _described(data: config.DataConfig) -> str:
     """Where the text is from: every source, and of a dataset its name and revision."""
     described = []
@@ -176,6 +187,7 @@ def model_card(
         if tables
         else None,
         "file of all weights": f"{file_size:,} bytes",
+        "pruned": _pruned(settings),
         "vocabulary": f"{recipe.model.vocab_size} ({run.tokenizer['kind']})",
         "step": run.step,
         "hash of the weights": f"`{settings['weights_hash']}`",
