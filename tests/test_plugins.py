@@ -543,12 +543,12 @@ def test_hits_are_those_of_the_evaluation() -> None:
     members = jax.tree.map(jnp.asarray, perturb.unperturbed(random_weights(model)))
     tokens_PT = jnp.asarray(np.random.default_rng(4).integers(1, 256, (4, 60)), jnp.int32)
     start = model.initial_state(4)
-    _, logits_TPV = reading.read(
+    _, logits_TPV = reading.scored(
         model, members, start, tokens_PT, score=lambda logits, _: jnp.argmax(logits, -1)
     )
     guessed_PT = jnp.concatenate([tokens_PT[:, :1], logits_TPV.T.astype(jnp.int32)], axis=1)
     mixed_PT = jnp.where(jnp.arange(60)[None] % 3 == 0, guessed_PT, tokens_PT)
-    state, hits_TP = reading.read(model, members, start, mixed_PT, score=evaluate.greedy_hit)
+    state, hits_TP = reading.scored(model, members, start, mixed_PT, score=evaluate.greedy_hit)
     own_state, own_P, records = HITS.run(model, members, start, mixed_PT, lambda *_: None)
     np.testing.assert_array_equal(own_P, np.asarray(hits_TP).sum(axis=0))
     np.testing.assert_array_equal(own_state["cell"], state["cell"])

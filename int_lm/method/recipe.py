@@ -36,8 +36,6 @@ class Recipe:
       objective: runs the members and scores them.
       estimators: in order; the first one that can vote on a tensor does.
       update: moves the weights.
-      chunk: number of members that a device evaluates at once; 0 for all of them (see
-        `population.chunked`).
     """
 
     settings: Settings
@@ -45,7 +43,6 @@ class Recipe:
     objective: Objective
     estimators: tuple[Estimator, ...]
     update: Update
-    chunk: int
 
     @property
     def es(self) -> StrategySettings:
@@ -88,7 +85,6 @@ def of(settings: Settings, vocab_size: int) -> Recipe:
         objective=objective.get(es.objective),
         estimators=estimator.choose(es),
         update=update.get(es.update),
-        chunk=es.chunk,
     )
     if settings.model.direct and es.readout != "exact":
         raise UserError("model.direct needs the readout's exact errors; add --es.readout exact")

@@ -11,7 +11,6 @@ entry. For other votes it is estimated from the votes: sqrt(pi / 2) times their 
 
 import math
 import statistics
-from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +19,7 @@ from jax import Array
 from int_lm.arithmetic import fixed
 from int_lm.limits import FITNESS_MAX, INT32_MAX
 from int_lm.method import schedules
-from int_lm.method.update import Memory, Tensor, Update, Values, Votes
+from int_lm.method.update import Memory, Scalars, Tensor, Update, Values, Votes
 from int_lm.model.params import Role, Spec
 from int_lm.settings import Settings, StrategySettings
 
@@ -124,7 +123,7 @@ def _move(
     weight: Array,
     memory: Memory,
     votes: Votes,
-    values: Mapping[str, Array],
+    values: Scalars,
 ) -> tuple[Array, Memory]:
     if votes.fitness_I is None:
         return by_magnitude(weight, votes.sums, values["z"]), memory
