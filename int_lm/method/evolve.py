@@ -74,8 +74,9 @@ def moved(
     weights, memory = dict(params.flatten(state.network)), {name: {} for name in state.memory}
     numbers = params.tensor_ids(recipe.model.specs)
     for path, spec in params.flatten(recipe.model.specs.network):
-        of_fitness = recipe.estimator_of(spec).of_fitness is not None
-        votes = Votes(result.votes[path], result.fitness_I if of_fitness else None)
+        votes = Votes(
+            result.votes[path], result.fitness_I if recipe.estimator_of(spec).plain else None
+        )
         kept = {name: arrays[path] for name, arrays in state.memory.items() if path in arrays}
         weights[path], kept = recipe.update.move(
             recipe.es, Tensor(spec, numbers[path], clock), weights[path], kept, votes, values

@@ -20,8 +20,8 @@ class Votes(NamedTuple):
 
     Attributes:
       sums: int32, of the tensor's shape, |sums| < 2^31.
-      fitness_I: fitness of every pair, int8, if the votes are sums of perturbations weighted by it:
-        their variance under pure noise then follows from it. None for votes made token by token.
+      fitness_I: fitness of every pair, int8, of plain votes (`Estimator.plain`): their variance
+        under pure noise follows from it. None for all other votes.
     """
 
     sums: Array
