@@ -125,6 +125,7 @@ def lay_out(
     import tokenization
     from data import baselines, corpus, split
     from int_lm.measure import evaluate
+    from int_lm.training import distributed
     from int_lm.training.trainer import Text
 
     weights = [source.weight for source in opened.sources]
@@ -134,6 +135,9 @@ def lay_out(
         per_round = opened.streams(settings, phases).steps_per_round
         phases = corpus.phases_after(phases, weights, -(-resumed.step // per_round), names)
 
+    streams = opened.streams(settings, phases)
+    if distributed.is_first() and (missed := streams.shares_missed(settings.run.steps)):
+        _say(missed)
     heldout = opened.heldout(settings.data.heldout_bytes)
     share = settings.run.eval_bytes // len(heldout)
     validation = {
@@ -142,7 +146,7 @@ def lay_out(
     text = Text(
         tokenizer=opened.tokenizer,
         identity=tokenization.identity(opened.tokenizer),
-        streams=opened.streams(settings, phases),
+        streams=streams,
         sha256=opened.sha256(),
         mixture=phases,
         heldout=encoded(opened.tokenizer, heldout),

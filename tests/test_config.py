@@ -383,8 +383,12 @@ def test_yaml_reads_back_equal(written: Config) -> None:
         ({"run__dir": "caf\udce9"}, "run.dir is '\"caf\\udce9\"', not UTF-8"),
         ({"data__path": ("\ud800.txt",), "data__source": "text"}, "not UTF-8; use another name"),
         (
-            {"data__mixture": [{"name": "a", "weight": 1.0}, {"name": "b", "weight": 0.0}]},
-            "weight 0.0 in data.mixture must be above 0",
+            {"data__mixture": [{"name": "a", "weight": 1.0}, {"name": "b", "weight": -1.0}]},
+            "weight -1.0 in data.mixture must be at least 0",
+        ),
+        (
+            {"data__mixture": [{"name": "a", "weight": 0.0}, {"name": "b", "weight": 0.0}]},
+            "every weight in data.mixture is 0",
         ),
         ({"run__sample_tokens": -1}, "run.sample_tokens is -1, must be >= 0"),
     ],

@@ -531,6 +531,22 @@ def test_a_hub_that_stays_away_is_one_sentence(
     assert waits == [1, 2, 4, 8, 16, 32, 64]
 
 
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOSPC, errno.ENOENT])
+def test_a_home_that_cannot_be_written_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """At once: nothing is waited for, and the sentence says where the cache is to go."""
+
+    def load(*arguments: Any, **options: Any) -> Any:
+        raise OSError(number, os.strerror(number), "/home-of-nobody/.cache")
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    source = hub.Hub(SourceConfig("hub", ("some/dataset",), revision="abc"))
+    source._sleep = lambda seconds: pytest.fail("it waited")
+    with pytest.raises(UserError, match=r"at /home-of-nobody/.cache: .*; set HF_HOME to"):
+        list(source.read())
+
+
 # A run on a mixture
 
 
