@@ -23,21 +23,30 @@ import numpy as np
 from int_lm import errors
 from int_lm.config import DistributedConfig
 from int_lm.errors import UserError
+from int_lm.training import launchers
 
-# Launchers that JAX knows, by the variable that says how many processes they started.
-LAUNCHERS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
 CONNECTING_SECONDS = 300  # for processes that start one after another
+SILENT_SECONDS = 3.0  # of those, until it is said for whom a process waits; again every minute
 # The runtime aborts a process whose peers give no sign of life. `Watchdog`, which says why, is to
 # be there before it, also where a process reaches what it must wait in late, from an evaluation:
 # heartbeats may be missing for this many times `timeout`, and a minute.
 HEARTBEATS_OVER_TIMEOUT, HEARTBEAT_SECONDS = 2, 60
 
 
-def expected(distributed: DistributedConfig, environment: Mapping[str, str]) -> bool:
-    """Whether there are other processes to meet."""
+def expected(
+    distributed: DistributedConfig, environment: Mapping[str, str]
+) -> launchers.Launched | None:
+    """The processes to meet; None if there are no others.
+
+    Raises:
+      UserError: a launcher speaks of others, and they cannot be found.
+    """
     if distributed.coordinator == "auto":
-        return any(int(environment.get(name, 1)) > 1 for name in LAUNCHERS)
-    return distributed.coordinator != "none" and distributed.processes > 1
+        return launchers.launched(environment)
+    if distributed.coordinator == "none" or distributed.processes <= 1:
+        return None
+    process = str(distributed.process_id)
+    return launchers.Launched(distributed.processes, process, distributed.coordinator)
 
 
 @contextlib.contextmanager
@@ -50,10 +59,12 @@ def processes(program: str, distributed: DistributedConfig) -> Iterator[None]:
     Raises:
       UserError: the others cannot be met.
     """
-    if not expected(distributed, os.environ):
+    others = expected(distributed, os.environ)
+    if others is None:
         yield
         return
-    _connect(distributed)
+    with _told(others):
+        _connect(distributed)
     try:
         yield
     except BaseException as error:
@@ -62,6 +73,30 @@ def processes(program: str, distributed: DistributedConfig) -> Iterator[None]:
         errors.tell(program, f"process {jax.process_index()}: {sentence}")
         os._exit(status)
     jax.distributed.shutdown()
+
+
+@contextlib.contextmanager
+def _told(others: launchers.Launched) -> Iterator[None]:
+    """Say for whom this process waits, and where, if it does not find them soon."""
+    met = threading.Event()
+
+    def say() -> None:
+        waiting = SILENT_SECONDS
+        while not met.wait(waiting):
+            errors.say(
+                f"process {others.process} of {others.processes} waits for the others at "
+                f"{others.where}, up to {CONNECTING_SECONDS} seconds; if there are none, stop it "
+                f"and train alone with {launchers.ALONE}"
+            )
+            waiting = 60
+
+    teller = threading.Thread(target=say, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        met.set()
+        teller.join()
 
 
 def _connect(distributed: DistributedConfig) -> None:
