@@ -152,12 +152,19 @@ def test_a_process_that_waits_says_for_whom(monkeypatch, capsys) -> None:
     """Within seconds, and where; not when the others are there."""
     monkeypatch.setattr(distributed, "SILENT_SECONDS", 0.01)
     others = launchers.Launched(4, "2", "node7:1234")
-    with distributed._told(others):
+    with distributed._told("train.py", others):
         time.sleep(0.2)
     said = capsys.readouterr().err
     assert said.startswith("process 2 of 4 waits for the others at node7:1234") and "none" in said
+    left: list[int] = []
+    monkeypatch.setattr(os, "_exit", left.append)
+    monkeypatch.setattr(distributed, "CONNECTING_SECONDS", 0.05)
+    with distributed._told("train.py", others):
+        time.sleep(0.2)
+    said = capsys.readouterr().err
+    assert left and "train.py: error: process 2 of 4 did not meet the others at node7" in said
     monkeypatch.setattr(distributed, "SILENT_SECONDS", 60)
-    with distributed._told(others):
+    with distributed._told("train.py", others):
         pass
     assert capsys.readouterr().err == ""
 

@@ -13,6 +13,7 @@ import os
 import re
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -63,7 +64,7 @@ def processes(program: str, distributed: DistributedConfig) -> Iterator[None]:
     if others is None:
         yield
         return
-    with _told(others):
+    with _told(program, others):
         _connect(distributed)
     try:
         yield
@@ -76,19 +77,27 @@ def processes(program: str, distributed: DistributedConfig) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _told(others: launchers.Launched) -> Iterator[None]:
-    """Say for whom this process waits, and where, if it does not find them soon."""
+def _told(program: str, others: launchers.Launched) -> Iterator[None]:
+    """Say for whom this process waits, and where, if it does not find them soon; then give up."""
     met = threading.Event()
+    waits = f"process {others.process} of {others.processes}"
 
     def say() -> None:
-        waiting = SILENT_SECONDS
+        began, waiting = time.monotonic(), SILENT_SECONDS
         while not met.wait(waiting):
+            if time.monotonic() - began >= CONNECTING_SECONDS:
+                errors.tell(
+                    program,
+                    f"{waits} did not meet the others at {others.where} in {CONNECTING_SECONDS} "
+                    "seconds; start all of them, with the same coordinator and a process_id of "
+                    f"their own each, or train in one process with {launchers.ALONE}",
+                )
+                os._exit(errors.EXIT_USER_ERROR)
             errors.say(
-                f"process {others.process} of {others.processes} waits for the others at "
-                f"{others.where}, up to {CONNECTING_SECONDS} seconds; if there are none, stop it "
-                f"and train alone with {launchers.ALONE}"
+                f"{waits} waits for the others at {others.where}, up to {CONNECTING_SECONDS} "
+                f"seconds; if there are none, stop it and train alone with {launchers.ALONE}"
             )
-            waiting = 60
+            waiting = min(60, CONNECTING_SECONDS / 5)
 
     teller = threading.Thread(target=say, daemon=True)
     teller.start()
@@ -109,7 +118,7 @@ def _connect(distributed: DistributedConfig) -> None:
             coordinator_address=distributed.coordinator if named else None,
             num_processes=distributed.processes if named else None,
             process_id=distributed.process_id if named else None,
-            initialization_timeout=CONNECTING_SECONDS,
+            initialization_timeout=2 * CONNECTING_SECONDS,  # JAX aborts; `_told` is there before
             heartbeat_timeout_seconds=heartbeats,
         )
     except (RuntimeError, ValueError, OSError) as error:
