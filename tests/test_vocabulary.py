@@ -252,7 +252,7 @@ def test_kills_and_new_weights_change_no_order(
                 wait_for_rows(killed, 1 + number * 15 // kills, process)
                 time.sleep(generator.uniform(0, 0.3))
             process.kill()
-    assert run_command("train.py", *base, killed).returncode == 0
+    assert run_command("train.py", *base, killed).returncode in (0, 4)  # 4: it was done
     assert_same_run(killed, whole)
     hosts = [checkpoint.read_host(run / "checkpoints") for run in (whole, killed)]
     assert hosts[0]["mixture"] == hosts[1]["mixture"] == [[0, [3.0, 1.0]]]
