@@ -274,7 +274,8 @@ def test_kills_and_new_weights_change_no_order(
                 wait_for_rows(killed, 1 + number * 15 // kills, process)
                 time.sleep(generator.uniform(0, 0.3))
             process.kill()
-    assert run_command("train.py", *command, *own[1], "--run.dir", killed).returncode == 0
+    ended = run_command("train.py", *command, *own[1], "--run.dir", killed)
+    assert ended.returncode in (0, 4)  # 4: it was done
     assert shards_in(own[1][1]) == shards_in(own[0][1])
     assert_same_run(killed, whole)
     hosts = [checkpoint.read_host(run / "checkpoints") for run in (whole, killed)]
