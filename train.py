@@ -233,11 +233,13 @@ def train_locked(settings: Config, opened: "Corpus", held: "Lock | None") -> Non
             return
         if trainer.kept():  # with nothing left to save, signals end the program at once
             saving.close()
-        finish(trainer, paths, baselines)
+        finish(trainer, opened, paths, baselines)
 
 
-def finish(trainer: "Trainer", paths: "Paths", baselines: dict[str, float]) -> None:
-    """Evaluate the whole held-out text, keep the figures, and say what can be done next."""
+def finish(
+    trainer: "Trainer", opened: "Corpus", paths: "Paths", baselines: dict[str, float]
+) -> None:
+    """Evaluate the held-out text, keep the figures, and say what can be done next."""
     from int_lm import plugins, run
     from int_lm.training import distributed
 
@@ -245,8 +247,10 @@ def finish(trainer: "Trainer", paths: "Paths", baselines: dict[str, float]) -> N
     sources = lengths.summaries(trainer.text.heldout.sources)
     figures = lengths.summary() | {"baselines": baselines, "sources": sources}
     note = trainer.console.note
+    whole = sum(source.manifest["totals"]["heldout_bytes"] for source in opened.sources)
+    every = "all " if figures["bytes"] >= whole else f"{figures['bytes']:,} of the "
     trainer.console.table(
-        f"bits per byte of all {figures['bytes']:,} held-out bytes after {trainer.step} steps:",
+        f"bits per byte of {every}{whole:,} held-out bytes after {trainer.step} steps:",
         {"this model": lengths.bits_per_byte, **baselines},
     )
     if len(sources) > 1:
