@@ -302,12 +302,14 @@ def train_locked(settings: Config, opened: "Corpus", held: "Lock | None") -> boo
             return True
         if trainer.kept():  # with nothing left to save, signals end the program at once
             saving.close()
-        finish(trainer, paths, of_heldout)
+        finish(trainer, opened, paths, of_heldout)
         return True
 
 
-def finish(trainer: "Trainer", paths: "Paths", of_heldout: "dict[str, Any]") -> None:
-    """Evaluate the whole held-out text, keep the figures, and say what can be done next.
+def finish(
+    trainer: "Trainer", opened: "Corpus", paths: "Paths", of_heldout: "dict[str, Any]"
+) -> None:
+    """Evaluate the held-out text, keep the figures, and say what can be done next.
 
     Args:
       of_heldout: what the figures say beside its bits, as of `lay_out`.
@@ -319,8 +321,10 @@ def finish(trainer: "Trainer", paths: "Paths", of_heldout: "dict[str, Any]") -> 
     sources = lengths.summaries(trainer.text.heldout.sources)
     figures = lengths.summary() | of_heldout | {"sources": sources}
     note = trainer.console.note
+    whole = sum(source.manifest["totals"]["heldout_bytes"] for source in opened.sources)
+    every = "all " if figures["bytes"] >= whole else f"{figures['bytes']:,} of the "
     trainer.console.table(
-        f"bits per byte of all {figures['bytes']:,} held-out bytes after {trainer.step} steps:",
+        f"bits per byte of {every}{whole:,} held-out bytes after {trainer.step} steps:",
         {"this model": lengths.bits_per_byte, **of_heldout["baselines"]},
     )
     if len(sources) > 1:

@@ -397,6 +397,10 @@ def test_the_commands_train_inspect_and_refuse(tmp_path: Path, run_command) -> N
     done = run_command(*arguments, "900", "--out", out, "--sample_bytes", "60000")
     assert done.returncode == 0, done.stderr
     assert "900 pieces" in done.stdout and "bytes a token" in done.stdout
+    kept = (out / "tokenizer.model").read_bytes()
+    refused = run_command(*arguments, "800", "--out", out)
+    assert refused.returncode == 2 and "already holds a tokenizer" in refused.stderr
+    assert (out / "tokenizer.model").read_bytes() == kept
     shown = run_command("-m", "tokenization.inspect", "--tokenizer", out, *files, "--pieces")
     assert shown.returncode == 0, shown.stderr
     assert "came back whole" in shown.stdout and "'separator'" in shown.stdout

@@ -97,7 +97,7 @@ def _told(program: str, others: launchers.Launched) -> Iterator[None]:
                 f"{waits} waits for the others at {others.where}, up to {CONNECTING_SECONDS} "
                 f"seconds; if there are none, stop it and train alone with {launchers.ALONE}"
             )
-            waiting = min(60, CONNECTING_SECONDS / 5)
+            waiting = min(60, CONNECTING_SECONDS)
 
     teller = threading.Thread(target=say, daemon=True)
     teller.start()
