@@ -28,6 +28,7 @@ import numpy as np
 from jax import Array
 
 from benchmarks import backprop
+from int_lm.arithmetic import tables
 from int_lm.limits import SEPARATOR
 from int_lm.model import params
 from int_lm.model.language_model import LanguageModel
@@ -92,8 +93,13 @@ class Coder:
 
 
 def _nats(logits_BV: Array) -> Array:
-    """Log-probabilities, in nats, of logits in units of 1/16 bit."""
-    return jax.nn.log_softmax(logits_BV * (math.log(2) / 16))
+    """Log-probabilities, in nats, of logits in units of 1/16 bit.
+
+    As in the integer model (int_lm/model/likelihood.py), a logit that is further below the largest
+    than its tables reach counts as being so far below.
+    """
+    below_BV = logits_BV - jnp.max(logits_BV, axis=-1, keepdims=True)
+    return jax.nn.log_softmax(jnp.maximum(below_BV, -tables.DISTANCE_MAX) * (math.log(2) / 16))
 
 
 def _of(values_BV: Array, tokens_B: Array) -> Array:

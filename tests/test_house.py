@@ -38,6 +38,8 @@ FLOAT_FUNCTIONS = {
     "method/update/threshold": {"alpha_at", "vote_threshold"},
     "method/update/carry": {"learning_rate"},
     "measure/diagnose": {"summary"},
+    "tasks/countdown": {"value_of"},  # of fractions
+    "tasks/task": {"agreement"},
     "runtime": {"integer_dot"},
 }
 FLOAT_DTYPE = re.compile(r"b?float\d*|double|half|single|floating|inexact|complex\w*")
