@@ -39,6 +39,8 @@ FLOAT_FUNCTIONS = {
     "method/update/adaptive": {"learning_rate"},
     "method/update/carry": {"learning_rate"},
     "measure/diagnose": {"summary"},
+    "tasks/countdown": {"value_of"},  # of fractions
+    "tasks/task": {"agreement"},
     "runtime": {"integer_dot"},
 }
 FLOAT_DTYPE = re.compile(r"b?float\d*|double|half|single|floating|inexact|complex\w*")
