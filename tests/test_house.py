@@ -38,7 +38,7 @@ FLOAT_FUNCTIONS = {
     "method/update/threshold": {"alpha_at", "vote_threshold"},
     "method/update/carry": {"learning_rate"},
     "measure/diagnose": {"summary"},
-    "runtime": {"integer_dot"},
+    "runtime": {"integer_dot", "operands"},
 }
 FLOAT_DTYPE = re.compile(r"b?float\d*|double|half|single|floating|inexact|complex\w*")
 FLOAT_MATHS = re.compile(
