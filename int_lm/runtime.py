@@ -30,8 +30,9 @@ from int_lm.sampling import (
     FLOOR,
     SEPARATOR,
     Ids,
-    Reader,
+    Reader as Reader,
     Sampler as Sampler,
+    StateReader,
     generate as generate,
     sampling_weights as sampling_weights,
     threefry2x32 as threefry2x32,
@@ -524,13 +525,11 @@ def log2_likelihoods(
     return totals
 
 
-def reader(model: Model) -> Reader:
-    """A reader of one document, from a fresh state."""
-    state = model.initial_state(1)
+def reader(model: Model, state: Tensors | None = None) -> StateReader:
+    """A reader of one document, from `state` or from a fresh one."""
 
-    def read(token: int) -> np.ndarray:
-        nonlocal state
+    def step(state: Tensors, token: int) -> tuple[Tensors, np.ndarray]:
         state, logits_PV = model.step(state, np.array([token]))
-        return logits_PV[0]
+        return state, logits_PV[0]
 
-    return read
+    return StateReader(step, model.initial_state(1) if state is None else state)

@@ -41,7 +41,7 @@ FLOAT_FUNCTIONS = {
     "measure/diagnose": {"summary"},
     "tasks/countdown": {"value_of"},  # of fractions
     "tasks/task": {"agreement"},
-    "runtime": {"integer_dot"},
+    "runtime": {"integer_dot", "operands"},
 }
 FLOAT_DTYPE = re.compile(r"b?float\d*|double|half|single|floating|inexact|complex\w*")
 FLOAT_MATHS = re.compile(
