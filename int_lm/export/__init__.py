@@ -4,6 +4,7 @@ model.safetensors    int8 weights by path, and the int32 tables of the likelihoo
 config.json          model, tokenizer, step, hash of the weights, and which text was held out
 tokenizer/           the run's tokenizer
 runtime.py           loads, scores and samples all this, with NumPy alone
+runtime.c            the same in C99, without any library; not for a network that it cannot express
 architecture.py      the network in NumPy, if its architecture is not one of int_lm's own
 README.md            the model card
 files.sha256         a digest of every file above (`sha256sum -c files.sha256`)
@@ -37,11 +38,13 @@ if TYPE_CHECKING:
     from int_lm.run import Run
 
 CARD_FILE, RUNTIME_FILE, TOKENIZER_FOLDER = "README.md", "runtime.py", "tokenizer"
+C_FILE = "runtime.c"
 ARCHITECTURE_FILE = "architecture.py"  # the NumPy form of a network that runtime.py does not have
 _FILES = {
     runtime.WEIGHTS_FILE,
     runtime.CONFIG_FILE,
     RUNTIME_FILE,
+    C_FILE,
     ARCHITECTURE_FILE,
     CARD_FILE,
     TOKENIZER_FOLDER,
@@ -198,17 +201,20 @@ def export_model(
     for network in architectures.values():
         _check_imports(Path(inspect.getfile(network)))
     text = (json.dumps(settings, indent=2) + "\n").encode()
+    in_c, lacking = _in_c(run)
     try:
         runtime.expected_tensors(settings, {**runtime.ARCHITECTURES, **architectures})
         with _named_when_complete(out.resolve()) as partial:
             (partial / runtime.WEIGHTS_FILE).write_bytes(weights_file(tensors, text))
             (partial / runtime.CONFIG_FILE).write_bytes(text)
             shutil.copyfile(runtime.__file__, partial / RUNTIME_FILE)
+            if in_c:
+                (partial / C_FILE).write_text(in_c, encoding="utf-8", newline="\n")
             for network in architectures.values():
                 shutil.copyfile(inspect.getfile(network), partial / ARCHITECTURE_FILE)
             shutil.copytree(tokenizer_directory, partial / TOKENIZER_FOLDER)
             size = (partial / runtime.WEIGHTS_FILE).stat().st_size
-            model_card = card.model_card(run, settings, size, evaluation, architectures)
+            model_card = card.model_card(run, settings, size, evaluation, architectures, lacking)
             (partial / CARD_FILE).write_text(model_card, encoding="utf-8", newline="\n")
             digest.seal(partial)
             exported = runtime.load(partial, architectures)
@@ -222,6 +228,17 @@ def export_model(
             "free some space or choose another --out"
         ) from error
     return out
+
+
+def _in_c(run: "Run") -> tuple[str, str]:
+    """The text of runtime.c; or none, and what the network does that has no counterpart in C."""
+    from int_lm.compile.program import UnsupportedError
+    from int_lm.export import c_runtime
+
+    try:
+        return c_runtime.source(run.recipe.model, run.tokenizer), ""
+    except UnsupportedError as error:
+        return "", str(error)
 
 
 def export_run(run: "Run", root: str | Path, out: str | Path, *, overwrite: bool = False) -> Path:
