@@ -272,9 +272,12 @@ def _tensors(model: LanguageModel, dots: set[str]) -> Iterator[str]:
         (runtime.LOG2_TABLE, tables.log2_mantissa()),
     ):
         rows.append(f'    {{"{path}", 4, 1, {{{array.size}}}, {array.size * 4}, 0, 0, NULL}},')
+    names = [*weights, runtime.EXP2_TABLE, runtime.LOG2_TABLE]
+    header = 1024 + sum(2 * len(name) + 256 for name in names)
     widest = max(struct.shape[-1] for struct in weights.values())
     yield ""
     yield f"enum {{ TENSORS = {len(rows)}, AXES = {max(len(s.shape) for s in weights.values())} }};"
+    yield f"#define HEADER_BYTES {header} /* at most */"
     yield f"#define COLUMNS {widest} /* of the widest matrix */"
     yield "#define MEMORY_BYTES ( \\"
     yield from (f"    {part} + \\" for part in room)

@@ -17,7 +17,7 @@ static void fail(const char *what, const char *which) {
 
 /* JSON, as far as the header has it: objects, arrays, strings and natural numbers */
 
-enum { HEADER_BYTES = 1 << 16, NAME_BYTES = 256 };
+enum { NAME_BYTES = 256 };
 #define DAMAGED "model.safetensors is damaged, or of another model: "
 
 static void need(int sound) {
