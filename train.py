@@ -5,19 +5,20 @@
 
     python train.py --config configs/quickstart.yaml --plan        what it will cost; trains nothing
 
-A run directory that holds a checkpoint is resumed, bit for bit. SIGINT and SIGTERM save and stop
-at the next step; a second one stops at once.
+A run directory that holds a checkpoint is resumed, bit for bit. Ctrl-C (SIGINT), SIGTERM, SIGHUP,
+SIGUSR1 and SIGUSR2 save and stop at the next step; a second Ctrl-C or SIGTERM stops at once. The
+exit code is 4 if nothing was left to train.
 """
 
 import argparse
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from int_lm import errors
+from int_lm import errors, signals
 from int_lm.config import Config, command_line
 
 if TYPE_CHECKING:  # imported where needed, so that --help and a wrong flag answer at once
@@ -72,29 +73,55 @@ def encoded(tokenizer: "Tokenizer", documents: "dict[str, list[Document]]") -> "
     )
 
 
-def open_text(settings: Config) -> "Corpus":
-    """The text of a run, prepared by the first process. Prints how much there is."""
+def load_tokenizer(settings: Config, host: "Mapping[str, Any] | None") -> "Tokenizer":
+    """The tokenizer of `settings`; of a run that goes on, its own copy where that one is gone."""
     import tokenization
-    from data.open import open_corpus
+    from int_lm import resume, run
+
+    own = run.Paths(Path(settings.run.dir)).tokenizer
+    gone = settings.data.tokenizer != "bytes" and not Path(settings.data.tokenizer).exists()
+    if host and gone and own.is_dir():
+        _say(f"{settings.data.tokenizer} is not there any more; going on with the run's {own}")
+        tokenizer = tokenization.load(own)
+    else:
+        tokenizer = tokenization.load(settings.data.tokenizer)
+    if host:
+        resume.check_tokenizer(host["tokenizer"], tokenization.identity(tokenizer))
+    return tokenizer
+
+
+def open_text(settings: Config, host: "Mapping[str, Any] | None") -> "Corpus":
+    """The text of a run, prepared by the first process. Prints how much there is.
+
+    Args:
+      host: what the newest checkpoint says of its run; None for a new run.
+    """
+    from data.open import open_again, open_corpus
     from int_lm.training import distributed
 
-    tokenizer = tokenization.load(settings.data.tokenizer)
+    tokenizer = load_tokenizer(settings, host)
+
+    def opened(say: "Callable[[str], None]") -> "Corpus":
+        if host:
+            return open_again(settings.data, tokenizer, host["text_sha256"], say=say)
+        return open_corpus(settings.data, tokenizer, say=say)
+
     if not distributed.is_first():
         distributed.wait_for_first()
-        return open_corpus(settings.data, tokenizer, say=lambda _: None)
-    opened = open_corpus(settings.data, tokenizer, say=print)
+        return opened(lambda _: None)
+    found = opened(print)
     distributed.wait_for_first()
-    totals = [source.manifest["totals"] for source in opened.sources]
+    totals = [source.manifest["totals"] for source in found.sources]
     for name, key in (("train on", ""), ("hold out", "heldout_")):
         count, size = (sum(x[key + what] for x in totals) for what in ("documents", "bytes"))
         print(f"text to {name}: {count:,} documents, {size:,} bytes")
-    return opened
+    return found
 
 
 def lay_out(
     opened: "Corpus", settings: Config, resumed: "Restored | None"
-) -> "tuple[Text, dict[str, float]]":
-    """(the text that the trainer reads, baselines of the held-out text)."""
+) -> "tuple[Text, dict[str, Any]]":
+    """(the text that the trainer reads, what figures of the held-out text say beside its bits)."""
     import tokenization
     from data import baselines, corpus, split
     from int_lm.measure import evaluate
@@ -121,22 +148,31 @@ def lay_out(
         heldout=encoded(opened.tokenizer, heldout),
         validation=encoded(opened.tokenizer, validation),
     )
-    return text, baselines.baselines([document for name in heldout for document in heldout[name]])
+    flat = [document for documents in heldout.values() for document in documents]
+    return text, {"text": opened.figures_of(heldout), "baselines": baselines.baselines(flat)}
 
 
-def train(settings: Config) -> None:
-    """Start or resume the run of `settings`, with the other processes of the run if any."""
+def train(settings: Config) -> bool:
+    """Start or resume the run of `settings`, with the other processes of the run if any.
+
+    Returns:
+      False if nothing was done, for the run had reached its end before and has been evaluated.
+    """
     from int_lm.method import recipe
     from int_lm.training import distributed
 
     recipe.check(settings)
-    with distributed.processes("train.py", settings.distributed):
-        train_together(settings)
+    with (
+        signals.Spared(settings.run.saving_signals),
+        distributed.processes("train.py", settings.distributed),
+    ):
+        return train_together(settings)
 
 
-def train_together(settings: Config) -> None:
-    """The work of every process of a run. Only the first one prints and writes."""
-    opened = open_text(settings)
+def train_together(settings: Config) -> bool:
+    """The work of every process of a run, as `train`. Only the first one prints and writes."""
+    settings, host = checked_before(settings)
+    opened = open_text(settings, host)
 
     from int_lm.files import lock
     from int_lm.training import distributed
@@ -144,11 +180,31 @@ def train_together(settings: Config) -> None:
     remedy = "wait until it ends, or choose another --run.dir"
     alone = lock.hold(Path(settings.run.dir), remedy)
     with alone if distributed.is_first() else contextlib.nullcontext() as held:
-        train_locked(settings, opened, held)
+        return train_locked(settings, opened, held)
 
 
-def train_locked(settings: Config, opened: "Corpus", held: "Lock | None") -> None:
-    """Start or resume. `held` is the lock on the run directory, in the process that writes."""
+def checked_before(settings: Config) -> "tuple[Config, Mapping[str, Any] | None]":
+    """(settings, what the newest checkpoint says of its run), before any text is prepared.
+
+    Sources of a mixture are in the order of the checkpoint's.
+
+    Raises:
+      UserError: the run may not go on with these settings.
+    """
+    from int_lm import config, resume, run
+    from int_lm.files import checkpoint
+
+    directory = run.Paths(Path(settings.run.dir)).checkpoints
+    if not checkpoint.steps(directory):
+        return settings, None
+    host = checkpoint.read_host(directory)
+    resume.check_host(host, directory)
+    resume.check_config(host["config"], config.to_dict(settings), f"the checkpoint in {directory}")
+    return resume.in_order(settings, host), host
+
+
+def train_locked(settings: Config, opened: "Corpus", held: "Lock | None") -> bool:
+    """Start or resume, as `train`. `held` is the run directory's lock, where it is written."""
     import tokenization
     from int_lm import resume, run
     from int_lm.files import checkpoint
@@ -165,8 +221,11 @@ def train_locked(settings: Config, opened: "Corpus", held: "Lock | None") -> Non
         host = checkpoint.read_host(paths.checkpoints)
         identity = tokenization.identity(opened.tokenizer)
         resume.check_resumable(host, settings, identity, opened.sha256())
-        if distributed.is_first() and (warning := resume.resumption_warning(host, settings)):
-            _say(warning)
+        if distributed.is_first():
+            if places := resume.other_places(host, settings):
+                _say(f"the same text and tokenizer at another place: {places}")
+            if warning := resume.resumption_warning(host, settings):
+                _say(warning)
     recipe = recipes.of(settings, vocab_size)
     abstract = evolve.abstract(recipe).stored()
     resumed = checkpoint.restore(paths.checkpoints, abstract, say=_say)
@@ -177,7 +236,13 @@ def train_locked(settings: Config, opened: "Corpus", held: "Lock | None") -> Non
     distributed.require_agreement("newest checkpoint", first)
     distributed.require_agreement("configuration", resume.shared_configuration(settings))
     distributed.require_agreement("text", opened.sha256())
-    text, baselines = lay_out(opened, settings, resumed)
+    nothing = resume.nothing_to_train(resumed.host, settings, first) if resumed else None
+    if nothing:
+        if distributed.is_first():
+            _say(nothing)
+        if not distributed.most(not run.is_evaluated(paths, state.weights, opened.sha256())):
+            return False
+    text, of_heldout = lay_out(opened, settings, resumed)
 
     specs = recipe.model.specs
     weights = params.count(specs.network)
@@ -185,8 +250,8 @@ def train_locked(settings: Config, opened: "Corpus", held: "Lock | None") -> Non
     state = evolve.placed(recipe, state, place)
     writes = distributed.is_first()
     with contextlib.ExitStack() as stack:
-        signals = stack.enter_context(contextlib.ExitStack())
-        stop = signals.enter_context(interrupt.StopFlag())
+        saving = stack.enter_context(contextlib.ExitStack())
+        stop = saving.enter_context(interrupt.StopFlag(settings.run.saving_signals))
         checkpointer = metrics = None
         if writes:
             checkpointer = stack.enter_context(
@@ -195,7 +260,8 @@ def train_locked(settings: Config, opened: "Corpus", held: "Lock | None") -> Non
             metrics = stack.enter_context(runlog.MetricsFile(paths.metrics))
             checkpointer.discard_after(first)
             metrics.truncate_after(first)
-            run.write_config(paths, settings)
+            if not nothing:  # the length that the run has, not one that it was found longer than
+                run.write_config(paths, settings)
             text.tokenizer.save(paths.tokenizer)
         console = stack.enter_context(
             runlog.Console(steps=settings.run.steps, seconds=settings.run.seconds, quiet=not writes)
@@ -205,7 +271,9 @@ def train_locked(settings: Config, opened: "Corpus", held: "Lock | None") -> Non
         console.note(f"model: {settings.model.architecture}, {weights:,} int8 weights{besides}")
         if place is not None:
             console.note(placement.description(place))
-        console.table("bits per byte of the held-out text, to compare with:", baselines)
+        console.table(
+            "bits per byte of the held-out text, to compare with:", of_heldout["baselines"]
+        )
         if resumed:
             console.note(f"resuming {paths.root} at step {first}")
         trainer = Trainer(
@@ -227,24 +295,29 @@ def train_locked(settings: Config, opened: "Corpus", held: "Lock | None") -> Non
             if checkpointer:
                 checkpointer.close()
             console.note(f"saved step {trainer.step}; the same command goes on from there")
-            return
-        if trainer.kept():  # with nothing left to save, Ctrl-C ends the program at once
-            signals.close()
-        finish(trainer, paths, baselines)
+            return True
+        if trainer.kept():  # with nothing left to save, signals end the program at once
+            saving.close()
+        finish(trainer, paths, of_heldout)
+        return True
 
 
-def finish(trainer: "Trainer", paths: "Paths", baselines: dict[str, float]) -> None:
-    """Evaluate the whole held-out text, keep the figures, and say what can be done next."""
+def finish(trainer: "Trainer", paths: "Paths", of_heldout: "dict[str, Any]") -> None:
+    """Evaluate the whole held-out text, keep the figures, and say what can be done next.
+
+    Args:
+      of_heldout: what the figures say beside its bits, as of `lay_out`.
+    """
     from int_lm import plugins, run
     from int_lm.training import distributed
 
     lengths = trainer.evaluate(trainer.text.heldout)
     sources = lengths.summaries(trainer.text.heldout.sources)
-    figures = lengths.summary() | {"baselines": baselines, "sources": sources}
+    figures = lengths.summary() | of_heldout | {"sources": sources}
     note = trainer.console.note
     trainer.console.table(
         f"bits per byte of all {figures['bytes']:,} held-out bytes after {trainer.step} steps:",
-        {"this model": lengths.bits_per_byte, **baselines},
+        {"this model": lengths.bits_per_byte, **of_heldout["baselines"]},
     )
     if len(sources) > 1:
         shares = trainer.text.streams.shares(trainer.step)
@@ -256,6 +329,8 @@ def finish(trainer: "Trainer", paths: "Paths", baselines: dict[str, float]) -> N
     trainer.secure()
     if distributed.is_first():
         run.write_evaluation(paths, trainer.step, trainer.weights, figures)
+    held_out = of_heldout["text"]
+    note(f"held out of {held_out['source']}, sha256 {held_out['sha256'][:16]}")
     note(f"run directory: {paths.root}")
     evaluate, sample, export = map(command_line.command, ("eval", "sample", "export"))
     run_flag = f"--run {paths.root}{plugins.flags(plugins.full_names(trainer.settings))}"
@@ -274,7 +349,12 @@ def _say(sentence: str) -> None:
 def main(argv: Sequence[str] | None = None, program: str = "train.py") -> None:
     """Train, or show what training would cost; `program` is what the help calls this command."""
     flags, settings = parse(argv, program)
-    show_plan(settings) if flags.plan else train(settings)
+    if flags.plan:
+        show_plan(settings)
+    elif not train(settings):
+        from int_lm import resume
+
+        sys.exit(resume.EXIT_NOTHING_TO_TRAIN)
 
 
 if __name__ == "__main__":

@@ -83,6 +83,7 @@ class _Reader:
     def __init__(self, sources: set[str]) -> None:
         self.sources = sources
         self.outer = Note()  # of the call that is being inlined
+        self.inside = False  # of such a call
 
     def run(self, jaxpr: Any, constants: Sequence[Any], inputs: list[Node]) -> list[Node]:
         """The results of a jaxpr for these inputs."""
@@ -103,7 +104,13 @@ class _Reader:
         return [read(atom) for atom in jaxpr.outvars]
 
     def note(self, equation: Any) -> Note:
-        """The statement of `sources` that an equation comes from, innermost call first."""
+        """The statement of `sources` that an equation comes from, innermost call first.
+
+        Inside of a function that JAX calls, it is that of the call: JAX traces such a function once
+        for all calls, and remembers the first.
+        """
+        if self.inside:
+            return self.outer
         traceback = getattr(equation.source_info, "traceback", None)
         for frame in traceback.frames if traceback is not None else ():
             if frame.file_name in self.sources:
@@ -158,9 +165,10 @@ class _Reader:
         """What a called function gives, inlined."""
         closed = next(params[key] for key in ("jaxpr", "call_jaxpr", "fun_jaxpr") if key in params)
         jaxpr, constants = getattr(closed, "jaxpr", closed), getattr(closed, "consts", ())
-        before, self.outer = self.outer, note
+        before = self.outer, self.inside
+        self.outer, self.inside = note, True
         found = self.run(jaxpr, constants, operands)
-        self.outer = before
+        self.outer, self.inside = before
         return found
 
     def iota(self, params: Any, operands: list[Node], equation: Any, note: Note) -> list[Node]:

@@ -1,9 +1,9 @@
 """runtime.c of an export: the model's step and likelihood as traced from JAX, between fixed parts.
 
 The fixed parts are the files of `c/`: arithmetic.c and linear.c stand before the model; sha256.c,
-load.c, draw.c and main.c behind it. What stands between is generated: sizes, tables, a struct of
-the state, and one function for each of what JAX traced. It depends on the configuration alone, not
-on the weights, and the same configuration gives the same bytes.
+load.c, memory.c, draw.c and main.c behind it. What stands between is generated: sizes, tables, a
+struct of the state, and one function for each of what JAX traced. It depends on the configuration
+alone, not on the weights, and the same configuration gives the same bytes.
 
 Axes: P streams, of which there is one, V vocabulary.
 """
@@ -27,7 +27,7 @@ from int_lm.compile import c, expressions, layout, program, ranges, reading, tra
 from int_lm.limits import SEPARATOR
 from int_lm.model import context_tables, layers, likelihood, perturb
 from int_lm.model.language_model import LanguageModel
-from int_lm.model.params import Parameters
+from int_lm.model.params import TABLES, Parameters
 
 FILE = "runtime.c"
 ROOTS = 96  # roots of 1/2, of 128 fractional bits, that powers of it are products of
@@ -101,9 +101,18 @@ def source(model: LanguageModel, tokenizer: Mapping[str, Any]) -> str:
     parts = [(_PARTS / f"{name}.c").read_text("utf-8") for name in ("arithmetic", "linear")]
     parts += ["\n".join([*generated, ""])]
     parts += [
-        (_PARTS / f"{name}.c").read_text("utf-8") for name in ("sha256", "load", "draw", "main")
+        (_PARTS / f"{name}.c").read_text("utf-8")
+        for name in ("sha256", "load", "memory", "draw", "main")
     ]
     return head + "".join(parts)
+
+
+def written(model: LanguageModel, tokenizer: Mapping[str, Any]) -> tuple[str, str]:
+    """(`source`, ""); or ("", what the network does that has no counterpart in C)."""
+    try:
+        return source(model, tokenizer), ""
+    except program.UnsupportedError as error:
+        return "", str(error)
 
 
 def _equations(network: ModuleType | None) -> str:
@@ -253,27 +262,29 @@ def _tensors(model: LanguageModel, dots: set[str]) -> Iterator[str]:
     """The weights: a pointer to each, and what the file must say of it."""
     weights, _, _ = _arrays(model)
     rows, room = [], []
+    index = "U8" if model.vocab_size <= 256 else "U16"
     for path, struct in weights.items():
-        name, shape = _identifier(path), struct.shape
-        tiled, size = f"weight {path}" in dots, math.prod(shape)
-        bytes_there = f"{size}"
+        name, shape, size = _identifier(path), struct.shape, math.prod(struct.shape)
+        tiled, bytes_there = f"weight {path}" in dots, str(size)
         if tiled:
-            count = math.prod(shape[:-2])
-            bytes_there = f"{count} * (uint64_t)MATRIX({shape[-2]}, {shape[-1]})"
+            bytes_there = f"{math.prod(shape[:-2])} * (uint64_t)MATRIX({shape[-2]}, {shape[-1]})"
         room.append(f"({bytes_there} + 63) / 64 * 64")
         axes = ", ".join(str(size) for size in shape)
         yield f"static const int8_t *{name}; /* [{axes}] */"
-        rows.append(
-            f'    {{"{path}", 1, {len(shape)}, {{{axes}}}, {size}, {room[-1]}, '
-            f"{int(tiled)}, &{name}}},"
-        )
+        there = f"{len(shape)}, {{{axes}}}, {size}, {room[-1]}, {int(tiled)}, &{name}"
+        rows.append(f'"{path}", "I8", 0, {there}')
+        if path.startswith(f"{TABLES}/"):
+            for number, (part, dtype) in enumerate(
+                zip(runtime.PARTS, ("U8", index, index, "I8"), strict=True), start=1
+            ):
+                rows.append(f'"{path}/{part}", "{dtype}", {number}, 1, {{0}}, 0, 0, 0, NULL')
     for path, array in (
         (runtime.EXP2_TABLE, tables.exp2(0)),
         (runtime.LOG2_TABLE, tables.log2_mantissa()),
     ):
-        rows.append(f'    {{"{path}", 4, 1, {{{array.size}}}, {array.size * 4}, 0, 0, NULL}},')
-    names = [*weights, runtime.EXP2_TABLE, runtime.LOG2_TABLE]
-    header = 1024 + sum(2 * len(name) + 256 for name in names)
+        rows.append(f'"{path}", "I32", 0, 1, {{{array.size}}}, {array.size * 4}, 0, 0, NULL')
+    rows = [f"    {{{row}}}," for row in rows]
+    header = 1024 + sum(2 * len(row) + 200 for row in rows)
     widest = max(struct.shape[-1] for struct in weights.values())
     yield ""
     yield f"enum {{ TENSORS = {len(rows)}, AXES = {max(len(s.shape) for s in weights.values())} }};"
@@ -284,8 +295,8 @@ def _tensors(model: LanguageModel, dots: set[str]) -> Iterator[str]:
     yield "    8192)"
     yield ""
     yield "static const struct tensor {"
-    yield "    const char *name;"
-    yield "    int size, axes; /* bytes of an entry; number of axes */"
+    yield "    const char *name, *dtype;"
+    yield "    int part, axes; /* 1 to 4: a part of the table before it, of any length */"
     yield "    uint32_t shape[AXES];"
     yield "    uint64_t bytes, room; /* in the file; in memory */"
     yield "    int tiled; /* only `linear` reads it */"

@@ -81,7 +81,7 @@ static uint64_t number(const char **at) {
 /* Tensors: what the header says of each */
 
 struct found {
-    int known, digested;
+    int known, digested, parts; /* parts: it is a table that is there in parts */
     uint64_t begin, end;
     unsigned char digest[32];
 };
@@ -105,6 +105,7 @@ static void read_tensor(const char **at, int which) {
     int entries = 0, axes = -1, spans = 0;
     need(!found->known);
     found->known = 1;
+    found_tensors[which - tensor->part].parts |= tensor->part > 0;
     expect(at, '{');
     while (follows(at, '}', &entries)) {
         text(at, name, sizeof name);
@@ -116,7 +117,8 @@ static void read_tensor(const char **at, int which) {
             axes = 0;
             expect(at, '[');
             while (follows(at, ']', &axes)) {
-                if (axes > tensor->axes || number(at) != tensor->shape[axes - 1]) {
+                const uint64_t size = number(at);
+                if (axes > tensor->axes || (size != tensor->shape[axes - 1] && !tensor->part)) {
                     fail(DAMAGED "this program was made for another shape of ", tensor->name);
                 }
             }
@@ -131,13 +133,23 @@ static void read_tensor(const char **at, int which) {
         }
     }
     need(entries == 3 && spans == 1);
-    if (axes != tensor->axes || strcmp(dtype, tensor->size == 1 ? "I8" : "I32") != 0) {
+    if (axes != tensor->axes || strcmp(dtype, tensor->dtype) != 0) {
         fail(DAMAGED "this program was made for another shape of ", tensor->name);
     }
-    need(found->end >= found->begin && found->end - found->begin == tensor->bytes);
+    need(found->end >= found->begin && (tensor->part || found->end - found->begin == tensor->bytes));
+}
+
+static void digest(const char *digits, unsigned char out[32]) {
+    need(strlen(digits) == 64);
+    for (int i = 0; i < 64; i++) {
+        const char *values = "0123456789abcdef", *value = strchr(values, digits[i]);
+        need(value != NULL);
+        out[i / 2] = (unsigned char)(out[i / 2] << 4 | (value - values));
+    }
 }
 
 static void read_metadata(const char *at) {
+    unsigned char config_digest[32] = {0};
     char name[NAME_BYTES], digits[NAME_BYTES];
     int entries = 0, inner = 0;
     expect(&at, '{');
@@ -145,11 +157,13 @@ static void read_metadata(const char *at) {
         text(&at, name, sizeof name);
         expect(&at, ':');
         if (strcmp(name, "format_version") == 0) {
-            if (number(&at) != FORMAT_VERSION) {
+            const uint64_t version = number(&at);
+            if (version == 0 || version > FORMAT_VERSION) {
                 fail("model.safetensors is of another format version; ", "export the model again");
             }
         } else if (strcmp(name, "config_sha256") == 0) {
-            text(&at, digits, sizeof digits);
+            text(&at, digits, sizeof digits); /* of config.json, which is not read here */
+            digest(digits, config_digest);
         } else {
             need(strcmp(name, "sha256") == 0);
             expect(&at, '{');
@@ -158,14 +172,9 @@ static void read_metadata(const char *at) {
                 expect(&at, ':');
                 text(&at, digits, sizeof digits);
                 struct found *found = &found_tensors[tensor_of(name)];
-                need(!found->digested && strlen(digits) == 64);
+                need(!found->digested);
                 found->digested = 1;
-                for (int i = 0; i < 64; i++) {
-                    const char *values = "0123456789abcdef", *value = strchr(values, digits[i]);
-                    need(value != NULL);
-                    found->digest[i / 2] =
-                        (unsigned char)(found->digest[i / 2] << 4 | (value - values));
-                }
+                digest(digits, found->digest);
             }
         }
     }
@@ -194,124 +203,32 @@ static void read_header(const char *at) {
     }
     need(next(&at) == 0);
     read_metadata(metadata);
-    for (int i = 0; i < TENSORS; i++) {
-        if (!found_tensors[i].known || !found_tensors[i].digested) {
-            fail(DAMAGED "it lacks ", tensors[i].name);
+    for (int i = 0; i < TENSORS; i++) { /* a table is there as a whole, or in all of its parts */
+        const int apart = found_tensors[i - tensors[i].part].parts;
+        const int wanted = apart == (tensors[i].part > 0);
+        if (found_tensors[i].known != wanted || found_tensors[i].digested != wanted) {
+            fail(DAMAGED "it lacks, or has too much of, ", tensors[i].name);
         }
+    }
+}
+
+static void check_digest(int which, struct sha256 *sha256) {
+    unsigned char own[32];
+    sha256_end(sha256, own);
+    if (memcmp(own, found_tensors[which].digest, 32) != 0) {
+        fail(DAMAGED "the digest differs of ", tensors[which].name);
     }
 }
 
 static void check_tensor(int which, const unsigned char *bytes) {
     struct sha256 sha256;
-    unsigned char digest[32];
     sha256_start(&sha256);
     sha256_add(&sha256, bytes, (size_t)tensors[which].bytes);
-    sha256_end(&sha256, digest);
-    if (memcmp(digest, found_tensors[which].digest, 32) != 0) {
-        fail(DAMAGED "the digest differs of ", tensors[which].name);
-    }
-    for (size_t i = 0; tensors[which].size == 1 && i < tensors[which].bytes; i++) {
+    check_digest(which, &sha256);
+    for (size_t i = 0; tensors[which].place != NULL && i < tensors[which].bytes; i++) {
         if (bytes[i] == 0x80) {
             fail(DAMAGED "a weight is -128 in ", tensors[which].name);
         }
     }
 }
-
-#ifdef MODEL_ARRAY
-#include MODEL_ARRAY
-
-static void load(const char *path, const char *program) {
-    static char header[HEADER_BYTES];
-    uint64_t length = 0;
-    (void)path, (void)program;
-    for (int i = 7; i >= 0; i--) {
-        length = length << 8 | model_array[i];
-    }
-    need(sizeof model_array >= 8 && length < HEADER_BYTES && length <= sizeof model_array - 8);
-    memcpy(header, model_array + 8, (size_t)length);
-    read_header(header);
-    for (int i = 0; i < TENSORS; i++) {
-        need(found_tensors[i].end <= sizeof model_array - 8 - length);
-        const unsigned char *bytes = model_array + 8 + length + found_tensors[i].begin;
-        check_tensor(i, bytes);
-        if (tensors[i].place != NULL) {
-            *tensors[i].place = (const int8_t *)bytes;
-        }
-    }
-}
-#else
-
-/* where all weights lie */
-static ALIGNED int8_t memory[MEMORY_BYTES];
-
-static FILE *open_model(const char *path, const char *program) {
-    static char beside[1 << 12];
-    const char *places[2];
-    if (path != NULL) {
-        FILE *file = fopen(path, "rb");
-        if (file == NULL) {
-            fail("cannot open the model ", path);
-        }
-        return file;
-    }
-    places[0] = program;
-    places[1] = __FILE__;
-    for (int i = 0; i < 2; i++) { /* beside the program, and beside what it was compiled from */
-        const char *slash = places[i] == NULL ? NULL : strrchr(places[i], '/');
-        const size_t length = slash == NULL ? 0 : (size_t)(slash - places[i]) + 1;
-        if (length + sizeof MODEL_FILE <= sizeof beside) {
-            memcpy(beside, places[i], length);
-            memcpy(beside + length, MODEL_FILE, sizeof MODEL_FILE);
-            FILE *file = fopen(beside, "rb");
-            if (file != NULL) {
-                return file;
-            }
-        }
-    }
-    fail("no " MODEL_FILE " beside this program; ", "name it with --model FILE");
-    return NULL;
-}
-
-static void load(const char *path, const char *program) {
-    static char header[HEADER_BYTES];
-    unsigned char first[8];
-    uint64_t length = 0;
-    size_t used = 0;
-    FILE *file = open_model(path, program);
-    need(fread(first, 1, 8, file) == 8);
-    for (int i = 7; i >= 0; i--) {
-        length = length << 8 | first[i];
-    }
-    need(length < HEADER_BYTES && fread(header, 1, (size_t)length, file) == length);
-    read_header(header);
-    for (int i = 0; i < TENSORS; i++) {
-        const struct tensor *tensor = &tensors[i];
-        const uint64_t begin = 8 + length + found_tensors[i].begin;
-        int8_t *place = memory + used; /* tables, which this program has, are only looked at here */
-        need(begin <= INT32_MAX || sizeof(long) > 4);
-        if (fseek(file, (long)begin, SEEK_SET) != 0
-            || fread(place, 1, (size_t)tensor->bytes, file) != tensor->bytes) {
-            fail(DAMAGED "it ends within ", tensor->name);
-        }
-        check_tensor(i, (const unsigned char *)place);
-        if (tensor->place == NULL) {
-            continue;
-        }
-        *tensor->place = place;
-        used += tensor->room;
-#if TILED
-        static int8_t scratch[TILE * BLOCK * COLUMNS];
-        if (tensor->tiled) {
-            const uint32_t rows = tensor->shape[tensor->axes - 2];
-            const uint32_t columns = tensor->shape[tensor->axes - 1];
-            for (uint64_t k = tensor->bytes / rows / columns; k-- > 0;) {
-                tile(place + k * MATRIX(rows, columns), place + k * rows * columns,
-                     (int32_t)rows, (int32_t)columns, scratch);
-            }
-        }
-#endif
-    }
-    fclose(file);
-}
-#endif
 
