@@ -111,6 +111,7 @@ def test_the_same_run_gives_the_same_bytes(run: Run, tmp_path: Path) -> None:
         "config.json",
         "tokenizer/identity.json",
         "runtime.py",
+        "runtime.c",
         "README.md",
         "files.sha256",
     }
@@ -138,7 +139,7 @@ def test_the_export_is_sealed(run: Run, tmp_path: Path) -> None:
     """`files.sha256` covers every file, so that a change of any is found."""
     directory = export_tiny_run(run, tmp_path)
     assert digest.check(directory)
-    assert len((directory / "files.sha256").read_text().splitlines()) == 5 + 1
+    assert len((directory / "files.sha256").read_text().splitlines()) == 6 + 1
     (directory / "README.md").write_text("other")
     with pytest.raises(digest.DamagedError, match="README.md"):
         digest.check(directory)

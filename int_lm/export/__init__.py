@@ -5,6 +5,7 @@ model.safetensors    int8 weights by path, context tables without zeros (`sparse
 config.json          model, tokenizer, step, hash of the weights, and which text was held out
 tokenizer/           the run's tokenizer
 runtime.py           loads, scores and samples all this, with NumPy alone
+runtime.c            the same in C99, without any library; not for a network that it cannot express
 architecture.py      the network in NumPy, if its architecture is not one of int_lm's own
 README.md            the model card
 files.sha256         a digest of every file above (`sha256sum -c files.sha256`)
@@ -39,11 +40,13 @@ if TYPE_CHECKING:
     from int_lm.run import Run
 
 CARD_FILE, RUNTIME_FILE, TOKENIZER_FOLDER = "README.md", "runtime.py", "tokenizer"
+C_FILE = "runtime.c"
 ARCHITECTURE_FILE = "architecture.py"  # the NumPy form of a network that runtime.py does not have
 _FILES = {
     runtime.WEIGHTS_FILE,
     runtime.CONFIG_FILE,
     RUNTIME_FILE,
+    C_FILE,
     ARCHITECTURE_FILE,
     CARD_FILE,
     TOKENIZER_FOLDER,
@@ -203,6 +206,8 @@ def export_model(
         knows, a plug-in's network for NumPy does not stand alone or computes something else, or the
         file system refused; nothing is written then.
     """
+    from int_lm.export import c_runtime
+
     out = Path(out)
     check_free(out, overwrite)
     _check_tokenizer(run, tokenizer_directory)
@@ -213,18 +218,21 @@ def export_model(
     for network in architectures.values():
         _check_imports(Path(inspect.getfile(network)))
     text = (json.dumps(settings, indent=2) + "\n").encode()
+    in_c, lacking = c_runtime.written(run.recipe.model, run.tokenizer)
     try:
         runtime.expected_tensors(settings, {**runtime.ARCHITECTURES, **architectures}, tensors)
         with _named_when_complete(out.resolve()) as partial:
             (partial / runtime.WEIGHTS_FILE).write_bytes(weights_file(tensors, text))
             (partial / runtime.CONFIG_FILE).write_bytes(text)
             (partial / RUNTIME_FILE).write_text(runtime_text(), encoding="utf-8", newline="\n")
+            if in_c:
+                (partial / C_FILE).write_text(in_c, encoding="utf-8", newline="\n")
             for network in architectures.values():
                 shutil.copyfile(inspect.getfile(network), partial / ARCHITECTURE_FILE)
             folder = Path(shutil.copytree(tokenizer_directory, partial / TOKENIZER_FOLDER))
             names.tokenizer_file(folder).rename(folder / names.TOKENIZER)
             size = (partial / runtime.WEIGHTS_FILE).stat().st_size
-            model_card = card.model_card(run, settings, size, evaluation, architectures)
+            model_card = card.model_card(run, settings, size, evaluation, architectures, lacking)
             (partial / CARD_FILE).write_text(model_card, encoding="utf-8", newline="\n")
             digest.seal(partial)
             exported = runtime.load(partial, architectures)

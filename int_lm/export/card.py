@@ -58,6 +58,20 @@ The same weights give the same bits on every machine. With `int_lm` installed,
 `python -m int_lm.sample --export DIRECTORY{flags} --prompt "The "` writes text to the terminal.
 """
 
+_IN_C = """\
+`runtime.c` needs a C compiler alone, and no floating point of the processor:
+
+```console
+$ cc -O3 -o model runtime.c
+$ ./model sample --prompt {prompt} --tokens 200
+$ ./model score FILE
+```
+"""
+
+_NOT_IN_C = """\
+There is no `runtime.c` of this network: it has no counterpart in C for {lacking}.
+"""
+
 _OF_BYTES = """\
 print(bytes(runtime.generate(runtime.reader(model), b"The ", sampler, tokens=200)))
 print(-runtime.log2_likelihoods(model, [b"Some text."])[0] / 2**16, "bits")
@@ -163,6 +177,7 @@ def model_card(
     file_size: int,
     evaluation: Mapping[str, Any] | None,
     architectures: Mapping[str, type],
+    lacking: str = "",
 ) -> str:
     """The card as Markdown; the same for the same run and evaluation.
 
@@ -170,6 +185,7 @@ def model_card(
       settings: the contents of config.json.
       file_size: bytes of the weights file.
       evaluation: see `export.export_model`. architectures: of `export.numpy_forms`.
+      lacking: what keeps the network from being written in C; "" if it is.
     """
     from int_lm.model import params
 
@@ -213,7 +229,9 @@ def model_card(
         given = f'{{"{name}": architecture.{network.__name__}}}'
         load = f'{imported}\n\nmodel = runtime.load(".", {given})'
     flags = plugins.flags(plugins.full_names(run.config, ["architecture"]))
-    snippet = _OF_BYTES if run.tokenizer["kind"] == "bytes" else _OF_PIECES
+    of_bytes = run.tokenizer["kind"] == "bytes"
+    in_c = _NOT_IN_C.format(lacking=lacking) if lacking else ""
+    in_c = in_c or _IN_C.format(prompt="'The '" if of_bytes else "'65 66 67'")
     return "\n".join(
         (
             _FRONT,
@@ -224,6 +242,7 @@ def model_card(
             _table(("setting", ""), training),
             "## Measured\n",
             _measured(settings, evaluation, flags, _described(data)),
-            _USE.format(load=load, snippet=snippet, flags=flags),
+            _USE.format(load=load, snippet=_OF_BYTES if of_bytes else _OF_PIECES, flags=flags),
+            in_c,
         )
     )

@@ -1,0 +1,196 @@
+"""runtime.c of an export: the bits of the NumPy runtime, wherever a compiler can be had."""
+
+import dataclasses
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_run import MODEL, export_tiny_run, tiny_run
+
+from int_lm import export, plugins, runtime
+from int_lm.config import ModelConfig
+from int_lm.model.params import Parameters
+
+STRICT = ("-std=c99", "-Wall", "-Wextra", "-pedantic", "-Werror")
+TEXT = "Naïve café, 12 €: " * 3 + "end"
+OPTIONS = ("temperature", "top_k", "top_p", "seed")
+SAMPLERS = (
+    runtime.Sampler(),
+    runtime.Sampler(temperature=0.37, top_p=0.61, seed=77),
+    runtime.Sampler(temperature=1.3, top_k=7, seed=2**32 - 1),
+)
+MODELS = {
+    "egg": dataclasses.replace(MODEL, layers=2, direct=(1, 3), direct_bits=7),
+    "rwkv": ModelConfig(architecture="rwkv", width=24, layers=2, direct=(2,), direct_bits=6),
+    "gru": ModelConfig(architecture="plugins.gru:GRU", width=20, layers=2),
+    "one": ModelConfig(architecture="rwkv", width=1, layers=1, ffn_multiple=1),
+}
+
+
+def exported(name: str, directory: Path) -> Path:
+    """The export of a small model with random weights; nine tenths of rwkv's table are 0."""
+    plugins.trust("plugins.gru:GRU")
+    directory.mkdir(exist_ok=True)
+    run = tiny_run(model=MODELS[name])
+    if name == "rwkv":
+        kept = np.random.default_rng(2).random((64, 256)) < 0.1
+        kept[::3] = False
+        tables = {
+            key: np.where(kept, table, np.int8(0)) for key, table in run.weights.tables.items()
+        }
+        run = dataclasses.replace(run, weights=Parameters(run.weights.network, tables))
+    return export_tiny_run(run, directory)
+
+
+def built(directory: Path, *compiler: str) -> Path:
+    """runtime.c of an export, compiled without a warning."""
+    program = directory.parent / "model"
+    command = [*compiler, *STRICT, "-o", program, directory / "runtime.c"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return program
+
+
+def said(*command: str | Path) -> bytes:
+    done = subprocess.run(command, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout
+
+
+def compare(directory: Path, command: Sequence[str | Path], samplers: int = 3) -> None:
+    """The program's score of a text and its samples are those of the NumPy runtime."""
+    model = export.load(directory)
+    text = directory.parent / "text.txt"
+    text.write_text(TEXT, encoding="utf-8")
+    score = int(runtime.log2_likelihoods(model, [TEXT.encode()])[0])
+    found = said(*command, "score", text).decode()
+    assert f'"bytes": {len(TEXT.encode())}, "log2_likelihood": {score},' in found
+    bits = re.search(r'"bits_per_byte": (\d+)\.(\d{6})', found)
+    assert bits
+    assert int(bits[1] + bits[2]) == 10**6 * -score // (2**16 * len(TEXT.encode()))
+    for sampler in SAMPLERS[:samplers]:
+        ids = runtime.generate(runtime.reader(model), b"de", sampler, tokens=25, stop=False)
+        expected = (b"de" + bytes(ids)).decode("utf-8", "replace") + "\n"
+        options = [f"--{name}={getattr(sampler, name)}" for name in OPTIONS]
+        found = said(*command, "sample", "--no_stop", "--prompt=de", "--tokens", "25", *options)
+        assert found.decode() == expected
+
+
+def needed(*programs: str) -> None:
+    """Skip where a program is missing."""
+    for program in programs:
+        if shutil.which(program) is None:
+            pytest.skip(f"needs {program}")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_scores_and_text_are_those_of_numpy(name: str, tmp_path: Path) -> None:
+    """Every architecture, a plug-in's too, by every way to multiply that the processor has."""
+    needed("gcc")
+    directory = exported(name, tmp_path)
+    program = built(directory, "gcc", "-O1")
+    compare(directory, [program])
+    known = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    ways = {"rows": "", "avx2": " avx2 ", "vnni": " avx512_vnni "}
+    for way in (way for way, flag in ways.items() if flag in known):
+        compare(directory, [program, "--path", way], samplers=1)
+
+
+def test_no_number_is_real(tmp_path: Path) -> None:
+    """runtime.c names no type and no function of numbers that are no integers, in any comment."""
+    text = (exported("rwkv", tmp_path) / "runtime.c").read_text()
+    assert not re.search(r"\b(float|double|math\.h|malloc|calloc|realloc)\b", text)
+    code = re.sub(r"/\*.*?\*/|'(\\.|[^'])'|\"(\\.|[^\"])*\"", "", text, flags=re.DOTALL)
+    assert not re.search(r"(?<!\w)\d+\.|\.\d|(?<![\w])\d+[eE]", code)
+
+
+def test_damaged_weights_are_refused(tmp_path: Path) -> None:
+    """Any damage of the file ends in one sentence and exit code 2."""
+    needed("gcc")
+    directory = exported("rwkv", tmp_path)
+    program, weights = (
+        built(directory, "gcc", "-O0", "-fsanitize=undefined,address"),
+        directory / "model.safetensors",
+    )
+    sound = weights.read_bytes()
+    length = int.from_bytes(sound[:8], "little")
+    header = sound[8 : 8 + length]
+    other = header.replace(b'format_version\\": 2', b'format_version\\": 9')
+    assert other != header
+    damaged = [
+        b"",
+        sound[:7],
+        sound[:100],
+        sound[:-1],
+        sound[:-40] + bytes([sound[-40] ^ 1]) + sound[-39:],
+        (2**40).to_bytes(8, "little") + sound[8:],
+        sound[:8] + header.replace(b"I8", b"I9", 1) + sound[8 + length :],
+        sound[:8] + header.replace(b"context_2/rows", b"context_2/r0ws") + sound[8 + length :],
+        sound[:8] + header.replace(b"data_offsets", b"data_offset5", 1) + sound[8 + length :],
+        sound[:8] + header.replace(b"embedding", b"embeddinG") + sound[8 + length :],
+        sound[:8] + other + sound[8 + length :],
+    ]
+    generator = np.random.default_rng(0)
+    elsewhere = sound.index(b"format_version")  # behind the digest of config.json, not read here
+    for place in generator.integers(elsewhere, 8 + length, 20):
+        flipped = bytes([sound[place] ^ int(generator.integers(1, 256))])
+        damaged.append(sound[:place] + flipped + sound[place + 1 :])
+    for content in damaged:
+        weights.write_bytes(content)
+        done = subprocess.run([program, "sample"], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (2, ""), content[:200]
+        assert done.stderr.startswith("error: ")
+        assert done.stderr.count("\n") == 1
+    weights.write_bytes(sound)
+    said(program, "sample", "--tokens", "1")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["score"],
+        ["score", "missing.txt"],
+        ["sample", "more"],
+        ["train"],
+        ["sample", "--tokens", "0"],
+        ["sample", "--tokens"],
+        ["sample", "--seed", "4294967296"],
+        ["sample", "--temperature", "warm"],
+        ["sample", "--temperature", "-1"],
+        ["sample", "--top_p", "0"],
+        ["sample", "--top_p", "1.01"],
+        ["sample", "--top", "1"],
+        ["sample", "--path", "abacus"],
+        ["--model", "missing", "sample"],
+    ],
+)
+def test_mistakes_get_one_sentence(arguments: list[str], mistaken: Path) -> None:
+    """A mistake on the command line is answered with one line and exit code 2."""
+    done = subprocess.run([mistaken, *arguments], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def mistaken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    needed("gcc")
+    return built(exported("one", tmp_path_factory.mktemp("mistakes")), "gcc", "-O0")
+
+
+def test_a_network_without_counterpart_is_said_to_have_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An operation that C has not leaves the export without runtime.c, and the card says why."""
+    from int_lm.compile import trace
+
+    monkeypatch.delitem(trace._POINTWISE, "abs")
+    directory = exported("one", tmp_path)
+    assert not (directory / "runtime.c").exists()
+    assert "no `runtime.c` of this network: it has no counterpart in C for the operation abs" in (
+        directory / "README.md"
+    ).read_text().replace("\n", " ")
