@@ -319,10 +319,11 @@ def finish(
 
     lengths = trainer.evaluate(trainer.text.heldout)
     sources = lengths.summaries(trainer.text.heldout.sources)
-    figures = lengths.summary() | of_heldout | {"sources": sources}
+    measured = lengths.summary()
+    figures = measured | of_heldout | {"sources": sources}
     note = trainer.console.note
     whole = sum(source.manifest["totals"]["heldout_bytes"] for source in opened.sources)
-    every = "all " if figures["bytes"] >= whole else f"{figures['bytes']:,} of the "
+    every = "all " if measured["bytes"] >= whole else f"{measured['bytes']:,} of the "
     trainer.console.table(
         f"bits per byte of {every}{whole:,} held-out bytes after {trainer.step} steps:",
         {"this model": lengths.bits_per_byte, **of_heldout["baselines"]},
