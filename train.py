@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # imported where needed, so that --help and a wrong flag answ
     from int_lm.files.checkpoint import Restored
     from int_lm.files.lock import Lock
     from int_lm.run import Paths
+    from int_lm.training.origin import Origin
     from int_lm.training.trainer import Documents, Text, Trainer
     from tokenization import Tokenizer
 
@@ -136,6 +137,7 @@ def train(settings: Config) -> None:
 
 def train_together(settings: Config) -> None:
     """The work of every process of a run. Only the first one prints and writes."""
+    start = read_origin(settings)
     opened = open_text(settings)
 
     from int_lm.files import lock
@@ -144,11 +146,38 @@ def train_together(settings: Config) -> None:
     remedy = "wait until it ends, or choose another --run.dir"
     alone = lock.hold(Path(settings.run.dir), remedy)
     with alone if distributed.is_first() else contextlib.nullcontext() as held:
-        train_locked(settings, opened, held)
+        train_locked(settings, opened, held, start)
 
 
-def train_locked(settings: Config, opened: "Corpus", held: "Lock | None") -> None:
-    """Start or resume. `held` is the lock on the run directory, in the process that writes."""
+def read_origin(settings: Config) -> "Origin | None":
+    """What a new run starts from, checked; None for random weights, or where the run goes on."""
+    from int_lm import run
+    from int_lm.files import checkpoint
+
+    if not settings.run.init_from or checkpoint.steps(
+        run.Paths(Path(settings.run.dir)).checkpoints
+    ):
+        return None
+    import tokenization
+    from int_lm.method import recipe
+    from int_lm.training import origin
+
+    found = origin.read(settings.run.init_from, say=_say)
+    tokenizer = tokenization.load(settings.data.tokenizer)
+    origin.check(found, settings, tokenization.identity(tokenizer))
+    origin.weights_for(found, recipe.of(settings, tokenizer.vocab_size))
+    return found
+
+
+def train_locked(
+    settings: Config, opened: "Corpus", held: "Lock | None", start: "Origin | None"
+) -> None:
+    """Start or resume.
+
+    Args:
+      held: the lock on the run directory, in the process that writes.
+      start: what a new run starts from; None for random weights.
+    """
     import tokenization
     from int_lm import resume, run
     from int_lm.files import checkpoint
@@ -156,7 +185,7 @@ def train_locked(settings: Config, opened: "Corpus", held: "Lock | None") -> Non
     from int_lm.method import evolve, placement, recipe as recipes
     from int_lm.method.evolve import State
     from int_lm.model import params
-    from int_lm.training import distributed, interrupt, runlog
+    from int_lm.training import distributed, interrupt, origin, runlog
     from int_lm.training.trainer import Trainer
 
     paths = run.Paths(Path(settings.run.dir))
@@ -165,12 +194,15 @@ def train_locked(settings: Config, opened: "Corpus", held: "Lock | None") -> Non
         host = checkpoint.read_host(paths.checkpoints)
         identity = tokenization.identity(opened.tokenizer)
         resume.check_resumable(host, settings, identity, opened.sha256())
+        settings, start = origin.kept(host, settings), None
         if distributed.is_first() and (warning := resume.resumption_warning(host, settings)):
             _say(warning)
+    settings = origin.settled(settings, start)
     recipe = recipes.of(settings, vocab_size)
     abstract = evolve.abstract(recipe).stored()
     resumed = checkpoint.restore(paths.checkpoints, abstract, say=_say)
-    state = State.of_stored(resumed.state) if resumed else evolve.initial(recipe)
+    weights = origin.weights_for(start, recipe) if start else None
+    state = State.of_stored(resumed.state) if resumed else evolve.initial(recipe, weights)
     if resumed:  # what JAX makes of its arrays takes their place
         resumed = dataclasses.replace(resumed, state=None)
     first = resumed.step if resumed else 0
@@ -180,8 +212,8 @@ def train_locked(settings: Config, opened: "Corpus", held: "Lock | None") -> Non
     text, baselines = lay_out(opened, settings, resumed)
 
     specs = recipe.model.specs
-    weights = params.count(specs.network)
-    place = placement.choose(settings.distributed, settings.es, weights)
+    count = params.count(specs.network)
+    place = placement.choose(settings.distributed, settings.es, count)
     state = evolve.placed(recipe, state, place)
     writes = distributed.is_first()
     with contextlib.ExitStack() as stack:
@@ -202,7 +234,9 @@ def train_locked(settings: Config, opened: "Corpus", held: "Lock | None") -> Non
         )
         tables = params.count(specs.tables)
         besides = f", {tables:,} of context tables" if tables else ""
-        console.note(f"model: {settings.model.architecture}, {weights:,} int8 weights{besides}")
+        console.note(f"model: {settings.model.architecture}, {count:,} int8 weights{besides}")
+        if start:
+            console.note(origin.description(start, recipe))
         if place is not None:
             console.note(placement.description(place))
         console.table("bits per byte of the held-out text, to compare with:", baselines)

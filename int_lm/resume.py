@@ -137,9 +137,11 @@ def check_config(
         this program accepts.
     """
     complete = config.to_dict(config.from_dict(saved, where))
-    _refuse_differences(
-        _by_name(_weightless(complete)), _by_name(_weightless(current)), "go back to the old value"
-    )
+    before, now = (_by_name(_weightless(sections)) for sections in (complete, current))
+    differs = [name for name in before | now if before.get(name) != now.get(name)]
+    fit = not any(name.startswith(("model.", "data.tokenizer")) for name in differs)
+    own_dir = current.get("run", {}).get("dir")
+    _refuse_differences(before, now, "go back to the old value", own_dir if fit else None)
 
 
 def check_tokenizer(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
@@ -175,7 +177,15 @@ def _by_name(sections: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in named.items() if name not in RESUMABLE_CHANGES}
 
 
-def _refuse_differences(saved: dict[str, Any], current: dict[str, Any], remedy: str) -> None:
+def _other_run(weights: str | None) -> str:
+    """What to do for a new run; `weights` is the directory of a run whose weights fit it."""
+    start = f" that starts from these weights (--run.init_from {weights})" if weights else ""
+    return f"start a new run{start} with another --run.dir"
+
+
+def _refuse_differences(
+    saved: dict[str, Any], current: dict[str, Any], remedy: str, weights: str | None = None
+) -> None:
     differences = [
         f"{name} {saved.get(name)!r}, now {current.get(name)!r}"
         for name in saved | current
@@ -184,7 +194,7 @@ def _refuse_differences(saved: dict[str, Any], current: dict[str, Any], remedy: 
     if differences:
         raise UserError(
             f"the checkpoint was written with {'; '.join(differences)}: "
-            f"{remedy}, or start a new run with another --run.dir"
+            f"{remedy}, or {_other_run(weights)}"
         )
 
 
@@ -212,7 +222,7 @@ def check_resumable(
         if saved != current:
             raise UserError(
                 f"the checkpoint was written with {name} {saved}, now {current}; "
-                "restore what changed or choose another --run.dir"
+                f"restore what changed, or {_other_run(settings.run.dir)}"
             )
 
 
@@ -241,7 +251,7 @@ def shared_configuration(settings: Config) -> dict[str, Any]:
     """
     tree = config.to_dict(settings)
     files = {"path", "shards", "tokenizer"}
-    own = {"distributed": set(tree["distributed"]), "run": {"dir"}, "data": files}
+    own = {"distributed": set(tree["distributed"]), "run": {"dir", "init_from"}, "data": files}
     for source in tree["data"]["mixture"]:
         del source["path"]
     return {

@@ -174,6 +174,14 @@ class RunConfig:
     steps: int = described(1000, "stop after this many steps")
     seconds: float = described(0.0, "stop after this many seconds of training (0: no limit)")
     seed: int = described(0, "seed of initial weights, perturbations and samples")
+    init_from: str = described(
+        "",
+        "run directory or export whose weights a new run starts from, with its own text and rates "
+        "(empty: random weights from the seed)",
+    )
+    init_hash: str = described(
+        "", "hash that the weights of init_from must have; a run writes it into its config.yaml"
+    )
     log_every: int = described(10, "steps between lines of the log", least=1)
     eval_every: int = described(100, "steps between evaluations on held-out text (0: only at end)")
     eval_bytes: int = described(131072, "held-out bytes used while training (0: all)")

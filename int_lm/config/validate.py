@@ -128,5 +128,9 @@ def validate(config: Config) -> Config:
     _validate_sources(data)
     _validate_distributed(config.distributed)
     require(run.dir != "", "run.dir is empty; name a directory such as runs/first")
+    require(
+        run.init_from != "" or run.init_hash == "",
+        "run.init_hash is of the weights of run.init_from, which is empty; name their directory",
+    )
     require(run.seed < 2**31, f"run.seed is {run.seed}, must lie between 0 and 2^31 - 1")
     return config

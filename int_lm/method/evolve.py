@@ -33,9 +33,13 @@ from int_lm.model.params import Parameters, Tree
 Values = Mapping[str, Array]  # schedule values of one step by name: int32 scalars (`Update.values`)
 
 
-def initial(recipe: Recipe) -> State:
-    """The state before the first step. It depends on the recipe alone."""
-    weights = params.initialise(recipe.model.specs, recipe.settings.run.seed)
+def initial(recipe: Recipe, weights: Parameters | None = None) -> State:
+    """The state before the first step.
+
+    Args:
+      weights: int8, to start from; random ones of the recipe and its seed if None.
+    """
+    weights = weights or params.initialise(recipe.model.specs, recipe.settings.run.seed)
     return _beginning(recipe, jax.tree.map(jnp.asarray, weights))
 
 

@@ -52,6 +52,7 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
     from int_lm.files import checkpoint
     from int_lm.method import evolve, recipe
     from int_lm.method.evolve import State
+    from int_lm.training import origin
 
     paths = run.Paths(root)
     kept = checkpoint.steps(paths.checkpoints)
@@ -77,6 +78,10 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
         restored = checkpoint.restore(paths.checkpoints, abstract, step=first)
         assert restored is not None
         state = evolve.placed(steps_of, State.of_stored(restored.state), None)
+    elif settings.run.init_from:
+        start = origin.read(settings.run.init_from)
+        origin.check(start, settings, tokenization.identity(tokenizer))
+        state = evolve.initial(steps_of, origin.weights_for(start, steps_of))
     else:
         state = evolve.initial(steps_of)
     # the newest checkpoint knows at which rounds weights of sources changed before and since
