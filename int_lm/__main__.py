@@ -24,6 +24,7 @@ VERBS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "prepare": ("data.prepare", (), "write the token shards that training reads"),
     "train-tokenizer": ("tokenization.train", (), "train a SentencePiece tokenizer"),
     "inspect-tokenizer": ("tokenization.inspect", (), "look at a tokenizer and check it on text"),
+    "tasks": ("int_lm.tasks.__main__", (), "list tasks, show examples, write text to pretrain on"),
     "build-kernels": ("int_lm.native.__main__", (), "compile the kernels for this machine's CPU"),
 }
 # what people look for among the verbs, and how it is started in a clone

@@ -1,7 +1,8 @@
 """Where the values that make up a method are found by name: built in, installed, or named in full.
 
-Four kinds of values can be added without a change anywhere else: an `architecture`, an
-`objective`, an `estimator` and an `update`. A configuration names one in one of three ways:
+Five kinds of values can be added without a change anywhere else: an `architecture`, an
+`objective`, an `estimator`, an `update`, and a `task`, which a command line names. A name is given
+in one of three ways:
 
     rwkv                    one of ours (`BUILT_IN`)
     gru                     installed: a package has an entry point of the group `int_lm.plugins`
@@ -40,6 +41,18 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "update": {
         "threshold": "int_lm.method.update.threshold:THRESHOLD",
         "carry": "int_lm.method.update.carry:CARRY",
+    },
+    "task": {
+        "countdown": "int_lm.tasks.countdown:COUNTDOWN",
+        "countdown3": "int_lm.tasks.countdown:COUNTDOWN3",
+        "countdown4": "int_lm.tasks.countdown:COUNTDOWN4",
+        "countdown_graded": "int_lm.tasks.countdown:COUNTDOWN_GRADED",
+        "countdown3_graded": "int_lm.tasks.countdown:COUNTDOWN3_GRADED",
+        "countdown4_graded": "int_lm.tasks.countdown:COUNTDOWN4_GRADED",
+        "digit_sums": "int_lm.tasks.digit_sums:DIGIT_SUMS",
+        "sorting": "int_lm.tasks.sorting:SORTING",
+        "brackets": "int_lm.tasks.brackets:BRACKETS",
+        "copying": "int_lm.tasks.copying:COPYING",
     },
 }
 # field of a configuration -> kind of value that it names

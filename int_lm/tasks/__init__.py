@@ -1,0 +1,96 @@
+"""Tasks: prompts without end, a judge of completions, and text to pretrain on.
+
+    task = tasks.of("countdown3")
+    prompt, facts = tasks.training(task, seed=0, index=17)
+    task.reward(prompt, "3*7+5\n", facts)
+
+Everything is a function of names, seeds and indices, the same on every machine: no clock, no hash
+of Python's own, and of random numbers only what `int_lm.tasks.task` says is stable.
+
+A prompt belongs to training or is held out. Its own bytes decide (`is_held_out`), so training and
+pretraining text never have a prompt that is held out, whatever the seeds are. Tasks that draw
+examples alike, such as countdown and countdown_graded, have the same ones under the same numbers.
+
+Nothing here imports JAX or NumPy.
+"""
+
+import hashlib
+import random
+
+from int_lm import plugins
+from int_lm.errors import UserError
+from int_lm.tasks import reasoning
+from int_lm.tasks.task import Example as Example, Task as Task
+
+HELD_OUT_SHARE = 5  # one prompt in so many is held out
+TRIES = 10_000  # draws in a row that may give nothing new
+
+
+def names() -> list[str]:
+    """The names of tasks, ours and installed ones; those of reasoning-gym are `reasoning.names`."""
+    return plugins.names("task")
+
+
+def of(name: str) -> Task:
+    """The task of a name: ours, an installed one, `reasoning_gym/NAME`, or `module:name` in full.
+
+    Raises:
+      UserError: there is no such task, or it is code outside int_lm that is not trusted
+        (`plugins.trust`).
+    """
+    if name.startswith(reasoning.PREFIX):
+        return reasoning.task(name.removeprefix(reasoning.PREFIX))
+    return plugins.resolve("task", name, Task)
+
+
+def is_held_out(prompt: str) -> bool:
+    """Whether a prompt is held out: one in five is."""
+    digest = hashlib.blake2b(prompt.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") % HELD_OUT_SHARE == 0
+
+
+def training(task: Task, seed: int, index: int) -> Example:
+    """The example of a number, never one whose prompt is held out; may be equal to another one.
+
+    Raises:
+      UserError: the task has no prompt for training.
+    """
+    rng = generator("training", seed, index)
+    for _ in range(TRIES):
+        example = task.example(rng)
+        if not is_held_out(example.prompt):
+            return example
+    raise UserError(f"the task {task.name} has too few prompts: all that are drawn are held out")
+
+
+def held_out(task: Task, count: int) -> list[Example]:
+    """The first `count` held-out examples, all of different prompts; fewer are their beginning.
+
+    Raises:
+      UserError: the task has not so many.
+    """
+    rng = generator("held out")
+    found: dict[str, Example] = {}
+    since = 0
+    while len(found) < count:
+        example, since = task.example(rng), since + 1
+        if is_held_out(example.prompt) and example.prompt not in found:
+            found[example.prompt], since = example, 0
+        elif since == TRIES:
+            raise UserError(
+                f"{count} held-out prompts of {task.name} are asked for, {len(found)} were found"
+            )
+    return list(found.values())
+
+
+def text(task: Task, seed: int, index: int) -> str:
+    """A text to pretrain on: the training example of a number, a solution, and the stop."""
+    example = training(task, seed, index)
+    solution = task.solution(example, generator("solution", seed, index))
+    return example.prompt + solution + task.stop
+
+
+def generator(*key: str | int) -> random.Random:
+    """The generator that belongs to a key; other keys have independent ones."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=16).digest()
+    return random.Random(int.from_bytes(digest, "big"))
