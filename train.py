@@ -11,7 +11,6 @@ at the next step; a second one stops at once.
 
 import argparse
 import contextlib
-import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,10 +22,10 @@ from int_lm.config import Config, command_line
 if TYPE_CHECKING:  # imported where needed, so that --help and a wrong flag answer at once
     from data.corpus import Corpus
     from data.documents import Document
-    from int_lm.files.checkpoint import Restored
     from int_lm.files.lock import Lock
     from int_lm.run import Paths
     from int_lm.training.origin import Origin
+    from int_lm.training.session import Begun
     from int_lm.training.trainer import Documents, Text, Trainer
     from tokenization import Tokenizer
 
@@ -92,21 +91,20 @@ def open_text(settings: Config) -> "Corpus":
     return opened
 
 
-def lay_out(
-    opened: "Corpus", settings: Config, resumed: "Restored | None"
-) -> "tuple[Text, dict[str, float]]":
+def lay_out(opened: "Corpus", begun: "Begun") -> "tuple[Text, dict[str, float]]":
     """(the text that the trainer reads, baselines of the held-out text)."""
     import tokenization
     from data import baselines, corpus, split
     from int_lm.measure import evaluate
     from int_lm.training.trainer import Text
 
+    settings = begun.settings
     weights = [source.weight for source in opened.sources]
     names = [source.name for source in opened.sources]
-    phases = resumed.host["mixture"] if resumed else [(0, weights)]
-    if resumed:
+    phases = begun.host["mixture"] if begun.host else [(0, weights)]
+    if begun.host:
         per_round = opened.streams(settings, phases).steps_per_round
-        phases = corpus.phases_after(phases, weights, -(-resumed.step // per_round), names)
+        phases = corpus.phases_after(phases, weights, -(-begun.first // per_round), names)
 
     heldout = opened.heldout(settings.data.heldout_bytes)
     share = settings.run.eval_bytes // len(heldout)
@@ -179,92 +177,18 @@ def train_locked(
       start: what a new run starts from; None for random weights.
     """
     import tokenization
-    from int_lm import resume, run
-    from int_lm.files import checkpoint
-    from int_lm.files.checkpointer import Checkpointer
-    from int_lm.method import evolve, placement, recipe as recipes
-    from int_lm.method.evolve import State
-    from int_lm.model import params
-    from int_lm.training import distributed, interrupt, origin, runlog
+    from int_lm.training import session as sessions
     from int_lm.training.trainer import Trainer
 
-    paths = run.Paths(Path(settings.run.dir))
-    vocab_size = opened.tokenizer.vocab_size
-    if checkpoint.steps(paths.checkpoints):
-        host = checkpoint.read_host(paths.checkpoints)
-        identity = tokenization.identity(opened.tokenizer)
-        resume.check_resumable(host, settings, identity, opened.sha256())
-        settings, start = origin.kept(host, settings), None
-        if distributed.is_first() and (warning := resume.resumption_warning(host, settings)):
-            _say(warning)
-    settings = origin.settled(settings, start)
-    recipe = recipes.of(settings, vocab_size)
-    abstract = evolve.abstract(recipe).stored()
-    resumed = checkpoint.restore(paths.checkpoints, abstract, say=_say)
-    weights = origin.weights_for(start, recipe) if start else None
-    state = State.of_stored(resumed.state) if resumed else evolve.initial(recipe, weights)
-    if resumed:  # what JAX makes of its arrays takes their place
-        resumed = dataclasses.replace(resumed, state=None)
-    first = resumed.step if resumed else 0
-    distributed.require_agreement("newest checkpoint", first)
-    distributed.require_agreement("configuration", resume.shared_configuration(settings))
-    distributed.require_agreement("text", opened.sha256())
-    text, baselines = lay_out(opened, settings, resumed)
-
-    specs = recipe.model.specs
-    count = params.count(specs.network)
-    place = placement.choose(settings.distributed, settings.es, count)
-    state = evolve.placed(recipe, state, place)
-    writes = distributed.is_first()
-    with contextlib.ExitStack() as stack:
-        signals = stack.enter_context(contextlib.ExitStack())
-        stop = signals.enter_context(interrupt.StopFlag())
-        checkpointer = metrics = None
-        if writes:
-            checkpointer = stack.enter_context(
-                Checkpointer(paths.checkpoints, keep=settings.run.keep, lock=held)
-            )
-            metrics = stack.enter_context(runlog.MetricsFile(paths.metrics))
-            checkpointer.discard_after(first)
-            metrics.truncate_after(first)
-            run.write_config(paths, settings)
-            text.tokenizer.save(paths.tokenizer)
-        console = stack.enter_context(
-            runlog.Console(steps=settings.run.steps, seconds=settings.run.seconds, quiet=not writes)
-        )
-        tables = params.count(specs.tables)
-        besides = f", {tables:,} of context tables" if tables else ""
-        console.note(f"model: {settings.model.architecture}, {count:,} int8 weights{besides}")
-        if start:
-            console.note(origin.description(start, recipe))
-        if place is not None:
-            console.note(placement.description(place))
-        console.table("bits per byte of the held-out text, to compare with:", baselines)
-        if resumed:
-            console.note(f"resuming {paths.root} at step {first}")
-        trainer = Trainer(
-            settings=settings,
-            recipe=recipe,
-            text=text,
-            console=console,
-            metrics=metrics,
-            checkpointer=checkpointer,
-            stop=stop,
-            state=state,
-            place=place,
-            step=first,
-            saved=first if resumed else -1,
-            seconds_before=resumed.host["seconds"] if resumed else 0.0,
-        )
-        finished = trainer.loop()
-        if not finished or distributed.most(stop.requested is not None):
-            if checkpointer:
-                checkpointer.close()
-            console.note(f"saved step {trainer.step}; the same command goes on from there")
-            return
-        if trainer.kept():  # with nothing left to save, Ctrl-C ends the program at once
-            signals.close()
-        finish(trainer, paths, baselines)
+    identity = tokenization.identity(opened.tokenizer)
+    begun = sessions.begin(settings, identity, opened.sha256(), start)
+    text, baselines = lay_out(opened, begun)
+    with sessions.opened(begun, opened.tokenizer, held) as session:
+        session.console.table("bits per byte of the held-out text, to compare with:", baselines)
+        if begun.host:
+            session.console.note(f"resuming {begun.paths.root} at step {begun.first}")
+        trainer = Trainer(text=text, **sessions.parts(begun, session))
+        sessions.trained(trainer, session, lambda: finish(trainer, begun.paths, baselines))
 
 
 def finish(trainer: "Trainer", paths: "Paths", baselines: dict[str, float]) -> None:
