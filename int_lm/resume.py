@@ -24,6 +24,7 @@ from int_lm.runtime import VOCABULARY_MAX
 RESUMABLE_CHANGES = (
     frozenset({"es.chunk", "data.shards", "data.heldout_bytes", "data.skip_damaged"})
     | {f"run.{field.name}" for field in dataclasses.fields(RunConfig) if field.name != "seed"}
+    | {f"reward.{name}" for name in ("heldout_prompts", "seconds", "processes", "solved")}
     | {f"distributed.{field.name}" for field in dataclasses.fields(DistributedConfig)}
 )
 

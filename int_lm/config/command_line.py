@@ -145,6 +145,11 @@ def interpreter() -> str:
     return shlex.quote(str(own))
 
 
+def quoted(text: str) -> str:
+    """A text as an argument of a command that is shown."""
+    return shlex.quote(text)
+
+
 def command(verb: str) -> str:
     """What starts a verb of `IN_A_CLONE` from a shell, here and with this Python, to be shown."""
     with contextlib.suppress(OSError):  # the directory is gone

@@ -22,6 +22,7 @@ from jax.sharding import PartitionSpec
 
 from int_lm.errors import require
 from int_lm.method import fitness, placement, population
+from int_lm.method.anchor import ANCHOR
 from int_lm.method.clock import Clock
 from int_lm.method.placement import AXIS, Placement
 from int_lm.method.recipe import Recipe
@@ -34,11 +35,7 @@ Values = Mapping[str, Array]  # schedule values of one step by name: int32 scala
 
 
 def initial(recipe: Recipe, weights: Parameters | None = None) -> State:
-    """The state before the first step.
-
-    Args:
-      weights: int8, to start from; random ones of the recipe and its seed if None.
-    """
+    """The state before the first step, with these int8 weights, or random ones of the seed."""
     weights = weights or params.initialise(recipe.model.specs, recipe.settings.run.seed)
     return _beginning(recipe, jax.tree.map(jnp.asarray, weights))
 
@@ -69,6 +66,8 @@ def _beginning(recipe: Recipe, weights: Parameters) -> State:
                 f"tensor's shape, and another name than {', '.join(sorted(STORED))}",
             )
             memory.setdefault(name, {})[path] = array
+    if ANCHOR in memory:
+        memory[ANCHOR] = dict(params.flatten(weights.network))
     return State(
         network=weights.network,
         tables=Tables(weights.tables, context_tables.initial_counts(recipe.model.settings)),
@@ -79,8 +78,7 @@ def _beginning(recipe: Recipe, weights: Parameters) -> State:
 
 def values(recipe: Recipe, step: int) -> dict[str, np.int32]:
     """The schedule values of a step, by name."""
-    found = recipe.update.values(recipe.settings, step)
-    return {name: np.int32(value) for name, value in found.items()}
+    return {name: np.int32(v) for name, v in recipe.update.values(recipe.settings, step).items()}
 
 
 # -- One step --------------------------------------------------------------------------------------
@@ -135,6 +133,18 @@ def step(
         tokens_ST,
         clock,
     )
+    return updated(recipe, state, result, clock, values, place)
+
+
+def updated(
+    recipe: Recipe,
+    state: State,
+    result: PopulationResult,
+    clock: Clock,
+    values: Values,
+    place: Placement | None,
+) -> tuple[State, Metrics]:
+    """The state after the update that follows from a population's result, and the metrics."""
     network, memory = moved(recipe, state, result, clock, values)
     if place is not None:
         network = _gathered(recipe, network, place)
