@@ -115,6 +115,32 @@ def votes(
     }
 
 
+def learn(
+    recipe: Recipe,
+    vote: Callable[[Array, Array, Clock], dict[str, Array]],
+    place: Placement | None,
+    state: State,
+    scores_P: Array,
+    fitness_I: Array,
+    clock: Clock,
+    values: evolve.Values,
+) -> tuple[State, Metrics]:
+    """The state after the update that follows from fitness, and the metrics.
+
+    Args:
+      vote: `votes` with a recipe, divided among the devices of `place`.
+      scores_P: int32, for the metrics. fitness_I: int8.
+    """
+    result = PopulationResult(
+        scores_P=scores_P,
+        fitness_I=fitness_I,
+        members=state.members,
+        votes=vote(population.all_chunks(recipe), fitness_I, clock),
+        tables=state.tables,
+    )
+    return evolve.updated(recipe, state, result, clock, values, place)
+
+
 def compiled_writer(recipe: Recipe, place: Placement | None = None) -> Writer:
     """`(weights, prompts_SN, ends_V, step) -> completions int32 [P, K, C]`.
 
@@ -164,18 +190,7 @@ def compiled_learner(recipe: Recipe, place: Placement | None = None) -> Learner:
             check_vma=False,
         )
 
-    @jax.jit
-    def jitted(
-        state: State, scores_P: Array, fitness_I: Array, clock: Clock, values: evolve.Values
-    ) -> tuple[State, Metrics]:
-        result = PopulationResult(
-            scores_P=scores_P,
-            fitness_I=fitness_I,
-            members=state.members,
-            votes=vote(population.all_chunks(recipe), fitness_I, clock),
-            tables=state.tables,
-        )
-        return evolve.updated(recipe, state, result, clock, values, place)
+    jitted = jax.jit(functools.partial(learn, recipe, vote, place))
 
     def run(
         state: State, scores_P: np.ndarray, fitness_I: np.ndarray, step: int
