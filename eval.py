@@ -37,6 +37,9 @@ class Subject:
       log2_likelihoods: of documents of ids: int64, units of 2^-16 bit.
       hits: of documents of ids, how many tokens from a given index on are the likeliest: int64.
       reader: makes a reader of one document, for samples.
+      text_sha256: of the text it was trained on (`Corpus.sha256`); None if an export of an earlier
+        version does not say.
+      folder: directory that its relative paths start from.
       keep: called with the figures of the whole held-out text.
       run: the run; None for an export.
     """
@@ -44,6 +47,8 @@ class Subject:
     name: str
     step: int
     data: "DataConfig"
+    text_sha256: str | None
+    folder: Path
     tokenizer: "Tokenizer"
     log2_likelihoods: "Callable[[Documents, Progress], np.ndarray]"
     hits: "Callable[[Documents, Sequence[int], Progress], np.ndarray]"
@@ -72,11 +77,17 @@ def parse(argv: Sequence[str] | None, program: str = "eval.py") -> argparse.Name
         "(default: the documents that the run held out)",
     )
     for name, kind, text in (
+        ("path", str, "where the text of the run is now, if it was moved; its digest must be that"),
+        ("shards", str, "where the token shards of the run are now, if they were moved"),
         ("source", str, "format of --text: text, json or parquet (default: as files say)"),
         ("field", str, "field of records that holds the text of --text (default: as of the run)"),
         ("skip_damaged", int, "damaged records left out of the files named here (default: 0)"),
     ):
-        parser.add_argument(f"--data.{name}", dest=name, type=kind, metavar="VALUE", help=text)
+        several: dict[str, Any] = {"nargs": "+"} if name == "path" else {}
+        shown = {"path": "FILE", "shards": "DIR"}.get(name, "VALUE")
+        parser.add_argument(
+            f"--data.{name}", dest=name, type=kind, metavar=shown, help=text, **several
+        )
     parser.add_argument(
         "--last_word",
         metavar="FILE",
@@ -104,6 +115,11 @@ def parse(argv: Sequence[str] | None, program: str = "eval.py") -> argparse.Name
         raise errors.UserError(
             f"--data.skip_damaged is {arguments.skip_damaged}, must be at least 0"
         )
+    if arguments.text and (arguments.path or arguments.shards):
+        raise errors.UserError(
+            "--data.path and --data.shards say where the text of the run is; leave them out with "
+            "--text"
+        )
     return arguments
 
 
@@ -121,6 +137,8 @@ def open_run(root: Path, step: int | None) -> Subject:
         name=str(root),
         step=opened.step,
         data=opened.config.data,
+        text_sha256=opened.text_sha256,
+        folder=run.folder_of(root, opened.config),
         tokenizer=tokenizer,
         log2_likelihoods=lambda documents, progress: evaluate.log2_likelihoods(
             opened.recipe.model, opened.weights, documents, progress=progress
@@ -153,6 +171,8 @@ def open_export(root: Path) -> Subject:
         data=config.validate(
             config.from_dict({"data": model.config["data"]}, f"{root}/config.json")
         ).data,
+        text_sha256=model.config.get("text_sha256"),
+        folder=Path(),
         tokenizer=tokenizer,
         log2_likelihoods=lambda documents, progress: runtime.log2_likelihoods(
             model, documents, progress=progress
@@ -165,25 +185,54 @@ def open_export(root: Path) -> Subject:
     )
 
 
-def documents_of(subject: Subject, arguments: argparse.Namespace) -> "dict[str, list[Document]]":
-    """The documents to evaluate on, by source: of `--text`, or what the subject held out."""
-    from data import sources
-    from data.open import open_corpus
+def documents_of(
+    subject: Subject, arguments: argparse.Namespace
+) -> "tuple[dict[str, list[Document]], dict[str, str | None]]":
+    """The documents to evaluate on, by source, and what is to be said of their text.
 
+    They are those of `--text`, or what the subject held out.
+    """
+    from data import corpus, sources
+    from data.open import open_trained
+
+    data = subject.data
     if arguments.text:
         data = dataclasses.replace(
-            subject.data,
+            data,
             path=tuple(arguments.text),
             mixture=(),
-            field=arguments.field or subject.data.field,
+            field=arguments.field or data.field,
             skip_damaged=arguments.skip_damaged or 0,
         )
         if arguments.source:
             data = dataclasses.replace(data, source=arguments.source)
-            return {"text": sources.read_documents(data, notice=_say)}
-        return {"text": sources.read_files(arguments.text, data, notice=_say)}
-    opened = open_corpus(subject.data, subject.tokenizer, say=_say)
-    return opened.heldout(subject.data.heldout_bytes)
+            documents = sources.read_documents(data, notice=_say)
+        else:
+            documents = sources.read_files(arguments.text, data, notice=_say)
+        return {"text": documents}, corpus.text_figures(" ".join(arguments.text), documents, None)
+    if subject.text_sha256 is None:
+        raise errors.UserError(
+            f"{subject.name} does not say which text it was trained on, so none can be called held "
+            "out; export the run again, or name text with --text FILE"
+        )
+    if arguments.path and data.mixture:
+        raise errors.UserError(
+            f"{subject.name} has several sources of text; say with --data.shards where their token "
+            "shards are"
+        )
+    if arguments.path:
+        data = dataclasses.replace(data, path=tuple(arguments.path))
+    if arguments.shards:
+        data = dataclasses.replace(data, shards=arguments.shards)
+    opened = open_trained(
+        data,
+        subject.tokenizer,
+        subject.text_sha256,
+        folders=[] if arguments.path else [Path(data.shards), subject.folder / data.shards],
+        say=_say,
+    )
+    heldout = opened.heldout(data.heldout_bytes)
+    return heldout, opened.figures_of(heldout)
 
 
 def measure(subject: Subject, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -193,8 +242,8 @@ def measure(subject: Subject, arguments: argparse.Namespace) -> dict[str, Any]:
     """
     from int_lm.measure import code_length
 
-    by_source = documents_of(subject, arguments)
-    figures = figures_of(subject, by_source)
+    by_source, text = documents_of(subject, arguments)
+    figures = figures_of(subject, by_source, text)
     if not arguments.text:
         try:
             subject.keep(figures)
@@ -209,8 +258,10 @@ def measure(subject: Subject, arguments: argparse.Namespace) -> dict[str, Any]:
     return figures
 
 
-def figures_of(subject: Subject, by_source: "dict[str, list[Document]]") -> dict[str, Any]:
-    """The figures of documents, named by source: at least one."""
+def figures_of(
+    subject: Subject, by_source: "dict[str, list[Document]]", text: "dict[str, str | None]"
+) -> dict[str, Any]:
+    """The figures of documents, named by source: at least one. `text` says of which text."""
     import numpy as np
 
     from data import baselines
@@ -228,6 +279,7 @@ def figures_of(subject: Subject, by_source: "dict[str, list[Document]]") -> dict
             tokens=tokens,
         )
     return lengths.summary() | {
+        "text": text,
         "baselines": baselines.baselines([document for _, document in flat]),
         "sources": lengths.summaries([name for name, _ in flat]),
     }
@@ -275,7 +327,10 @@ def show(figures: dict[str, Any]) -> None:
     """Print the figures as a table."""
     interval = figures["interval_95"]
     spread = f"   95 % over documents: {interval[0]:.4f} to {interval[1]:.4f}" if interval else ""
+    text = figures["text"]
+    kind = "held out of" if text["held_out_of"] else "named, perhaps trained on:"
     print(f"{figures['model']} at step {figures['step']}")
+    print(f"  text                      {kind} {text['source']}   sha256 {text['sha256'][:16]}")
     print(
         f"  documents, bytes, tokens  {figures['documents']:,} {figures['bytes']:,} "
         f"{figures['tokens']:,}"

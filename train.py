@@ -5,18 +5,19 @@
 
     python train.py --config configs/quickstart.yaml --plan        what it will cost; trains nothing
 
-A run directory that holds a checkpoint is resumed, bit for bit. SIGINT and SIGTERM save and stop
-at the next step; a second one stops at once.
+A run directory that holds a checkpoint is resumed, bit for bit. Ctrl-C (SIGINT), SIGTERM, SIGHUP,
+SIGUSR1 and SIGUSR2 save and stop at the next step; a second Ctrl-C or SIGTERM stops at once. The
+exit code is 4 if nothing was left to train.
 """
 
 import argparse
 import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from int_lm import errors
+from int_lm import errors, signals
 from int_lm.config import Config, command_line
 
 if TYPE_CHECKING:  # imported where needed, so that --help and a wrong flag answer at once
@@ -72,27 +73,53 @@ def encoded(tokenizer: "Tokenizer", documents: "dict[str, list[Document]]") -> "
     )
 
 
-def open_text(settings: Config) -> "Corpus":
-    """The text of a run, prepared by the first process. Prints how much there is."""
+def load_tokenizer(settings: Config, host: "Mapping[str, Any] | None") -> "Tokenizer":
+    """The tokenizer of `settings`; of a run that goes on, its own copy where that one is gone."""
     import tokenization
-    from data.open import open_corpus
+    from int_lm import resume, run
+
+    own = run.Paths(Path(settings.run.dir)).tokenizer
+    gone = settings.data.tokenizer != "bytes" and not Path(settings.data.tokenizer).exists()
+    if host and gone and own.is_dir():
+        _say(f"{settings.data.tokenizer} is not there any more; going on with the run's {own}")
+        tokenizer = tokenization.load(own)
+    else:
+        tokenizer = tokenization.load(settings.data.tokenizer)
+    if host:
+        resume.check_tokenizer(host["tokenizer"], tokenization.identity(tokenizer))
+    return tokenizer
+
+
+def open_text(settings: Config, host: "Mapping[str, Any] | None") -> "Corpus":
+    """The text of a run, prepared by the first process. Prints how much there is.
+
+    Args:
+      host: what the newest checkpoint says of its run; None for a new run.
+    """
+    from data.open import open_again, open_corpus
     from int_lm.training import distributed
 
-    tokenizer = tokenization.load(settings.data.tokenizer)
+    tokenizer = load_tokenizer(settings, host)
+
+    def opened(say: "Callable[[str], None]") -> "Corpus":
+        if host:
+            return open_again(settings.data, tokenizer, host["text_sha256"], say=say)
+        return open_corpus(settings.data, tokenizer, say=say)
+
     if not distributed.is_first():
         distributed.wait_for_first()
-        return open_corpus(settings.data, tokenizer, say=lambda _: None)
-    opened = open_corpus(settings.data, tokenizer, say=print)
+        return opened(lambda _: None)
+    found = opened(print)
     distributed.wait_for_first()
-    totals = [source.manifest["totals"] for source in opened.sources]
+    totals = [source.manifest["totals"] for source in found.sources]
     for name, key in (("train on", ""), ("hold out", "heldout_")):
         count, size = (sum(x[key + what] for x in totals) for what in ("documents", "bytes"))
         print(f"text to {name}: {count:,} documents, {size:,} bytes")
-    return opened
+    return found
 
 
-def lay_out(opened: "Corpus", begun: "Begun") -> "tuple[Text, dict[str, float]]":
-    """(the text that the trainer reads, baselines of the held-out text)."""
+def lay_out(opened: "Corpus", begun: "Begun") -> "tuple[Text, dict[str, Any]]":
+    """(the text that the trainer reads, what figures of the held-out text say beside its bits)."""
     import tokenization
     from data import baselines, corpus, split
     from int_lm.measure import evaluate
@@ -120,23 +147,32 @@ def lay_out(opened: "Corpus", begun: "Begun") -> "tuple[Text, dict[str, float]]"
         heldout=encoded(opened.tokenizer, heldout),
         validation=encoded(opened.tokenizer, validation),
     )
-    return text, baselines.baselines([document for name in heldout for document in heldout[name]])
+    flat = [document for documents in heldout.values() for document in documents]
+    return text, {"text": opened.figures_of(heldout), "baselines": baselines.baselines(flat)}
 
 
-def train(settings: Config) -> None:
-    """Start or resume the run of `settings`, with the other processes of the run if any."""
+def train(settings: Config) -> bool:
+    """Start or resume the run of `settings`, with the other processes of the run if any.
+
+    Returns:
+      False if nothing was done, for the run had reached its end before and has been evaluated.
+    """
     from int_lm.method import recipe
     from int_lm.training import distributed
 
     recipe.check(settings)
-    with distributed.processes("train.py", settings.distributed):
-        train_together(settings)
+    with (
+        signals.Spared(settings.run.saving_signals),
+        distributed.processes("train.py", settings.distributed),
+    ):
+        return train_together(settings)
 
 
-def train_together(settings: Config) -> None:
-    """The work of every process of a run. Only the first one prints and writes."""
-    start = read_origin(settings)
-    opened = open_text(settings)
+def train_together(settings: Config) -> bool:
+    """The work of every process of a run, as `train`. Only the first one prints and writes."""
+    settings, host = checked_before(settings)
+    start = read_origin(settings) if settings.run.init_from and not host else None
+    opened = open_text(settings, host)
 
     from int_lm.files import lock
     from int_lm.training import distributed
@@ -144,18 +180,31 @@ def train_together(settings: Config) -> None:
     remedy = "wait until it ends, or choose another --run.dir"
     alone = lock.hold(Path(settings.run.dir), remedy)
     with alone if distributed.is_first() else contextlib.nullcontext() as held:
-        train_locked(settings, opened, held, start)
+        return train_locked(settings, opened, held, start)
 
 
-def read_origin(settings: Config) -> "Origin | None":
-    """What a new run starts from, checked; None for random weights, or where the run goes on."""
-    from int_lm import run
+def checked_before(settings: Config) -> "tuple[Config, Mapping[str, Any] | None]":
+    """(settings, what the newest checkpoint says of its run), before any text is prepared.
+
+    Sources of a mixture are in the order of the checkpoint's.
+
+    Raises:
+      UserError: the run may not go on with these settings.
+    """
+    from int_lm import config, resume, run
     from int_lm.files import checkpoint
 
-    if not settings.run.init_from or checkpoint.steps(
-        run.Paths(Path(settings.run.dir)).checkpoints
-    ):
-        return None
+    directory = run.Paths(Path(settings.run.dir)).checkpoints
+    if not checkpoint.steps(directory):
+        return settings, None
+    host = checkpoint.read_host(directory)
+    resume.check_host(host, directory)
+    resume.check_config(host["config"], config.to_dict(settings), f"the checkpoint in {directory}")
+    return resume.in_order(settings, host), host
+
+
+def read_origin(settings: Config) -> "Origin":
+    """What a new run starts from, checked before any text is prepared."""
     import tokenization
     from int_lm.method import recipe
     from int_lm.training import origin
@@ -169,40 +218,51 @@ def read_origin(settings: Config) -> "Origin | None":
 
 def train_locked(
     settings: Config, opened: "Corpus", held: "Lock | None", start: "Origin | None"
-) -> None:
-    """Start or resume.
+) -> bool:
+    """Start or resume, as `train`.
 
     Args:
       held: the lock on the run directory, in the process that writes.
       start: what a new run starts from; None for random weights.
     """
     import tokenization
-    from int_lm.training import session as sessions
+    from int_lm import run
+    from int_lm.training import distributed, session as sessions
     from int_lm.training.trainer import Trainer
 
     identity = tokenization.identity(opened.tokenizer)
     begun = sessions.begin(settings, identity, opened.sha256(), start)
-    text, baselines = lay_out(opened, begun)
+    if begun.nothing:
+        evaluated = run.is_evaluated(begun.paths, begun.state.weights, opened.sha256())
+        if not distributed.most(not evaluated):
+            return False
+    text, of_heldout = lay_out(opened, begun)
     with sessions.opened(begun, opened.tokenizer, held) as session:
-        session.console.table("bits per byte of the held-out text, to compare with:", baselines)
-        if begun.host:
-            session.console.note(f"resuming {begun.paths.root} at step {begun.first}")
+        session.console.table(
+            "bits per byte of the held-out text, to compare with:", of_heldout["baselines"]
+        )
+        sessions.say_resuming(begun, session)
         trainer = Trainer(text=text, **sessions.parts(begun, session))
-        sessions.trained(trainer, session, lambda: finish(trainer, begun.paths, baselines))
+        sessions.trained(trainer, session, lambda: finish(trainer, begun.paths, of_heldout))
+        return True
 
 
-def finish(trainer: "Trainer", paths: "Paths", baselines: dict[str, float]) -> None:
-    """Evaluate the whole held-out text, keep the figures, and say what can be done next."""
+def finish(trainer: "Trainer", paths: "Paths", of_heldout: "dict[str, Any]") -> None:
+    """Evaluate the whole held-out text, keep the figures, and say what can be done next.
+
+    Args:
+      of_heldout: what the figures say beside its bits, as of `lay_out`.
+    """
     from int_lm import plugins, run
     from int_lm.training import distributed
 
     lengths = trainer.evaluate(trainer.text.heldout)
     sources = lengths.summaries(trainer.text.heldout.sources)
-    figures = lengths.summary() | {"baselines": baselines, "sources": sources}
+    figures = lengths.summary() | of_heldout | {"sources": sources}
     note = trainer.console.note
     trainer.console.table(
         f"bits per byte of all {figures['bytes']:,} held-out bytes after {trainer.step} steps:",
-        {"this model": lengths.bits_per_byte, **baselines},
+        {"this model": lengths.bits_per_byte, **of_heldout["baselines"]},
     )
     if len(sources) > 1:
         shares = trainer.text.streams.shares(trainer.step)
@@ -214,6 +274,8 @@ def finish(trainer: "Trainer", paths: "Paths", baselines: dict[str, float]) -> N
     trainer.secure()
     if distributed.is_first():
         run.write_evaluation(paths, trainer.step, trainer.weights, figures)
+    held_out = of_heldout["text"]
+    note(f"held out of {held_out['source']}, sha256 {held_out['sha256'][:16]}")
     note(f"run directory: {paths.root}")
     evaluate, sample, export = map(command_line.command, ("eval", "sample", "export"))
     run_flag = f"--run {paths.root}{plugins.flags(plugins.full_names(trainer.settings))}"
@@ -232,7 +294,12 @@ def _say(sentence: str) -> None:
 def main(argv: Sequence[str] | None = None, program: str = "train.py") -> None:
     """Train, or show what training would cost; `program` is what the help calls this command."""
     flags, settings = parse(argv, program)
-    show_plan(settings) if flags.plan else train(settings)
+    if flags.plan:
+        show_plan(settings)
+    elif not train(settings):
+        from int_lm import resume
+
+        sys.exit(resume.EXIT_NOTHING_TO_TRAIN)
 
 
 if __name__ == "__main__":

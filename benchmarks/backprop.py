@@ -24,8 +24,8 @@ from int_lm.limits import INT8_MAX, SEPARATOR
 from int_lm.method import evolve
 from int_lm.method.recipe import Recipe
 from int_lm.model import params, rwkv
+from int_lm.model.layers import shift_for
 from int_lm.model.params import Parameters, Tree
-from int_lm.model.perturb import shift_for
 
 LOGIT_MAX = 2**15 - 1
 

@@ -40,6 +40,7 @@ RECIPES = {  # name: (readout, votes, update)
     "trace": ("perturbed", "trace", "threshold"),
     "trace, exact": ("exact", "trace", "carry"),
     "unit, exact, direct": ("exact", "unit", "carry"),
+    "unit, exact, adaptive": ("exact", "unit", "adaptive"),
 }
 KILLS, STOPS = 10, 2
 LIMIT = 1200  # seconds for a run

@@ -31,7 +31,7 @@ from int_lm.method import bounds
 from int_lm.method.estimator import credit, node, outer
 from int_lm.method.estimator.rounding import Rounding
 from int_lm.method.recipe import Recipe
-from int_lm.model import context_tables, hashing, layers, likelihood, params, perturb
+from int_lm.model import context_tables, hashing, layers, likelihood, params
 from int_lm.model.params import Parameters, Role
 from int_lm.model.perturb import Weight
 
@@ -65,7 +65,7 @@ def of_matrices(recipe: Recipe, ranks: list[int], draw: Drawn) -> Iterator[Case]
         if spec.role not in bounds.MATRICES:
             continue
         outputs, inputs = spec.shape
-        narrowed = perturb.readout if spec.role is Role.READOUT else perturb.linear
+        narrowed = layers.readout if spec.role is Role.READOUT else layers.linear
         name, operations = f"{path} {inputs} x {outputs}", 2 * inputs * outputs
         value, x_PN = draw.int8(outputs, inputs), draw.int8(members, inputs)
         yield f"dot {name}", operations * members, fixed.dot, (x_PN, value)

@@ -1,5 +1,6 @@
 """The joined text of a configuration: prepared sources, their streams and their held-out text."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,6 +27,19 @@ class Corpus:
         """SHA-256 in hex of all tokens and their layout. A resumed run must have the same."""
         return digest.of_json([source.sha256() for source in self.sources])
 
+    def described(self) -> str:
+        """The sources, with the files or the dataset that each was made of, for people."""
+        return "; ".join(
+            f"{own.name}: {' '.join(origin['path'])} {origin['revision']}".strip(": ")
+            for own in self.sources
+            for origin in [own.manifest["source"]]
+        )
+
+    def figures_of(self, heldout: dict[str, list[Document]]) -> dict[str, str | None]:
+        """What figures of held-out documents say of their text: see `text_figures`."""
+        flat = [document for documents in heldout.values() for document in documents]
+        return text_figures(self.described(), flat, self.sha256())
+
     def streams(self, settings: Config, phases: Phases) -> Streams:
         """The training streams. `phases` is documented in `Mixture`."""
         return streams.over(
@@ -45,6 +59,26 @@ class Corpus:
         return {
             source.name: _heldout(source, self.tokenizer, most_bytes) for source in self.sources
         }
+
+
+def text_figures(
+    source: str, documents: Sequence[Document], held_out_of: str | None
+) -> dict[str, str | None]:
+    """What figures say of the text that they are of.
+
+    Args:
+      source: where it is from, for people.
+      documents: all that was evaluated.
+      held_out_of: digest (`Corpus.sha256`) of the text that it was held out of; None for text of
+        which nobody knows whether it was trained on.
+
+    Returns:
+      {"source", "sha256", "held_out_of"}; the digest is of every document with a zero byte after.
+    """
+    sha256 = hashlib.sha256()
+    for document in documents:
+        sha256.update(document.text + b"\0")
+    return {"source": source, "sha256": sha256.hexdigest(), "held_out_of": held_out_of}
 
 
 def phases_after(

@@ -117,7 +117,7 @@ def read(directory: Path) -> dict[str, Any]:
 
 def _is_manifest(value: dict[str, Any]) -> bool:
     """Whether all entries used are there, with their types, and names stay in the directory."""
-    listed = value.get("shards")
+    listed, source = value.get("shards"), value.get("source")
     return (
         isinstance(listed, list)
         and all(shards.has_counts(shard) for shard in listed)
@@ -125,6 +125,10 @@ def _is_manifest(value: dict[str, Any]) -> bool:
         and all(isinstance(shard.get("sha256"), str) for shard in listed)
         and shards.has_counts(value.get("totals"))
         and value["totals"] == _totals(listed)
+        and isinstance(source, dict)
+        and isinstance(source.get("path"), list)
+        and all(isinstance(path, str) for path in source["path"])
+        and isinstance(source.get("revision"), str)
         and type(value.get("first", 0)) is int
         and type(value.get("last", True)) is bool
         and tally.is_state(value.get("tally", {}))

@@ -10,7 +10,7 @@ tokenizer, and the names, sizes and times of the files.
 
 from collections.abc import Sequence
 
-from int_lm import errors
+from int_lm import errors, signals
 from int_lm.config import command_line
 
 COMMAND = "python -m data.prepare"
@@ -33,10 +33,9 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
             print(f"{done.name}: {done.directory}, {len(done.shards)} shards, sound")
         if settings.data.window_bytes:
             print("this is the first stage; training makes the others while it reads")
-    except KeyboardInterrupt:
-        raise SystemExit(
-            "stopped; the same command goes on after the last finished shard"
-        ) from None
+    except signals.Stopped as stopped:
+        kept = "the same command goes on after the last finished shard"
+        raise signals.Stopped(stopped.number, kept) from None
 
 
 if __name__ == "__main__":

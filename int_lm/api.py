@@ -52,8 +52,8 @@ class Model:
           `bits_per_byte` (of the texts' UTF-8), `interval_95` (of it over documents; None for a
           single one), `documents`, `bytes`, `tokens` (with a separator a document),
           `token_perplexity`, `byte_perplexity`, `log2_likelihood_units` (an integer, in 2^-16 bit),
-          `baselines` (bits per byte of the same bytes by unigram, bigram, gzip and xz) and
-          `sources`.
+          `baselines` (bits per byte of the same bytes by unigram, bigram, gzip and xz), `sources`,
+          and `text`, with the digest `sha256` of the texts.
 
         Raises:
           UserError: no text, an empty one, one that is not UTF-8, or one with a zero byte.
@@ -63,7 +63,8 @@ class Model:
             documents.Document(f"text {number}", text)
             for number, text in enumerate(_checked(texts))
         ]
-        return programs.load("eval").figures_of(self._subject, {"text": of_texts})
+        text = programs.load("data.corpus").text_figures("texts given", of_texts, None)
+        return programs.load("eval").figures_of(self._subject, {"text": of_texts}, text)
 
     def log2_likelihoods(self, texts: Sequence[Text]) -> "np.ndarray":
         """The exact log2-likelihood of every text: int64 [texts], in units of 2^-16 bit.
@@ -163,9 +164,9 @@ def train(
 ) -> Model:
     """Train, or go on with, the run that a configuration describes, as `train.py` does.
 
-    A run directory that holds a checkpoint is resumed, bit for bit; a finished run is only
-    evaluated. Progress is printed. SIGINT and SIGTERM save and stop at the next step, if this is
-    called in the main thread.
+    A run directory that holds a checkpoint is resumed, bit for bit; of a finished run that is said
+    and nothing done. Progress is printed. SIGINT and SIGTERM save and stop at the next step, if
+    this is called in the main thread.
 
     Args:
       config: a `Config`; nested values such as {"run": {"steps": 100}}; a YAML file; the name of a

@@ -2,12 +2,14 @@
 
 import contextlib
 import difflib
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 
+from int_lm import signals
+
 EXIT_USER_ERROR = 2
 EXIT_LOST_PROCESS = 3  # another process of the run is gone
-EXIT_INTERRUPTED = 130  # as the shell has it: 128 + SIGINT
 
 
 class UserError(Exception):
@@ -41,10 +43,12 @@ def explain_os_error(error: OSError) -> str:
 def reported(program: str) -> Iterator[None]:
     """Run an entry point: a `UserError` or `OSError` becomes one line on stderr and exit code 2.
 
-    So does Ctrl-C where nothing else sees to it, with exit code 130.
+    So does a signal that asks to stop (`signals.STOPPING`), where nothing else sees to it, with
+    the exit code that shells give it: 128 + its number, 130 for Ctrl-C.
     """
     try:
-        yield
+        with signals.Ending(lambda message: signals.tell(f"{program}: error: {message}\n")):
+            yield
     except BrokenPipeError:  # the reader of our output went away (`| head`): not an error
         sys.stderr.close()
         sys.exit(0)
@@ -57,7 +61,8 @@ def reported(program: str) -> Iterator[None]:
 def explained(error: UserError | OSError | KeyboardInterrupt) -> tuple[int, str]:
     """Exit code and sentence for what a user can mend, or has asked for."""
     if isinstance(error, KeyboardInterrupt):
-        return EXIT_INTERRUPTED, "interrupted; what is finished is kept"
+        stopped = error if isinstance(error, signals.Stopped) else signals.Stopped(signal.SIGINT)
+        return 128 + stopped.number, str(stopped)
     message = explain_os_error(error) if isinstance(error, OSError) else str(error)
     return EXIT_USER_ERROR, message
 

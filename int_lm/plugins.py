@@ -42,6 +42,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "update": {
         "threshold": "int_lm.method.update.threshold:THRESHOLD",
         "carry": "int_lm.method.update.carry:CARRY",
+        "adaptive": "int_lm.method.update.adaptive:ADAPTIVE",
     },
     "task": {
         "countdown": "int_lm.tasks.countdown:COUNTDOWN",

@@ -19,10 +19,15 @@ from int_lm.errors import UserError
 from int_lm.method import schedules
 from int_lm.runtime import VOCABULARY_MAX
 
+EXIT_NOTHING_TO_TRAIN = 4  # of train.py, for wrappers that start a run again and again
+
+# Where text and tokenizer are found: the digest of what is found there decides.
+PLACES = frozenset({"data.path", "data.tokenizer"})
 # What may change between a run and its resumption without changing the meaning of its weights; of
 # run.steps, on which some schedules depend, `resumption_warning` says so.
 RESUMABLE_CHANGES = (
-    frozenset({"es.chunk", "data.shards", "data.heldout_bytes", "data.skip_damaged"})
+    PLACES
+    | {"es.chunk", "data.shards", "data.heldout_bytes", "data.skip_damaged"}
     | {f"run.{field.name}" for field in dataclasses.fields(RunConfig) if field.name != "seed"}
     | {f"reward.{name}" for name in ("heldout_prompts", "seconds", "processes", "solved")}
     | {f"distributed.{field.name}" for field in dataclasses.fields(DistributedConfig)}
@@ -126,9 +131,10 @@ def check_config(
 ) -> None:
     """Refuse to resume under another configuration (nested dicts as of `config.to_dict`).
 
-    Fields in `RESUMABLE_CHANGES` and the weights of a mixture may differ. A field that the version
-    which wrote the checkpoint did not have counts as its default, one that was removed since as
-    absent if its value changed nothing (`config.load.REMOVED`).
+    Fields in `RESUMABLE_CHANGES` may differ, those of a mixture's sources too, and the weights of a
+    mixture and the order of its sources. A field that the version which wrote the checkpoint did
+    not have counts as its default, one that was removed since as absent if its value changed
+    nothing (`config.load.REMOVED`).
 
     Args:
       where: the saved configuration stands, for sentences about it.
@@ -138,9 +144,10 @@ def check_config(
         this program accepts.
     """
     complete = config.to_dict(config.from_dict(saved, where))
-    before, now = (_by_name(_weightless(sections)) for sections in (complete, current))
+    before, now = _by_name(complete), _by_name(current)
+    _refuse_other_sources(complete, current)
     differs = [name for name in before | now if before.get(name) != now.get(name)]
-    fit = not any(name.startswith(("model.", "data.tokenizer")) for name in differs)
+    fit = not any(name.startswith("model.") for name in differs)
     own_dir = current.get("run", {}).get("dir")
     _refuse_differences(before, now, "go back to the old value", own_dir if fit else None)
 
@@ -158,24 +165,64 @@ def check_tokenizer(saved: Mapping[str, Any], current: Mapping[str, Any]) -> Non
     )
 
 
-def _weightless(sections: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration without what may change of the sources of its mixture."""
-    data = dict(sections.get("data", {}))
-    if data.get("mixture"):
-        data["mixture"] = [
-            {**source, "weight": None, "skip_damaged": 0} for source in data["mixture"]
-        ]
-    return {**sections, "data": data} if data else dict(sections)
+def _refuse_other_sources(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
+    """Refuse a mixture that has a source more, or one less, than the checkpoint's."""
+    before, now = (
+        {source["name"] for source in sections.get("data", {}).get("mixture", ())}
+        for sections in (saved, current)
+    )
+    problems = [f"has a source {name} that the checkpoint has not" for name in sorted(now - before)]
+    problems += [
+        f"lacks {name} (to read a source no longer, set its weight to 0)"
+        for name in sorted(before - now)
+    ]
+    if before and now and problems:
+        raise UserError(
+            f"data.mixture {' and '.join(problems)}; go back to the sources of the checkpoint, or "
+            f"{_other_run(current.get('run', {}).get('dir'))}"
+        )
 
 
 def _by_name(sections: Mapping[str, Any]) -> dict[str, Any]:
-    """Values by `section.key`, less those that may change."""
+    """Values by `section.key`, those of a mixture by `data.mixture.source.key`.
+
+    Those that may change are left out.
+    """
     named = {
         f"{section}.{key}": value
         for section in sections
         for key, value in sections[section].items()
     }
-    return {name: value for name, value in named.items() if name not in RESUMABLE_CHANGES}
+    fixed = {name: value for name, value in named.items() if name not in RESUMABLE_CHANGES}
+    for source in fixed.get("data.mixture") or ():
+        fixed |= {
+            f"data.mixture.{source['name']}.{key}": value
+            for key, value in source.items()
+            if key not in ("name", "weight") and f"data.{key}" not in RESUMABLE_CHANGES
+        }
+    if "data.mixture" in fixed:  # whether there is one
+        fixed["data.mixture"] = [source["name"] for source in fixed["data.mixture"]]
+        fixed["data.mixture"].sort()
+    return fixed
+
+
+def in_order(settings: Config, host: Mapping[str, Any]) -> Config:
+    """`settings` with the sources of its mixture in the order of the checkpoint, whose they are."""
+    order = [source["name"] for source in host["config"].get("data", {}).get("mixture", ())]
+    mixture = sorted(settings.data.mixture, key=lambda source: order.index(source.name))
+    data = dataclasses.replace(settings.data, mixture=tuple(mixture))
+    return dataclasses.replace(settings, data=data)
+
+
+def other_places(host: Mapping[str, Any], settings: Config) -> str:
+    """Where text and tokenizer were and are now, where that differs; empty if it does not."""
+    saved = config.from_dict(host["config"], "the checkpoint").data
+    now = settings.data
+    places = [("data.tokenizer", saved.tokenizer, now.tokenizer)]
+    for before, after in zip(config.sources_of(saved), config.sources_of(now), strict=True):
+        name = f"data.mixture.{after.name}.path" if now.mixture else "data.path"
+        places.append((name, " ".join(before.path), " ".join(after.path)))
+    return "; ".join(f"{name} was {old}, now {new}" for name, old, new in places if old != new)
 
 
 def _other_run(weights: str | None) -> str:
@@ -216,8 +263,13 @@ def check_resumable(
     where = f"the checkpoint in {settings.run.dir}"
     check_config(host["config"], config.to_dict(settings), where)
     check_tokenizer(host["tokenizer"], tokenizer)
+    places = other_places(host, settings)
     for name, saved, current in (
-        ("training text with sha256", host["text_sha256"], text_sha256),
+        (
+            f"training text{f' ({places})' if places else ''} with sha256",
+            host["text_sha256"],
+            text_sha256,
+        ),
         ("noise version", host["noise_version"], NOISE_VERSION),
     ):
         if saved != current:
@@ -243,6 +295,25 @@ def resumption_warning(host: Mapping[str, Any], settings: Config) -> str | None:
         f"es.schedule {schedule} ends at run.steps, which was {before} and is {now}: rates go on "
         f"as those of a run of {now} steps, to other weights than such a run would have"
     )
+
+
+def nothing_to_train(host: Mapping[str, Any], settings: Config, step: int) -> str | None:
+    """Why a run that stands at `step` has no step left, and what to raise; None if it has.
+
+    Args:
+      host: `host_data` of its checkpoint, checked.
+    """
+    run, seconds = settings.run, host["seconds"]
+    reached = step >= run.steps
+    if not reached and not 0 < run.seconds <= seconds:
+        return None
+    if reached:
+        end = f"run.steps is {run.steps}"
+        raised = f"--run.steps above {step}"
+    else:
+        end = f"its starts so far took {seconds:.0f} of the {run.seconds:g} seconds of run.seconds"
+        raised = f"--run.seconds above {seconds:.0f}, or set it to 0 for no limit,"
+    return f"nothing to train: {run.dir} is at step {step}, and {end}; raise {raised} to go on"
 
 
 def shared_configuration(settings: Config) -> dict[str, Any]:

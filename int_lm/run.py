@@ -8,6 +8,7 @@ tokenizer/       the tokenizer, as `tokenization` saved it
 evaluation.json  the last full evaluation, with the hash of the weights it measured
 """
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Mapping
@@ -17,7 +18,7 @@ from typing import Any
 from int_lm import config, resume
 from int_lm.config import Config
 from int_lm.errors import UserError
-from int_lm.files import checkpoint, digest
+from int_lm.files import checkpoint, digest, untrusted
 from int_lm.method import evolve, recipe
 from int_lm.method.evolve import State
 from int_lm.method.recipe import Recipe
@@ -59,6 +60,7 @@ class Run:
     Attributes:
       recipe: of `config`. weights: int8 NumPy arrays.
       tokenizer: its identity (kind, vocab_size, separator, digest).
+      text_sha256: of the tokens it was trained on and held out, and their layout.
     """
 
     config: Config
@@ -66,6 +68,7 @@ class Run:
     step: int
     weights: Parameters
     tokenizer: dict[str, Any]
+    text_sha256: str
 
 
 def write_config(paths: Paths, settings: Config) -> None:
@@ -103,6 +106,7 @@ def open_run(
         step=restored.step,
         weights=State.of_stored(restored.state).weights,
         tokenizer=host["tokenizer"],
+        text_sha256=host["text_sha256"],
     )
 
 
@@ -112,3 +116,26 @@ def write_evaluation(
     """Keep the figures of a full held-out evaluation for the model card."""
     content = {"step": step, "weights_hash": hashing.weights_hash(weights), **figures}
     digest.write_atomically(paths.evaluation, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def is_evaluated(paths: Paths, weights: Parameters, text_sha256: str) -> bool:
+    """Whether evaluation.json has figures of these weights on what was held out of this text."""
+    figures = None
+    with contextlib.suppress(OSError, untrusted.MalformedError):
+        figures = untrusted.read_json(paths.evaluation, untrusted.METADATA_BYTES)
+    if not isinstance(figures, dict) or not isinstance(figures.get("text"), dict):
+        return False
+    known = figures.get("weights_hash"), figures["text"].get("held_out_of")
+    return known == (hashing.weights_hash(weights), text_sha256)
+
+
+def folder_of(root: Path, settings: Config) -> Path:
+    """The directory that the run's relative paths start from, as far as `root` shows it."""
+    own, whole = Path(settings.run.dir), root.resolve()
+    if (
+        not own.is_absolute()
+        and ".." not in own.parts
+        and whole.parts[-len(own.parts) :] == own.parts
+    ):
+        return Path(*whole.parts[: -len(own.parts)])
+    return Path()

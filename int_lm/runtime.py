@@ -1,8 +1,7 @@
 """The runtime of an exported model: load, score and sample it with NumPy, in integers, in one file.
 
-It imports nothing but NumPy and the standard library, and every export holds a copy of it. Logits,
-log-likelihoods and samples equal those of the training code bit for bit: every operation is exact,
-and the likelihood's tables are read from the export.
+It imports NumPy and the standard library alone, and every export holds a copy of it. Logits,
+log-likelihoods and samples equal those of the training code bit for bit: all operations are exact.
 
     model = load("DIRECTORY")
     log2_likelihoods(model, [b"some text"])                    int64, units of 2^-16 bit
@@ -15,7 +14,6 @@ M outputs, V vocabulary.
 
 import contextlib
 import dataclasses
-import decimal
 import functools
 import hashlib
 import io
@@ -28,24 +26,31 @@ from typing import Any, Protocol
 
 import numpy as np
 
-FORMAT_VERSION = 1
+from int_lm.sampling import (
+    FLOOR,
+    SEPARATOR,
+    Ids,
+    Reader,
+    Sampler as Sampler,
+    generate as generate,
+    sampling_weights as sampling_weights,
+    threefry2x32 as threefry2x32,
+)
+
+FORMAT_VERSION = 2  # version 1, which had no sparse context tables, is read too
+PARTS = ("rows", "counts", "columns", "values")  # of a sparse context table
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 METADATA_KEY = "int_lm"  # of the safetensors header; its value is JSON
 EXP2_TABLE, LOG2_TABLE = "tables/exp2", "tables/log2_mantissa"
 TEXT_BYTES = 1 << 20  # of config.json, and of the header of the weights file, at most
-FLOOR = 254  # no token is less likely than 2^-(254 / 16) times the likeliest
-SEPARATOR = 0  # the token between documents; reading it resets the state
 LOGIT_MAX = 2**15 - 1
 VOCABULARY_MAX, DIRECT_LENGTH_MAX, DIRECT_BITS_MAX = 2**16, 16, 24
 INPUTS_MAX = (2**31 - 1) // (2 * 127**2)  # of a dot: sums stay below 2^31
-_WORD = np.uint64(2**32 - 1)
+EXACT_INPUTS = 2**24 // 127**2  # of a dot in float32: sums stay at most 2^24
+ONE_THREAD = 2**18  # products in a call of BLAS: up to this many, OpenBLAS starts no other thread
 LANES = 256  # documents read side by side
-WEIGHT_BITS = 40  # fractional bits of a sampling weight: 65 536 of them sum to at most 2^56
-SAMPLING_KEY = 0x53414D50  # keeps these random words apart from those of training
 
-Ids = Sequence[int] | np.ndarray
 Tensors = dict[str, np.ndarray]
-Reader = Callable[[int], np.ndarray]  # reads a token, returns the logits [V] of the next one
 
 
 class ExportError(ValueError):
@@ -60,11 +65,22 @@ def _require(condition: bool, message: str) -> None:
 def integer_dot(x_PN: np.ndarray, weight_MN: np.ndarray) -> np.ndarray:
     """x W^T, exact: integers in [-127, 127], [P, N] and [M, N], give int32 [P, M].
 
-    NumPy multiplies integer matrices slowly but hands float64 ones to BLAS. The result is the
-    same: every product is an integer, and so is every partial sum, in whatever order; all are at
-    most N 127^2 < 2^31, and float64 holds every integer below 2^53.
+    NumPy multiplies integer matrices slowly, but has BLAS for float32, which holds every integer up
+    to 2^24: no partial sum of `EXACT_INPUTS` products is larger, in whatever order they are added.
+    Sums of such parts are added in int32. One row is multiplied by dots, several by products so
+    small that BLAS starts no threads for them, which would cost more than they bring.
     """
-    return (x_PN.astype(np.float64) @ weight_MN.T.astype(np.float64)).astype(np.int32)
+    (P, N), M = x_PN.shape, len(weight_MN)
+    total_PM, height = np.zeros((P, M), np.int32), max(1, ONE_THREAD // (P * min(N, EXACT_INPUTS)))
+    for part in (slice(n, n + EXACT_INPUTS) for n in range(0, N, EXACT_INPUTS)):
+        x = x_PN[:, part].astype(np.float32)
+        weight = weight_MN[:, part].astype(np.float32, copy=False)
+        if P == 1:
+            total_PM[0] += np.vecdot(weight, x[0]).astype(np.int32)
+            continue
+        for rows in (slice(m, m + height) for m in range(0, M, height)):
+            total_PM[:, rows] += (weight[rows] @ x.T).T.astype(np.int32)
+    return total_PM
 
 
 def saturate(x: np.ndarray) -> np.ndarray:
@@ -97,15 +113,10 @@ class Egg:
         L, D, F = model["layers"], model["width"], model["width"] * model["ffn_multiple"]
         matrices = ("forget_input", "forget_state", "candidate_input", "candidate_state")
         vectors = ("cell_norm", "forget_bias", "candidate_bias", "ffn_norm")
-        return {
-            "embedding": [V, D],
-            **{f"layers/{name}": [L, D, D] for name in matrices},
-            **{f"layers/{name}": [L, D] for name in vectors},
-            "layers/ffn_in": [L, F, D],
-            "layers/ffn_out": [L, D, F],
-            "final_norm": [D],
-            "head": [V, D],
-        }
+        layers = {f"layers/{name}": [L, D, D] for name in matrices}
+        layers |= {f"layers/{name}": [L, D] for name in vectors}
+        layers |= {"layers/ffn_in": [L, F, D], "layers/ffn_out": [L, D, F]}
+        return {"embedding": [V, D], **layers, "final_norm": [D], "head": [V, D]}
 
     @staticmethod
     def initial_state(model: dict[str, Any], batch: int) -> Tensors:
@@ -202,19 +213,44 @@ class Rwkv:
 class Architecture(Protocol):
     """What a class must have to stand for a network: `Egg` and `Rwkv` are such classes."""
 
-    @staticmethod
-    def shapes(model: dict[str, Any], V: int) -> dict[str, list[int]]: ...
-
-    @staticmethod
-    def initial_state(model: dict[str, Any], batch: int) -> Tensors: ...
-
-    @staticmethod
-    def step(
-        weights: Tensors, state: Tensors, tokens_P: np.ndarray
-    ) -> tuple[Tensors, np.ndarray]: ...
+    shapes: Callable[[dict[str, Any], int], dict[str, list[int]]]
+    initial_state: Callable[[dict[str, Any], int], Tensors]
+    step: Callable[[Tensors, Tensors, np.ndarray], tuple[Tensors, np.ndarray]]
 
 
 ARCHITECTURES: dict[str, type[Architecture]] = {"egg": Egg, "rwkv": Rwkv}
+
+
+class Table:
+    """A context table, int8 [R, V]. Rows of a sparse one are filled in when they are first read.
+
+    A sparse one is stored in four parts: a bit for every row that is not all 0, the lowest of a
+    byte first; of each such row the number of entries that are not 0, less one; and of these, row
+    by row, columns and values.
+    """
+
+    def __init__(self, tensors: Tensors, name: str, R: int, V: int):
+        self.name, self.waiting_R, dense_RV = name, np.zeros(R, bool), tensors.get(name)
+        if dense_RV is None:
+            bits, counts, self.columns, self.values = (tensors[f"{name}/{part}"] for part in PARTS)
+            self.waiting_R |= np.unpackbits(bits, count=R, bitorder="little").view(bool)
+            ends = np.append(0, (counts.astype(np.int64) + 1).cumsum())
+            sound = self.waiting_R.sum() == len(counts) and self.columns.max(initial=0) < V
+            sound = bool(sound) and ends[-1] == len(self.columns) == len(self.values)
+            _require(sound, f"the parts of {name} do not fit each other")
+            self.begins = ends[np.append(0, self.waiting_R.cumsum())]  # of rows, and an end
+            dense_RV = np.zeros((R, V), np.int8)  # takes memory only where it is written
+        self.dense_RV = dense_RV
+
+    def rows(self, rows_P: np.ndarray) -> np.ndarray:
+        """Some rows, int8 [P, V]."""
+        if self.waiting_R[rows_P].any():
+            new = np.unique(rows_P[self.waiting_R[rows_P]])
+            ends, lengths = self.begins[new + 1], self.begins[new + 1] - self.begins[new]
+            entries = np.arange(lengths.sum()) + (ends - lengths.cumsum()).repeat(lengths)
+            self.dense_RV[new.repeat(lengths), self.columns[entries]] = self.values[entries]
+            self.waiting_R[new] = False
+        return self.dense_RV[rows_P]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,44 +259,69 @@ class Model:
 
     config: dict[str, Any]  # the contents of config.json
     architecture: type[Architecture]
-    weights: Tensors  # int8, by path
+    tensors: Tensors  # int8, as they are stored: context tables dense or in their parts
     exp2_table: np.ndarray  # int32: round(2^k 2^(-d/16)) for d = 0..254; the first entry is 2^k
     log2_table: np.ndarray  # int32: round(2^22 log2(1 + i / 2^10)) for i = 0..2^10
 
     @property
     def direct(self) -> list[int]:
-        """Context lengths of the context tables."""
-        return self.config["model"].get("direct", [])
+        """Context lengths of the context tables, the longest first."""
+        return sorted(self.config["model"].get("direct", []), reverse=True)
+
+    @functools.cached_property
+    def tables(self) -> list[Table]:
+        """The context tables, the one of the longest contexts first."""
+        R, V = 1 << self.config["model"].get("direct_bits", 0), self.config.get("vocab_size", 0)
+        return [Table(self.tensors, f"direct/context_{length}", R, V) for length in self.direct]
+
+    @functools.cached_property
+    def operands(self) -> Tensors:
+        """The network's weights; matrices of the architectures here are float32, for BLAS."""
+        own = self.architecture in ARCHITECTURES.values()
+        matrices = (name for name, w in self.tensors.items() if w.ndim == 3 or name == "head")
+        operands = {name: w for name, w in self.tensors.items() if not name.startswith("direct/")}
+        return operands | {name: operands[name].astype(np.float32) for name in matrices if own}
+
+    @property
+    def weights(self) -> Tensors:
+        """All int8 weights by path, context tables in full."""
+        tables = {t.name: t.rows(np.arange(len(t.waiting_R))) for t in self.tables}
+        return {name: self.tensors[name] for name in self.operands} | tables
 
     def initial_state(self, batch: int) -> Tensors:
         """The state at a document's start: every leaf has P as its second axis."""
         state = self.architecture.initial_state(self.config["model"], batch)
         if self.direct:
-            state["context"] = np.full((max(self.direct), batch), SEPARATOR, np.int64)
+            state["context"] = np.full((self.direct[0], batch), SEPARATOR, np.int64)
         return state
 
     def step(self, state: Tensors, tokens_P: np.ndarray) -> tuple[Tensors, np.ndarray]:
         """Read one token of each document: (next state, logits q4, int32 [P, V])."""
         recurrent = {name: leaf for name, leaf in state.items() if name != "context"}
-        recurrent, logits_PV = self.architecture.step(self.weights, recurrent, tokens_P)
+        recurrent, logits_PV = self.architecture.step(self.operands, recurrent, tokens_P)
         if not self.direct:
             return recurrent, logits_PV
         context_KP = np.concatenate([tokens_P[None], state["context"][:-1]])
         context_KP = np.where(tokens_P != SEPARATOR, context_KP, SEPARATOR)
-        for length in self.direct:
-            rows_P = context_rows(context_KP[:length], self.config["model"]["direct_bits"])
-            logits_PV = logits_PV + self.weights[f"direct/context_{length}"][rows_P]
+        rows_KP = context_rows(context_KP, self.direct, self.config["model"]["direct_bits"])
+        for table, rows_P in zip(self.tables, rows_KP, strict=True):
+            logits_PV = logits_PV + table.rows(rows_P)
         logits_PV = np.minimum(np.maximum(logits_PV, -LOGIT_MAX), LOGIT_MAX)
         return recurrent | {"context": context_KP}, logits_PV
 
 
-def context_rows(context_KP: np.ndarray, bits: int) -> np.ndarray:
-    """Rows of a context table, int64 [P]: a hash of the last K tokens, newest first."""
-    word = np.full(context_KP.shape[1:], len(context_KP), np.uint64)
-    for token_P in context_KP.astype(np.uint64):
-        word = ((word ^ token_P) * np.uint64(0x9E3779B1)) & _WORD
-        word = word ^ (word >> np.uint64(15))
-    return (((word * np.uint64(0x85EBCA77)) & _WORD) >> np.uint64(32 - bits)).astype(np.int64)
+def context_rows(context_KP: np.ndarray, lengths: Sequence[int], bits: int) -> np.ndarray:
+    """Rows of context tables, [lengths, P]: hashes of so many last tokens, newest first, mod 2^32.
+
+    Args:
+      context_KP: the last token first. lengths: descending.
+    """
+    words = np.array(lengths, np.uint32)[:, None].repeat(context_KP.shape[1], axis=1)
+    for number, token_P in enumerate(context_KP.astype(np.uint32)):
+        longer = words[: sum(length > number for length in lengths)]
+        longer[:] = (longer ^ token_P) * np.uint32(0x9E3779B1)
+        longer ^= longer >> np.uint32(15)
+    return ((words * np.uint32(0x85EBCA77)) >> np.uint32(32 - bits)).astype(np.int64)
 
 
 def load(
@@ -268,10 +329,8 @@ def load(
 ) -> Model:
     """Read an export; raises `ExportError` unless all of it is as it was written.
 
-    Args:
-      architectures: classes by name, for networks that this file does not have.
-
-    Nothing that the files say is run, and nothing is allocated before it is known to be there.
+    `architectures` are classes by name, for networks that this file does not have. Nothing that the
+    files say is run, and nothing is allocated before it is known to be there.
     """
     directory, known = Path(directory), {**ARCHITECTURES, **(architectures or {})}
     with _sound(directory):
@@ -281,8 +340,10 @@ def load(
         _require(sound, f"{CONFIG_FILE} has no valid step or data")
         with _opened(directory / WEIGHTS_FILE) as file:
             tensors = _read_tensors(file, config, hashlib.sha256(text).hexdigest(), known)
-    architecture = known[config["model"]["architecture"]]
-    return Model(config, architecture, tensors, tensors.pop(EXP2_TABLE), tensors.pop(LOG2_TABLE))
+        tables = tensors.pop(EXP2_TABLE), tensors.pop(LOG2_TABLE)
+        model = Model(config, known[config["model"]["architecture"]], tensors, *tables)
+        _ = model.tables  # raises if their parts do not fit each other
+    return model
 
 
 def architecture_of(directory: str | Path) -> str:
@@ -303,16 +364,16 @@ def _config_text(directory: Path) -> bytes:
 @contextlib.contextmanager
 def _sound(directory: Path) -> Iterator[None]:
     """Whatever goes wrong in reading an export becomes one `ExportError`."""
+    damages = AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError
     try:
         yield
-    except ExportError as error:
-        raise ExportError(f"{directory} is no sound export: {error}; export it again") from error
     except OSError as error:
         problem = f"{error.strerror}: {error.filename}"
         raise ExportError(f"{directory} is no export that can be read ({problem})") from error
-    except (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError) as error:
-        reason = f"its {CONFIG_FILE} or the header of its {WEIGHTS_FILE} is damaged"
-        raise ExportError(f"{directory} is no sound export: {reason}; export it again") from error
+    except damages as error:
+        damaged = f"its {CONFIG_FILE} or the header of its {WEIGHTS_FILE} is damaged"
+        problem = error if isinstance(error, ExportError) else damaged
+        raise ExportError(f"{directory} is no sound export: {problem}; export it again") from error
 
 
 def _opened(path: Path) -> io.BufferedReader:
@@ -322,46 +383,44 @@ def _opened(path: Path) -> io.BufferedReader:
 
 
 def expected_tensors(
-    config: dict[str, Any], architectures: Mapping[str, type[Architecture]]
+    config: dict[str, Any], architectures: Mapping[str, type[Architecture]], found: Any = ()
 ) -> dict[str, tuple[str, list[int]]]:
-    """{name: (safetensors dtype, shape)} of all that the weights file of `config` must hold."""
+    """{name: (safetensors dtype, shape)} of all that the weights file of `config` must hold.
+
+    A context table of which `found` names the first part is sparse; -1 is any length.
+    """
     name = config["model"]["architecture"]
     known = ", ".join(architectures)
     _require(name in architectures, f"its architecture is {name!r}, this runtime knows {known}")
     model, V, direct = config["model"], config["vocab_size"], config["model"].get("direct", [])
-    for size, most in (
-        (V, VOCABULARY_MAX),
-        (model["layers"], INPUTS_MAX),
-        (model["width"], INPUTS_MAX),
-        (model["ffn_multiple"], INPUTS_MAX),
-        *((length, DIRECT_LENGTH_MAX) for length in direct),
-        *((model["direct_bits"], DIRECT_BITS_MAX) for _ in direct[:1]),
-    ):
+    sizes = [(model[name], INPUTS_MAX) for name in ("layers", "width", "ffn_multiple")]
+    sizes += [(length, DIRECT_LENGTH_MAX) for length in direct]
+    sizes += [(model["direct_bits"], DIRECT_BITS_MAX) for _ in direct[:1]]
+    for size, most in [(V, VOCABULARY_MAX), *sizes]:
         sound = type(size) is int and 0 < size <= most
         _require(sound, f"{CONFIG_FILE} has a size that is no positive integer up to {most}")
     shapes = architectures[name].shapes(model, V)
     widest = max(shape[-1] for shape in shapes.values())
     _require(widest <= INPUTS_MAX, f"it has dots over {widest} inputs, at most {INPUTS_MAX} fit")
-    tables = {f"direct/context_{length}": [1 << model["direct_bits"], V] for length in direct}
-    _require(len(tables) == len(direct), f"{CONFIG_FILE} names a context table twice")
-    shapes |= tables
+    _require(len(set(direct)) == len(direct), f"{CONFIG_FILE} names a context table twice")
     same = config["tokenizer"]["vocab_size"] == V
     _require(same, "its tokenizer has another vocabulary than its weights")
-    weights = {name: ("I8", shape) for name, shape in shapes.items()}
-    return {**weights, EXP2_TABLE: ("I32", [255]), LOG2_TABLE: ("I32", [1025])}
+    expected = {name: ("I8", shape) for name, shape in shapes.items()}
+    rows, index = 1 << model["direct_bits"] if direct else 0, "U8" if V <= 256 else "U16"
+    sparse = ("U8", [-(-rows // 8)]), (index, [-1]), (index, [-1]), ("I8", [-1])
+    for table in (f"direct/context_{length}" for length in direct):
+        parts = {f"{table}/{part}": of for part, of in zip(PARTS, sparse, strict=True)}
+        expected |= parts if f"{table}/rows" in found else {table: ("I8", [rows, V])}
+    return {**expected, EXP2_TABLE: ("I32", [255]), LOG2_TABLE: ("I32", [1025])}
 
 
 def _read_tensors(
-    file: io.BufferedReader,
-    config: dict[str, Any],
-    config_sha256: str,
-    architectures: Mapping[str, type[Architecture]],
+    file: io.BufferedReader, config: dict[str, Any], config_sha256: str, architectures: Any
 ) -> Tensors:
     """Every tensor of a safetensors file, checked against `config` and the digests in its header.
 
     The format: 8 bytes, the header's length; the header, JSON {name: {"dtype", "shape",
-    "data_offsets": [begin, end]}}; the data. Integers are little-endian. Lengths are compared with
-    the file's before anything of that length is read.
+    "data_offsets": [begin, end]}}; the data, little-endian. No length is believed but the file's.
     """
     size = os.fstat(file.fileno()).st_size
     start = 8 + int.from_bytes(file.read(8), "little")
@@ -369,18 +428,19 @@ def _read_tensors(
     _require(start <= TEXT_BYTES, f"the header of {WEIGHTS_FILE} has {start - 8} bytes")
     header = json.loads(file.read(start - 8))
     written = json.loads(header.pop("__metadata__")[METADATA_KEY])
-    version, known = written["format_version"], FORMAT_VERSION
-    _require(version == known, f"its format version is {version!r}, this runtime reads {known}")
+    version, sound = written["format_version"], written["format_version"] in (1, FORMAT_VERSION)
+    _require(sound, f"its format version is {version!r}, this runtime reads 1 and 2")
     same = written["config_sha256"] == config_sha256
     _require(same, f"{CONFIG_FILE} is not the one that was written with {WEIGHTS_FILE}")
-    expected, tensors = expected_tensors(config, architectures), {}
+    expected, tensors = expected_tensors(config, architectures, header.keys()), {}
     same = written["sha256"].keys() == header.keys() == expected.keys()
     _require(same, f"{WEIGHTS_FILE} does not hold the tensors that {CONFIG_FILE} asks for")
     for name, (kind, shape) in expected.items():
         found = header[name]["dtype"], header[name]["shape"]
-        _require(found == (kind, shape), f"{name} is {found}, must be {(kind, shape)}")
-        dtype = np.dtype({"I8": "int8", "I32": "<i4"}[kind])
         begin, end = header[name]["data_offsets"]
+        dtype = np.dtype({"I8": "int8", "U8": "uint8", "U16": "<u2", "I32": "<i4"}[kind])
+        shape = shape if shape != [-1] else [(end - begin) // dtype.itemsize]
+        _require(found == (kind, shape), f"{name} is {found}, must be {(kind, shape)}")
         inside = 0 <= begin <= end <= size - start
         inside = inside and end - begin == math.prod(shape) * dtype.itemsize
         _require(inside, f"{name} does not lie inside {WEIGHTS_FILE}, which was cut short")
@@ -391,7 +451,7 @@ def _read_tensors(
         same = same and hashlib.sha256(data).hexdigest() == written["sha256"][name]
         _require(same, f"{name} is not what was written: its SHA-256 differs")
         if kind == "I8":
-            _require(int(tensor.min()) > -128, f"{name} holds -128, outside [-127, 127]")
+            _require(int(tensor.min(initial=0)) > -128, f"{name} holds -128, outside [-127, 127]")
         tensors[name] = tensor.astype(dtype.newbyteorder("="), copy=False)
     return tensors
 
@@ -461,61 +521,6 @@ def log2_likelihoods(
     return totals
 
 
-def threefry2x32(key: tuple[int, int], counter: tuple[int, int]) -> int:
-    """Threefry-2x32-20 (Salmon et al., SC 2011), the generator of training, as one 64-bit word."""
-    words = (*key, key[0] ^ key[1] ^ 0x1BD11BDA)
-    left, right = (counter[0] + words[0]) % 2**32, (counter[1] + words[1]) % 2**32
-    for group in range(5):
-        for rotation in ((13, 15, 26, 6), (17, 29, 16, 24))[group % 2]:
-            left = (left + right) % 2**32
-            right = ((right << rotation) % 2**32 | right >> (32 - rotation)) ^ left
-        left = (left + words[(group + 1) % 3]) % 2**32
-        right = (right + words[(group + 2) % 3] + group + 1) % 2**32
-    return left << 32 | right
-
-
-@functools.cache
-def sampling_weights(temperature: float) -> np.ndarray:
-    """round(2^40 * 2^(-d / (16 temperature))) for logit differences d = 0..254: int64 [255]."""
-    context = decimal.Context(prec=50)  # its results, unlike exp2's, are the same everywhere
-    unit = context.multiply(16, decimal.Decimal(temperature))
-    powers = (context.power(2, WEIGHT_BITS - context.divide(d, unit)) for d in range(255))
-    return np.array([int(x.to_integral_value(decimal.ROUND_HALF_EVEN)) for x in powers], np.int64)
-
-
-@dataclasses.dataclass(frozen=True)
-class Sampler:
-    """How the next token is drawn: in integers, so that a seed gives the same text everywhere."""
-
-    temperature: float = 0.8  # of the draw; 0 takes the likeliest token (of equals, the lowest id)
-    top_k: int = 0  # draw among the k likeliest tokens only (0: all)
-    top_p: float = 1.0  # draw among the fewest likeliest tokens that have this probability together
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, sound, expected in (
-            ("temperature", 0 <= self.temperature < math.inf, "at least 0"),
-            ("top_k", self.top_k >= 0, "at least 0"),
-            ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
-            ("seed", 0 <= self.seed < 2**32, "between 0 and 2^32 - 1"),
-        ):
-            if not sound:
-                raise ValueError(f"{name} is {getattr(self, name)}, must be {expected}")
-
-    def choose(self, logits_V: np.ndarray, number: int) -> int:
-        """The token that draw `number` picks given logits in units of 1/16 bit."""
-        distance_V = np.minimum(int(logits_V.max()) - logits_V.astype(np.int64), FLOOR)
-        if self.temperature == 0:
-            return int(distance_V.argmin())
-        order = distance_V.argsort(kind="stable")[: self.top_k or None]
-        cumulated = sampling_weights(self.temperature)[distance_V[order]].cumsum()
-        top, bottom = self.top_p.as_integer_ratio()
-        needed = -(-int(cumulated[-1]) * top // bottom)  # rounded up
-        total = int(cumulated[np.searchsorted(cumulated, needed)])
-        word = threefry2x32((self.seed, SAMPLING_KEY), (number % 2**32, number >> 32))
-        return int(order[np.searchsorted(cumulated, word * total >> 64, side="right")])
-
-
 def reader(model: Model) -> Reader:
     """A reader of one document, from a fresh state."""
     state = model.initial_state(1)
@@ -526,17 +531,3 @@ def reader(model: Model) -> Reader:
         return logits_PV[0]
 
     return read
-
-
-def generate(
-    read: Reader, prompt: Ids, sampler: Sampler, *, tokens: int, stop: bool = True
-) -> Iterator[int]:
-    """Yield at most `tokens` ids that follow `prompt`; with `stop`, end where a text ends."""
-    unread = [SEPARATOR, *prompt]
-    for number in range(tokens):
-        logits_V = [read(token) for token in unread][-1]
-        token = sampler.choose(logits_V, number)
-        if stop and token == SEPARATOR:
-            return
-        yield token
-        unread = [token]

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from tiny_command import assert_same_run, rows, train_arguments, wait_for_rows, 
 import eval as eval_command
 import train
 from int_lm import run as run_module
+from int_lm.config import Config
 from int_lm.files import checkpoint
 from int_lm.method import evolve
 from int_lm.training import trainer
@@ -34,6 +36,11 @@ def start(text: Path, run: Path, environment: dict[str, str]) -> subprocess.Pope
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def parsed(text: Path, run: Path, **changes: object) -> Config:
+    """The configuration of the tiny run. One device: what `whole` compiled is used again."""
+    return train.parse(train_arguments(text, run, distributed_dot_devices=1, **changes))[1]
 
 
 def test_a_run_reports_learns_and_says_what_comes_next(whole: tuple[Path, str]) -> None:
@@ -71,8 +78,7 @@ def test_speed_is_that_of_steps_alone(text: Path, tmp_path: Path, monkeypatch) -
         monkeypatch.setattr(Trainer, name, slowed(getattr(Trainer, name), 1000))
     monkeypatch.setattr(trainer, "time", types.SimpleNamespace(monotonic=lambda: now))
     run = tmp_path / "run"
-    _, settings = train.parse(train_arguments(text, run, run_dot_steps=21))
-    train.train(settings)
+    train.train(parsed(text, run, run_dot_steps=21))
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert {line["tokens_per_second"] for line in lines} == {16 * 8 / 2}
     seconds = {line["step"]: line["seconds"] for line in lines}
@@ -84,14 +90,12 @@ def test_speed_is_that_of_steps_alone(text: Path, tmp_path: Path, monkeypatch) -
 
 def test_the_last_save_knows_an_evaluation_of_its_step(text, tmp_path: Path, monkeypatch) -> None:
     """The time is over while step 10 is evaluated: its checkpoint has the figure all the same."""
-    _, settings = train.parse(
-        train_arguments(
-            text,
-            tmp_path / "run",
-            run_dot_eval_every=10,
-            run_dot_checkpoint_every=0,
-            run_dot_seconds=10_000,
-        )
+    settings = parsed(
+        text,
+        tmp_path / "run",
+        run_dot_eval_every=10,
+        run_dot_checkpoint_every=0,
+        run_dot_seconds=10_000,
     )
     evaluated, evaluate = [], Trainer.evaluate
 
@@ -110,7 +114,7 @@ def test_the_last_save_knows_an_evaluation_of_its_step(text, tmp_path: Path, mon
 def test_ctrl_c_in_the_final_evaluation_ends_it(text, tmp_path: Path, monkeypatch) -> None:
     """All is saved by then; the same command evaluates, and trains nothing."""
     run, evaluate = tmp_path / "run", Trainer.evaluate
-    _, settings = train.parse(train_arguments(text, run, run_dot_steps=10, run_dot_eval_every=0))
+    settings = parsed(text, run, run_dot_steps=10, run_dot_eval_every=0)
     pressed: list[int] = []
 
     def interrupted(self: Trainer, documents: trainer.Documents) -> object:
@@ -139,7 +143,7 @@ def test_a_signal_while_the_last_step_is_reported_is_obeyed(
 ) -> None:
     """It is saved, as was said, and not evaluated at length."""
     run, save = tmp_path / "run", Trainer.save
-    _, settings = train.parse(train_arguments(text, run, run_dot_steps=10, run_dot_eval_every=0))
+    settings = parsed(text, run, run_dot_steps=10, run_dot_eval_every=0)
 
     def signalled(self: Trainer, valid: float | None) -> None:
         if self.step == 10:
@@ -161,7 +165,7 @@ def test_other_steps_of_a_rate_that_ends_with_them_are_told(
     flags = {"es_dot_schedule": "inverse_sqrt_to_zero", "run_dot_eval_every": 0}
     for steps in (6, 6, 9):
         flags["run_dot_steps"] = steps
-        train.train(train.parse(train_arguments(text, tmp_path / "run", **flags))[1])
+        train.train(parsed(text, tmp_path / "run", **flags))
         told = "ends at run.steps, which was 6 and is 9" in capsys.readouterr().err
         assert told == (steps == 9)
 
@@ -181,15 +185,15 @@ def test_figures_that_cannot_be_kept_are_shown(
     assert "not kept" in output.err and "Permission denied" in output.err
 
 
-def test_a_finished_run_started_again_only_evaluates(
+def test_a_finished_run_started_again_says_so(
     whole: tuple[Path, str], text: Path, run_command
 ) -> None:
-    """The same command on a finished run trains nothing, changes nothing and exits with 0."""
+    """The same command on a finished run changes nothing and exits with 4, for wrappers to stop."""
     run, _ = whole
     before = rows(run)
     again = run_command("train.py", *train_arguments(text, run))
-    assert again.returncode == 0, again.stderr
-    assert "resuming" in again.stdout
+    assert again.returncode == 4, again.stderr
+    assert "nothing to train" in again.stderr
     assert rows(run) == before
 
 
@@ -249,6 +253,38 @@ def test_a_signal_saves_and_stops(whole, text, tmp_path: Path, command_environme
     assert process.returncode == 0, stderr
     assert f"at step {stopped[1]}" in stdout
     assert_same_run(run, whole[0])
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGHUP])
+def test_a_scheduler_may_ask_to_save_and_go_on(
+    text, tmp_path: Path, monkeypatch, capsys, number: signal.Signals
+) -> None:
+    """A checkpoint of that very step, and a run that ends as if nothing had happened; or, of a
+    signal that is not named, a stop at that step."""
+    run = tmp_path / "run"
+    changes = {"run_dot_steps": 6, "run_dot_eval_every": 0, "run_dot_checkpoint_every": 0}
+    arguments = train_arguments(text, run, run_dot_saving_signals="USR1", **changes)
+    _, settings = train.parse(arguments)
+    saved: list[int] = []
+    log, save = Trainer.log, Trainer.save
+
+    def signalled(self: Trainer, *arguments: object) -> float | None:
+        if self.step == 1:
+            signal.raise_signal(number)
+            while not (self.stop.requested or self.stop.save_requested):
+                time.sleep(0.01)
+        return log(self, *arguments)
+
+    def noted(self: Trainer, valid: float | None) -> None:
+        saved.append(self.step)
+        save(self, valid)
+
+    monkeypatch.setattr(Trainer, "log", signalled)
+    monkeypatch.setattr(Trainer, "save", noted)
+    train.train(settings)
+    assert saved == ([2, 6] if number == signal.SIGUSR1 else [2])
+    stopped = "saved step 2; the same command goes on" in capsys.readouterr().out
+    assert stopped == (number == signal.SIGHUP)
 
 
 def assert_refused(done: subprocess.CompletedProcess[str], *words: str) -> None:

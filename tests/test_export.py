@@ -190,7 +190,14 @@ def test_the_card_tells_network_and_tables_apart() -> None:
     of_run = recipe.of(settings, 300)
     weights = evolve.initial(of_run).weights
     pieces = {"kind": "sentencepiece"}
-    run = Run(config=settings, recipe=of_run, step=7, weights=weights, tokenizer=pieces)
+    run = Run(
+        config=settings,
+        recipe=of_run,
+        step=7,
+        weights=weights,
+        tokenizer=pieces,
+        text_sha256="5" * 64,
+    )
     card = model_card(run, {"weights_hash": "0" * 16}, 1, None, {})
     network = params.count(of_run.model.specs.network)
     tables = 2 * 256 * 300

@@ -37,6 +37,7 @@ FLOAT_ZONES = {
 FLOAT_FUNCTIONS = {
     "model/params": {"initialise"},
     "method/update/threshold": {"alpha_at", "vote_threshold"},
+    "method/update/adaptive": {"learning_rate"},
     "method/update/carry": {"learning_rate"},
     "measure/diagnose": {"summary"},
     "runtime": {"integer_dot"},
@@ -239,6 +240,7 @@ BREACHES = {
     "int_lm.model.egg": "int_lm.model.rwkv",
     "int_lm.model.layers": "int_lm.method.evolve",
     "int_lm.method.estimator.trace": "int_lm.method.estimator.unit",
+    "int_lm.method.estimator.unit": "int_lm.method.estimator.exact",
     "int_lm.method.recipe": "int_lm.method.population",
     "int_lm.method.placement": "int_lm.config",
     "int_lm.files.digest": "int_lm.run",

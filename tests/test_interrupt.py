@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM ask for a stop; a second one stops at once, whatever the program is doing."""
+"""Signals ask for a stop or a save; a second SIGINT or SIGTERM stops at once, whatever happens."""
 
 import os
 import signal
@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from int_lm import errors
-from int_lm.training.interrupt import SIGNALS, StopFlag
+from int_lm import __main__ as int_lm_command, errors, programs, signals
+from int_lm.signals import ANNOUNCING, STOPPING
+from int_lm.training.interrupt import HURRYING, StopFlag
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -24,7 +25,7 @@ def wait_until_requested(flag: StopFlag) -> str:
     pytest.fail("the signal was not noticed")
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("number", STOPPING)
 def test_a_signal_sets_the_flag(number: signal.Signals, capfd: pytest.CaptureFixture[str]) -> None:
     """The program goes on, knows which signal came, and tells the user so."""
     with StopFlag() as flag:
@@ -36,11 +37,12 @@ def test_a_signal_sets_the_flag(number: signal.Signals, capfd: pytest.CaptureFix
 
 def test_the_handlers_before_are_restored() -> None:
     """After the block, also one that fails, signals do what they did before it."""
-    before = [signal.getsignal(number) for number in SIGNALS]
+    before = [signal.getsignal(number) for number in STOPPING]
+    assert set(ANNOUNCING) == {signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
     with pytest.raises(KeyError), StopFlag():
-        assert [signal.getsignal(number) for number in SIGNALS] != before
+        assert [signal.getsignal(number) for number in STOPPING] != before
         raise KeyError
-    assert [signal.getsignal(number) for number in SIGNALS] == before
+    assert [signal.getsignal(number) for number in STOPPING] == before
     assert signal.set_wakeup_fd(-1) == -1
 
 
@@ -58,13 +60,13 @@ def test_other_signals_are_left_alone() -> None:
 
 def test_outside_the_main_thread_it_does_nothing() -> None:
     """Only the main thread may set handlers; elsewhere the block still works."""
-    before = [signal.getsignal(number) for number in SIGNALS]
+    before = [signal.getsignal(number) for number in STOPPING]
     seen: list[object] = []
 
     def enter() -> None:
         with StopFlag() as flag:
             seen.append(flag.requested)
-            seen.append([signal.getsignal(number) for number in SIGNALS])
+            seen.append([signal.getsignal(number) for number in STOPPING])
 
     thread = threading.Thread(target=enter)
     thread.start()
@@ -82,7 +84,7 @@ with StopFlag():
 """
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("number", HURRYING)
 def test_a_second_signal_stops_at_once(number: signal.Signals) -> None:
     """Even within one long call of C code, where Python runs no handler; exit code 128 + signal."""
     with subprocess.Popen(
@@ -112,3 +114,109 @@ def test_ctrl_c_where_no_flag_is_up_is_one_sentence(capsys: pytest.CaptureFixtur
         raise KeyboardInterrupt
     assert ended.value.code == 130
     assert capsys.readouterr().err == "train.py: error: interrupted; what is finished is kept\n"
+
+
+def test_signals_that_are_announced_twice_still_save(capfd: pytest.CaptureFixture[str]) -> None:
+    """A closed terminal sends SIGHUP twice, a scheduler SIGTERM after SIGUSR1: the save is done."""
+    with StopFlag() as flag:
+        for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGUSR1, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+            assert wait_until_requested(flag) == "SIGHUP"
+        os.kill(os.getpid(), signal.SIGUSR2)
+        time.sleep(0.05)
+    told = capfd.readouterr().err
+    assert "SIGHUP: saving and stopping" in told and "SIGTERM: saving and stopping" in told
+
+
+def test_a_signal_may_ask_to_save_and_go_on(capfd: pytest.CaptureFixture[str]) -> None:
+    """`run.saving_signals`: the others still ask for a stop."""
+    with StopFlag(["USR1"]) as flag:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        for _ in range(500):
+            if flag.save_requested:
+                break
+            time.sleep(0.01)
+        assert flag.save_requested and flag.requested is None
+        os.kill(os.getpid(), signal.SIGUSR2)
+        assert wait_until_requested(flag) == "SIGUSR2"
+    assert "SIGUSR1: saving after this step, and going on" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
+def test_a_signal_to_be_ignored_stays_ignored(number: signal.Signals) -> None:
+    """As `nohup` has it for SIGHUP: also while a run trains."""
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        with signals.Ending(print), StopFlag(["USR1"]) as flag:
+            os.kill(os.getpid(), number)
+            time.sleep(0.05)
+            assert flag.requested is None and not flag.save_requested
+    finally:
+        signal.signal(number, before)
+
+
+WAITS = """
+import signal, time
+from int_lm import errors
+signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a terminal
+with errors.reported("eval.py"):
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("number", STOPPING)
+def test_a_command_that_has_nothing_to_save_ends(number: signal.Signals) -> None:
+    """One sentence, and the exit code of a shell; a second of the same signal changes nothing."""
+    with subprocess.Popen(
+        [sys.executable, "-c", WAITS],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout is not None and process.stderr is not None
+            assert process.stdout.readline() == "ready\n"
+            process.send_signal(number)
+            assert process.wait(timeout=60) == 128 + number
+            said = "interrupted" if number == signal.SIGINT else f"{number.name}: stopped"
+            sentence = f"eval.py: error: {said}; what is finished is kept\n"
+            assert process.stderr.read() == sentence
+        finally:
+            process.kill()
+
+
+def test_a_command_in_a_long_call_of_native_code_ends(monkeypatch, capfd) -> None:
+    """As the training of a vocabulary is: the thread ends the process, after some seconds."""
+    left: list[int] = []
+    monkeypatch.setattr(signals, "leave", left.append)
+    monkeypatch.setattr(signals, "LEAVING_SECONDS", 0.01)
+    with pytest.raises(signals.Stopped), signals.Ending(signals.tell) as ending:
+        ending._wait(signal.SIGUSR1)  # the thread, of a main thread that does not come to it
+        assert left == [signal.SIGUSR1]
+        signal.raise_signal(signal.SIGUSR1)
+    assert capfd.readouterr().err.startswith("SIGUSR1: stopped; what is finished is kept")
+
+
+def test_every_command_answers_signals() -> None:
+    """Each verb's program is started within `errors.reported`, also by itself."""
+    for module, *_ in int_lm_command.VERBS.values():
+        path = programs.folder() / f"{module.replace('.', '/')}.py"
+        if "native" not in module:
+            started = path.read_text().split('if __name__ == "__main__":')[1]
+            assert "reported(" in started, path
+
+
+def test_signals_are_answered_where_there_is_nothing_to_save(capfd) -> None:
+    """Text is prepared, or all is saved: a run that is to go on goes on."""
+    with signals.Ending(print), signals.Spared(["USR1"]):
+        os.kill(os.getpid(), signal.SIGUSR1)
+        for _ in range(500):
+            if "SIGUSR1: nothing to save at present; going on" in capfd.readouterr().err:
+                break
+            time.sleep(0.01)
+        else:
+            pytest.fail("the signal was not answered")
+        with pytest.raises(signals.Stopped, match="SIGUSR2: stopped"):
+            signal.raise_signal(signal.SIGUSR2)

@@ -23,8 +23,9 @@ import pytest
 
 from int_lm import native
 from int_lm.method.estimator import outer
-from int_lm.model import perturb
-from int_lm.model.perturb import Weight, shift_for
+from int_lm.model import layers
+from int_lm.model.layers import shift_for
+from int_lm.model.perturb import Weight
 from int_lm.native import build, cpu, dispatch
 
 built = pytest.mark.skipif(not native.available(), reason="the kernels are not built")
@@ -98,7 +99,7 @@ def test_linear(shape: tuple[int, int, int], dtype: type) -> None:
             weight = Weight(jnp.asarray(weight_MN), *noises, shift=LOW)
             operands = weight, jnp.asarray(x_PN), shift_for(inputs), dtype
             got = np.asarray(cpu.linear(*operands))
-            assert np.array_equal(got, perturb.narrowed.by_jax(*operands))
+            assert np.array_equal(got, layers.narrowed.by_jax(*operands))
             if rank == 1 and dtype == jnp.int8:  # and those of NumPy, member by member
                 for member, x_N in enumerate(x_PN):
                     sign = 1 - 2 * (member % 2)
@@ -150,7 +151,7 @@ def test_narrowing_of_the_largest_sums(outputs: int, dtype: type) -> None:
         left, right = noises
         operands = Weight(jnp.asarray(weight_MN), left, right, shift=3), jnp.asarray(x_PN), 7
         got = cpu.linear(*operands, dtype)
-        shifted = np.asarray(perturb.narrowed.by_jax(*operands, jnp.int32))
+        shifted = np.asarray(layers.narrowed.by_jax(*operands, jnp.int32))
         most = 127 if dtype == jnp.int8 else 32767
         assert shifted.max() > 127 and shifted.min() < -127
         np.testing.assert_array_equal(np.asarray(got), np.clip(shifted, -most, most))
@@ -171,7 +172,7 @@ def test_an_odd_number_of_rows_without_a_perturbation(rows: int) -> None:
     random = np.random.default_rng(0)
     x_PN, weight_MN = random_int8(random, rows, 20), random_int8(random, 9, 20)
     operands = Weight(jnp.asarray(weight_MN)), jnp.asarray(x_PN), shift_for(20), jnp.int8
-    assert np.array_equal(cpu.linear(*operands), perturb.narrowed.by_jax(*operands))
+    assert np.array_equal(cpu.linear(*operands), layers.narrowed.by_jax(*operands))
 
 
 @built
@@ -231,7 +232,7 @@ def test_outer_in_a_loop_over_layers() -> None:
 @built
 def test_the_program_calls_them_on_cpus() -> None:
     weight = Weight(jnp.ones((8, 8), jnp.int8))
-    program = jax.jit(perturb.linear).lower(weight, jnp.ones((2, 8), jnp.int8)).as_text()
+    program = jax.jit(layers.linear).lower(weight, jnp.ones((2, 8), jnp.int8)).as_text()
     assert "int_lm_linear8" in program
 
 

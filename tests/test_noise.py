@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
+from conftest import USERS
 
 from int_lm.arithmetic import noise
 from int_lm.config import EsConfig
@@ -80,7 +81,7 @@ def test_entries_are_not_made_in_the_loop_of_words(pairs: int, size: int):
     """Fused, every entry costs 20 rounds, and some programs never end compiling."""
     key, numbers = jnp.zeros(2, jnp.uint32), jnp.arange(pairs, dtype=jnp.int32)
     draw_from = jax.jit(lambda key, pairs: noise.draw("rademacher", (key[0], key[1]), pairs, size))
-    program = draw_from.lower(key, numbers).compile().as_text()
+    program = draw_from.lower(key, numbers).compile(compiler_options=USERS).as_text()
     assert " while(" in program
     computations = program.split("\n\n")  # what was fused is a computation of its own
     rounds = [text for text in computations if text.count(" xor(") > 2]

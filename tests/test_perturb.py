@@ -13,14 +13,14 @@ import pytest
 from int_lm import limits, native
 from int_lm.config import EsConfig
 from int_lm.limits import INT8_MAX, INT32_MAX
-from int_lm.model import perturb
+from int_lm.model import layers, perturb
 from int_lm.model.perturb import Weight
 
 PAIRS = 3
 KINDS = ["rademacher", "gaussian"]
-linear = jax.jit(perturb.linear)
-embed = jax.jit(perturb.embed)
-readout = jax.jit(perturb.readout)
+linear = jax.jit(layers.linear)
+embed = jax.jit(layers.embed)
+readout = jax.jit(layers.readout)
 
 
 def pairwise(first: list[int], second: list[int]) -> list[tuple[str, int, int]]:
@@ -196,8 +196,7 @@ def test_the_largest_perturbation_that_config_allows_is_exact(kind: str, rank: i
     score = jnp.einsum("pn,nr->pr", x, right[0], preferred_element_type=jnp.int32)
     assert score[0, 0] == inputs * INT8_MAX * most
     assert linear(weight, x)[:, 0].tolist() == [
-        oracle.saturate(total >> perturb.shift_for(inputs))
-        for total in (bare + delta, bare - delta)
+        oracle.saturate(total >> layers.shift_for(inputs)) for total in (bare + delta, bare - delta)
     ]
 
 
@@ -221,16 +220,16 @@ def test_a_layer_by_its_number_is_that_layer_cut_out(rank: int, kernels: str):
     def used(weights: dict[str, Weight]) -> tuple[jax.Array, ...]:
         matrix, vector = weights["matrix"], weights["vector"]
         return (
-            perturb.linear(matrix, x_PN),
-            perturb.readout(matrix, x_PN),
-            perturb.vector(vector, x_PN),
+            layers.linear(matrix, x_PN),
+            layers.readout(matrix, x_PN),
+            layers.vector(vector, x_PN),
         )
 
     results = []
     for layer in range(3):
         alone = jax.tree.map(lambda leaf, layer=layer: leaf[layer], stacked)
         with native.without_kernels() if kernels == "jax" else contextlib.nullcontext():
-            got = used(perturb.of_layer(stacked, jnp.int32(layer)))
+            got = used(layers.of_layer(stacked, jnp.int32(layer)))
             of_one = used(alone)
         for by_number, cut_out in zip(got, of_one, strict=True):
             np.testing.assert_array_equal(by_number, cut_out)

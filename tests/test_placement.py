@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import USERS
 from test_evolve import ARCHITECTURES, ESTIMATORS, UPDATES, VOCABULARY, tiny, tokens_of
 
 from int_lm.config import DistributedConfig, EsConfig
@@ -54,15 +55,16 @@ def assert_equal(recipe: Recipe, places: list[Placement]) -> None:
         jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
-def unit_recipe(vocab_size: int) -> Recipe:
+def unit_recipe(vocab_size: int, update: str = "carry") -> Recipe:
     """The default recipe, with a context table."""
-    es = {"votes": "unit", "readout": "exact", "update": "carry"}
+    es = {"votes": "unit", "readout": "exact", "update": update}
     return tiny(architecture="rwkv", direct=(2,), vocab_size=vocab_size, **es)
 
 
-def test_four_devices_give_the_bits_of_one() -> None:
-    """The default recipe: split votes, and context tables."""
-    recipe = unit_recipe(12)
+@pytest.mark.parametrize("update", ["carry", "adaptive"])
+def test_four_devices_give_the_bits_of_one(update: str) -> None:
+    """The default recipe: split votes, and context tables; updates that need whole tensors."""
+    recipe = unit_recipe(12, update)
     assert_equal(recipe, [over(4, recipe, "sharded")])
 
 
@@ -102,7 +104,7 @@ def test_only_votes_scores_and_errors_cross(kind: str) -> None:
 
     crossing = re.findall(
         r"= \(?(\w+)\[([\d,]*)\].*? (all-[\w-]+|reduce-scatter|collective-\w+)\(",
-        step.lower(state, tokens).compile().as_text(),
+        step.lower(state, tokens).compile(compiler_options=USERS).as_text(),
     )
     assert {dtype for dtype, _, _ in crossing} <= {"s32", "s8"}, crossing
     sizes = [int(np.prod([int(n) for n in size.split(",") if n])) for _, size, _ in crossing]

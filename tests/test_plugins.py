@@ -717,7 +717,7 @@ def test_a_wrong_network_for_numpy_is_not_exported(
     found = recipe.of(settings, 256)
     tokenizer = ByteTokenizer()
     tokenizer.save(tmp_path / "tokenizer")
-    run = Run(settings, found, 1, random_weights(found.model), identity(tokenizer))
+    run = Run(settings, found, 1, random_weights(found.model), identity(tokenizer), "5" * 64)
     with pytest.raises(UserError, match=problem):
         export.export_model(run, tmp_path / "out", tokenizer_directory=tmp_path / "tokenizer")
     assert not (tmp_path / "out").exists()

@@ -86,14 +86,47 @@ def test_a_changed_configuration_is_refused() -> None:
         new[section][key] = "another value"
     resume.check_config(old, new)
     new["model"]["width"] = 128
-    new["data"]["path"] = ["a.txt"]
-    with pytest.raises(
-        UserError, match=r"model.width 64, now 128; data.path \[\], now \['a.txt'\]"
-    ):
+    new["data"]["field"] = "body"
+    with pytest.raises(UserError, match="model.width 64, now 128; data.field 'text', now 'body'"):
         resume.check_config(old, new)
     del new["es"]["rank"]
     with pytest.raises(UserError, match="es.rank 1, now None"):
         resume.check_config(old, new)
+
+
+def mixture(**changes: Any) -> dict[str, Any]:
+    """A configuration with sources a and b, the second with `changes`."""
+    parts = (TWO[0], dataclasses.replace(TWO[1], **changes))
+    return config.to_dict(dataclasses.replace(SETTINGS, data=DataConfig(mixture=parts)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"field": "body"}, "with data.mixture.b.field 'text', now 'body': go back"),
+        ({"source": "json"}, "with data.mixture.b.source 'text', now 'json': go back"),
+        ({"split": "test", "revision": "1"}, "b.split 'train', now 'test'; data.mixture.b.revi"),
+        ({"name": "c"}, "has a source c that the checkpoint has not and lacks b .* weight to 0"),
+    ],
+)
+def test_what_differs_in_a_mixture_is_told_field_by_field(changes, expected: str) -> None:
+    """By the name of the part, and without what is the same."""
+    with pytest.raises(UserError, match=expected) as caught:
+        resume.check_config(mixture(), mixture(**changes))
+    assert "'a'" not in str(caught.value) and "[" not in str(caught.value)
+
+
+def test_what_may_differ_in_a_mixture_may() -> None:
+    """Weights, places, damaged records, and the order, which is that of the checkpoint then."""
+    resume.check_config(mixture(), mixture(weight=0.0, path=("z",), skip_damaged=9))
+    other = config.from_dict(mixture())
+    data = dataclasses.replace(other.data, mixture=other.data.mixture[::-1])
+    other = dataclasses.replace(other, data=data)
+    resume.check_config(mixture(), config.to_dict(other))
+    ordered = resume.in_order(other, {"config": mixture()})
+    assert ordered == config.from_dict(mixture())
+    with pytest.raises(UserError, match=r"data.mixture \['a', 'b'\], now \[\]"):
+        resume.check_config(mixture(), config.to_dict(Config()))
 
 
 def test_another_tokenizer_is_refused() -> None:

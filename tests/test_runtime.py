@@ -21,7 +21,7 @@ from int_lm import export, runtime
 from int_lm.arithmetic import noise
 from int_lm.config import ModelConfig
 from int_lm.measure import evaluate
-from int_lm.model import likelihood, perturb
+from int_lm.model import layers, likelihood, perturb
 from int_lm.run import Run
 from tests import presets
 
@@ -51,7 +51,7 @@ def test_linear_equals_the_model_s(count: int) -> None:
     x = generator.integers(-127, 128, (5, count))
     weight = generator.integers(-127, 128, (7, count)).astype(np.int8)
     x[0], weight[0], weight[1] = 127, 127, -127
-    expected = perturb.linear(perturb.Weight(jnp.asarray(weight)), jnp.asarray(x, jnp.int8))
+    expected = layers.linear(perturb.Weight(jnp.asarray(weight)), jnp.asarray(x, jnp.int8))
     np.testing.assert_array_equal(runtime.linear(weight, x.astype(np.int32)), expected)
 
 
@@ -316,7 +316,7 @@ def offsets(begin: int, end: int) -> Callable[[dict, dict, bytearray], None]:
 
 
 EDITS: dict[str, tuple[Callable[[dict, dict, bytearray], object], str]] = {
-    "version": (lambda h, m, d: m.update(format_version=2), "format version is 2"),
+    "version": (lambda h, m, d: m.update(format_version=3), "format version is 3"),
     "config digest": (lambda h, m, d: m.update(config_sha256="0"), "not the one that was written"),
     "missing tensor": (lambda h, m, d: h.pop("head"), "does not hold the tensors"),
     "additional tensor": (lambda h, m, d: h.update(more=h["head"]), "does not hold the tensors"),
@@ -436,6 +436,91 @@ def test_a_directory_without_an_export_is_named(tmp_path: Path) -> None:
         with pytest.raises(runtime.ExportError, match="is no export that can be read") as caught:
             runtime.load(tmp_path / name)
         assert str(caught.value).startswith(str(tmp_path / name))
+
+
+SPARSE = dataclasses.replace(MODEL, direct=(2, 4), direct_bits=9)
+
+
+def sparse_run(density: float = 0.05, vocab_size: int = 256) -> Run:
+    """A run whose context tables are mostly 0; of the second one, whole rows."""
+    run = tiny_run(vocab_size, SPARSE)
+    generator = np.random.default_rng(5)
+    tables = {
+        name: np.where(generator.random(table.shape) < density, table, np.int8(0))
+        for name, table in run.weights.tables.items()
+    }
+    tables["context_4"][generator.random(512) < 0.5] = 0
+    tables["context_4"][7] = 1  # a row without a 0
+    return dataclasses.replace(run, weights=dataclasses.replace(run.weights, tables=tables))
+
+
+@pytest.mark.parametrize("vocab_size", [256, 300])
+def test_sparse_tables_come_back(vocab_size: int, tmp_path: Path) -> None:
+    """Stored without zeros, read row by row or whole, they are what they were; scores too."""
+    run = sparse_run(vocab_size=vocab_size)
+    directory = export_tiny_run(run, tmp_path)
+    dense = 2 * 512 * vocab_size
+    assert (directory / runtime.WEIGHTS_FILE).stat().st_size < 0.5 * dense + 2**16
+    model = runtime.load(directory)
+    documents = [np.random.default_rng(n).integers(1, 256, 60).astype(np.uint16) for n in range(3)]
+    expected = evaluate.log2_likelihoods(run.recipe.model, run.weights, documents)
+    assert runtime.log2_likelihoods(model, documents).tolist() == expected.tolist()
+    for name, weight in run.weights.by_path().items():
+        assert model.weights[name].dtype == np.int8
+        np.testing.assert_array_equal(model.weights[name], weight)
+
+
+def test_exports_of_version_1_are_read(tmp_path: Path) -> None:
+    """They hold every table in full; a table that is not sparse is still stored like that."""
+    run = tiny_run(model=SPARSE)
+    directory = export_tiny_run(run, tmp_path)
+    old = rewrite(directory, tmp_path / "old", lambda h, m, d: m.update(format_version=1))
+    assert "direct/context_2" in old.tensors
+    for name, weight in run.weights.by_path().items():
+        np.testing.assert_array_equal(old.weights[name], weight)
+
+
+PART_EDITS: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
+    "a row more or less": ("rows", lambda part: np.append(part[:1] ^ 1, part[1:])),
+    "a count less": ("counts", lambda part: part[:-1]),
+    "a longer row": ("counts", lambda part: np.append(part[:-1], part[-1] + 1).astype(part.dtype)),
+    "a column less": ("columns", lambda part: part[1:]),
+    "a value more": ("values", lambda part: np.append(part, part[:1])),
+    "no such column": ("columns", lambda part: np.where(part == part.max(), 300, part)),
+}
+
+
+@pytest.mark.parametrize("name", PART_EDITS)
+def test_parts_of_a_table_that_do_not_fit_are_refused(name: str, tmp_path: Path) -> None:
+    """Each with a right digest: what is wrong is how they go together."""
+    part, change = PART_EDITS[name]
+    directory = export_tiny_run(sparse_run(vocab_size=300), tmp_path)
+    kinds = {"rows": np.uint8, "counts": np.uint16, "columns": np.uint16, "values": np.int8}
+
+    def edit(header: dict, metadata: dict, data: bytearray) -> None:
+        path = f"direct/context_4/{part}"
+        begin, end = header[path]["data_offsets"]
+        old = np.frombuffer(bytes(data[begin:end]), kinds[part])
+        put(header, metadata, data, path, change(old).astype(kinds[part]))
+
+    with pytest.raises(runtime.ExportError, match="the parts of direct/context_4 do not fit"):
+        rewrite(directory, tmp_path / "copy", edit)
+
+
+@pytest.mark.parametrize("count", [1040, 1041, 2100])
+@pytest.mark.parametrize("rows", [1, 2, 300])
+def test_sums_in_float32_are_exact(count: int, rows: int) -> None:
+    """At the largest sum that float32 holds, beyond it, and for more rows than one call takes."""
+    generator = np.random.default_rng(count)
+    weight = generator.choice(np.array([-127, 126, 127], np.int8), (9, count))
+    weight[0] = 127
+    x = generator.choice(np.array([-127, 125, 127], np.int32), (rows, count))
+    x[0] = 127
+    expected = x.astype(np.int64) @ weight.T.astype(np.int64)
+    for form in (weight, weight.astype(np.float32)):
+        found = runtime.integer_dot(x, form)
+        assert found.dtype == np.int32
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_the_copy_in_an_export_stands_alone(directory: Path, model: runtime.Model) -> None:

@@ -196,6 +196,9 @@ def test_any_bytes_come_back(pieces: SentencePieceTokenizer) -> None:
             "<separator>", "<unk>", "<0x41>", "e\u0301 \u00e9", "\ufeffmark", "ﬁ ½ ①", "1234567",
         )
     ]  # fmt: skip
+    white = "  \t\n\r\x0b\x0c\x85\u2028\u3000\u2581\u2585a"
+    lengths = (generator.randrange(30) for _ in range(1000))
+    texts += ["".join(generator.choices(white, k=length)).encode() for length in lengths]
     for text, ids in zip(texts, pieces.encode_all(texts, threads=2), strict=True):
         assert pieces.decode(ids) == text
         assert pieces.count_bytes(ids) == len(text)
@@ -264,8 +267,101 @@ def test_vocabularies_that_do_not_fit_are_refused() -> None:
     with pytest.raises(UserError, match="no bpe vocabulary of 60000 can be made of"):
         train.train([corpus_of(200)], vocab_size=60000, model_type="bpe")
     letters = "".join(map(chr, range(0x4E00, 0x4E00 + 900))).encode()
-    with pytest.raises(UserError, match="no bpe vocabulary of 512 can be made of"):
-        train.train([letters * 3], vocab_size=512, model_type="bpe")
+    with pytest.raises(UserError, match="512 has 254 ids .* 900 characters ask .*_coverage"):
+        train.train([letters * 3], vocab_size=512, model_type="bpe", coverage=1)
+
+
+LETTERS = "".join(map(chr, range(0x4E00, 0x4E00 + 3000)))
+
+
+def many_characters(seed: int) -> bytes:
+    """40,000 characters of a script with 3000, some frequent and most rare; no spaces."""
+    generator = random.Random(seed)
+    weights = [1 / (1 + index) for index in range(len(LETTERS))]
+    return "".join(generator.choices(LETTERS, weights, k=40_000)).encode()
+
+
+@pytest.mark.parametrize(
+    ("vocab_size", "coverage", "kept", "covered"),
+    [(512, None, 127, (0.6, 0.7)), (1200, None, 471, (0.75, 0.9)), (3300, 0.9, 1114, (0.9, 0.901))],
+)
+def test_small_vocabularies_for_many_characters(
+    vocab_size: int, coverage: float | None, kept: int, covered: tuple[float, float]
+) -> None:
+    """Half of the ids are for characters, or those that the coverage asks for; the rest are bytes,
+    also a space and the character that SentencePiece reserves, which the text does not have."""
+    text, said = many_characters(0), []
+    tokenizer = train.train(
+        [text], vocab_size=vocab_size, model_type="bpe", coverage=coverage, say=said.append
+    )
+    single = {piece.decode() for piece in tokenizer.pieces[258:] if len(piece) == 3}
+    assert len(single) == kept and single < set(LETTERS)
+    assert LETTERS[0] in single and LETTERS[-1] not in single
+    share = sum(text.decode().count(letter) for letter in single) / 40_000
+    assert covered[0] <= share <= covered[1] and f"{share:.4%} of the text" in said[0]
+    for other in (many_characters(1), " a  b ▅\u2581 ".encode() + text[:300]):
+        ids = tokenizer.encode(other)
+        assert tokenizer.decode(ids) == other
+    assert len(tokenizer.encode(text)) < 0.7 * len(text)
+
+
+def test_text_around_a_reserved_character_is_trained_on() -> None:
+    """SentencePiece would leave out all of what it is given at once with that character."""
+    text = "abrakadabra simsalabim ▅\n".encode() * 300 + corpus_of(300)
+    tokenizer = train.train([text], vocab_size=600, model_type="bpe")
+    assert len(tokenizer.encode(b"abrakadabra simsalabim ")) <= 6
+    assert tokenizer.decode(tokenizer.encode("▅".encode())) == "▅".encode()
+
+
+@pytest.mark.parametrize("model_type", ["bpe", "unigram"])
+def test_white_space_has_pieces(model_type: str) -> None:
+    """An indentation is one token, and line ends are part of others; not a token each."""
+    body = "\n".join(
+        f"{' ' * 4 * (i % 4)}{WORDS[i % 9]} = {WORDS[i % 7]}({i % 5})" for i in range(999)
+    )
+    tabs = body.replace("    ", "\t")
+    texts = [(body + tabs).encode(), corpus_of(300)]
+    tokenizer = train.train(texts, vocab_size=600, model_type=model_type)
+    for text in ("    ", " " * 8, " " * 12):
+        assert len(tokenizer.encode(text.encode())) == 1
+    assert any(b"\n" in piece and len(piece) > 1 for piece in tokenizer.pieces)
+    assert any(b"\t\t" in piece for piece in tokenizer.pieces)
+    for text in (body, tabs):
+        ids = tokenizer.encode(text.encode())
+        assert tokenizer.decode(ids) == text.encode()
+        alone = sum(tokenizer.pieces[index] in (b" ", b"\t", b"\n") for index in ids)
+        assert model_type == "unigram" or alone < 0.05 * len(ids)
+
+
+def test_own_symbols_are_one_token() -> None:
+    """Wherever the text has them, also beside others; and what cannot be a symbol is refused."""
+    symbols = ["<user>", "a,b", "日本", "</s>"]
+    train.check_symbols(symbols)
+    tokenizer = train.train([corpus_of(500)], vocab_size=700, model_type="bpe", symbols=symbols)
+    for symbol in symbols:
+        index = tokenizer.pieces.index(symbol.encode())
+        ids = tokenizer.encode(f"potions{symbol}x {symbol}".encode()).tolist()
+        assert (
+            ids.count(index) == 2 and tokenizer.decode(ids) == f"potions{symbol}x {symbol}".encode()
+        )
+    for wrong in ("", "a b", "\t", "<unk>", "<0x41>", "<separator>", "\u2581", "▅", "\udcff"):
+        with pytest.raises(UserError, match="--symbols names"):
+            train.check_symbols([wrong])
+    with pytest.raises(UserError, match="twice"):
+        train.check_symbols(["x", "x"])
+
+
+def test_a_model_of_before_is_still_read(tmp_path: Path) -> None:
+    """Trained line by line, without pieces of white space: the same ids as ever."""
+    model = foreign(
+        normalization_rule_name="identity", add_dummy_prefix=False, remove_extra_whitespaces=False,
+        split_digits=True, pad_id=0, pad_piece="<separator>", unk_id=1, bos_id=-1, eos_id=-1,
+    )  # fmt: skip
+    tokenizer = SentencePieceTokenizer(model)
+    plain = sentencepiece.SentencePieceProcessor(model_proto=model)
+    for text in ("the quick brown fox\n  jumps", "naïve 日本語 12"):
+        assert tokenizer.encode(text.encode()).tolist() == plain.encode(text, out_type=int)
+        assert tokenizer.decode(tokenizer.encode(text.encode())) == text.encode()
 
 
 def test_the_commands_train_inspect_and_refuse(tmp_path: Path, run_command) -> None:

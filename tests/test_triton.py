@@ -9,8 +9,8 @@ import pytest
 from test_native import LOW, random_int8
 
 from int_lm import native
-from int_lm.model import perturb
-from int_lm.model.perturb import shift_for
+from int_lm.model import layers, perturb
+from int_lm.model.layers import shift_for
 from int_lm.native import dispatch, gpu
 
 INTERPRET = not native.on_gpu()
@@ -37,7 +37,7 @@ def test_linear(shape: tuple[int, int, int], dtype: type, extreme: bool) -> None
         operands = weight, jnp.asarray(x_PN), shift_for(inputs), dtype
         got = gpu.linear(*operands, interpret=INTERPRET)
         assert got is not NotImplemented and got.dtype == dtype
-        assert np.array_equal(got, perturb.narrowed.by_jax(*operands))
+        assert np.array_equal(got, layers.narrowed.by_jax(*operands))
 
 
 def test_shapes_without_whole_tiles_have_none() -> None:
@@ -55,7 +55,7 @@ def test_it_is_for_gpus_and_for_rank_one(monkeypatch: pytest.MonkeyPatch) -> Non
 
     def program(rank: int, x_PN: jax.Array) -> str:
         # a function of its own each time, for a trace is kept by function
-        return str(jax.make_jaxpr(lambda weight, x: perturb.linear(weight, x))(weight(rank), x_PN))
+        return str(jax.make_jaxpr(lambda weight, x: layers.linear(weight, x))(weight(rank), x_PN))
 
     assert gpu.linear(weight(2), x_PN, 7, jnp.int8) is NotImplemented
     assert gpu.linear(weight(1), x_PN[:10], 7, jnp.int8) is NotImplemented

@@ -9,7 +9,7 @@ from plugins import stochastic as plugin
 
 from int_lm.config import Config, EsConfig
 from int_lm.limits import INT32_MAX, LEARNING_RATE_MAX
-from int_lm.method.update import carry as carrying, threshold
+from int_lm.method.update import adaptive, carry as carrying, threshold
 
 RATE_MAX = int(LEARNING_RATE_MAX * 4096)
 RATES = [0, 1, 5, 31, 2048, 4096, 5000, RATE_MAX]
@@ -19,6 +19,9 @@ VOTES = [-INT32_MAX, -(2**16), -1, 0, 1, 200, INT32_MAX]  # all that counts is t
 carry = jax.jit(carrying.carry)
 stochastic = jax.jit(plugin.stochastic)
 by_magnitude = jax.jit(threshold.by_magnitude)
+adapted = jax.jit(adaptive.adapted, static_argnames=("beta1", "beta2"))
+normalised = jax.jit(adaptive.normalised)
+encoded, decoded = jax.jit(adaptive.encoded), jax.jit(adaptive.decoded)
 
 
 def votes_of_every_shape() -> dict[str, np.ndarray]:
@@ -174,6 +177,97 @@ def test_stochastic_is_unbiased(rate: int):
     )
     total = np.asarray(moved).astype(np.int64).sum(axis=1)
     assert total.tolist() == [int(np.sign(vote)) * rate for vote in VOTES]
+
+
+# -- Adaptive --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_normalised_votes_equal_the_oracle(name: str):
+    """Votes of every size and shape, in 128ths of their mean magnitude."""
+    votes = votes_of_every_shape()[name]
+    found = normalised(int32(votes))
+    assert found.reshape(-1).tolist() == oracle.normalised(votes.tolist())
+    assert int(jnp.max(jnp.abs(found))) <= adaptive.VOTE_MAX
+
+
+def test_moments_of_eight_bits_equal_the_oracle():
+    """Numbers about every power of two, under words at the ends of the dither and within."""
+    powers = [2**bits + more for bits in range(31) for more in (-1, 0, 1, 2**bits // 3)]
+    numbers, words = (
+        grid.reshape(-1) for grid in np.meshgrid(powers, [0, 1, 2**28, 2**31, 2**32 - 1])
+    )
+    codes = encoded(jnp.asarray(numbers, jnp.uint32), jnp.asarray(words, jnp.uint32))
+    pairs = zip(numbers.tolist(), words.tolist(), strict=True)
+    assert codes.tolist() == [oracle.eight_bits(*pair) for pair in pairs]
+    assert decoded(jnp.arange(177)).tolist() == [oracle.of_eight_bits(code) for code in range(177)]
+    roots = adaptive.inverse_roots()[1:177]
+    exact = 2**14 / np.sqrt([oracle.of_eight_bits(code) for code in range(1, 177)])
+    assert roots.tolist() == np.floor(exact).astype(int).tolist()
+
+
+def test_a_moment_is_rounded_without_bias():
+    """Over evenly spread words the mean of the two neighbours is the number itself."""
+    words = jnp.arange(2**13, dtype=jnp.uint32) << 19
+    for number in (5, 1000, 2047, 2048, 30001, 1048575):
+        found = decoded(encoded(jnp.full(2**13, number, jnp.uint32), words).astype(jnp.int32))
+        assert len(np.unique(found)) <= 2
+        assert abs(float(np.mean(found)) * 128 - number) <= max(1.0, number / 2**13)
+
+
+@pytest.mark.parametrize("rate", [0, 1, 4096, RATE_MAX, 2**18])
+def test_adaptive_equals_the_oracle(rate: int):
+    """Moments, remainders, weights and votes at their ends, under several words and decays."""
+    means, squares = [-104, -60, -1, 0, 7, 90, 104], [0, 1, 50, 120, 176]
+    grids = np.meshgrid(means, squares, [-2048, 0, 2047], [-127, 0, 127])
+    m, v, r, w = (grid.reshape(-1) for grid in grids)
+    votes = np.resize([INT32_MAX, -INT32_MAX, 0, 1, 2**20, -(2**24)], m.shape)
+    units, words = oracle.normalised(votes.tolist()), oracle.dither_words(m.shape, 77)
+    for betas in ((102, 115), (1, 127), (127, 127), (1, 1)):
+        weight, rest, mean, square = adapted(
+            *(jnp.asarray(w, jnp.int8), jnp.asarray(r, jnp.int16)),
+            *(jnp.asarray(m, jnp.int8), jnp.asarray(v, jnp.uint8)),
+            *(int32(votes), jnp.uint32(77), jnp.int32(rate)),
+            beta1=betas[0],
+            beta2=betas[1],
+        )
+        moments = zip(mean.tolist(), square.tolist(), strict=True)
+        assert list(zip(weight.tolist(), rest.tolist(), moments, strict=True)) == [
+            oracle.adapted(*row[:2], row[2:4], *row[4:], rate, betas)
+            for row in zip(*(x.tolist() for x in (w, r, m, v)), units, words, strict=True)
+        ]
+        assert int(mean.min()) >= -104 and int(mean.max()) <= 104 and int(square.max()) <= 176
+
+
+def test_adaptive_moves_a_steady_vote_by_the_rate_and_noise_by_less():
+    """Adam's two ends: the ratio of means is 1 for votes that do not change, small for noise."""
+    random = np.random.default_rng(5)
+    weight, rest = jnp.zeros(512, jnp.int8), jnp.zeros(512, jnp.int16)
+    mean, square = jnp.zeros(512, jnp.int8), jnp.zeros(512, jnp.uint8)
+    config = Config(es=EsConfig(update="adaptive", learning_rate=0.25, schedule="constant"))
+    for step in range(100):
+        votes = np.where(np.arange(512) < 256, 900, random.choice([-900, 900], 512))
+        rate = jnp.int32(adaptive.learning_rate(config, step))
+        weight, rest, mean, square = adapted(
+            *(weight, rest, mean, square, int32(votes), jnp.uint32(step), rate),
+            beta1=102,
+            beta2=115,
+        )
+    moved = np.asarray(weight, np.int64)
+    assert np.all(np.abs(moved[:256] - 25) <= 1), "100 steps of a quarter of a unit"
+    assert 1 < np.std(moved[256:]) < 4, "about the square root of 100 steps, times a quarter"
+
+
+@pytest.mark.parametrize("beta", [(0.8, 0.9), (0.99, 0.995), (0.001, 0.999)])
+def test_the_adaptive_rate_corrects_the_bias_of_the_first_steps(beta: tuple[float, float]):
+    """Equal to the oracle's, and the ratio of the first step times it is the rate again."""
+    es = EsConfig(update="adaptive", beta1=beta[0], beta2=beta[1], schedule="constant")
+    config = Config(es=es)
+    for step in (0, 1, 2, 50, 10**6):
+        assert adaptive.learning_rate(config, step) == oracle.adaptive_rate(config, step)
+    first, second = (units / 128 for units in oracle.betas(config))
+    ratio = (1 - first) / (1 - second) ** 0.5
+    assert abs(adaptive.learning_rate(config, 0) * ratio - es.learning_rate * 4096) <= ratio
 
 
 @pytest.mark.parametrize("name", NAMES)

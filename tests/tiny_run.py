@@ -39,6 +39,7 @@ def tiny_run(vocab_size: int = 256, model: ModelConfig = MODEL, extreme: bool = 
         step=7,
         weights=jax.tree.map(leaf, of_run.model.specs),
         tokenizer={**identity(ByteTokenizer()), "vocab_size": vocab_size},
+        text_sha256="5" * 64,
     )
 
 

@@ -1,12 +1,14 @@
 """SentencePiece tokenizers: BPE or unigram pieces over bytes, lossless for any text.
 
 A model's own decoder turns the character U+2581 into a space, and bytes that are not UTF-8 have no
-pieces. Here both are encoded as byte pieces, and ids are decoded by a table of the bytes of each
-piece. So decoding gives every text again; a text for which it does not is refused.
+pieces; a model of text without spaces has no piece for a space, and would give that character's
+bytes. Here all of these are encoded as byte pieces, and ids are decoded by a table of the bytes of
+each piece. So decoding gives every text again; a text for which it does not is refused.
 """
 
 import codecs
 import functools
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -21,7 +23,6 @@ from tokenization.interface import FILE_NAME, identity_digest, write_identity
 MODEL_FILE = "tokenizer.model"
 MODEL_BYTES = 1 << 26  # the largest model file
 SPACE = "\u2581"  # how pieces write a space
-_SPACE_BYTES = SPACE.encode()
 
 
 class SentencePieceTokenizer:
@@ -79,6 +80,8 @@ class SentencePieceTokenizer:
                 f"{where} has the piece {names[0]!r} at id 0, which int_lm needs "
                 f"for the separator between documents; train one with {command('train-tokenizer')}"
             )
+        # what is encoded as bytes: its own piece would stand for something else
+        self._alone = re.compile(f"([{SPACE}{'' if SPACE in names else ' '}])")
         self._of_byte = np.array([of_byte[value] for value in range(256)], self.dtype)
         self.pieces = tuple(self._bytes_of(index, name) for index, name in enumerate(names))
         self._lengths = np.array([len(piece) for piece in self.pieces], np.int64)
@@ -112,7 +115,7 @@ class SentencePieceTokenizer:
         Raises:
           UserError: the model changes a text.
         """
-        parts = [_parts(text) for text in texts]
+        parts = [_parts(text, self._alone) for text in texts]
         plain = [part for text in parts for part in text if isinstance(part, str)]
         encoded = iter(self._processor.encode(plain, out_type=int, num_threads=threads))
         results = []
@@ -211,10 +214,10 @@ class SentencePieceTokenizer:
         return cls(model, str(path))
 
 
-def _parts(text: bytes) -> list[str | bytes]:
+def _parts(text: bytes, alone: re.Pattern[str]) -> list[str | bytes]:
     """Split a text: strings that the model encodes, and bytes that are encoded one by one.
 
-    The bytes are those that are not UTF-8, and those of `SPACE`.
+    The bytes are those that are not UTF-8, and those of the characters that `alone` finds.
     """
     parts: list[str | bytes] = []
     rest = memoryview(text)
@@ -226,8 +229,9 @@ def _parts(text: bytes) -> list[str | bytes]:
             read = codecs.utf_8_decode(rest[: error.start], "strict", True)[0]
             fault = bytes(rest[error.start : error.end])
             rest = rest[error.end :]
-        for number, run in enumerate(read.split(SPACE)):
-            parts += [_SPACE_BYTES] * (number > 0) + [run] * (run != "")
+        for number, run in enumerate(alone.split(read)):
+            if run:
+                parts.append(run.encode() if number % 2 else run)
         if fault:
             parts.append(fault)
     return parts or [""]

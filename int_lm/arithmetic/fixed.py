@@ -20,7 +20,7 @@ ALONG_BITS = 2  # that its sum over the width leaves out
 DIRECT_STEP_BITS = 8  # fractional bits of a step of a row of `context_tables`
 DIRECT_MEAN_BITS = 8  # more of them, of the step divided by the readings of the row
 GOLDEN_RATIO = 0x9E3779B1  # 2^32 / 1.618, made odd
-DITHER_COLUMN, DITHER_POSITION = 0x85EBCA77, 0xC2B2AE3D
+DITHER_COLUMN, DITHER_POSITION, DITHER_LAYER = 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F
 MIX_FIRST, MIX_SECOND = 0x85EBCA6B, 0xC2B2AE35  # MurmurHash3's finaliser (Appleby, 2011)
 DIVIDEND_BITS = 14  # `floor_divide` takes |dividend| < 2^14 (127 * 127 = 16 129)
 DIVISOR_MAX = INT8_MAX

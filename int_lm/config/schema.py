@@ -65,7 +65,8 @@ class EsConfig:
     update: str = described(
         "carry",
         "threshold: weights whose |vote| passes a threshold move by one unit (1/16); carry: votes "
-        "move weights by learning_rate, and what is less than a unit is kept for later steps",
+        "move weights by learning_rate, and what is less than a unit is kept for later steps; "
+        "adaptive: carry by the ratio of the vote's running mean to its root mean square (Adam)",
         kind="update",
     )
     alpha: float = described(
@@ -74,11 +75,15 @@ class EsConfig:
     )
     alpha_halflife: float = described(67.0, "steps after which schedule inverse has halved alpha")
     learning_rate: float = described(
-        0.5, "update carry: units (1/16) that a weight moves by in a step"
+        0.5,
+        "update carry: units (1/16) that a weight moves by in a step; adaptive: that times the "
+        "ratio",
     )
     learning_rate_halflife: float = described(
         200.0, "steps after which schedule inverse has halved learning_rate"
     )
+    beta1: float = described(0.8, "update adaptive: decay of the running mean of votes")
+    beta2: float = described(0.9, "update adaptive: decay of the running mean of their squares")
     direct_rate: float = described(
         12.0, "units (1/16 bit) that a row of a context table moves by when it is first read"
     )
@@ -193,6 +198,11 @@ class RunConfig:
     eval_every: int = described(100, "steps between evaluations on held-out text (0: only at end)")
     eval_bytes: int = described(131072, "held-out bytes used while training (0: all)")
     checkpoint_every: int = described(100, "steps between checkpoints (0: only at the end)")
+    saving_signals: tuple[str, ...] = described(
+        (),
+        "of the signals HUP, USR1 and USR2 those at which the run saves and goes on; at the others "
+        "it saves and stops",
+    )
     keep: int = described(2, "newest checkpoints kept, beside the best one", least=1)
     sample_prompt: str = described("", "prompt of the sample shown at every evaluation")
     sample_tokens: int = described(160, "tokens of that sample (0: no sample)")

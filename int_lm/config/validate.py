@@ -108,6 +108,11 @@ def validate(config: Config) -> Config:
         es.learning_rate <= LEARNING_RATE_MAX,
         f"es.learning_rate is {es.learning_rate}, must be at most {LEARNING_RATE_MAX}",
     )
+    require(
+        0 < es.beta1 < 1 and es.beta1**2 <= es.beta2 < 1,
+        f"es.beta1 is {es.beta1} and es.beta2 {es.beta2}; both must lie between 0 and 1, and beta2 "
+        "must be at least beta1 squared",
+    )
     lengths = set(model.direct)
     require(
         len(lengths) == len(model.direct) and lengths <= set(range(1, DIRECT_LENGTH_MAX + 1)),
@@ -144,5 +149,7 @@ def validate(config: Config) -> Config:
         run.init_from != "" or run.init_hash == "",
         "run.init_hash is of the weights of run.init_from, which is empty; name their directory",
     )
+    wrong = sorted(set(run.saving_signals) - {"HUP", "USR1", "USR2"})
+    require(not wrong, f"run.saving_signals names {wrong}, must be among HUP, USR1 and USR2")
     require(run.seed < 2**31, f"run.seed is {run.seed}, must lie between 0 and 2^31 - 1")
     return config

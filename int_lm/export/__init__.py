@@ -1,6 +1,7 @@
 """Export: a run's int8 weights as a directory that the NumPy runtime loads, without JAX.
 
-model.safetensors    int8 weights by path, and the int32 tables of the likelihood
+model.safetensors    int8 weights by path, context tables without zeros (`sparse`), and the int32
+                     tables of the likelihood
 config.json          model, tokenizer, step, hash of the weights, and which text was held out
 tokenizer/           the run's tokenizer
 runtime.py           loads, scores and samples all this, with NumPy alone
@@ -18,6 +19,7 @@ import hashlib
 import inspect
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -26,10 +28,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from int_lm import config, runtime
+from int_lm import config, runtime, sampling
 from int_lm.arithmetic import tables
 from int_lm.errors import UserError
-from int_lm.export import card
+from int_lm.export import card, sparse
 from int_lm.files import digest, untrusted
 from int_lm.limits import SEPARATOR
 
@@ -65,6 +67,13 @@ def numpy_forms(architecture: str) -> dict[str, type[runtime.Architecture]]:
 
     target = architectures.get(architecture).runtime
     return {architecture: plugins.attribute(target, f"the NumPy form of {architecture}")}
+
+
+def runtime_text() -> str:
+    """The runtime.py of an export: one file that stands alone, for it holds what it imports."""
+    text = Path(runtime.__file__).read_text(encoding="utf-8")
+    of_sampling = Path(sampling.__file__).read_text(encoding="utf-8")
+    return re.sub(r"from int_lm\.sampling import \([^)]*\)\n", lambda _: of_sampling, text)
 
 
 def _check_imports(file: Path) -> None:
@@ -130,6 +139,7 @@ def export_config(run: "Run") -> dict[str, Any]:
         "step": run.step,
         "weights_hash": hashing.weights_hash(run.weights),
         "data": settings["data"],
+        "text_sha256": run.text_sha256,
     }
 
 
@@ -143,7 +153,8 @@ def tensors_of(run: "Run") -> dict[str, np.ndarray]:
         runtime.EXP2_TABLE: tables.exp2(likelihood.NARROW_BITS if narrow else likelihood.WIDE_BITS),
         runtime.LOG2_TABLE: tables.log2_mantissa(),
     }
-    return {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    return sparse.stored(tensors, [name for name in tensors if name.startswith("direct/")])
 
 
 def weights_file(tensors: Mapping[str, np.ndarray], config_text: bytes) -> bytes:
@@ -172,6 +183,7 @@ def export_model(
     *,
     tokenizer_directory: Path,
     evaluation: Mapping[str, Any] | None = None,
+    pruned: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write an export, verify it, and only then give it its name.
@@ -181,6 +193,7 @@ def export_model(
         and `overwrite` is set.
       tokenizer_directory: the run's tokenizer, which is copied.
       evaluation: what evaluation.json of the run says; figures of other weights are not shown.
+      pruned: what `run.weights` have lost, for config.json and the card (see `export.__main__`).
 
     Returns:
       The export's directory.
@@ -194,16 +207,18 @@ def export_model(
     check_free(out, overwrite)
     _check_tokenizer(run, tokenizer_directory)
     settings, tensors = export_config(run), tensors_of(run)
+    if pruned:
+        settings["pruned"] = dict(pruned)
     architectures = numpy_forms(run.config.model.architecture)
     for network in architectures.values():
         _check_imports(Path(inspect.getfile(network)))
     text = (json.dumps(settings, indent=2) + "\n").encode()
     try:
-        runtime.expected_tensors(settings, {**runtime.ARCHITECTURES, **architectures})
+        runtime.expected_tensors(settings, {**runtime.ARCHITECTURES, **architectures}, tensors)
         with _named_when_complete(out.resolve()) as partial:
             (partial / runtime.WEIGHTS_FILE).write_bytes(weights_file(tensors, text))
             (partial / runtime.CONFIG_FILE).write_bytes(text)
-            shutil.copyfile(runtime.__file__, partial / RUNTIME_FILE)
+            (partial / RUNTIME_FILE).write_text(runtime_text(), encoding="utf-8", newline="\n")
             for network in architectures.values():
                 shutil.copyfile(inspect.getfile(network), partial / ARCHITECTURE_FILE)
             shutil.copytree(tokenizer_directory, partial / TOKENIZER_FOLDER)
@@ -224,11 +239,18 @@ def export_model(
     return out
 
 
-def export_run(run: "Run", root: str | Path, out: str | Path, *, overwrite: bool = False) -> Path:
+def export_run(
+    run: "Run",
+    root: str | Path,
+    out: str | Path,
+    *,
+    pruned: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Path:
     """Export a run's model with the tokenizer and the evaluation that lie in its directory.
 
     Args:
-      run: opened from the directory `root`. out, overwrite: as of `export_model`.
+      run: opened from the directory `root`. out, pruned, overwrite: as of `export_model`.
 
     Returns:
       The export's directory.
@@ -251,6 +273,7 @@ def export_run(run: "Run", root: str | Path, out: str | Path, *, overwrite: bool
         out,
         tokenizer_directory=paths.tokenizer,
         evaluation=evaluation,
+        pruned=pruned,
         overwrite=overwrite,
     )
 

@@ -1,16 +1,22 @@
 """Export a run: `python -m int_lm.export --run DIR --out DIR2`."""
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from int_lm import export, plugins
+from int_lm import export, plugins, programs
 from int_lm.config import command_line
 from int_lm.config.command_line import OneLineParser
 from int_lm.errors import UserError, reported
 
+if TYPE_CHECKING:
+    from int_lm.run import Run
+
 PROGRAM = "int_lm.export"
 COMMAND = f"python -m {PROGRAM}"
+PRICED_BYTES = 1 << 20  # of held-out text, about, on which the price of pruning is measured
 
 
 def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
@@ -27,12 +33,22 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
     parser.add_argument("--run", metavar="DIR", required=True, help="run that train.py wrote")
     parser.add_argument("--out", metavar="DIR", required=True, help="directory to make")
     parser.add_argument("--step", type=int, help="checkpoint to export (default: the newest)")
+    parser.add_argument(
+        "--prune",
+        type=int,
+        default=0,
+        metavar="N",
+        help="leave out the entries of context tables nearer to 0 than N, and measure what that "
+        "costs in bits per byte of held-out text (default: 0, nothing is left out)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an export at --out")
     parser.add_plugin_argument()
     arguments = parser.parse_strict(argv)
     plugins.trust(*arguments.plugin)
     if not Path(arguments.run).is_dir():
         raise UserError(f"no run at {arguments.run}; name the directory that train.py printed")
+    if not 0 <= arguments.prune <= 127:
+        raise UserError(f"--prune is {arguments.prune}, must be between 0 and 127")
     export.check_free(arguments.out, arguments.overwrite)
 
     from int_lm import run  # with JAX, hence after the arguments are known to be sound
@@ -41,12 +57,58 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
         print(sentence, file=sys.stderr)
 
     opened = run.open_run(arguments.run, arguments.step, say=say)
-    export.export_run(opened, arguments.run, arguments.out, overwrite=arguments.overwrite)
+    pruned = None
+    if arguments.prune:
+        opened, pruned = _pruned(opened, Path(arguments.run), arguments.prune)
+        print(
+            f"left out {pruned['dropped']:,} entries of context tables nearer to 0 than "
+            f"{pruned['least']}: {pruned['price']:+.4f} bits per byte on {pruned['bytes']:,} "
+            "held-out bytes"
+        )
+    export.export_run(
+        opened, arguments.run, arguments.out, pruned=pruned, overwrite=arguments.overwrite
+    )
     trusted = plugins.flags(plugins.full_names(opened.config, ["architecture"]))
     print(
         f"exported step {opened.step} to {arguments.out}\n"
         f"next: {command_line.command('sample')} --export {arguments.out}{trusted} --prompt 'def '"
     )
+
+
+def _pruned(opened: "Run", root: Path, least: int) -> "tuple[Run, dict[str, Any]]":
+    """The run with pruned context tables, and what `export_model` is told of it.
+
+    Raises:
+      UserError: the model has no context tables; errors of `data.open` and `tokenization`.
+    """
+    programs.make_importable()
+    import tokenization
+    from data.open import open_corpus
+    from int_lm.export import sparse
+    from int_lm.measure import evaluate
+
+    if not opened.weights.tables:
+        raise UserError(
+            "--prune leaves out entries of context tables, of which this model has none"
+        )
+    weights, dropped = sparse.prune(opened.weights, least)
+    tokenizer = tokenization.load(root / "tokenizer")
+    corpus = open_corpus(opened.config.data, tokenizer, say=lambda _: None)
+    held_out = corpus.heldout(min(PRICED_BYTES, opened.config.data.heldout_bytes or PRICED_BYTES))
+    texts = [document.text for documents in held_out.values() for document in documents]
+    ids = tokenizer.encode_all(texts)
+    lengths = [len(text) for text in texts]
+    before, after = (
+        evaluate.evaluate(opened.recipe.model, each, ids, lengths).bits_per_byte
+        for each in (opened.weights, weights)
+    )
+    of_pruning = {
+        "least": least,
+        "dropped": dropped,
+        "price": after - before,
+        "bytes": sum(lengths),
+    }
+    return dataclasses.replace(opened, weights=weights), of_pruning
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The model card of an export: what the model is, how it was trained, its measurements and use."""
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,7 @@ with forward passes only: no back-propagation, and no floating-point number in a
 """
 
 _UNMEASURED = """\
-These weights have not been measured. `python eval.py --export DIRECTORY{flags}`,
+No figures on held-out text belong to these weights. `python eval.py --export DIRECTORY{flags}`,
 in a clone of int_lm, measures them on the held-out text, and with `--text FILE` on any text.
 """
 
@@ -95,17 +96,31 @@ def check_evaluation(evaluation: Any) -> None:
     sound = are_numbers(evaluation.get(name) for name in _FIGURES)
     sound = sound and isinstance(baselines, dict) and are_numbers(baselines.values())
     spread = isinstance(interval, list) and len(interval) == 2 and are_numbers(interval)
+    text = evaluation.get("text", {})  # earlier versions did not say which text it was
+    sound = sound and isinstance(text, dict)
+    sound = sound and re.fullmatch("[0-9a-f]{64}", str(text.get("sha256", "0" * 64))) is not None
     if not (sound and (spread or interval is None)):
         raise untrusted.MalformedError("it lacks figures")
 
 
-def _measured(weights_hash: str, evaluation: Mapping[str, Any] | None, flags: str) -> str:
-    """The figures of `evaluation` if they are of these weights, else how to get them.
+def _measured(
+    settings: Mapping[str, Any], evaluation: Mapping[str, Any] | None, flags: str, described: str
+) -> str:
+    """The figures of `evaluation`, or how to get some.
+
+    They are shown if they are of these weights, and of what was held out of the very text that the
+    weights were trained on.
 
     Args:
+      settings: the contents of config.json.
       flags: that a command needs to read the export.
+      described: that text.
     """
-    if evaluation is None or evaluation.get("weights_hash") != weights_hash:
+    evaluation = evaluation or {}
+    text = evaluation.get("text")
+    of_text = text.get("held_out_of") if isinstance(text, dict) else None
+    own = evaluation.get("weights_hash"), of_text
+    if not text or own != (settings["weights_hash"], settings["text_sha256"]):
         return _UNMEASURED.format(flags=flags)
     interval = evaluation["interval_95"]
     spread = f" (95 % interval {interval[0]:.4f} to {interval[1]:.4f})" if interval else ""
@@ -113,11 +128,22 @@ def _measured(weights_hash: str, evaluation: Mapping[str, Any] | None, flags: st
     for name, value in evaluation["baselines"].items():
         bits[_BASELINES.get(name) or name] = f"{value:.4f}"
     return (
-        f"On {evaluation['bytes']:,} bytes of held-out text ({evaluation['tokens']:,} tokens), "
-        "counted in exact integers:\n\n"
+        f"On {evaluation['bytes']:,} bytes ({evaluation['tokens']:,} tokens) held out of "
+        f"{described} (sha256 `{text['sha256']}`), counted in exact integers:\n\n"
         + _table(("", "bits per byte"), bits)
         + f"\nPerplexity {evaluation['byte_perplexity']:.3f} per byte, "
         f"{evaluation['token_perplexity']:.3f} per token.\n"
+    )
+
+
+def _pruned(settings: Mapping[str, Any]) -> str | None:
+    """What was left out of the context tables, and its price; None if nothing was."""
+    if not (pruned := settings.get("pruned")):
+        return None
+    return (
+        f"entries of context tables nearer to 0 than {pruned['least']}, {pruned['dropped']:,} in "
+        f"number, are 0 here: {pruned['price']:+.4f} bits per byte of {pruned['bytes']:,} held-out "
+        "bytes"
     )
 
 
@@ -161,6 +187,7 @@ def model_card(
         if tables
         else None,
         "file of all weights": f"{file_size:,} bytes",
+        "pruned": _pruned(settings),
         "vocabulary": f"{recipe.model.vocab_size} ({run.tokenizer['kind']})",
         "step": run.step,
         "hash of the weights": f"`{settings['weights_hash']}`",
@@ -199,7 +226,7 @@ def model_card(
             "## Training\n",
             _table(("setting", ""), training),
             "## Measured\n",
-            _measured(settings["weights_hash"], evaluation, flags),
+            _measured(settings, evaluation, flags, _described(data)),
             _USE.format(load=load, snippet=snippet, flags=flags),
         )
     )

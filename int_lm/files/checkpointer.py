@@ -19,7 +19,7 @@ from int_lm.errors import UserError
 from int_lm.files import checkpoint, digest, storage
 from int_lm.files.lock import Lock
 
-COPIED_BYTES = 1 << 26  # of arrays that may change: more than this is not copied, but waited for
+COPIED_BYTES = 1 << 26  # of arrays to be let go: more than this is not copied, but waited for
 FIRST_RETRY = 1  # seconds after a save that failed; twice as long after every further one ...
 LAST_RETRY = 300  # ... but never longer than this
 _UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a step that Orbax has not finished
@@ -96,16 +96,16 @@ class Checkpointer:
     ) -> None:
         """Write `state` in the background; waits for the save before, if any.
 
-        Arrays that may change are copied first or, if they are large, written before this returns:
-        only the digests of files are left to the background then. Whether all of it succeeds is
-        known later: see `poll`.
+        Arrays that are not lasting are copied first or, if they are large, written before this
+        returns: only the digests of files are left to the background then. Whether all of it
+        succeeds is known later: see `poll`.
 
         Args:
           step: number of updates done; larger than that of every checkpoint in the directory.
           state: pytree of non-empty arrays.
           host: JSON-able data to keep beside it.
           valid_bits_per_byte: bits per byte of held-out text at this step; None if not evaluated.
-          lasting: whether the arrays stay as they are until they are written.
+          lasting: whether the arrays stay as they are, and may be held, until they are written.
         """
         self._finish()
         arrays = {path: np.asarray(leaf) for path, leaf in checkpoint.leaves(state).items()}
@@ -189,7 +189,7 @@ class Checkpointer:
     def _write(self, arrays: Mapping[str, np.ndarray], document: dict[str, Any]) -> None:
         """Let Orbax write a step, unless it did, and only the digests of its files are missing.
 
-        In a thread, but for large arrays that may change.
+        In a thread, but for large arrays that are not lasting.
         """
         step = document["step"]
         if self._failure and step == self._written_step == checkpoint.latest_step(self._directory):

@@ -66,8 +66,7 @@ def _beginning(recipe: Recipe, weights: Parameters) -> State:
                 f"tensor's shape, and another name than {', '.join(sorted(STORED))}",
             )
             memory.setdefault(name, {})[path] = array
-    if ANCHOR in memory:
-        memory[ANCHOR] = dict(params.flatten(weights.network))
+    memory |= {ANCHOR: dict(params.flatten(weights.network))} if ANCHOR in memory else {}
     return State(
         network=weights.network,
         tables=Tables(weights.tables, context_tables.initial_counts(recipe.model.settings)),
@@ -313,11 +312,12 @@ def donated(state: State) -> tuple[Tables, State]:
     return state.tables, dataclasses.replace(state, tables=Tables())
 
 
-def changes_in_place(state: State) -> bool:
-    """Whether the next step changes NumPy arrays that were made from this state.
+def lends_memory(state: State) -> bool:
+    """Whether NumPy arrays that were made from this state hold memory that the next step asks for.
 
-    On CPUs such an array shares its memory with JAX's, and a step changes the context tables in
-    place. On other platforms NumPy holds a copy.
+    On CPUs such an array shares its memory with JAX's. While it exists, a step cannot change the
+    context tables in place: JAX leaves them as they are and takes new memory for the result, so
+    that the tables are held twice. On other platforms NumPy holds a copy.
     """
     return bool(state.tables.values) and jax.default_backend() == "cpu"
 

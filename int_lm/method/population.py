@@ -17,11 +17,11 @@ from jax import Array
 
 from int_lm.method import token_votes
 from int_lm.method.clock import Clock
-from int_lm.method.estimator import Noise
 from int_lm.method.recipe import Recipe
 from int_lm.method.token_votes import RowErrors, VotesByPath
 from int_lm.model import params, perturb
 from int_lm.model.params import Parameters, Tree
+from int_lm.model.perturb import Noise
 
 CACHED_MEMBERS = 512  # the activations of so many members, and most records, fit the CPU's caches
 

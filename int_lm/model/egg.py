@@ -23,7 +23,7 @@ from jax import Array
 
 from int_lm.arithmetic import fixed
 from int_lm.limits import SEPARATOR
-from int_lm.model import layers, perturb
+from int_lm.model import layers
 from int_lm.model.architecture import Architecture
 from int_lm.model.layers import Activity, Use
 from int_lm.model.params import Role, Spec, Tree
@@ -65,8 +65,8 @@ def initial_state(model: ModelSettings, batch: int) -> Tree:
     return {"cell": jnp.zeros((model.layers, batch, model.width), jnp.int8)}
 
 
-def _norm(weight: perturb.Weight, x_PD: Array) -> Array:
-    return layers.norm(perturb.vector(weight, x_PD), x_PD)
+def _norm(weight: layers.Weight, x_PD: Array) -> Array:
+    return layers.norm(layers.vector(weight, x_PD), x_PD)
 
 
 def cell(layer: Tree, h_PD: Array, state_PD: Array) -> tuple[Array, Tree]:
@@ -76,16 +76,16 @@ def cell(layer: Tree, h_PD: Array, state_PD: Array) -> tuple[Array, Tree]:
     effect of all four is the output.
     """
     forget = layers.plus(
-        perturb.linear(layer["forget_input"], h_PD),
-        perturb.linear(layer["forget_state"], state_PD),
-        perturb.vector(layer["forget_bias"], h_PD),
+        layers.linear(layer["forget_input"], h_PD),
+        layers.linear(layer["forget_state"], state_PD),
+        layers.vector(layer["forget_bias"], h_PD),
     )
     gate, state = forget.astype(jnp.int32) + fixed.INT8_MAX, state_PD.astype(jnp.int32)
     gated_PD = fixed.saturate(fixed.shift_floor(gate * state, 8))
     candidate = layers.plus(
-        perturb.linear(layer["candidate_input"], h_PD),
-        perturb.linear(layer["candidate_state"], gated_PD),
-        perturb.vector(layer["candidate_bias"], h_PD),
+        layers.linear(layer["candidate_input"], h_PD),
+        layers.linear(layer["candidate_state"], gated_PD),
+        layers.vector(layer["candidate_bias"], h_PD),
     )
     following_PD = fixed.saturate(
         state + fixed.shift_floor(gate * (candidate.astype(jnp.int32) - state), 8)
@@ -103,9 +103,9 @@ def block(layer: Tree, x_PD: Array, state_PD: Array) -> tuple[Array, Array, Tree
     state_PD, uses = cell(layer, _norm(layer["cell_norm"], x_PD), state_PD)
     x_PD = layers.plus(x_PD, state_PD)
     h_PD = _norm(layer["ffn_norm"], x_PD)
-    hidden_PF = perturb.linear(layer["ffn_in"], h_PD)
+    hidden_PF = layers.linear(layer["ffn_in"], h_PD)
     uses |= {"ffn_in": Use(h_PD, hidden_PF), "ffn_out": Use(hidden_PF)}
-    return layers.plus(x_PD, perturb.linear(layer["ffn_out"], hidden_PF)), state_PD, uses
+    return layers.plus(x_PD, layers.linear(layer["ffn_out"], hidden_PF)), state_PD, uses
 
 
 def step(weights: Tree, state: Tree, tokens_P: Array) -> tuple[Tree, Array, Activity]:
@@ -114,15 +114,15 @@ def step(weights: Tree, state: Tree, tokens_P: Array) -> tuple[Tree, Array, Acti
     """
     keep_P1 = (tokens_P != SEPARATOR)[:, None]
     cells_LPD = jnp.where(keep_P1, state["cell"], jnp.int8(0))
-    x_PD = perturb.embed(weights["embedding"], tokens_P)
+    x_PD = layers.embed(weights["embedding"], tokens_P)
 
-    x_PD, cells_LPD, uses = perturb.through_layers(block, weights["layers"], x_PD, cells_LPD)
+    x_PD, cells_LPD, uses = layers.through_layers(block, weights["layers"], x_PD, cells_LPD)
     z_PD = _norm(weights["final_norm"], x_PD)
-    logits_PV = perturb.linear(weights["head"], z_PD)
+    logits_PV = layers.linear(weights["head"], z_PD)
     activity = Activity(
         uses={"embedding": Use(tokens_P), "layers": uses, "head": Use(z_PD)},
         residual=x_PD,
-        gain=perturb.vector(weights["final_norm"], x_PD),
+        gain=layers.vector(weights["final_norm"], x_PD),
     )
     return {"cell": cells_LPD}, logits_PV, activity
 

@@ -1,10 +1,20 @@
-"""What architectures share: the L1 norm, saturating sums, and the records that votes need.
+"""The operations of a network, of which architectures are made, and the records that votes need.
 
-Axes: P members (or any batch), D width, N inputs, E effects; layers are stacked in front.
+    through_layers               the blocks of all layers, one after another
+    embed, linear, readout       an EMBEDDING and matrices, with the perturbation of every member
+    vector, constant_gain        norm weights and biases; a gain without weights
+    norm, plus                   the L1 norm, saturating sums
+    Use, Activity                what an architecture records of a token
+
+Axes: P members (or any batch), I = P/2 pairs, R rank, M outputs, N inputs, D width, E effects, V
+vocabulary; layers are stacked in front. Member 2i is the row before member 2i+1.
 """
 
 import dataclasses
 import functools
+import math
+from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +24,9 @@ from int_lm import native
 from int_lm.arithmetic import fixed
 from int_lm.arithmetic.fixed import CREDIT_FRACTION_BITS
 from int_lm.model.params import Tree
+from int_lm.model.perturb import Weight
+
+State = TypeVar("State")  # an array or a tree of arrays
 
 
 @jax.tree_util.register_dataclass
@@ -52,9 +65,68 @@ class Activity:
     rows: dict[str, Array] = dataclasses.field(default_factory=dict)
 
 
-def plus(*terms: Array) -> Array:
-    """saturate(sum) of int8 or int32 arrays of one shape."""
-    return fixed.saturate(functools.reduce(jnp.add, [term.astype(jnp.int32) for term in terms]))
+# -- Operations of a network -----------------------------------------------------------------------
+
+
+def through_layers(
+    block: Callable[[Tree, Array, State], tuple[Array, State, Tree]],
+    weights: Tree,
+    x_PD: Array,
+    state: State,
+) -> tuple[Array, State, Tree]:
+    """Apply the blocks of all layers, one after another.
+
+    Args:
+      block: (weights of one layer, x, state of the layer) -> (x, next state, uses).
+      weights: tree of stacked `Weight`s.
+      x_PD: residual stream before the first layer, int8 q4.
+      state: leaves [L, ...].
+
+    Returns:
+      x after the last layer, and next states and uses of all layers, stacked along L.
+    """
+
+    def step(x_PD: Array, numbered: tuple[Array, State]) -> tuple[Array, tuple[State, Tree]]:
+        layer, state = numbered
+        x_PD, state, uses = block(of_layer(weights, layer), x_PD, state)
+        return x_PD, (state, uses)
+
+    layers = len(jax.tree.leaves(state)[0])
+    x_PD, (state, uses) = jax.lax.scan(step, x_PD, (jnp.arange(layers, dtype=jnp.int32), state))
+    return x_PD, state, uses
+
+
+def embed(weight: Weight, tokens_P: Array) -> Array:
+    """Rows of an EMBEDDING [V, N] plus their perturbation: int32 [P] -> int8 [P, N].
+
+    row = saturate(E[token] + ((+-A[token] B^T) >> shift)), rounded down.
+    """
+    row_PN = weight.value[tokens_P].astype(jnp.int32)
+    if weight.left is None or weight.right is None:
+        return fixed.saturate(row_PN)
+    tokens_I2 = _pairwise(tokens_P)
+    inner_I2R = jnp.take_along_axis(weight.left, tokens_I2[:, :, None], axis=1).astype(jnp.int32)
+    delta_I2N = fixed.shift_floor(_low_rank(weight.right, _signs(3) * inner_I2R), weight.shift)
+    return fixed.saturate(row_PN + delta_I2N.reshape(row_PN.shape))
+
+
+def linear(weight: Weight, x_PN: Array) -> Array:
+    """x W^T plus its perturbation, narrowed: int8 [P, N] -> int8 [P, M].
+
+    y = saturate((x W^T + ((+-(x B) A^T) >> shift)) >> (4 + round(log2(N) / 2))), rounded down.
+    `method.bounds` checks that the int32 sums cannot overflow.
+    """
+    return narrowed(weight, x_PN, shift_for(x_PN.shape[-1]), jnp.int8)
+
+
+def readout(weight: Weight, x_PN: Array) -> Array:
+    """`linear` with 16-bit results, for logits: int8 [P, N] -> int16 [P, V], at most +-32767."""
+    return narrowed(weight, x_PN, shift_for(x_PN.shape[-1]), jnp.int16)
+
+
+def vector(weight: Weight, x_PN: Array) -> Array:
+    """A VECTOR as int32 [P, N], one row for every row of `x_PN`."""
+    return jnp.broadcast_to(_alone(weight).value, x_PN.shape).astype(jnp.int32)
 
 
 def _mean_magnitude(x_PD: Array) -> Array:
@@ -68,6 +140,91 @@ def norm(gain_PD: Array, x_PD: Array) -> Array:
     """L1 norm: saturate(floor(x g / max(1, mean|x|))), g int32, x int8 q4 -> int8 q4 [P, D]."""
     x = x_PD.astype(jnp.int32)
     return fixed.saturate(fixed.floor_divide(x * gain_PD, _mean_magnitude(x)))
+
+
+def plus(*terms: Array) -> Array:
+    """saturate(sum) of int8 or int32 arrays of one shape."""
+    return fixed.saturate(functools.reduce(jnp.add, [term.astype(jnp.int32) for term in terms]))
+
+
+def constant_gain(value: int, x_PD: Array) -> Array:
+    """The same gain for every channel, for a norm without weights: int32, of `x_PD`'s shape."""
+    return jnp.full(x_PD.shape, value, jnp.int32)
+
+
+# -- Linears and their perturbation ----------------------------------------------------------------
+
+
+def shift_for(n_in: int) -> int:
+    """Right shift of a linear with `n_in` inputs: 4 (weights are q4) + round(log2(n_in) / 2)."""
+    return 4 + round(math.log2(n_in) / 2)
+
+
+@native.accelerated(cpu="linear", gpu="linear")
+def narrowed(weight: Weight, x_PN: Array, high: int, dtype: type) -> Array:
+    """(x W^T + ((+-(x B) A^T) >> shift)) >> high, clipped to +-the largest value of `dtype`.
+
+    Args:
+      weight: the tensor, with `shift`.
+      x_PN: int8.
+      high: right shift of the sum.
+      dtype: dtype of the result [P, M], int8 or int16.
+    """
+    weight = _alone(weight)
+    acc_PM = fixed.dot(x_PN, weight.value)
+    if weight.left is not None and weight.right is not None:
+        # elementwise, because XLA on CPUs would compute a dot for each pair in int32
+        x_I2N1 = _pairwise(x_PN)[..., None].astype(jnp.int16)
+        right_I1NR = weight.right[:, None].astype(jnp.int16)  # |x B| < 2^14
+        inner_I2R = jnp.sum(x_I2N1 * right_I1NR, axis=2, dtype=jnp.int32)
+        delta_I2M = fixed.shift_floor(_low_rank(weight.left, _signs(3) * inner_I2R), weight.shift)
+        acc_PM = acc_PM + delta_I2M.reshape(acc_PM.shape)
+    return fixed.narrow(fixed.shift_floor(acc_PM, high), dtype)
+
+
+def _pairwise(x_P: Array) -> Array:
+    """Reshape [P, ...] to [I, 2, ...]."""
+    return x_P.reshape(-1, 2, *x_P.shape[1:])
+
+
+def _signs(ndim: int) -> Array:
+    """+1 for member 2i, -1 for member 2i+1: int32 [1, 2, 1...] with `ndim` axes."""
+    return jnp.array([1, -1], jnp.int32).reshape(1, 2, *([1] * (ndim - 2)))
+
+
+def _low_rank(factor_IMR: Array, inner_I2R: Array) -> Array:
+    """sum over r of factor[m, r] inner[r]: int32 [I, 2, M], unrolled because the rank is small."""
+    factor = factor_IMR.astype(jnp.int32)[:, None]
+    inner = inner_I2R[:, :, None, :]
+    terms = [factor[..., r] * inner[..., r] for r in range(factor.shape[-1])]
+    return functools.reduce(jnp.add, terms)
+
+
+def of_layer(weights: Tree, layer: Array) -> Tree:
+    """`Weight`s of one layer: the arrays still hold all layers, and `layer` is set.
+
+    Slices would be copied for every token. For the noise these are as many bytes as the linear
+    reads and writes.
+    """
+    return jax.tree.map(
+        lambda weight: dataclasses.replace(weight, layer=layer),
+        weights,
+        is_leaf=lambda node: isinstance(node, Weight),
+    )
+
+
+def _alone(weight: Weight) -> Weight:
+    """The `Weight` with the arrays of its layer only; `weight` itself if `layer` is None."""
+    if weight.layer is None:
+        return weight
+    arrays = jax.tree.map(
+        lambda leaf: jax.lax.dynamic_index_in_dim(leaf, weight.layer, keepdims=False),
+        (weight.value, weight.left, weight.right),
+    )
+    return Weight(*arrays, shift=weight.shift)
+
+
+# -- Credit of a norm ------------------------------------------------------------------------------
 
 
 def norm_credit(gain_PD: Array, x_PD: Array, credit_PD: Array) -> Array:
@@ -109,8 +266,3 @@ def _clipped(x: Array) -> Array:
 def _rounded_divide(dividend: Array, divisor: Array) -> Array:
     """dividend / divisor, rounded half up; the dividend is clipped first."""
     return fixed.floor_divide(_clipped(dividend + (divisor >> 1)), divisor)
-
-
-def constant_gain(value: int, x_PD: Array) -> Array:
-    """The same gain for every channel, for a norm without weights: int32, of `x_PD`'s shape."""
-    return jnp.full(x_PD.shape, value, jnp.int32)

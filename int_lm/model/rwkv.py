@@ -30,7 +30,7 @@ from jax import Array
 
 from int_lm.arithmetic import fixed
 from int_lm.limits import INT8_MAX, SEPARATOR
-from int_lm.model import layers, perturb
+from int_lm.model import layers
 from int_lm.model.architecture import Architecture
 from int_lm.model.layers import Activity, Use
 from int_lm.model.params import Role, Spec, Tree
@@ -90,7 +90,7 @@ def time_mixing(layer: Tree, h_PD: Array, state_PD: Array) -> tuple[Array, Array
     """(shifted int8 q4 input, int8 q7 state) -> (output, next state, uses)."""
     both = jnp.concatenate([h_PD, state_PD], axis=-1)
     forget, candidate, receptance = jnp.split(
-        perturb.linear(layer["time_mixing"], both).astype(jnp.int32), 3, axis=-1
+        layers.linear(layer["time_mixing"], both).astype(jnp.int32), 3, axis=-1
     )
     state = state_PD.astype(jnp.int32)
     state = state + fixed.shift_floor((forget + INT8_MAX) * (candidate - state), 8)
@@ -100,10 +100,10 @@ def time_mixing(layer: Tree, h_PD: Array, state_PD: Array) -> tuple[Array, Array
 
 def channel_mixing(layer: Tree, h_PD: Array) -> tuple[Array, Tree]:
     """Shifted int8 q4 input -> (output, uses)."""
-    key = jnp.maximum(perturb.linear(layer["channel_key"], h_PD), 0).astype(jnp.int32)
+    key = jnp.maximum(layers.linear(layer["channel_key"], h_PD), 0).astype(jnp.int32)
     key_PF = fixed.saturate(fixed.shift_floor(key * key, SQUARE_SHIFT))
     uses = {"channel_key": Use(h_PD, key_PF), "channel_value": Use(key_PF)}
-    return perturb.linear(layer["channel_value"], key_PF), uses
+    return layers.linear(layer["channel_value"], key_PF), uses
 
 
 def block(layer: Tree, x_PD: Array, state: Tree) -> tuple[Array, Tree, Tree]:
@@ -125,16 +125,16 @@ def step(weights: Tree, state: Tree, tokens_P: Array) -> tuple[Tree, Array, Acti
     """
     keep_P1 = (tokens_P != SEPARATOR)[:, None]
     state = jax.tree.map(lambda leaf: jnp.where(keep_P1, leaf, jnp.int8(0)), state)
-    x_PD = perturb.embed(weights["embedding"], tokens_P)
+    x_PD = layers.embed(weights["embedding"], tokens_P)
 
-    x_PD, state, uses = perturb.through_layers(block, weights["layers"], x_PD, state)
+    x_PD, state, uses = layers.through_layers(block, weights["layers"], x_PD, state)
     z_PD = _norm(x_PD)
     activity = Activity(
         uses={"embedding": Use(tokens_P), "layers": uses, "head": Use(z_PD)},
         residual=x_PD,
         gain=layers.constant_gain(GAIN, x_PD),
     )
-    return state, perturb.readout(weights["head"], z_PD), activity
+    return state, layers.readout(weights["head"], z_PD), activity
 
 
 RWKV = Architecture("rwkv", specs, initial_state, step, runtime="int_lm.runtime:Rwkv")

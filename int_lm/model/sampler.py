@@ -2,7 +2,7 @@
 
 A token of logit l gets the weight 2^(-(max - l) / (16 temperature)), a table entry; a logit more
 than 254 below the largest one counts as 254 below it. The draw inverts the cumulated weights, in
-the order of the ids, at a random 32-bit word. `runtime.Sampler` is the sampler of finished models:
+the order of the ids, at a random 32-bit word. `sampling.Sampler` is the sampler of finished models:
 its weights have more bits, which int32 sums do not hold.
 
 Axes: P members (or any batch), V vocabulary, B blocks of K tokens.
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from int_lm import runtime
+from int_lm import sampling
 from int_lm.arithmetic.tables import DISTANCE_MAX
 
 TOTAL_BITS = 30  # the weights of all tokens together are at most 2^30
@@ -28,8 +28,8 @@ def weight_bits(vocab_size: int) -> int:
 
 def weights(temperature: float, vocab_size: int) -> np.ndarray:
     """round(2^bits 2^(-d / (16 temperature))) for d = 0..254: int32 [255]."""
-    fine = runtime.sampling_weights(temperature)
-    drop = runtime.WEIGHT_BITS - weight_bits(vocab_size)
+    fine = sampling.sampling_weights(temperature)
+    drop = sampling.WEIGHT_BITS - weight_bits(vocab_size)
     return ((fine + (1 << (drop - 1))) >> drop).astype(np.int32)
 
 

@@ -59,7 +59,7 @@ def _flat(x: Array) -> Array:
 
 
 def linear(weight: Weight, x_PN: Array, high: int, dtype: type) -> Array:
-    """`perturb.narrowed`: int8 or int16 [P, M]."""
+    """`layers.narrowed`: int8 or int16 [P, M]."""
     arrays, layer = [weight.value, weight.left, weight.right], weight.layer
     if layer is None:
         arrays, layer = [None if array is None else array[None] for array in arrays], jnp.int32(0)

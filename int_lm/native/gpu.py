@@ -40,7 +40,7 @@ def tile_of(rows: int, inputs: int, outputs: int) -> Tile | None:
 def linear(
     weight: Weight, x_PN: Array, high: int, dtype: type, interpret: bool = False
 ) -> Array | NotImplementedType:
-    """`perturb.narrowed`, of rank 0 or 1 and of shapes that have a tile: int8 or int16 [P, M].
+    """`layers.narrowed`, of rank 0 or 1 and of shapes that have a tile: int8 or int16 [P, M].
 
     Args:
       interpret: compute on any platform, slowly, for tests.

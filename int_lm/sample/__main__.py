@@ -9,7 +9,7 @@ from pathlib import Path
 
 from int_lm import export, plugins, programs, progress, runtime, sample
 from int_lm.config.command_line import OneLineParser
-from int_lm.errors import EXIT_INTERRUPTED, UserError, reported
+from int_lm.errors import UserError, explained, reported
 
 PROGRAM = "int_lm.sample"
 COMMAND = f"python -m {PROGRAM}"
@@ -130,9 +130,9 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
     drawn = runtime.generate(read, ids, sampler, tokens=arguments.tokens, stop=stop)
     try:
         stream(prompt, drawn, tokenizer.decode)
-    except KeyboardInterrupt:  # enough text
+    except KeyboardInterrupt as stopped:  # enough text
         sys.stdout.write("\n")
-        sys.exit(EXIT_INTERRUPTED)
+        sys.exit(explained(stopped)[0])
 
 
 if __name__ == "__main__":

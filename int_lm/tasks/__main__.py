@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -55,7 +54,7 @@ def _parser(program: str) -> OneLineParser:
     """The command line."""
     result = OneLineParser(
         prog=program,
-        description="Without NAME: list the tasks, each with an example. With NAME: print examples, "
+        description="Without NAME: list the tasks, each with an example. With NAME: print examples "
         "or write them to --out as JSON lines, which train.py --data.path FILE pretrains on: each "
         "has a field `text`, a prompt with a right completion. No text has a prompt that is held "
         "out. The same arguments write the same bytes on every machine.",
@@ -126,8 +125,6 @@ def _write(out: Path, rows: Iterator[dict[str, Any]], count: int) -> int:
                 file.write(json.dumps(row) + "\n")
                 if number % AT_ONCE == 0:
                     update(AT_ONCE)
-            file.flush()
-            os.fsync(file.fileno())
         unfinished.replace(out)
     except OSError as error:
         raise UserError(

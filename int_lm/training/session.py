@@ -37,6 +37,7 @@ class Begun(NamedTuple):
       first: step that the state was saved at, 0 for a new run.
       host: host data of the checkpoint; None for a new run.
       start: what a new run starts from; None for random weights, and for a resumed run.
+      nothing: why no step is left, if none is; it has been said.
     """
 
     settings: Config
@@ -46,6 +47,7 @@ class Begun(NamedTuple):
     first: int
     host: Mapping[str, Any] | None
     start: Origin | None
+    nothing: str | None
 
     @property
     def paths(self) -> run.Paths:
@@ -71,8 +73,11 @@ def begin(
         host = checkpoint.read_host(paths.checkpoints)
         resume.check_resumable(host, settings, identity, text_sha256)
         settings, start = origin.kept(host, settings), None
-        if distributed.is_first() and (warning := resume.resumption_warning(host, settings)):
-            errors.say(warning)
+        if distributed.is_first():
+            if places := resume.other_places(host, settings):
+                errors.say(f"the same text and tokenizer at another place: {places}")
+            if warning := resume.resumption_warning(host, settings):
+                errors.say(warning)
     settings = origin.settled(settings, start)
     recipe = recipes.of(settings, identity["vocab_size"])
     abstract = evolve.abstract(recipe).stored()
@@ -84,10 +89,13 @@ def begin(
     distributed.require_agreement("newest checkpoint", first)
     distributed.require_agreement("configuration", resume.shared_configuration(settings))
     distributed.require_agreement("text", text_sha256)
+    nothing = resume.nothing_to_train(host, settings, first) if host else None
+    if nothing and distributed.is_first():
+        errors.say(nothing)
     count = params.count(recipe.model.specs.network)
     place = placement.choose(settings.distributed, settings.es, count)
     state = evolve.placed(recipe, state, place)
-    return Begun(settings, recipe, state, place, first, host, start)
+    return Begun(settings, recipe, state, place, first, host, start, nothing)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +124,7 @@ def opened(begun: Begun, tokenizer: Tokenizer, held: Lock | None) -> Iterator[Se
     settings, paths, writes = begun.settings, begun.paths, distributed.is_first()
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(contextlib.ExitStack())
-        stop = signals.enter_context(interrupt.StopFlag())
+        stop = signals.enter_context(interrupt.StopFlag(settings.run.saving_signals))
         checkpointer = metrics = None
         if writes:
             checkpointer = stack.enter_context(
@@ -125,7 +133,8 @@ def opened(begun: Begun, tokenizer: Tokenizer, held: Lock | None) -> Iterator[Se
             metrics = stack.enter_context(MetricsFile(paths.metrics))
             checkpointer.discard_after(begun.first)
             metrics.truncate_after(begun.first if begun.host else -1)
-            run.write_config(paths, settings)
+            if not begun.nothing:  # the length that the run has, not one that it is beyond
+                run.write_config(paths, settings)
             tokenizer.save(paths.tokenizer)
         console = stack.enter_context(
             runlog.Console(steps=settings.run.steps, seconds=settings.run.seconds, quiet=not writes)
@@ -139,6 +148,12 @@ def opened(begun: Begun, tokenizer: Tokenizer, held: Lock | None) -> Iterator[Se
         if begun.place is not None:
             console.note(placement.description(begun.place))
         yield Session(stop, signals, console, metrics, checkpointer)
+
+
+def say_resuming(begun: Begun, session: Session) -> None:
+    """Say at which step the run goes on, if it does."""
+    if begun.host:
+        session.console.note(f"resuming {begun.paths.root} at step {begun.first}")
 
 
 def parts(begun: Begun, session: Session) -> dict[str, Any]:

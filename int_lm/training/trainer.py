@@ -32,7 +32,7 @@ from int_lm.training.text import Documents as Documents, Text as Text
 SAMPLE_TEMPERATURE = 0.7
 COMPILING_SECONDS = 3600.0  # that a process may wait longer for the others at its first step
 # How a run stands: the largest that a process says holds.
-GOING_ON, SAVING_AGAIN, FINISHED, STOPPED = range(4)
+GOING_ON, SAVING, FINISHED, STOPPED = range(4)
 
 
 @dataclasses.dataclass
@@ -77,12 +77,13 @@ class Trainer:
         return Watchdog(self.program, self.settings.distributed.timeout + longer)
 
     def _standing(self) -> int:
-        """Whether the run goes on, is to save again, has reached its end, or is asked to stop.
+        """Whether the run goes on, is to save now, has reached its end, or is asked to stop.
 
         All processes ask at the same steps, and get one answer.
         """
         settings = self.settings.run
-        own = SAVING_AGAIN if self.checkpointer and self.checkpointer.retry_due() else GOING_ON
+        again = self.checkpointer is not None and self.checkpointer.retry_due()
+        own = SAVING if again or self.stop.save_requested else GOING_ON
         if self.step >= settings.steps or 0 < settings.seconds <= self.seconds:
             own = FINISHED
         elif self.stop.requested:
@@ -105,7 +106,7 @@ class Trainer:
         take_step = self.step_function()
         settings, first = self.settings.run, self.step
         standing, valid = self._standing(), None
-        while standing in (GOING_ON, SAVING_AGAIN):
+        while standing in (GOING_ON, SAVING):
             began = time.monotonic()
             with self._watchdog(self.patience(self.step == first)):
                 self.state, measured = take_step(self.state, tokens_ST, self.step)
@@ -130,7 +131,7 @@ class Trainer:
             if evaluate or self.step == 1 or _due(self.step, settings.log_every):
                 valid = self.log(measured, evaluate, last)
             due = last or _due(self.step, settings.checkpoint_every)
-            if due or standing == SAVING_AGAIN:
+            if due or standing == SAVING:
                 self.save(valid)
             if evaluate and not last:  # it may have taken long
                 with self._watchdog():
@@ -253,6 +254,7 @@ class Trainer:
 
         All processes bring their members' states together; the one that writes writes them.
         """
+        self.stop.save_requested = False
         with self._watchdog():
             state = placement.on_host(self.state.stored())
         self.saved, self._valid = self.step, valid
@@ -268,7 +270,7 @@ class Trainer:
             state,
             self.host(),
             valid_bits_per_byte=valid,
-            lasting=not evolve.changes_in_place(self.state),
+            lasting=not evolve.lends_memory(self.state),
         )
 
     def host(self) -> dict[str, Any]:

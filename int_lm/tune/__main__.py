@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from int_lm import config, errors, plugins, programs
+from int_lm import config, errors, plugins, programs, signals
 from int_lm.config import Config, command_line
 from int_lm.errors import require
 
@@ -174,7 +174,10 @@ def tune(settings: Config, start: "Origin | None", own: Path) -> dict[str, Any] 
 
     check(settings)
     prompts = prompts_of(settings)
-    with distributed.processes(PROGRAM, settings.distributed):
+    with (
+        signals.Spared(settings.run.saving_signals),
+        distributed.processes(PROGRAM, settings.distributed),
+    ):
         alone = lock.hold(Path(settings.run.dir), REMEDY)
         with alone if distributed.is_first() else contextlib.nullcontext() as held:
             return _tune_locked(settings, start, own, prompts, held)
@@ -216,8 +219,7 @@ def _tune_locked(
             validation=nothing,
         )
         with sessions.opened(begun, tokenizer, held) as session:
-            if begun.host:
-                session.console.note(f"resuming {paths.root} at step {begun.first}")
+            sessions.say_resuming(begun, session)
             tokens, before = tuners.of_host(begun.host or {})
             tuner = tuners.Tuner(
                 text=text,

@@ -1,5 +1,6 @@
 """Verify a run: `python -m int_lm.verify RUN` computes steps again and compares their hashes."""
 
+import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -24,7 +25,8 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
         prog=program,
         description="Compute steps of a run again, from one of its checkpoints or from its "
         "beginning, and compare the hash of the weights with every one that metrics.jsonl has for "
-        "them. Needs the text that the run was trained on. Exit code 1 if a hash differs.",
+        "them. Needs the text that the run was trained on, or its token shards. Exit code 1 if a "
+        "hash differs.",
     )
     parser.add_argument("run", metavar="RUN", help="run directory that train.py wrote")
     parser.add_argument(
@@ -34,6 +36,16 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
     )
     parser.add_argument(
         "--steps", type=int, default=0, help="steps to compute at most (default: 0, all logged)"
+    )
+    parser.add_argument(
+        "--data.path",
+        dest="path",
+        nargs="+",
+        metavar="FILE",
+        help="where the text is now, if it was moved; its digest must be that of the run's text",
+    )
+    parser.add_argument(
+        "--data.shards", dest="shards", metavar="DIR", help="where its token shards are now"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_plugin_argument()
@@ -47,7 +59,7 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
 
     programs.make_importable()
     import tokenization
-    from data.open import open_corpus
+    from data.open import open_trained
     from int_lm import resume, run
     from int_lm.files import checkpoint
     from int_lm.method import evolve, recipe
@@ -70,7 +82,25 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
             "checkpoint (--step, 0 for the beginning)"
         )
     tokenizer = tokenization.load(paths.tokenizer)
-    opened = open_corpus(settings.data, tokenizer, say=lambda _: None)
+    data = settings.data
+    if arguments.path and data.mixture:
+        raise UserError(
+            f"{root} has several sources of text; say with --data.shards where their token shards "
+            "are"
+        )
+    data = dataclasses.replace(
+        data, path=tuple(arguments.path or data.path), shards=arguments.shards or data.shards
+    )
+    opened = open_trained(
+        data,
+        tokenizer,
+        host["text_sha256"],
+        folders=[]
+        if arguments.path
+        else [Path(data.shards), run.folder_of(root, settings) / data.shards],
+        in_full=True,
+        say=lambda sentence: print(sentence, file=sys.stderr),
+    )
     resume.check_resumable(host, settings, tokenization.identity(tokenizer), opened.sha256())
     steps_of = recipe.of(settings, tokenizer.vocab_size)
     if first:

@@ -55,12 +55,19 @@ from oracle.population import (
 )
 from oracle.step import State as State, step as step
 from oracle.update import (
+    adapted as adapted,
+    adaptive_rate as adaptive_rate,
+    betas as betas,
     carried as carried,
+    dither_words as dither_words,
+    eight_bits as eight_bits,
     entries as entries,
     fitness as fitness,
     learning_rate as learning_rate,
     magnitude_limit as magnitude_limit,
     moved as moved,
+    normalised as normalised,
+    of_eight_bits as of_eight_bits,
     randomly_moved as randomly_moved,
     vote_limit as vote_limit,
     vote_threshold as vote_threshold,

@@ -16,12 +16,13 @@ class State(NamedTuple):
     """What a run carries from step to step, as nested lists.
 
     Attributes:
-      weights: by path. remainders: of update carry, by path. counts: of tables, by path.
+      weights: by path. counts: of tables, by path.
+      memory: what the update keeps, by name and path: "remainders", "means", "squares".
       members: of every member, leaves [L][D] by name, and "context" [K].
     """
 
     weights: dict[str, Any]
-    remainders: dict[str, Any]
+    memory: dict[str, dict[str, Any]]
     counts: dict[str, Vector]
     members: list[population.State]
 
@@ -98,11 +99,11 @@ def updated(
     fitnesses: Vector,
     step: int,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Weights of the network and their remainders after votes of these sums."""
+    """Weights of the network and the update's memory after votes of these sums."""
     es, seed = config.es, config.run.seed
     z, rate = update.vote_threshold(config, step), update.learning_rate(config, step)
     weights: dict[str, Any] = {}
-    kept: dict[str, Any] = {}
+    kept: dict[str, dict[str, Any]] = {name: {} for name in state.memory}
     first: dict[str, int] = {}
     for path, _, tensor, kind, _ in population.numbered(config.model, vocab_size):
         if kind == "table" or path in first:
@@ -117,10 +118,22 @@ def updated(
             pairs = zip(old, entries(rough), strict=True)
             new = [update.moved(w, v, limit) for w, v in pairs]
         elif es.update == "carry":
-            rest = entries(state.remainders[path]), entries(vote)
+            rest = entries(state.memory["remainders"][path]), entries(vote)
             both = [update.carried(*three, rate) for three in zip(old, *rest, strict=True)]
             new = [weight for weight, _ in both]
-            kept[path] = like(vote, iter([remainder for _, remainder in both]))
+            kept["remainders"][path] = like(vote, iter([remainder for _, remainder in both]))
+        elif es.update == "adaptive":
+            rate = update.adaptive_rate(config, step)
+            remainders, means, squares = (
+                entries(state.memory[name][path]) for name in ("remainders", "means", "squares")
+            )
+            units, words = update.normalised(vote), update.dither_words(np.shape(vote), step)
+            rows = zip(old, remainders, zip(means, squares, strict=True), units, words, strict=True)
+            after = [update.adapted(*row, rate, update.betas(config)) for row in rows]
+            new = [weight for weight, _, _ in after]
+            kept["remainders"][path] = like(vote, iter([remainder for _, remainder, _ in after]))
+            kept["means"][path] = like(vote, iter([moments[0] for _, _, moments in after]))
+            kept["squares"][path] = like(vote, iter([moments[1] for _, _, moments in after]))
         else:
             assert es.update.endswith("STOCHASTIC")
             rest = entries(vote), rounding(seed, step, tensor, len(old), 12)

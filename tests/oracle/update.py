@@ -80,6 +80,72 @@ def carried(weight: int, remainder: int, vote: int, rate: int) -> tuple[int, int
     return saturate(weight + whole), total - 4096 * whole
 
 
+def eight_bits(x: int, word: int) -> int:
+    """x / 128 in four significant bits, rounded up if the rest passes `word` / 2^32: as a code.
+
+    Codes count the numbers 0, 1, ..., 15, 16, 18, ..., 30, 32, 36, ... from 0.
+    """
+    step = 128
+    while x >= 16 * step:
+        step *= 2
+    lower, rest = divmod(x, step)
+    return lower + (rest + word * step // 2**32 >= step) + 8 * (step // 128).bit_length() - 8
+
+
+def of_eight_bits(code: int) -> int:
+    """The number of a code: a sum of steps of 1 up to 16, of 2 up to 32, and so on."""
+    return code if code < 16 else sum(2 ** max(0, k // 8 - 1) for k in range(code))
+
+
+def normalised(votes: Any) -> Vector:
+    """Votes in 128ths of their mean magnitude, by a reciprocal of 14 bits; at most 4000."""
+    rough = coarse(votes, 16)
+    mean = max(1, mean_of_means(rough))
+    bits = mean.bit_length()
+    reciprocal = 2**27 // (mean * 2**14 // 2**bits)
+    units = [shift_down(vote * reciprocal, 6 + bits) for vote in entries(rough)]
+    return [max(-4000, min(4000, unit)) for unit in units]
+
+
+def dither_words(shape: tuple[int, ...], step: int) -> Vector:
+    """A word of 32 bits for every entry: multiples of constants, of the last axis first."""
+    words = [step * 0x9E3779B1]
+    constants = [0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F][: len(shape)]
+    for size, constant in zip(shape, reversed(constants), strict=True):
+        words = [word + index * constant for word in words for index in range(size)]
+    return [word % 2**32 for word in words]
+
+
+Moments = tuple[int, int]  # signed code of m, code of v
+
+
+def adapted(
+    weight: int,
+    remainder: int,
+    moments: Moments,
+    unit: int,
+    word: int,
+    rate: int,
+    betas: tuple[int, int],
+) -> tuple[int, int, Moments]:
+    """A weight, its remainder and its moments after a vote of `unit` / 128 mean magnitudes.
+
+    Args:
+      word: of `dither_words`. rate: in 1 / 4096. betas: both decays in 1 / 128.
+    """
+    code, square = moments
+    sign = -1 if code < 0 else 1
+    m = betas[0] * sign * of_eight_bits(abs(code)) + (128 - betas[0]) * 8 * unit
+    v = betas[1] * of_eight_bits(square) + (128 - betas[1]) * unit**2
+    sign = -1 if m < 0 else 1
+    code, square = sign * eight_bits(abs(m), word), eight_bits(v, 2**32 - 1 - word)
+    inverse = math.isqrt(2**28 // max(1, of_eight_bits(square)))
+    ratio = shift_down(sign * of_eight_bits(abs(code)) * inverse, 10)
+    total = remainder + shift_down(max(-1024, min(1024, ratio)) * rate, 7)
+    whole = shift_down(total, 12)
+    return saturate(weight + whole), total - 4096 * whole, (code, square)
+
+
 def randomly_moved(weight: int, vote: int, rate: int, random: int) -> int:
     """A weight after the same move, rounded up where the fraction and `random` / 4096 pass 1."""
     return saturate(weight + (((vote > 0) - (vote < 0)) * rate + random) // 4096)
@@ -104,6 +170,19 @@ def learning_rate(config: Config, step: int) -> int:
     return round(
         config.es.learning_rate * 4096 * decayed(config, step, config.es.learning_rate_halflife)
     )
+
+
+def betas(config: Config) -> tuple[int, int]:
+    """Decays of both moments in units of 2^-7."""
+    first, second = (max(1, min(127, round(b * 128))) for b in (config.es.beta1, config.es.beta2))
+    return first, second
+
+
+def adaptive_rate(config: Config, step: int) -> int:
+    """The learning rate times sqrt(1 - beta2^n) / (1 - beta1^n) at the nth step, in 2^-12."""
+    first, second = (fractions.Fraction(beta, 128) for beta in betas(config))
+    root = math.sqrt(1 - second ** (step + 1))
+    return round(learning_rate(config, step) * root / float(1 - first ** (step + 1)))
 
 
 def vote_threshold(config: Config, step: int) -> int:

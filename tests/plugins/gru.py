@@ -24,7 +24,7 @@ from jax import Array
 
 from int_lm.arithmetic import fixed
 from int_lm.limits import INT8_MAX, SEPARATOR
-from int_lm.model import layers, perturb
+from int_lm.model import layers
 from int_lm.model.architecture import Architecture
 from int_lm.model.layers import Activity, Use
 from int_lm.model.params import Role, Spec, Tree
@@ -58,9 +58,9 @@ def initial_state(model: ModelSettings, batch: int) -> Tree:
 
 def cell(layer: Tree, h_PD: Array, state_PD: Array) -> Array:
     """(int8 q4 input, int8 q7 state) -> next state."""
-    of_input = perturb.linear(layer["input"], h_PD)
-    of_state = perturb.linear(layer["recurrent"], state_PD)
-    bias = perturb.vector(layer["bias"], of_input)
+    of_input = layers.linear(layer["input"], h_PD)
+    of_state = layers.linear(layer["recurrent"], state_PD)
+    bias = layers.vector(layer["bias"], of_input)
     wz, wr, wn = jnp.split(of_input.astype(jnp.int32) + bias, 3, axis=-1)
     uz, ur, un = jnp.split(of_state.astype(jnp.int32), 3, axis=-1)
     update = fixed.saturate(wz + uz).astype(jnp.int32)
@@ -73,14 +73,14 @@ def cell(layer: Tree, h_PD: Array, state_PD: Array) -> Array:
 
 def block(layer: Tree, x_PD: Array, state: Tree) -> tuple[Array, Tree, Tree]:
     """One residual block: (x, state) -> (x, next state, uses)."""
-    h_PD = layers.norm(perturb.vector(layer["norm"], x_PD), x_PD)
+    h_PD = layers.norm(layers.vector(layer["norm"], x_PD), x_PD)
     cell_PD = cell(layer, h_PD, state["cell"])
     uses = {
         "input": Use(h_PD, cell_PD),
         "recurrent": Use(state["cell"], cell_PD),
         "output": Use(cell_PD),
     }
-    x_PD = layers.plus(x_PD, perturb.linear(layer["output"], cell_PD))
+    x_PD = layers.plus(x_PD, layers.linear(layer["output"], cell_PD))
     return x_PD, {"cell": cell_PD}, uses
 
 
@@ -90,11 +90,11 @@ def step(weights: Tree, state: Tree, tokens_P: Array) -> tuple[Tree, Array, Acti
     """
     keep_P1 = (tokens_P != SEPARATOR)[:, None]
     state = jax.tree.map(lambda leaf: jnp.where(keep_P1, leaf, jnp.int8(0)), state)
-    x_PD = perturb.embed(weights["embedding"], tokens_P)
-    x_PD, state, uses = perturb.through_layers(block, weights["layers"], x_PD, state)
+    x_PD = layers.embed(weights["embedding"], tokens_P)
+    x_PD, state, uses = layers.through_layers(block, weights["layers"], x_PD, state)
     h_PD = layers.norm(layers.constant_gain(GAIN, x_PD), x_PD)
-    x_PD = layers.plus(x_PD, perturb.linear(weights["dense"], h_PD))
-    gain_PD = perturb.vector(weights["final_norm"], x_PD)
+    x_PD = layers.plus(x_PD, layers.linear(weights["dense"], h_PD))
+    gain_PD = layers.vector(weights["final_norm"], x_PD)
     z_PD = layers.norm(gain_PD, x_PD)
     uses = {
         "embedding": Use(tokens_P),
@@ -103,7 +103,7 @@ def step(weights: Tree, state: Tree, tokens_P: Array) -> tuple[Tree, Array, Acti
         "head": Use(z_PD),
     }
     activity = Activity(uses=uses, residual=x_PD, gain=gain_PD)
-    return state, perturb.readout(weights["head"], z_PD), activity
+    return state, layers.readout(weights["head"], z_PD), activity
 
 
 GRU = Architecture("gru", specs, initial_state, step, runtime="plugins.gru_numpy:Gru")

@@ -17,8 +17,7 @@ from jax import Array
 
 from int_lm.limits import INT8_MAX, noise_max
 from int_lm.method.estimator import Estimator, Segment, TokenVotes, node
-from int_lm.method.estimator.exact import inputs_of, outer_operations
-from int_lm.method.estimator.outer import outer
+from int_lm.method.estimator.outer import inputs_of, outer, outer_operations
 from int_lm.method.estimator.rounding import Rounding
 from int_lm.model.params import Role, Spec
 from int_lm.model.perturb import Weight

@@ -22,10 +22,8 @@ from int_lm.errors import UserError, require
 from int_lm.method.estimator.rounding import Rounding
 from int_lm.model.layers import Use
 from int_lm.model.params import Role, Spec, Tree
-from int_lm.model.perturb import Weight
+from int_lm.model.perturb import Noise, Weight
 from int_lm.settings import StrategySettings
-
-Noise = tuple[Array, Array | None]  # (A, B) of a matrix, (n, None) of a VECTOR: `perturb`
 
 
 class Segment(NamedTuple):

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from int_lm.limits import FITNESS_MAX, INT8_MAX, noise_max
-from int_lm.method.estimator import Estimator, Noise
+from int_lm.method.estimator import Estimator
 from int_lm.model.params import Role, Spec
+from int_lm.model.perturb import Noise
 from int_lm.settings import StrategySettings
 
 ROLES = frozenset(Role) - {Role.TABLE}

@@ -13,34 +13,11 @@ from typing import Any
 
 from jax import Array
 
-from int_lm.limits import INT8_MAX, spare_bits
 from int_lm.method.estimator import Estimator, Segment, TokenVotes
-from int_lm.method.estimator.outer import outer
+from int_lm.method.estimator.outer import inputs_of, outer, outer_operations, outer_sums
 from int_lm.method.estimator.rounding import Rounding
-from int_lm.model.layers import Use
 from int_lm.model.params import Role, Spec
 from int_lm.model.perturb import Weight
-from int_lm.settings import StrategySettings
-
-
-def inputs_of(spec: Spec, use: Use) -> Array:
-    """Inputs of a tensor for the first member of every pair.
-
-    int8 [..., I, N]; for the EMBEDDING token ids, int32 [I].
-    """
-    return use.inputs[0::2] if spec.role is Role.EMBEDDING else use.inputs[..., 0::2, :]
-
-
-def token_sums(es: StrategySettings, specs: dict[str, Spec]) -> list[tuple[str, int]]:
-    """Bound of a sum, over all pairs and tokens, of products of two int8 operands."""
-    terms = es.population // 2 * es.segment_length
-    what = f"the votes of {es.population} members over {es.segment_length} tokens"
-    return [(what, terms * INT8_MAX * (INT8_MAX >> spare_bits(es)))]
-
-
-def outer_operations(spec: Spec) -> int:
-    """Operations per token and member of one M x N outer product for every pair and token."""
-    return spec.shape[0] * spec.shape[1]
 
 
 def _votes(
@@ -64,6 +41,6 @@ EXACT = Estimator(
     perturbed=frozenset(),
     of_fitness=None,
     of_tokens=TokenVotes(inputs_of, _prepare, _votes, needs_errors=True),
-    sums=token_sums,
+    sums=outer_sums,
     operations=outer_operations,
 )

@@ -1,5 +1,10 @@
 """Sums of outer products over tokens and pairs: the last step of votes made token by token.
 
+    inputs_of                       the right operand, recorded at every token
+    outer                           the sum of the products
+    scattered                       the same where the right operand is one-hot (EMBEDDING)
+    outer_sums, outer_operations    bound and cost of the sum, for `Estimator`
+
 Axes: T tokens of a segment, I pairs, J = T I, M outputs, N inputs, K pieces of a sum.
 """
 
@@ -8,8 +13,20 @@ import jax.numpy as jnp
 from jax import Array
 
 from int_lm import native
+from int_lm.limits import INT8_MAX, spare_bits
+from int_lm.model.layers import Use
+from int_lm.model.params import Role, Spec
+from int_lm.settings import StrategySettings
 
 _PIECES = 4  # parts in which the sum over a segment's tokens is computed
+
+
+def inputs_of(spec: Spec, use: Use) -> Array:
+    """Inputs of a tensor for the first member of every pair.
+
+    int8 [..., I, N]; for the EMBEDDING token ids, int32 [I].
+    """
+    return use.inputs[0::2] if spec.role is Role.EMBEDDING else use.inputs[..., 0::2, :]
 
 
 @native.accelerated(cpu="outer")
@@ -44,3 +61,15 @@ def scattered(shape: tuple[int, ...], tokens_TI: Array, row_TIN: Array) -> Array
     """
     rows_JN = row_TIN.reshape(-1, row_TIN.shape[-1]).astype(jnp.int32)
     return jnp.zeros(shape, jnp.int32).at[tokens_TI.reshape(-1)].add(rows_JN)
+
+
+def outer_sums(es: StrategySettings, specs: dict[str, Spec]) -> list[tuple[str, int]]:
+    """Bound of a sum, over all pairs and tokens, of products of two int8 operands."""
+    terms = es.population // 2 * es.segment_length
+    what = f"the votes of {es.population} members over {es.segment_length} tokens"
+    return [(what, terms * INT8_MAX * (INT8_MAX >> spare_bits(es)))]
+
+
+def outer_operations(spec: Spec) -> int:
+    """Operations per token and member of one M x N outer product for every pair and token."""
+    return spec.shape[0] * spec.shape[1]

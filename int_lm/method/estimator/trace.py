@@ -21,8 +21,7 @@ from jax import Array
 from int_lm.arithmetic import fixed
 from int_lm.limits import INT8_MAX, noise_max
 from int_lm.method.estimator import Estimator, Segment, TokenVotes, node
-from int_lm.method.estimator.exact import inputs_of, token_sums
-from int_lm.method.estimator.outer import scattered
+from int_lm.method.estimator.outer import inputs_of, outer_sums, scattered
 from int_lm.method.estimator.rounding import Rounding
 from int_lm.model.params import Role, Spec
 from int_lm.model.perturb import Weight
@@ -81,7 +80,7 @@ def _rows(weight: Weight, tokens_TI: Array, difference_TI1: Array, rounding: Rou
 def _sums(es: StrategySettings, specs: dict[str, Spec]) -> list[tuple[str, int]]:
     traces = es.population // 2 * es.rank * noise_max(es) * INT8_MAX
     what = f"the traces of {es.population} members at rank {es.rank} ({es.noise})"
-    return [*token_sums(es, specs), (what, traces)]
+    return [*outer_sums(es, specs), (what, traces)]
 
 
 TRACE = Estimator(

@@ -31,8 +31,7 @@ from jax import Array
 from int_lm.arithmetic import fixed
 from int_lm.limits import INT8_MAX
 from int_lm.method.estimator import Estimator, Segment, TokenVotes, credit, node
-from int_lm.method.estimator.exact import inputs_of, outer_operations, token_sums
-from int_lm.method.estimator.outer import outer, scattered
+from int_lm.method.estimator.outer import inputs_of, outer, outer_operations, outer_sums, scattered
 from int_lm.method.estimator.rounding import Rounding
 from int_lm.model.layers import Use
 from int_lm.model.params import Role, Spec
@@ -88,7 +87,7 @@ def _sums(es: StrategySettings, specs: dict[str, Spec]) -> list[tuple[str, int]]
     width = max(spec.shape[-1] for spec in specs.values() if spec.role is Role.EMBEDDING)
     # of `layers.norm_credit`: over the width, 127 times a dividend of a division, shifted down
     credit_sum = width * INT8_MAX << (fixed.DIVIDEND_BITS - fixed.ALONG_BITS)
-    return [*token_sums(es, specs), (f"the credit of width {width}", credit_sum)]
+    return [*outer_sums(es, specs), (f"the credit of width {width}", credit_sum)]
 
 
 def _operations(spec: Spec) -> int:

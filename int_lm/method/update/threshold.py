@@ -9,11 +9,9 @@ entry. For other votes it is estimated from the votes: sqrt(pi / 2) times their 
 `es.schedule` with the half-life `es.alpha_halflife`.
 """
 
-import math
 import statistics
 from collections.abc import Mapping
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -21,6 +19,7 @@ from int_lm.arithmetic import fixed
 from int_lm.limits import FITNESS_MAX, INT32_MAX
 from int_lm.method import schedules
 from int_lm.method.update import Memory, Tensor, Update, Values, Votes
+from int_lm.method.update.scale import coarse_votes
 from int_lm.model.params import Role, Spec
 from int_lm.settings import Settings, StrategySettings
 
@@ -87,7 +86,7 @@ def by_fitness(
 
 def by_magnitude(weight: Array, votes: Array, z: Array) -> Array:
     """`by_fitness` for votes whose standard deviation must be estimated from the votes."""
-    coarse, mean = _coarse(votes, VOTE_BITS)
+    coarse, mean = coarse_votes(votes, VOTE_BITS)
     deviation = (mean * _ROOT_HALF_PI) >> 10  # below 2^18, so that z times it fits
     return _stepped(weight, coarse, (z * deviation) >> FRACTION_BITS)
 
@@ -96,22 +95,6 @@ def _stepped(weight: Array, votes: Array, limit: Array) -> Array:
     """The weights, moved by one unit where |vote| exceeds `limit`."""
     move = jnp.where(jnp.abs(votes) > limit, jnp.sign(votes), 0)
     return fixed.saturate(weight.astype(jnp.int32) + move)
-
-
-def _coarse(votes: Array, most_bits: int) -> tuple[Array, Array]:
-    """(votes of fewer bits, their mean magnitude, rounded down).
-
-    All votes are shifted down by the same number of bits, so that they have at most `most_bits`
-    bits; fewer if an axis is so long that the sum of the magnitudes would overflow int32.
-    """
-    bits = min(most_bits, 30 - max(math.ceil(math.log2(size)) for size in votes.shape))
-    width = 32 - jax.lax.clz(jnp.max(jnp.abs(votes)))
-    shift = jnp.maximum(width - bits, 0)
-    coarse = jnp.sign(votes) * (jnp.abs(votes) >> shift)
-    mean = jnp.abs(coarse)
-    while mean.ndim:
-        mean = jnp.sum(mean, axis=-1) // mean.shape[-1]
-    return coarse, mean
 
 
 def _memory(spec: Spec) -> Memory:

@@ -1,0 +1,176 @@
+"""Signals that ask a program to stop, or to save, heard whatever the program is doing.
+
+SIGINT (Ctrl-C) and SIGTERM ask to stop. So do SIGUSR1 and SIGUSR2, which schedulers send before the
+time of a job is over (`sbatch --signal=USR1@120`), and SIGHUP, which a terminal sends when it is
+closed. Those three end a program that does not catch them, with nothing saved and nothing said.
+
+Python runs its signal handlers only between bytecodes of the main thread, so not while a program
+compiles or a step computes. The signal number is therefore also written to a pipe, which a thread
+reads.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+# Signals of schedulers and terminals, which nobody sends to hurry a program.
+ANNOUNCING = tuple(
+    getattr(signal, name) for name in ("SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
+)
+STOPPING = (signal.SIGINT, signal.SIGTERM, *ANNOUNCING)
+LEAVING_SECONDS = 5.0  # a command that was asked to stop, and has nothing to save, may take
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal ended the command; raised in the main thread, as Ctrl-C raises its base class.
+
+    Attributes:
+      number: the signal.
+    """
+
+    def __init__(self, number: int, kept: str = "what is finished is kept") -> None:
+        """Args: kept, what is said of the work that was done."""
+        super().__init__(kept)
+        self.number = signal.Signals(number)
+
+    def __str__(self) -> str:
+        name = "interrupted" if self.number == signal.SIGINT else f"{self.number.name}: stopped"
+        return f"{name}; {self.args[0]}"
+
+
+class Listener:
+    """Context manager that catches signals; does nothing outside the main thread.
+
+    Signals that the program was told to ignore (SIGHUP under `nohup`), and those of `ANNOUNCING`
+    that other code has a handler for, stay as they are.
+
+    Args:
+      numbers: the signals.
+      heard: called in a thread for every signal, whatever the main thread is doing.
+      handle: called in the main thread, when it comes to it.
+      ignored: signals of `numbers` that are caught even if the program was told to ignore them.
+    """
+
+    def __init__(
+        self,
+        numbers: Iterable[signal.Signals],
+        heard: Callable[[signal.Signals], None],
+        handle: Callable[[signal.Signals], None],
+        ignored: tuple[signal.Signals, ...] = (),
+    ) -> None:
+        self._numbers, self._heard, self._handle = tuple(numbers), heard, handle
+        self._ignored = ignored
+        self._previous: dict[signal.Signals, Any] = {}
+        self._previous_wakeup = self._wakeup = -1
+        self._reader: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is not threading.main_thread():
+            return self
+        read_end, self._wakeup = os.pipe()
+        os.set_blocking(self._wakeup, False)
+        self._reader = threading.Thread(target=self._watch, args=(read_end,), daemon=True)
+        self._reader.start()
+        self._previous_wakeup = signal.set_wakeup_fd(self._wakeup)
+        for number in self._numbers:
+            if self._may_catch(number):
+                self._previous[number] = signal.signal(number, self._caught)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._reader is None:
+            return
+        for number, handler in self._previous.items():  # None: installed by other than Python
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        signal.set_wakeup_fd(self._previous_wakeup)
+        os.close(self._wakeup)  # the reader sees the end of the pipe
+        if threading.current_thread() is not self._reader:
+            self._reader.join()
+        self._reader = None
+
+    def _may_catch(self, number: signal.Signals) -> bool:
+        handler = signal.getsignal(number)
+        if handler == signal.SIG_IGN:
+            return number in self._ignored
+        ours = isinstance(getattr(handler, "__self__", None), Listener)
+        return number not in ANNOUNCING or handler == signal.SIG_DFL or ours
+
+    def _caught(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        self._handle(signal.Signals(number))
+
+    def _watch(self, read_end: int) -> None:
+        """Runs in a thread: one byte arrives for every signal that Python has a handler for."""
+        while received := os.read(read_end, 1):
+            if received[0] in self._previous:
+                self._heard(signal.Signals(received[0]))
+        os.close(read_end)
+
+
+class Ending(Listener):
+    """Around a command: a signal raises `Stopped`, and ends a program that does not come to it.
+
+    Args:
+      say: called with what is said of a program that is ended from outside.
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        super().__init__(STOPPING, self._wait, self._raise)
+        self._say = say
+        self._raised = False
+        self._left = threading.Event()
+
+    def __exit__(self, *error: Any) -> None:
+        self._left.set()
+        super().__exit__(*error)
+
+    def _raise(self, number: signal.Signals) -> None:
+        if not self._raised:
+            self._raised = True
+            raise Stopped(number)
+        if number not in ANNOUNCING:  # the command is leaving, but not fast enough
+            leave(number)
+
+    def _wait(self, number: signal.Signals) -> None:
+        """In the thread: the main thread may be in a long call of native code."""
+        if not self._left.wait(LEAVING_SECONDS):
+            self._say(str(Stopped(number)))
+            leave(number)
+
+
+class Spared(Listener):
+    """Where there is nothing to save: these signals are answered, and nothing else happens.
+
+    Args:
+      names: such as `USR1`.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        numbers = tuple(signal.Signals[f"SIG{name}"] for name in names)
+        super().__init__(numbers, self._answer, lambda number: None)
+
+    @staticmethod
+    def _answer(number: signal.Signals) -> None:
+        tell(f"{number.name}: nothing to save at present; going on\n")
+
+
+def tell(text: str) -> None:
+    """Write to stderr past Python's buffers, whose lock the main thread may hold."""
+    with contextlib.suppress(OSError):  # nobody is left to read it
+        os.write(2, text.encode())
+
+
+def leave(number: int) -> None:
+    """End the process at once, as a signal would: restore the terminal, then exit with 128 + it."""
+    tell("\x1b[0m\x1b[?25h\n" if sys.stderr.isatty() else "\n")
+    os._exit(128 + number)
