@@ -157,10 +157,15 @@ def train(settings: Config) -> bool:
     Returns:
       False if nothing was done, for the run had reached its end before and has been evaluated.
     """
-    from int_lm.method import recipe
+    from int_lm.method import objective, recipe
     from int_lm.training import distributed
 
     recipe.check(settings)
+    if objective.get(settings.es.objective).written:
+        raise errors.UserError(
+            f"es.objective {settings.es.objective} is of rewards, not of text; start it with "
+            f"{command_line.command('tune')}"
+        )
     with (
         signals.Spared(settings.run.saving_signals),
         distributed.processes("train.py", settings.distributed),

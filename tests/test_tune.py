@@ -173,7 +173,8 @@ def test_a_task_has_the_same_prompts_every_time() -> None:
 
 TINY = ["--es.population", "8", "--es.members_per_stream", "4", "--es.sigma_shift", "1"]
 TINY += ["--reward.tokens", "4", "--run.log_every", "1", "--run.eval_every", "2"]
-TINY += ["--es.learning_rate", "2", "--run.checkpoint_every", "1", "--run.steps", "4"]
+TINY += ["--es.schedule", "constant", "--es.learning_rate", "2"]
+TINY += ["--run.checkpoint_every", "1", "--run.steps", "4"]
 OWN = ["--reward", "rewards_of_mine:vowels", "--prompts", "prompts.jsonl"]
 
 

@@ -29,6 +29,7 @@ from int_lm.errors import UserError, nearest
 IN_A_CLONE = {
     "eval": "eval.py",
     "sample": "-m int_lm.sample",
+    "tune": "-m int_lm.tune",
     "export": "-m int_lm.export",
     "train-tokenizer": "-m tokenization.train",
     "inspect-tokenizer": "-m tokenization.inspect",

@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
     from data.open import open_trained
     from int_lm import resume, run
     from int_lm.files import checkpoint
-    from int_lm.method import evolve, recipe
+    from int_lm.method import evolve, objective, recipe
     from int_lm.method.evolve import State
     from int_lm.training import origin
 
@@ -73,6 +73,11 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
     first = kept[0] if arguments.step is None else arguments.step
     host = checkpoint.read_host(paths.checkpoints, first or None)
     settings = resume.settings_of(host, paths.checkpoints)
+    if objective.get(settings.es.objective).written:
+        raise UserError(
+            f"{root} was tuned with a reward, which verify does not compute; run the same "
+            "int_lm.tune command with another --run.dir and compare the hashes in metrics.jsonl"
+        )
     hashes = verify.logged_hashes(paths.metrics)
     last = first + arguments.steps if arguments.steps else max(hashes, default=first)
     expected = {step: hashes[step] for step in hashes if first < step <= last}
