@@ -123,6 +123,7 @@ def lay_out(opened: "Corpus", begun: "Begun") -> "tuple[Text, dict[str, Any]]":
     import tokenization
     from data import baselines, corpus, split
     from int_lm.measure import evaluate
+    from int_lm.training import distributed
     from int_lm.training.trainer import Text
 
     settings = begun.settings
@@ -133,6 +134,9 @@ def lay_out(opened: "Corpus", begun: "Begun") -> "tuple[Text, dict[str, Any]]":
         per_round = opened.streams(settings, phases).steps_per_round
         phases = corpus.phases_after(phases, weights, -(-begun.first // per_round), names)
 
+    streams = opened.streams(settings, phases)
+    if distributed.is_first() and (missed := streams.shares_missed(settings.run.steps)):
+        _say(missed)
     heldout = opened.heldout(settings.data.heldout_bytes)
     share = settings.run.eval_bytes // len(heldout)
     validation = {
@@ -141,7 +145,7 @@ def lay_out(opened: "Corpus", begun: "Begun") -> "tuple[Text, dict[str, Any]]":
     text = Text(
         tokenizer=opened.tokenizer,
         identity=tokenization.identity(opened.tokenizer),
-        streams=opened.streams(settings, phases),
+        streams=streams,
         sha256=opened.sha256(),
         mixture=phases,
         heldout=encoded(opened.tokenizer, heldout),

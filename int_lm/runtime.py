@@ -292,6 +292,9 @@ class Model:
         """The state at a document's start: every leaf has P as its second axis."""
         state = self.architecture.initial_state(self.config["model"], batch)
         if self.direct:
+            _require(
+                "context" not in state, "the architecture has a state named context; rename it"
+            )
             state["context"] = np.full((self.direct[0], batch), SEPARATOR, np.int64)
         return state
 

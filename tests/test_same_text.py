@@ -272,6 +272,51 @@ def test_a_run_is_verified_from_its_shards(here: Path, monkeypatch, capsys) -> N
         verify_command.main([str(here / "run"), "--step", "0"])
 
 
+# -- Mixtures --------------------------------------------------------------------------------------
+
+MIXTURE = """
+data:
+  shards: shards
+  document_bytes: 1024
+  mixture:
+    - {{name: old, source: text, path: [{old}], weight: {weight}}}
+    - {{name: new, source: text, path: [{new}], field: {field}}}
+run: {{dir: mixed, steps: {steps}}}
+"""
+
+
+def mixed(steps: int, old: str = "words.txt", weight: float = 1, **changes: str) -> bool:
+    """Train on words.txt and other.txt, as MIXTURE says."""
+    values = {"new": "other.txt", "field": "text"} | changes
+    text = MIXTURE.format(steps=steps, old=old, weight=weight, **values)
+    Path("mixed.yaml").write_text(text)
+    flags = train_arguments(Path("unused"), Path("mixed"), **{**SHORT, "run_dot_steps": steps})
+    for name in ("--data.path", "--data.shards", "--data.document_bytes"):
+        at = flags.index(name)
+        del flags[at : at + 2]
+    return train.train(train.parse(["--config", "mixed.yaml", *flags])[1])
+
+
+def test_a_part_of_a_mixture_that_is_read_no_longer(here: Path, figures, capsys) -> None:
+    """Weight 0, also where its file is gone; what differs is told before anything is prepared."""
+    write_text(here / "other.txt", seed=1)
+    assert mixed(4)
+    prepared = sorted(Path("shards").rglob("*"))
+    write_text(here / "third.txt", seed=2)
+    with pytest.raises(UserError, match="data.mixture.new.field 'text', now 'body'"):
+        mixed(8, old="third.txt", field="body")
+    assert sorted(Path("shards").rglob("*")) == prepared
+    (here / "words.txt").unlink()
+    capsys.readouterr()
+    assert mixed(8, weight=0)
+    captured = capsys.readouterr()
+    assert "words.txt is not there any more; going on with the run's token shards" in captured.out
+    assert "hold from step" in captured.err and "they change nothing" in captured.err
+    found = figures("--run", "mixed")
+    assert found["text"]["source"] == "old: words.txt; new: other.txt"
+    assert sorted(found["sources"]) == ["new", "old"]
+
+
 # -- Nothing to train ------------------------------------------------------------------------------
 
 

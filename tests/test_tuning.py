@@ -19,7 +19,7 @@ from test_step import plain
 
 from int_lm.config import Config, DistributedConfig, RewardConfig, RunConfig
 from int_lm.errors import UserError
-from int_lm.method import evolve, placement, rewards, tuning
+from int_lm.method import chunks, evolve, placement, rewards, tuning
 from int_lm.method.clock import Clock
 from int_lm.method.recipe import Recipe
 from int_lm.model import hashing, sampler
@@ -191,7 +191,7 @@ def test_steps_equal_the_oracle(reward: dict, model: dict, es: dict) -> None:
         after = expected.step(config, VOCABULARY, before, start, fitness.tolist(), step)
         found = plain(state)
         assert found.weights == after.weights
-        assert found.remainders == after.remainders
+        assert found.memory == after.memory
         assert metrics.scores_P.tolist() == scores
         assert int(metrics.changed) > 0
         before = after
@@ -248,10 +248,10 @@ def test_both_parts_of_a_step_are_integers() -> None:
     recipe = tiny(SAMPLED, anchor=0.25)
     state, word = evolve.abstract(recipe), jax.ShapeDtypeStruct((), np.uint32)
     clock = Clock(word, word)  # type: ignore[arg-type]
-    chunks = jnp.arange(1, dtype=jnp.int32)
+    pairs = chunks.pairs(recipe.es)
     prompts = jax.ShapeDtypeStruct((2, 5), np.int32)
     ends = jax.ShapeDtypeStruct((VOCABULARY,), bool)
-    write = functools.partial(tuning.completions, recipe, chunks)
+    write = functools.partial(tuning.completions, recipe, pairs)
     assert inexact(jax.make_jaxpr(write)(state.weights, prompts, ends, clock)) == []
     learn = functools.partial(tuning.learn, recipe, functools.partial(tuning.votes, recipe), None)
     scores, fitness = (jax.ShapeDtypeStruct((n,), t) for n, t in ((8, np.int32), (4, np.int8)))

@@ -9,14 +9,12 @@ of `es.schedule`, rounded up or down at random so that the mean is right:
 It comes after the moves of an update, whichever that is, as one more part of that update.
 """
 
-from collections.abc import Mapping
-
 import jax.numpy as jnp
 from jax import Array
 
 from int_lm.arithmetic import fixed, noise
 from int_lm.method import schedules
-from int_lm.method.update import Memory, Tensor, Update, Values, Votes
+from int_lm.method.update import Memory, Scalars, Tensor, Update, Values, Votes
 from int_lm.model.params import Spec
 from int_lm.settings import Settings, StrategySettings
 
@@ -63,7 +61,7 @@ def anchored(update: Update) -> Update:
         weight: Array,
         memory: Memory,
         votes: Votes,
-        values: Mapping[str, Array],
+        values: Scalars,
     ) -> tuple[Array, Memory]:
         own = {name: array for name, array in memory.items() if name != ANCHOR}
         weight, own = update.move(es, tensor, weight, own, votes, values)

@@ -26,13 +26,14 @@ from jax.sharding import PartitionSpec
 
 from int_lm.arithmetic import noise
 from int_lm.limits import INT32_MAX
-from int_lm.method import evolve, placement, population
+from int_lm.method import chunks, evolve, placement, population
 from int_lm.method.clock import Clock
-from int_lm.method.evolve import PopulationResult
 from int_lm.method.objective import reward
 from int_lm.method.placement import AXIS, Placement
+from int_lm.method.population import PopulationResult
 from int_lm.method.recipe import Recipe
 from int_lm.method.state import Metrics, State
+from int_lm.method.update import Scalars
 from int_lm.model import params, perturb, sampler
 from int_lm.model.language_model import LanguageModel
 from int_lm.model.params import Parameters
@@ -43,19 +44,19 @@ Writer = Callable[[Parameters, np.ndarray, np.ndarray, int], Array]
 Learner = Callable[[State, np.ndarray, np.ndarray, int], tuple[State, Metrics]]
 
 
-def words(recipe: Recipe, clock: Clock, chunk: Array) -> Array:
-    """The random words of one chunk's members, uint32 [K, P, C]; both members of a pair get one."""
+def words(recipe: Recipe, clock: Clock, pairs_I: Array) -> Array:
+    """The random words of the members of some pairs, uint32 [K, P, C], one for both of a pair."""
     settings = recipe.settings.reward
     key = noise.tensor_key(clock.seed, clock.step, jnp.uint32(_WORDS))
     count = settings.pass_at * settings.tokens
-    words_I = noise.uniform(key, population.chunk_pairs(recipe, chunk), count)
+    words_I = noise.uniform(key, pairs_I, count)
     words_P = jnp.repeat(words_I, 2, axis=0)
     return jnp.moveaxis(words_P.reshape(len(words_P), settings.pass_at, settings.tokens), 1, 0)
 
 
 def completions(
     recipe: Recipe,
-    chunks_C: Array,
+    pairs_CI: Array,
     weights: Parameters,
     prompts_SN: Array,
     ends_V: Array,
@@ -66,7 +67,7 @@ def completions(
     """What the members of some chunks write, one device's first, then all devices' together.
 
     Args:
-      chunks_C: indices of this device's chunks, int32.
+      pairs_CI: indices of the pairs of this device's chunks, int32.
       weights: int8.
       prompts_SN: of the prompts of these members, int32; see `reward.write`.
       ends_V: bool, see `reward.write`.
@@ -78,8 +79,8 @@ def completions(
     settings, size = recipe.settings.reward, recipe.model.vocab_size
     table = sampler.weights(settings.temperature, size) if settings.temperature else None
 
-    def of_chunk(chunk: Array, prompts_SN: Array) -> tuple[Array, dict[str, Array]]:
-        members = population.perturbed(recipe, weights, population.noise(recipe, clock, chunk))
+    def of_chunk(pairs_I: Array, prompts_SN: Array) -> tuple[Array, dict[str, Array]]:
+        members = population.perturbed(recipe, weights, population.noise_of(recipe, clock, pairs_I))
         prompts_PN = jnp.repeat(prompts_SN, recipe.es.members_per_stream, axis=0)
         write = functools.partial(
             reward.write, recipe.model, members, prompts_PN, ends_V, settings.tokens
@@ -88,27 +89,26 @@ def completions(
             return write(None)[:, None], {}
         draws = jnp.asarray(table)
         written_KPC = jax.lax.map(
-            lambda words_PC: write((draws, words_PC)), words(recipe, clock, chunk)
+            lambda words_PC: write((draws, words_PC)), words(recipe, clock, pairs_I)
         )
         return jnp.moveaxis(written_KPC, 0, 1), {}
 
-    prompts_CSN = prompts_SN.reshape(len(chunks_C), -1, prompts_SN.shape[1])
-    written, _ = population.over_chunks(of_chunk, chunks_C, prompts_CSN)
+    prompts_CSN = prompts_SN.reshape(len(pairs_CI), -1, prompts_SN.shape[1])
+    written, _ = chunks.over(of_chunk, pairs_CI, prompts_CSN)
     return placement.gathered(written.reshape(-1, *written.shape[2:]), axis)
 
 
 def votes(
     recipe: Recipe,
-    chunks_C: Array,
+    pairs_CI: Array,
     fitness_I: Array,
     clock: Clock,
     *,
     axis: str | None = None,
     split: dict[str, PartitionSpec] | None = None,
 ) -> dict[str, Array]:
-    """The votes of all members by path, int32; arguments as of `evolve.population_result`."""
-    own_I = fitness_I.reshape(population.chunks(recipe), -1)[chunks_C]
-    found = population.votes_of_fitness(recipe, own_I, clock, chunks_C)
+    """The votes of all members by path, int32; arguments as of `population.of_device`."""
+    found = population.votes_of_fitness(recipe, fitness_I[pairs_CI], clock, pairs_CI)
     return {
         path: placement.summed(sums, axis, split[path] if split else None)
         for path, sums in found.items()
@@ -123,7 +123,7 @@ def learn(
     scores_P: Array,
     fitness_I: Array,
     clock: Clock,
-    values: evolve.Values,
+    values: Scalars,
 ) -> tuple[State, Metrics]:
     """The state after the update that follows from fitness, and the metrics.
 
@@ -135,7 +135,7 @@ def learn(
         scores_P=scores_P,
         fitness_I=fitness_I,
         members=state.members,
-        votes=vote(population.all_chunks(recipe), fitness_I, clock),
+        votes=vote(_all_pairs(recipe, place), fitness_I, clock),
         tables=state.tables,
     )
     return evolve.updated(recipe, state, result, clock, values, place)
@@ -146,7 +146,6 @@ def compiled_writer(recipe: Recipe, place: Placement | None = None) -> Writer:
 
     It is compiled once for every length of prompts. The whole result is on every device.
     """
-    recipe = population.chunked(recipe, place.devices if place else 1)
     write = functools.partial(completions, recipe)
     if place is not None:
         everywhere, first = PartitionSpec(), PartitionSpec(AXIS)
@@ -160,7 +159,7 @@ def compiled_writer(recipe: Recipe, place: Placement | None = None) -> Writer:
 
     @jax.jit
     def jitted(weights: Parameters, prompts_SN: Array, ends_V: Array, clock: Clock) -> Array:
-        return write(population.all_chunks(recipe), weights, prompts_SN, ends_V, clock)
+        return write(_all_pairs(recipe, place), weights, prompts_SN, ends_V, clock)
 
     def run(weights: Parameters, prompts_SN: np.ndarray, ends_V: np.ndarray, step: int) -> Array:
         prompts = prompts_SN.astype(np.int32)
@@ -176,7 +175,6 @@ def compiled_learner(recipe: Recipe, place: Placement | None = None) -> Learner:
 
     Context tables stay as they are: rewards say nothing of a single row.
     """
-    recipe = population.chunked(recipe, place.devices if place else 1)
     vote = functools.partial(votes, recipe)
     if place is not None:
         everywhere, first = PartitionSpec(), PartitionSpec(AXIS)
@@ -202,6 +200,10 @@ def compiled_learner(recipe: Recipe, place: Placement | None = None) -> Learner:
         return State(after.network, tables, after.members, after.memory), metrics
 
     return run
+
+
+def _all_pairs(recipe: Recipe, place: Placement | None) -> Array:
+    return chunks.pairs(recipe.es, place.devices if place else 1)
 
 
 def _clock(recipe: Recipe, step: int) -> Clock:

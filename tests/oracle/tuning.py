@@ -156,11 +156,14 @@ def step(
     fitnesses: Vector,
     step: int,
 ) -> State:
-    """Weights and remainders after a step whose pairs have this fitness."""
+    """Weights and memory after a step whose pairs have this fitness."""
     votes = plain_votes(config, vocab_size, fitnesses, step)
     sums = {path: vote.tolist() for path, vote in votes.items()}
-    weights, kept = updated(config, vocab_size, state, sums, fitnesses, step)
+    own_memory = {name: kept for name, kept in state.memory.items() if name != "anchor"}
+    own_state = state._replace(memory=own_memory)
+    weights, kept = updated(config, vocab_size, own_state, sums, fitnesses, step)
     if config.es.anchor:
+        kept["anchor"] = start
         first: dict[str, int] = {}
         for path, _, tensor, kind, _ in population.numbered(config.model, vocab_size):
             if kind != "table":
