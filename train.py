@@ -12,7 +12,6 @@ exit code is 4 if nothing was left to train.
 
 import argparse
 import contextlib
-import dataclasses
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,9 +23,10 @@ from int_lm.config import Config, command_line
 if TYPE_CHECKING:  # imported where needed, so that --help and a wrong flag answer at once
     from data.corpus import Corpus
     from data.documents import Document
-    from int_lm.files.checkpoint import Restored
     from int_lm.files.lock import Lock
     from int_lm.run import Paths
+    from int_lm.training.origin import Origin
+    from int_lm.training.session import Begun
     from int_lm.training.trainer import Documents, Text, Trainer
     from tokenization import Tokenizer
 
@@ -118,9 +118,7 @@ def open_text(settings: Config, host: "Mapping[str, Any] | None") -> "Corpus":
     return found
 
 
-def lay_out(
-    opened: "Corpus", settings: Config, resumed: "Restored | None"
-) -> "tuple[Text, dict[str, Any]]":
+def lay_out(opened: "Corpus", begun: "Begun") -> "tuple[Text, dict[str, Any]]":
     """(the text that the trainer reads, what figures of the held-out text say beside its bits)."""
     import tokenization
     from data import baselines, corpus, split
@@ -128,12 +126,13 @@ def lay_out(
     from int_lm.training import distributed
     from int_lm.training.trainer import Text
 
+    settings = begun.settings
     weights = [source.weight for source in opened.sources]
     names = [source.name for source in opened.sources]
-    phases = resumed.host["mixture"] if resumed else [(0, weights)]
-    if resumed:
+    phases = begun.host["mixture"] if begun.host else [(0, weights)]
+    if begun.host:
         per_round = opened.streams(settings, phases).steps_per_round
-        phases = corpus.phases_after(phases, weights, -(-resumed.step // per_round), names)
+        phases = corpus.phases_after(phases, weights, -(-begun.first // per_round), names)
 
     streams = opened.streams(settings, phases)
     if distributed.is_first() and (missed := streams.shares_missed(settings.run.steps)):
@@ -162,10 +161,15 @@ def train(settings: Config) -> bool:
     Returns:
       False if nothing was done, for the run had reached its end before and has been evaluated.
     """
-    from int_lm.method import recipe
+    from int_lm.method import objective, recipe
     from int_lm.training import distributed
 
     recipe.check(settings)
+    if objective.get(settings.es.objective).written:
+        raise errors.UserError(
+            f"es.objective {settings.es.objective} is of rewards, not of text; start it with "
+            f"{command_line.command('tune')}"
+        )
     with (
         signals.Spared(settings.run.saving_signals),
         distributed.processes("train.py", settings.distributed),
@@ -176,6 +180,7 @@ def train(settings: Config) -> bool:
 def train_together(settings: Config) -> bool:
     """The work of every process of a run, as `train`. Only the first one prints and writes."""
     settings, host = checked_before(settings)
+    start = read_origin(settings) if settings.run.init_from and not host else None
     opened = open_text(settings, host)
 
     from int_lm.files import lock
@@ -184,7 +189,7 @@ def train_together(settings: Config) -> bool:
     remedy = "wait until it ends, or choose another --run.dir"
     alone = lock.hold(Path(settings.run.dir), remedy)
     with alone if distributed.is_first() else contextlib.nullcontext() as held:
-        return train_locked(settings, opened, held)
+        return train_locked(settings, opened, held, start)
 
 
 def checked_before(settings: Config) -> "tuple[Config, Mapping[str, Any] | None]":
@@ -207,102 +212,47 @@ def checked_before(settings: Config) -> "tuple[Config, Mapping[str, Any] | None]
     return resume.in_order(settings, host), host
 
 
-def train_locked(settings: Config, opened: "Corpus", held: "Lock | None") -> bool:
-    """Start or resume, as `train`. `held` is the run directory's lock, where it is written."""
+def read_origin(settings: Config) -> "Origin":
+    """What a new run starts from, checked before any text is prepared."""
     import tokenization
-    from int_lm import resume, run
-    from int_lm.files import checkpoint
-    from int_lm.files.checkpointer import Checkpointer
-    from int_lm.method import evolve, placement, recipe as recipes
-    from int_lm.method.evolve import State
-    from int_lm.model import params
-    from int_lm.training import distributed, interrupt, runlog
+    from int_lm.method import recipe
+    from int_lm.training import origin
+
+    found = origin.read(settings.run.init_from, say=_say)
+    tokenizer = tokenization.load(settings.data.tokenizer)
+    origin.check(found, settings, tokenization.identity(tokenizer))
+    origin.weights_for(found, recipe.of(settings, tokenizer.vocab_size))
+    return found
+
+
+def train_locked(
+    settings: Config, opened: "Corpus", held: "Lock | None", start: "Origin | None"
+) -> bool:
+    """Start or resume, as `train`.
+
+    Args:
+      held: the lock on the run directory, in the process that writes.
+      start: what a new run starts from; None for random weights.
+    """
+    import tokenization
+    from int_lm import run
+    from int_lm.training import distributed, session as sessions
     from int_lm.training.trainer import Trainer
 
-    paths = run.Paths(Path(settings.run.dir))
-    vocab_size = opened.tokenizer.vocab_size
-    if checkpoint.steps(paths.checkpoints):
-        host = checkpoint.read_host(paths.checkpoints)
-        identity = tokenization.identity(opened.tokenizer)
-        resume.check_resumable(host, settings, identity, opened.sha256())
-        if distributed.is_first():
-            if places := resume.other_places(host, settings):
-                _say(f"the same text and tokenizer at another place: {places}")
-            if warning := resume.resumption_warning(host, settings):
-                _say(warning)
-    recipe = recipes.of(settings, vocab_size)
-    abstract = evolve.abstract(recipe).stored()
-    resumed = checkpoint.restore(paths.checkpoints, abstract, say=_say)
-    state = State.of_stored(resumed.state) if resumed else evolve.initial(recipe)
-    if resumed:  # what JAX makes of its arrays takes their place
-        resumed = dataclasses.replace(resumed, state=None)
-    first = resumed.step if resumed else 0
-    distributed.require_agreement("newest checkpoint", first)
-    distributed.require_agreement("configuration", resume.shared_configuration(settings))
-    distributed.require_agreement("text", opened.sha256())
-    nothing = resume.nothing_to_train(resumed.host, settings, first) if resumed else None
-    if nothing:
-        if distributed.is_first():
-            _say(nothing)
-        if not distributed.most(not run.is_evaluated(paths, state.weights, opened.sha256())):
+    identity = tokenization.identity(opened.tokenizer)
+    begun = sessions.begin(settings, identity, opened.sha256(), start)
+    if begun.nothing:
+        evaluated = run.is_evaluated(begun.paths, begun.state.weights, opened.sha256())
+        if not distributed.most(not evaluated):
             return False
-    text, of_heldout = lay_out(opened, settings, resumed)
-
-    specs = recipe.model.specs
-    weights = params.count(specs.network)
-    place = placement.choose(settings.distributed, settings.es, weights)
-    state = evolve.placed(recipe, state, place)
-    writes = distributed.is_first()
-    with contextlib.ExitStack() as stack:
-        saving = stack.enter_context(contextlib.ExitStack())
-        stop = saving.enter_context(interrupt.StopFlag(settings.run.saving_signals))
-        checkpointer = metrics = None
-        if writes:
-            checkpointer = stack.enter_context(
-                Checkpointer(paths.checkpoints, keep=settings.run.keep, lock=held)
-            )
-            metrics = stack.enter_context(runlog.MetricsFile(paths.metrics))
-            checkpointer.discard_after(first)
-            metrics.truncate_after(first)
-            if not nothing:  # the length that the run has, not one that it was found longer than
-                run.write_config(paths, settings)
-            text.tokenizer.save(paths.tokenizer)
-        console = stack.enter_context(
-            runlog.Console(steps=settings.run.steps, seconds=settings.run.seconds, quiet=not writes)
-        )
-        tables = params.count(specs.tables)
-        besides = f", {tables:,} of context tables" if tables else ""
-        console.note(f"model: {settings.model.architecture}, {weights:,} int8 weights{besides}")
-        if place is not None:
-            console.note(placement.description(place))
-        console.table(
+    text, of_heldout = lay_out(opened, begun)
+    with sessions.opened(begun, opened.tokenizer, held) as session:
+        session.console.table(
             "bits per byte of the held-out text, to compare with:", of_heldout["baselines"]
         )
-        if resumed:
-            console.note(f"resuming {paths.root} at step {first}")
-        trainer = Trainer(
-            settings=settings,
-            recipe=recipe,
-            text=text,
-            console=console,
-            metrics=metrics,
-            checkpointer=checkpointer,
-            stop=stop,
-            state=state,
-            place=place,
-            step=first,
-            saved=first if resumed else -1,
-            seconds_before=resumed.host["seconds"] if resumed else 0.0,
-        )
-        finished = trainer.loop()
-        if not finished or distributed.most(stop.requested is not None):
-            if checkpointer:
-                checkpointer.close()
-            console.note(f"saved step {trainer.step}; the same command goes on from there")
-            return True
-        if trainer.kept():  # with nothing left to save, signals end the program at once
-            saving.close()
-        finish(trainer, opened, paths, of_heldout)
+        sessions.say_resuming(begun, session)
+        trainer = Trainer(text=text, **sessions.parts(begun, session))
+        sessions.trained(trainer, session, lambda: finish(trainer, opened, begun.paths, of_heldout))
         return True
 
 

@@ -4,9 +4,11 @@ Only one record is in memory at a time, whatever the size of the file.
 """
 
 import io
+import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from data import compressed, formats
 from data.fields import Fields, Problem, Values, keys_of
@@ -68,6 +70,10 @@ class JsonFile:
     def keys(self) -> list[str]:
         """The names of that record's fields."""
         return keys_of(self._record)
+
+    def record(self) -> dict[str, Any]:
+        """All fields of that record, which must be one without a problem."""
+        return json.loads(self._record)
 
     def _read(self) -> Iterator[Values | Problem]:
         file, seekable = compressed.open_file(self._path)

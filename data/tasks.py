@@ -1,11 +1,18 @@
 """Tasks that measure a model apart from bits per byte, read from JSON lines."""
 
+from typing import Any
+
 import numpy as np
+from msgspec import UNSET
 
 from data.documents import Notice
+from data.fields import Problem
+from data.json_file import JsonFile
 from data.records import Files
+from data.text import printable
 from int_lm.config import SourceConfig
 from int_lm.errors import UserError
+from int_lm.files import digest
 from tokenization.interface import Tokenizer
 
 
@@ -62,3 +69,36 @@ def pairs(
     if not texts:
         raise UserError(f"{path} holds no pair of sentences")
     return tokenizer.encode_all(texts)
+
+
+def prompts(path: str) -> list[tuple[str, dict[str, Any]]]:
+    """(prompt, facts) of every record of a JSON file: its field `prompt`, and its other fields.
+
+    Raises:
+      UserError: names file and line: no such file, an empty one, a record without a prompt of text.
+    """
+    shown = printable(path)
+    found = []
+    file = JsonFile(path, shown, ["prompt"], None)
+    for values in file:
+        problem, facts = "", {}
+        if isinstance(values, Problem):
+            problem = values.why
+        elif values[0] is UNSET or not values[0]:
+            problem = "the record has no field prompt, or an empty one"
+        elif "\0" in values[0]:
+            problem = "the prompt holds a zero character"
+        else:
+            facts = file.record()
+            try:
+                digest.canonical_json(facts)
+            except ValueError:
+                problem = "a number in it is not finite"
+        if problem:
+            raise UserError(f"{file.where()}: {problem}; repair or remove the record")
+        found.append((facts.pop("prompt"), facts))
+    if not found:
+        raise UserError(
+            f'{shown} is empty; give prompts as JSON lines, {{"prompt": "...", further facts}}'
+        )
+    return found

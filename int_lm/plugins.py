@@ -31,6 +31,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
     },
     "objective": {
         "log_likelihood": "int_lm.method.objective.log_likelihood:LOG_LIKELIHOOD",
+        "reward": "int_lm.method.objective.reward:REWARD",
     },
     "estimator": {
         "eggroll": "int_lm.method.estimator.eggroll:EGGROLL",

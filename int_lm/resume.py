@@ -29,6 +29,7 @@ RESUMABLE_CHANGES = (
     PLACES
     | {"es.chunk", "data.shards", "data.heldout_bytes", "data.skip_damaged"}
     | {f"run.{field.name}" for field in dataclasses.fields(RunConfig) if field.name != "seed"}
+    | {f"reward.{name}" for name in ("heldout_prompts", "seconds", "processes", "solved")}
     | {f"distributed.{field.name}" for field in dataclasses.fields(DistributedConfig)}
 )
 
@@ -146,7 +147,10 @@ def check_config(
     complete = config.to_dict(config.from_dict(saved, where))
     before, now = _by_name(complete), _by_name(current)
     _refuse_other_sources(complete, current)
-    _refuse_differences(before, now, "go back to the old value")
+    differs = [name for name in before | now if before.get(name) != now.get(name)]
+    fit = not any(name.startswith("model.") for name in differs)
+    own_dir = current.get("run", {}).get("dir")
+    _refuse_differences(before, now, "go back to the old value", own_dir if fit else None)
 
 
 def check_tokenizer(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
@@ -176,7 +180,7 @@ def _refuse_other_sources(saved: Mapping[str, Any], current: Mapping[str, Any]) 
     if before and now and problems:
         raise UserError(
             f"data.mixture {' and '.join(problems)}; go back to the sources of the checkpoint, or "
-            "start a new run with another --run.dir"
+            f"{_other_run(current.get('run', {}).get('dir'))}"
         )
 
 
@@ -222,7 +226,15 @@ def other_places(host: Mapping[str, Any], settings: Config) -> str:
     return "; ".join(f"{name} was {old}, now {new}" for name, old, new in places if old != new)
 
 
-def _refuse_differences(saved: dict[str, Any], current: dict[str, Any], remedy: str) -> None:
+def _other_run(weights: str | None) -> str:
+    """What to do for a new run; `weights` is the directory of a run whose weights fit it."""
+    start = f" that starts from these weights (--run.init_from {weights})" if weights else ""
+    return f"start a new run{start} with another --run.dir"
+
+
+def _refuse_differences(
+    saved: dict[str, Any], current: dict[str, Any], remedy: str, weights: str | None = None
+) -> None:
     differences = [
         f"{name} {saved.get(name)!r}, now {current.get(name)!r}"
         for name in saved | current
@@ -231,7 +243,7 @@ def _refuse_differences(saved: dict[str, Any], current: dict[str, Any], remedy: 
     if differences:
         raise UserError(
             f"the checkpoint was written with {'; '.join(differences)}: "
-            f"{remedy}, or start a new run with another --run.dir"
+            f"{remedy}, or {_other_run(weights)}"
         )
 
 
@@ -264,7 +276,7 @@ def check_resumable(
         if saved != current:
             raise UserError(
                 f"the checkpoint was written with {name} {saved}, now {current}; "
-                "restore what changed or choose another --run.dir"
+                f"restore what changed, or {_other_run(settings.run.dir)}"
             )
 
 
@@ -312,7 +324,7 @@ def shared_configuration(settings: Config) -> dict[str, Any]:
     """
     tree = config.to_dict(settings)
     files = {"path", "shards", "tokenizer"}
-    own = {"distributed": set(tree["distributed"]), "run": {"dir"}, "data": files}
+    own = {"distributed": set(tree["distributed"]), "run": {"dir", "init_from"}, "data": files}
     for source in tree["data"]["mixture"]:
         del source["path"]
     return {

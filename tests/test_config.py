@@ -16,6 +16,7 @@ from int_lm.config import (
     DistributedConfig,
     EsConfig,
     ModelConfig,
+    RewardConfig,
     RunConfig,
     command_line,
 )
@@ -31,6 +32,7 @@ SECTIONS = {
     "es": EsConfig,
     "data": DataConfig,
     "run": RunConfig,
+    "reward": RewardConfig,
     "distributed": DistributedConfig,
 }
 FLAGS = [
@@ -140,8 +142,11 @@ def test_options_that_were_removed_are_refused_where_they_mattered(
         ("model:\n  widht: 3\n", "unknown key model.widht in {file}; did you mean width?"),
         ("run:\n  zzzz: 3\n", "unknown key run.zzzz in {file}; known: dir, steps"),
         ("modle:\n  width: 3\n", "unknown section 'modle' in {file}; did you mean model?"),
-        ("7: 3\n", "unknown section 7 in {file}; known: model, es, data, run, distributed"),
-        ("- model\n", "{file} must be a mapping of sections (model, es, data, run, distributed)"),
+        ("7: 3\n", "unknown section 7 in {file}; known: model, es, data, run, reward, distributed"),
+        (
+            "- model\n",
+            "{file} must be a mapping of sections (model, es, data, run, reward, distributed)",
+        ),
         ("model: 3\n", "section model in {file} must be a mapping"),
         (
             "model:\n  width: wide\n",
@@ -190,7 +195,7 @@ def test_missing_or_unreadable_file_is_refused(tmp_path: Path) -> None:
 def test_a_choice_unlike_all_others_gets_no_guess() -> None:
     """The accepted values are listed once when none is near."""
     message = refused("", lambda: with_fields(es__fitness="zzzz"))
-    assert message.endswith("is 'zzzz', expected one of sign, linear")
+    assert message.endswith("is 'zzzz', expected one of sign, linear, rank, standard")
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "model:\nes:\n", "{}\n"])
@@ -531,7 +536,8 @@ def test_what_may_change_at_a_resumption() -> None:
     """Length, intervals, place and chunking may change; all that decides the weights may not."""
     assert set(FLAGS) >= resume.RESUMABLE_CHANGES >= {"run.dir", "run.steps", "es.chunk"}
     fixed = set(FLAGS) - resume.RESUMABLE_CHANGES
-    assert {name.split(".")[0] for name in fixed - {"run.seed"}} == {"model", "es", "data"}
+    sections = {name.split(".")[0] for name in fixed - {"run.seed"}}
+    assert sections == {"model", "es", "data", "reward"}
     assert "run.seed" in fixed
 
 

@@ -81,7 +81,7 @@ def test_every_name_of_ours_is_of_its_kind() -> None:
             "expected one of threshold, carry; did you mean carry?, or module",
         ),
         ("es", "votes", "units", "did you mean unit?, or module:name"),
-        ("es", "objective", "zzz", "expected one of log_likelihood, or module:name"),
+        ("es", "objective", "zzz", "expected one of log_likelihood, reward, or module:name"),
     ],
 )
 def test_a_misspelt_name_is_refused_with_the_nearest(

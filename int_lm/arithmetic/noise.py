@@ -134,6 +134,11 @@ def draw(kind: str, key: tuple[Words, Words], pairs: Array, size: int) -> Array:
     return jnp.asarray(tables.gaussian_quantiles())[index]
 
 
+def uniform(key: tuple[Words, Words], pairs: Array, count: int) -> Array:
+    """`count` random uint32 words for every pair: [..., pairs, count]."""
+    return _words(key, pairs, count)
+
+
 def rounding(key: tuple[Words, Words], size: int, bits: int) -> Array:
     """`size` random numbers in [0, 2^bits), int32 [..., size]: to round with, bits at most 31.
 

@@ -20,6 +20,7 @@ from int_lm.config.schema import (
     EsConfig as EsConfig,
     MixtureConfig as MixtureConfig,
     ModelConfig as ModelConfig,
+    RewardConfig as RewardConfig,
     RunConfig as RunConfig,
     SourceConfig as SourceConfig,
 )

@@ -31,6 +31,7 @@ from int_lm.errors import UserError, nearest
 IN_A_CLONE = {
     "eval": "eval.py",
     "sample": "-m int_lm.sample",
+    "tune": "-m int_lm.tune",
     "export": "-m int_lm.export",
     "train-tokenizer": "-m tokenization.train",
     "inspect-tokenizer": "-m tokenization.inspect",
@@ -191,6 +192,11 @@ def interpreter() -> str:
     with contextlib.suppress(ValueError, OSError):  # it is elsewhere, or the directory is gone
         own = own.relative_to(Path.cwd())
     return shlex.quote(str(own))
+
+
+def quoted(text: str) -> str:
+    """A text as an argument of a command that is shown."""
+    return shlex.quote(text)
 
 
 def command(verb: str) -> str:

@@ -56,9 +56,11 @@ class EsConfig:
     readout: Literal["perturbed", "exact"] = described(
         "exact", "how the readout learns: as votes says, or from its exact gradient"
     )
-    fitness: Literal["sign", "linear"] = described(
+    fitness: Literal["sign", "linear", "rank", "standard"] = described(
         "sign",
-        "votes eggroll: of a pair's score difference its sign, or clipped linear in 15 levels",
+        "votes eggroll: of a pair's score difference its sign, or clipped linear in 15 levels; of "
+        "rewards (int_lm.tune) its sign, the difference of ranks within the prompt, or the "
+        "difference in standard deviations of the prompt",
     )
     update: str = described(
         "carry",
@@ -84,6 +86,11 @@ class EsConfig:
     beta2: float = described(0.9, "update adaptive: decay of the running mean of their squares")
     direct_rate: float = described(
         12.0, "units (1/16 bit) that a row of a context table moves by when it is first read"
+    )
+    anchor: float = described(
+        0.0,
+        "pull towards the weights of run.init_from: share of its distance from them that a weight "
+        "of the network goes back in a step, times the decay of schedule",
     )
     schedule: Literal[
         "constant", "linear", "cosine", "inverse", "inverse_sqrt", "inverse_sqrt_to_zero"
@@ -183,6 +190,14 @@ class RunConfig:
     steps: int = described(1000, "stop after this many steps")
     seconds: float = described(0.0, "stop after this many seconds of training (0: no limit)")
     seed: int = described(0, "seed of initial weights, perturbations and samples")
+    init_from: str = described(
+        "",
+        "run directory or export whose weights a new run starts from, with its own text and rates "
+        "(empty: random weights from the seed)",
+    )
+    init_hash: str = described(
+        "", "hash that the weights of init_from must have; a run writes it into its config.yaml"
+    )
     log_every: int = described(10, "steps between lines of the log", least=1)
     eval_every: int = described(100, "steps between evaluations on held-out text (0: only at end)")
     eval_bytes: int = described(131072, "held-out bytes used while training (0: all)")
@@ -195,6 +210,44 @@ class RunConfig:
     keep: int = described(2, "newest checkpoints kept, beside the best one", least=1)
     sample_prompt: str = described("", "prompt of the sample shown at every evaluation")
     sample_tokens: int = described(160, "tokens of that sample (0: no sample)")
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardConfig:
+    """The reward of what members write: used by int_lm.tune alone."""
+
+    name: str = described(
+        "", "a shipped task, or package.module:function, called with prompt, completion and facts"
+    )
+    prompts: str = described(
+        "", 'JSON lines {"prompt": ...} for a function of your own; further keys are its facts'
+    )
+    holdout: float = described(0.1, "share of the different prompts of that file held out")
+    heldout_prompts: int = described(
+        200, "held-out prompts answered at every evaluation, greedily, at most", least=1
+    )
+    stop: str = described(
+        "\n", "text that ends a completion, beside the end of a text; a task has its own"
+    )
+    solved: float = described(1.0, "least reward that counts as solved; a task has its own")
+    tokens: int = described(32, "tokens of a completion at most", least=1)
+    prompt_tokens: int = described(512, "tokens of a prompt at most; more are refused", least=1)
+    temperature: float = described(
+        0.0, "of what members write; 0: always the likeliest token (the perturbations explore)"
+    )
+    pass_at: int = described(
+        1,
+        "completions that a member writes of its prompt, of which the best counts: pass@k (above 1 "
+        "with a temperature)",
+        least=1,
+    )
+    seconds: float = described(
+        60.0, "seconds that the reward of one completion may take (0: no limit)"
+    )
+    processes: int = described(
+        0,
+        "processes that compute rewards (0: one for a function of your own, none for a task)",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,4 +287,5 @@ class Config:
     es: EsConfig = dataclasses.field(default_factory=EsConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     run: RunConfig = dataclasses.field(default_factory=RunConfig)
+    reward: RewardConfig = dataclasses.field(default_factory=RewardConfig)
     distributed: DistributedConfig = dataclasses.field(default_factory=DistributedConfig)

@@ -220,6 +220,9 @@ def model_card(
         **recipe.update.settings_used(es),
         "schedule": f"`{es.schedule}`, over {run.config.run.steps:,} steps",
         "seed": run.config.run.seed,
+        "started from": f"other weights, hash `{run.config.run.init_hash}`"
+        if run.config.run.init_hash
+        else None,
     }
     title = f"# {model.architecture}, {model.layers} x {model.width}, {count:,} int8 weights"
     title += f" and {tables:,} of context tables\n" if tables else "\n"

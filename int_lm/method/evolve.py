@@ -21,6 +21,7 @@ from jax import Array
 
 from int_lm.errors import require
 from int_lm.method import placement, population
+from int_lm.method.anchor import ANCHOR
 from int_lm.method.clock import Clock
 from int_lm.method.placement import Placement
 from int_lm.method.population import PopulationResult
@@ -53,6 +54,18 @@ def step(
     """
     counts, members = state.tables.counts, state.members
     result = population.result(recipe, state.weights, counts, members, tokens_ST, clock, place)
+    return updated(recipe, state, result, clock, values, place)
+
+
+def updated(
+    recipe: Recipe,
+    state: State,
+    result: PopulationResult,
+    clock: Clock,
+    values: Scalars,
+    place: Placement | None,
+) -> tuple[State, Metrics]:
+    """The state after the update that follows from a population's result, and the metrics."""
     network, memory = moved(recipe, state, result, clock, values)
     if place is not None:
         network = _gathered(recipe, network, place)
@@ -158,9 +171,9 @@ def lends_memory(state: State) -> bool:
 # -- The state -------------------------------------------------------------------------------------
 
 
-def initial(recipe: Recipe) -> State:
-    """The state before the first step. It depends on the recipe alone."""
-    weights = params.initialise(recipe.model.specs, recipe.settings.run.seed)
+def initial(recipe: Recipe, weights: Parameters | None = None) -> State:
+    """The state before the first step, with these int8 weights, or random ones of the seed."""
+    weights = weights or params.initialise(recipe.model.specs, recipe.settings.run.seed)
     return _beginning(recipe, jax.tree.map(jnp.asarray, weights))
 
 
@@ -190,6 +203,8 @@ def _beginning(recipe: Recipe, weights: Parameters) -> State:
                 f"tensor's shape, and another name than {', '.join(sorted(STORED))}",
             )
             memory.setdefault(name, {})[path] = array
+    if ANCHOR in memory:
+        memory[ANCHOR] = dict(params.flatten(weights.network))
     return State(
         network=weights.network,
         tables=Tables(weights.tables, context_tables.initial_counts(recipe.model.settings)),

@@ -14,7 +14,7 @@ import functools
 
 from int_lm.errors import UserError, nearest, require
 from int_lm.limits import FITNESS_MAX, INT32_MAX
-from int_lm.method import bounds, estimator, objective, schedules, update
+from int_lm.method import anchor, bounds, estimator, objective, rewards, schedules, update
 from int_lm.method.estimator import Estimator
 from int_lm.method.objective import Objective
 from int_lm.method.update import Update
@@ -96,9 +96,15 @@ def of(settings: Settings, vocab_size: int) -> Recipe:
         model=LanguageModel(settings.model, vocab_size),
         objective=objective.get(es.objective),
         estimators=estimator.choose(es),
-        update=update.get(es.update),
+        update=anchor.anchored(update.get(es.update)) if es.anchor else update.get(es.update),
     )
-    if settings.model.direct and es.readout != "exact":
+    written = recipe.objective.written
+    require(
+        es.fitness == "sign" or (es.fitness in rewards.KINDS) == written,
+        f"es.fitness {es.fitness} and es.objective {es.objective} do not go together; use "
+        f"--es.fitness {'rank or standard' if written else 'linear'}, or sign",
+    )
+    if settings.model.direct and es.readout != "exact" and not written:
         raise UserError("model.direct needs the readout's exact errors; add --es.readout exact")
     of_tokens = [one.name for one in recipe.voting if one.of_tokens]
     require(

@@ -152,6 +152,11 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+def shares() -> tuple[int, int]:
+    """(number of this process, number of processes), to divide work among them."""
+    return jax.process_index(), jax.process_count()
+
+
 def wait_for_first() -> None:
     """Go on when the first process has come here too, which may take it long."""
     most(0)

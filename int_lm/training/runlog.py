@@ -20,19 +20,9 @@ from tqdm import tqdm
 from int_lm import progress
 from int_lm.errors import UserError
 
+Cells = list[tuple[str, int, str]]  # of one line: (title, width, text) of every column
+
 _HEADER_EVERY = 20  # lines between repetitions of the header
-_TRAIN, _SCORE = "train bpb", "score"  # the second for objectives that are no log-likelihood
-_COLUMNS = (
-    ("step", 8),
-    (_TRAIN, 9),
-    ("valid bpb", 9),
-    ("changed", 8),
-    ("saturated", 9),
-    ("tokens/s", 11),
-    ("elapsed", 8),
-    ("left", 8),
-    ("weights", 16),
-)
 
 
 class MetricsFile:
@@ -147,14 +137,11 @@ def _step_of(line: bytes) -> int | None:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Report:
-    """One line of the log.
+class Standing:
+    """What every line of the log has.
 
     Attributes:
       step: updates done.
-      train_bits_per_byte: of the population, on the tokens of this step; None for objectives that
-        are no log-likelihood. train_score: for these, the mean score of a member instead.
-      valid_bits_per_byte: on held-out text, None where not evaluated.
       changed, saturated: fractions of the weights that moved in the last step, that stand at +-127.
       tokens_per_second: tokens of all members, over the time that steps took since the last report:
         evaluating, logging and saving do not count.
@@ -164,14 +151,84 @@ class Report:
     """
 
     step: int
-    train_bits_per_byte: float | None
-    train_score: float | None
-    valid_bits_per_byte: float | None
     changed: float
     saturated: float
     tokens_per_second: float
     seconds: float
     weights_hash: str
+
+    def measured(self) -> Cells:
+        """The cells between the step and what follows: figures of what is trained."""
+        return []
+
+    def cells(self, left: str) -> Cells:
+        """(title, width, text) of every column; `left` is the time left."""
+        return [
+            ("step", 8, str(self.step)),
+            *self.measured(),
+            ("changed", 8, f"{self.changed:.3%}"),
+            ("saturated", 9, f"{self.saturated:.3%}"),
+            ("tokens/s", 11, f"{self.tokens_per_second:,.0f}"),
+            ("elapsed", 8, clock(self.seconds)),
+            ("left", 8, left),
+            ("weights", 16, self.weights_hash[:16]),
+        ]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Report(Standing):
+    """One line of the log of training on text.
+
+    Attributes:
+      train_bits_per_byte: of the population, on the tokens of this step; None for objectives that
+        are no log-likelihood. train_score: for these, the mean score of a member instead.
+      valid_bits_per_byte: on held-out text, None where not evaluated.
+    """
+
+    train_bits_per_byte: float | None
+    train_score: float | None
+    valid_bits_per_byte: float | None
+
+    def measured(self) -> Cells:
+        train, score = self.train_bits_per_byte, self.train_score
+        return [
+            ("score", 9, f"{score:.6g}") if train is None else ("train bpb", 9, f"{train:.4f}"),
+            ("valid bpb", 9, _four_digits(self.valid_bits_per_byte)),
+        ]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RewardReport(Standing):
+    """One line of the log of tuning.
+
+    Attributes:
+      reward_mean, reward_best: of what the population wrote in this step.
+      solved: share of it that counts as solved.
+      heldout_reward, heldout_solved: of the bare model's answers to held-out prompts; None where
+        not evaluated.
+    """
+
+    reward_mean: float
+    reward_best: float
+    solved: float
+    heldout_reward: float | None
+    heldout_solved: float | None
+
+    def measured(self) -> Cells:
+        held_out = self.heldout_solved
+        return [
+            ("reward", 9, f"{self.reward_mean:.4f}"),
+            ("best", 9, f"{self.reward_best:.4g}"),
+            ("solved", 8, f"{self.solved:.2%}"),
+            ("held out", 9, _four_digits(self.heldout_reward)),
+            ("solved", 8, "" if held_out is None else f"{held_out:.2%}"),
+        ]
+
+
+def row(report: Standing) -> dict[str, Any]:
+    """A report as a row of metrics; without what was not measured."""
+    found = dataclasses.asdict(report)
+    return {name: value for name, value in found.items() if value is not None}
 
 
 class Console:
@@ -225,30 +282,15 @@ class Console:
         self._bar.set_description_str(f"step {step}/{self._steps}, {left or '?'} left", False)
         self._bar.update(0)
 
-    def report(self, report: Report) -> None:
+    def report(self, report: Standing) -> None:
         """Print one line, below the header where that is due."""
         self.advance(report.step, report.seconds)
+        cells = report.cells(self._left(report.step, report.seconds))
         if self._lines_until_header == 0:
-            names = dict(_COLUMNS)
-            if report.train_bits_per_byte is None:  # an objective that is no log-likelihood
-                names = {_SCORE if name == _TRAIN else name: names[name] for name in names}
-            self._write(" ".join(name.rjust(width) for name, width in names.items()))
+            self._write(" ".join(title.rjust(width) for title, width, _ in cells))
             self._lines_until_header = _HEADER_EVERY
         self._lines_until_header -= 1
-        valid, train = report.valid_bits_per_byte, report.train_bits_per_byte
-        cells = (
-            str(report.step),
-            f"{report.train_score:.6g}" if train is None else f"{train:.4f}",
-            "" if valid is None else f"{valid:.4f}",
-            f"{report.changed:.3%}",
-            f"{report.saturated:.3%}",
-            f"{report.tokens_per_second:,.0f}",
-            clock(report.seconds),
-            self._left(report.step, report.seconds),
-            report.weights_hash[:16],
-        )
-        widths = (width for _, width in _COLUMNS)
-        self._write(" ".join(c.rjust(w) for c, w in zip(cells, widths, strict=True)))
+        self._write(" ".join(text.rjust(width) for _, width, text in cells))
 
     def table(self, title: str, bits_per_byte: Mapping[str, float]) -> None:
         """Print a title and, below it, bits per byte by name: baselines, results."""
@@ -294,6 +336,10 @@ class Console:
             per_step = (seconds - self._start[1]) / (step - self._start[0])
             remaining.append(max(0, self._steps - step) * per_step)
         return clock(min(remaining)) if remaining else ""
+
+
+def _four_digits(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
 
 
 def clock(seconds: float) -> str:

@@ -5,9 +5,8 @@ It sees token ids only; what they mean enters through `Text`, which `train.py` p
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -28,66 +27,12 @@ from int_lm.training import distributed, memory, runlog, warmup
 from int_lm.training.distributed import Watchdog
 from int_lm.training.interrupt import StopFlag
 from int_lm.training.runlog import Console, MetricsFile
+from int_lm.training.text import Documents as Documents, Text as Text
 
 SAMPLE_TEMPERATURE = 0.7
 COMPILING_SECONDS = 3600.0  # that a process may wait longer for the others at its first step
 # How a run stands: the largest that a process says holds.
 GOING_ON, SAVING, FINISHED, STOPPED = range(4)
-
-
-class Streams(Protocol):
-    """Where the tokens of a step come from: pure functions of the step."""
-
-    def at(self, step: int) -> np.ndarray:
-        """Tokens [S, T+1]."""
-        ...
-
-    def text_bytes(self, step: int) -> int:
-        """Bytes of raw text among the step's targets."""
-        ...
-
-    def shares(self, step: int) -> dict[str, float]:
-        """The share that each source of text has had before the step."""
-        ...
-
-
-class Tokenizer(Protocol):
-    """The part of a tokenizer that a run needs."""
-
-    def encode(self, text: bytes) -> np.ndarray: ...
-
-    def decode(self, ids: Any) -> bytes: ...
-
-    def save(self, directory: Path) -> None: ...
-
-
-@dataclasses.dataclass(frozen=True)
-class Documents:
-    """Documents to evaluate on: ids, the bytes of raw text they stand for, and their source."""
-
-    ids: Sequence[np.ndarray]
-    text_bytes: Sequence[int]
-    sources: Sequence[str]
-
-
-@dataclasses.dataclass(frozen=True)
-class Text:
-    """Everything a run reads.
-
-    Attributes:
-      identity: of the tokenizer (kind, vocab_size, separator, digest).
-      sha256: of the training tokens and their layout; a resumed run must read the same.
-      mixture: rounds at which the weights of the sources changed, with the weights (JSON).
-      validation: a fixed part of the held-out text, for evaluation while training.
-    """
-
-    tokenizer: Tokenizer
-    identity: Mapping[str, Any]
-    streams: Streams
-    sha256: str
-    mixture: Sequence[Any]
-    heldout: Documents
-    validation: Documents
 
 
 @dataclasses.dataclass
@@ -99,7 +44,11 @@ class Trainer:
       metrics, checkpointer: None in processes that do not write.
       step: steps done. saved: step that was saved last, if it succeeded, -1 for none.
       seconds_before: seconds of training in earlier processes.
+
+    `tune.tuner` trains with a reward in place of text: it has other steps, reports and samples.
     """
+
+    program = "train.py"  # begins a sentence of the watchdog
 
     settings: Config
     recipe: Recipe
@@ -125,7 +74,7 @@ class Trainer:
 
     def _watchdog(self, longer: float = 0) -> Watchdog:
         """Around what waits for the other processes; `longer` seconds beside the time they have."""
-        return Watchdog("train.py", self.settings.distributed.timeout + longer)
+        return Watchdog(self.program, self.settings.distributed.timeout + longer)
 
     def _standing(self) -> int:
         """Whether the run goes on, is to save now, has reached its end, or is asked to stop.
@@ -148,14 +97,18 @@ class Trainer:
         with warmup.beside(self.recipe, tokens_ST, validation, sampling=sampling) as ready:
             return self._steps(tokens_ST, ready)
 
+    def step_function(self) -> evolve.StepFunction:
+        """What computes a step from the state, what it reads, and its number."""
+        return evolve.compiled_step(self.recipe, self.place)
+
     def _steps(self, tokens_ST: np.ndarray, ready: Callable[[], None]) -> bool:
         """`loop`, from the next step's tokens on; `ready` waits for what evaluating needs."""
-        take_step = evolve.compiled_step(self.recipe, self.place)
+        take_step = self.step_function()
         settings, first = self.settings.run, self.step
         standing, valid = self._standing(), None
         while standing in (GOING_ON, SAVING):
             began = time.monotonic()
-            with self._watchdog(COMPILING_SECONDS if self.step == first else 0):
+            with self._watchdog(self.patience(self.step == first)):
                 self.state, measured = take_step(self.state, tokens_ST, self.step)
                 if self.step + 1 < settings.steps:  # read while the step is computed
                     tokens_ST = self.text.streams.at(self.step + 1)
@@ -204,38 +157,45 @@ class Trainer:
             distributed.require_equal_weights(self.step, lanes)
         return hashing.shown(lanes[0])
 
+    def patience(self, first: bool) -> float:
+        """Seconds that the other processes may take longer for a step, or for the first one."""
+        return COMPILING_SECONDS if first else 0
+
+    def standing(self, measured: Metrics, tokens: int) -> dict[str, Any]:
+        """What every report has (`runlog.Standing`); `tokens` per step since the last one."""
+        seconds, speed = self.seconds, self._stepped * tokens / self._seconds_of_steps
+        self._stepped, self._seconds_of_steps = 0, 0.0
+        count = sum(leaf.size for _, leaf in params.flatten(self.state.network))
+        return {
+            "step": self.step,
+            "changed": int(measured.changed) / count,
+            "saturated": int(measured.saturated) / count,
+            "tokens_per_second": speed,
+            "seconds": seconds,
+            "weights_hash": self.hash_weights(),
+        }
+
     def log(self, measured: Metrics, evaluate: bool, last: bool) -> float | None:
         """Report the step just done; returns the validation bits per byte if evaluated."""
         es = self.settings.es
         score = int(np.asarray(measured.scores_P, np.int64).sum())
-        in_bits = self.recipe.objective.in_bits
-        seconds, tokens_per_step = self.seconds, es.population * es.segment_length
-        speed = self._stepped * tokens_per_step / self._seconds_of_steps
-        self._stepped, self._seconds_of_steps = 0, 0.0
+        in_bits, tokens = self.recipe.objective.in_bits, es.population * es.segment_length
+        standing = self.standing(measured, tokens)
         read_bytes = self.text.streams.text_bytes(self.step - 1) * es.members_per_stream
-        count = sum(leaf.size for _, leaf in params.flatten(self.state.network))
         valid = self.evaluate(self.text.validation).bits_per_byte if evaluate else None
         report = runlog.Report(
-            step=self.step,
             train_bits_per_byte=tables.bits(score) / max(1, read_bytes) if in_bits else None,
             train_score=None if in_bits else score / es.population,
             valid_bits_per_byte=valid,
-            changed=int(measured.changed) / count,
-            saturated=int(measured.saturated) / count,
-            tokens_per_second=speed,
-            seconds=seconds,
-            weights_hash=self.hash_weights(),
+            **standing,
         )
-        row = {
-            name: value for name, value in dataclasses.asdict(report).items() if value is not None
-        }
-        row["tokens"] = self.step * tokens_per_step
+        row = runlog.row(report) | {"tokens": self.step * tokens}
         shares = self.text.streams.shares(self.step)
         if len(shares) > 1:
             row["shares"] = shares
         if evaluate and diagnose.possible(es):
             row |= diagnose.summary(self._diagnose())
-        self._append(row)
+        self.append(row)
         self.console.report(report)
         if evaluate and not last:  # the end shows one beside the final figures
             self.sample()
@@ -243,7 +203,8 @@ class Trainer:
             memory.trim()
         return valid
 
-    def _append(self, row: dict[str, Any]) -> None:
+    def append(self, row: dict[str, Any]) -> None:
+        """Add a row to the metrics; a file system that refuses it is no reason to stop."""
         try:
             if self.metrics:
                 self.metrics.append(row)
@@ -304,16 +265,19 @@ class Trainer:
         except OSError as error:
             self.checkpointer.failed(self.step, error)
             return
-        text = self.text
-        host = resume.host_data(
-            self.settings, text.identity, text.sha256, text.mixture, self.seconds
-        )
         self.checkpointer.save(
             self.step,
             state,
-            host,
+            self.host(),
             valid_bits_per_byte=valid,
             lasting=not evolve.lends_memory(self.state),
+        )
+
+    def host(self) -> dict[str, Any]:
+        """What a checkpoint of this step keeps beside the arrays."""
+        text = self.text
+        return resume.host_data(
+            self.settings, text.identity, text.sha256, text.mixture, self.seconds
         )
 
     def kept(self) -> bool:

@@ -62,8 +62,9 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
     from data.open import open_trained
     from int_lm import resume, run
     from int_lm.files import checkpoint
-    from int_lm.method import evolve, recipe
+    from int_lm.method import evolve, objective, recipe
     from int_lm.method.evolve import State
+    from int_lm.training import origin
 
     paths = run.Paths(root)
     kept = checkpoint.steps(paths.checkpoints)
@@ -72,6 +73,11 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
     first = kept[0] if arguments.step is None else arguments.step
     host = checkpoint.read_host(paths.checkpoints, first or None)
     settings = resume.settings_of(host, paths.checkpoints)
+    if objective.get(settings.es.objective).written:
+        raise UserError(
+            f"{root} was tuned with a reward, which verify does not compute; run the same "
+            "int_lm.tune command with another --run.dir and compare the hashes in metrics.jsonl"
+        )
     hashes = verify.logged_hashes(paths.metrics)
     last = first + arguments.steps if arguments.steps else max(hashes, default=first)
     expected = {step: hashes[step] for step in hashes if first < step <= last}
@@ -107,6 +113,10 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
         restored = checkpoint.restore(paths.checkpoints, abstract, step=first)
         assert restored is not None
         state = evolve.placed(steps_of, State.of_stored(restored.state), None)
+    elif settings.run.init_from:
+        start = origin.read(settings.run.init_from)
+        origin.check(start, settings, tokenization.identity(tokenizer))
+        state = evolve.initial(steps_of, origin.weights_for(start, steps_of))
     else:
         state = evolve.initial(steps_of)
     # the newest checkpoint knows at which rounds weights of sources changed before and since

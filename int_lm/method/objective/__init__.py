@@ -32,6 +32,8 @@ class Objective(NamedTuple):
         except those that use the fitness.
       score_max: (es) -> the largest possible magnitude of a score.
       in_bits: whether scores are log-likelihoods in units of 2^-16 bit.
+      written: whether members write completions, which a reward function judges (`method.tuning`);
+        `run` then refuses to run.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Objective(NamedTuple):
     of_tokens: bool
     score_max: Callable[[StrategySettings], int]
     in_bits: bool = False
+    written: bool = False
 
 
 def get(name: str) -> Objective:

@@ -1,0 +1,105 @@
+"""Rewards as integers, and the fitness of pairs that follows from them.
+
+A reward is a number that a Python function gave. It is rounded to units of 2^-16, and from there on
+everything is computed with Python's integers, which have no largest one: exact on every machine,
+and free of overflow. There are few numbers: one for each completion.
+
+Axes: P members, I = P/2 pairs, K completions that a member writes of its prompt.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from int_lm.errors import UserError
+from int_lm.limits import FITNESS_MAX, INT8_MAX
+
+FRACTION_BITS = 16
+REWARD_MAX = 2**14  # in magnitude: a reward in units of 2^-16 fits int32 with room for differences
+LEVELS_AT_DEVIATION = 2  # `standard`: fitness of a difference of one standard deviation
+KINDS = ("sign", "rank", "standard")
+
+
+def fixed_point(reward: float) -> int:
+    """A finite reward of at most 2^14 in units of 2^-16, rounded half to even.
+
+    Raises:
+      UserError: it is larger.
+    """
+    if abs(reward) > REWARD_MAX:
+        raise UserError(
+            f"a reward is {reward:g}, rewards lie between -{REWARD_MAX} and {REWARD_MAX}; scale "
+            "what the function returns"
+        )
+    return round(reward * (1 << FRACTION_BITS))
+
+
+def of_members(rewards_PK: Sequence[Sequence[int]]) -> list[int]:
+    """The score of every member: the best of its completions (pass@k for K of them)."""
+    return [max(rewards) for rewards in rewards_PK]
+
+
+def fitness(kind: str, scores_P: Sequence[int], members_per_prompt: int) -> np.ndarray:
+    """Fitness of every pair, from the scores of the members of its prompt: int8 [I].
+
+        sign      sign(score+ - score-)
+        rank      7 (rank+ - rank-) / (2 (M - 1)), rank = members below - members above it, of M
+        standard  2 (score+ - score-) / standard deviation of the M scores, at most 7
+
+    Quotients are rounded to the nearest integer, halves away from 0. Prompts of which all members
+    have the same score have no say.
+
+    Args:
+      scores_P: integers; members 2i and 2i+1 are pair i.
+      members_per_prompt: M, even; the first M members have the first prompt.
+    """
+    found: list[int] = []
+    for first in range(0, len(scores_P), members_per_prompt):
+        scores = list(scores_P[first : first + members_per_prompt])
+        if kind == "sign":
+            found += [(a > b) - (a < b) for a, b in _pairs(scores)]
+        elif kind == "rank":
+            most = FITNESS_MAX[kind]
+            ranks = centred_ranks(scores)
+            found += [_rounded(most * (a - b), 2 * (len(scores) - 1)) for a, b in _pairs(ranks)]
+        else:
+            found += _standard(scores, FITNESS_MAX[kind])
+    assert all(abs(value) <= INT8_MAX for value in found)
+    return np.array(found, np.int8)
+
+
+def centred_ranks(scores: Sequence[int]) -> list[int]:
+    """Of every score: how many are below it, less how many are above it."""
+    ordered = sorted(scores)
+    below: dict[int, int] = {}
+    above: dict[int, int] = {}
+    for place, score in enumerate(ordered):
+        below.setdefault(score, place)
+        above[score] = len(ordered) - 1 - place
+    return [below[score] - above[score] for score in scores]
+
+
+def _pairs(values: Sequence[int]) -> list[tuple[int, int]]:
+    return list(zip(values[0::2], values[1::2], strict=True))
+
+
+def _rounded(dividend: int, divisor: int) -> int:
+    """dividend / divisor to the nearest integer, halves away from 0; divisor > 0."""
+    whole = (2 * abs(dividend) + divisor) // (2 * divisor)
+    return whole if dividend >= 0 else -whole
+
+
+def _standard(scores: Sequence[int], most: int) -> list[int]:
+    """2 (score+ - score-) / deviation. M^2 variance = M sum s^2 - (sum s)^2 =: v, an integer."""
+    count = len(scores)
+    v = count * sum(score * score for score in scores) - sum(scores) ** 2
+    if v == 0:
+        return [0] * (count // 2)
+    found = []
+    for a, b in _pairs(scores):
+        # floor(x / sqrt(v) + 1/2) = floor((sqrt(4 x^2 / v) + 1) / 2), by an exact integer root
+        x = LEVELS_AT_DEVIATION * count * abs(a - b)
+        level = min((math.isqrt(4 * x * x // v) + 1) // 2, most)
+        found.append(level if a >= b else -level)
+    return found

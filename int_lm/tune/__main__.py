@@ -1,0 +1,296 @@
+"""Tune a model with a reward: go on from its weights, and prefer what a function rewards.
+
+    python -m int_lm.tune --run runs/sums --reward digit_sums --run.dir runs/tuned
+    python -m int_lm.tune --export DIR --reward my_module:reward --prompts prompts.jsonl --run.dir D
+
+A reward is a task of int_lm (int-lm tasks lists them), or a function of yours,
+
+    def reward(prompt: str, completion: str, facts: dict) -> float
+
+with prompts from JSON lines {"prompt": ...}, whose further keys are the facts. The population
+writes completions of prompts, every member under its own perturbation; the rewards of these are
+votes on the weights. Model and text are those of the weights; every other field can be set as in
+training. A run directory that holds a checkpoint is resumed, bit for bit. SIGINT and SIGTERM save
+and stop at the next step; a second one stops at once.
+"""
+
+import argparse
+import contextlib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from int_lm import config, errors, plugins, programs, signals
+from int_lm.config import Config, command_line
+from int_lm.errors import require
+
+if TYPE_CHECKING:  # imported where needed, so that --help and a wrong flag answer at once
+    from int_lm.files.lock import Lock
+    from int_lm.training.origin import Origin
+    from int_lm.training.session import Begun
+    from int_lm.tune.prompts import Prompts
+    from int_lm.tune.tuner import Tuner
+
+PROGRAM = "int_lm.tune"
+COMMAND = f"python -m {PROGRAM}"
+REMEDY = "wait until it ends, or choose another --run.dir"
+
+
+def parse(argv: Sequence[str] | None, program: str = COMMAND) -> argparse.Namespace:
+    """The command line, not yet a configuration: that needs the weights that it names."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = command_line.OneLineParser(
+        prog=program,
+        usage="%(prog)s (--run DIR | --export DIR) --reward NAME --run.dir DIR "
+        "[--section.field VALUE ...]",
+        description=command_line.started_as(__doc__, COMMAND, program),
+        formatter_class=raw,
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--run", metavar="DIR", help="run whose weights are tuned")
+    source.add_argument("--export", metavar="DIR", help="export whose weights are tuned")
+    parser.add_argument(
+        "--reward",
+        metavar="NAME",
+        help="a task (int-lm tasks lists them), or package.module:function; as --reward.name",
+    )
+    parser.add_argument(
+        "--prompts",
+        metavar="FILE",
+        help="JSON lines with the prompts of a function of yours; as --reward.prompts",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="at the end print one JSON object, and nothing else"
+    )
+    parser.add_plugin_argument()
+    command_line.add_config_arguments(parser)
+    return parser.parse_strict(argv)
+
+
+def settings_of(arguments: argparse.Namespace) -> "tuple[Config, Origin | None]":
+    """The validated configuration, and what a new run starts from (None for one that goes on).
+
+    Raises:
+      UserError: a mistake in the arguments, or no such weights.
+    """
+    named = {name: value for name, value in vars(arguments).items() if "." in name}
+    for flag, field in (("reward", "reward.name"), ("prompts", "reward.prompts")):
+        if (value := getattr(arguments, flag)) is not None:
+            named.setdefault(field, value)
+    path = arguments.run or arguments.export
+    base = command_line.configuration(arguments.config or "tune")
+    first = command_line.overridden(base, named, "the command line")
+    require(
+        first.reward.name != "",
+        "no reward is named; give --reward with a task (int-lm tasks lists them) or "
+        "package.module:function",
+    )
+    require("run.dir" in named or arguments.config is not None, "name a new directory: --run.dir")
+    from int_lm import run
+    from int_lm.files import checkpoint
+    from int_lm.training import origin
+
+    own = run.Paths(Path(first.run.dir)).checkpoints
+    start = None
+    if checkpoint.steps(own):
+        saved = checkpoint.read_host(own)["config"]
+        sections = {key: saved.get(key, {}) for key in ("model", "data")}
+    else:
+        start = origin.read(path, say=errors.say)
+        sections = {"model": start.model, "data": start.data}
+    tree = config.to_dict(base) | sections
+    tree["run"] = {**tree["run"], "init_from": str(path)}
+    flags = named | {"run.init_from": str(path)}
+    whole = command_line.overridden(config.from_dict(tree, f"{path}"), flags, "the command line")
+    plugins.trust_settings(whole)
+    return config.validate(whole), start
+
+
+def check(settings: Config) -> None:
+    """Refuse what is not a tuning, before anything is read or written.
+
+    Raises:
+      UserError: another objective, an unknown reward, or prompts that do not go with it.
+    """
+    from int_lm import tasks
+    from int_lm.method import objective, recipe
+    from int_lm.tasks import Task
+
+    require(
+        objective.get(settings.es.objective).written,
+        f"es.objective is {settings.es.objective}, int_lm.tune needs one that has members write: "
+        "reward",
+    )
+    recipe.check(settings)
+    name, prompts = settings.reward.name, settings.reward.prompts
+    of_own = plugins.is_full(name)
+    if not of_own:
+        tasks.of(name)
+    own_task = of_own and isinstance(plugins.attribute(name, f"the reward {name}"), Task)
+    if own_task:
+        plugins.trust(name)
+    needed = of_own and not own_task
+    require(
+        not needed or prompts != "",
+        f"the reward {name} needs prompts; give a file of JSON lines with --prompts",
+    )
+    require(
+        needed or prompts == "",
+        f"the reward {name} is a task, which has prompts of its own; leave out --prompts",
+    )
+
+
+def prompts_of(settings: Config) -> "Prompts":
+    """The prompts that the configuration names.
+
+    Raises:
+      UserError: names file and line of what is wrong with them.
+    """
+    from int_lm.tasks import Example
+    from int_lm.tune import prompts
+
+    count, seed = settings.es.streams, settings.run.seed
+    if not settings.reward.prompts:
+        return prompts.of_task(settings.reward.name, settings.reward, count, seed)
+    read = programs.load("data.tasks").prompts(settings.reward.prompts)
+    examples = [Example(prompt, facts) for prompt, facts in read]
+    return prompts.of_file(examples, settings.reward, count, seed)
+
+
+def tune(settings: Config, start: "Origin | None", own: Path) -> dict[str, Any] | None:
+    """Start or resume the tuning of `settings`, with the other processes of the run if any.
+
+    Args:
+      start: what a new run starts from.
+      own: the directory of the weights, which has their tokenizer.
+
+    Returns:
+      The figures that --json prints; None where the run was asked to stop.
+    """
+    from int_lm.files import lock
+    from int_lm.training import distributed
+
+    check(settings)
+    prompts = prompts_of(settings)
+    with (
+        signals.Spared(settings.run.saving_signals),
+        distributed.processes(PROGRAM, settings.distributed),
+    ):
+        alone = lock.hold(Path(settings.run.dir), REMEDY)
+        with alone if distributed.is_first() else contextlib.nullcontext() as held:
+            return _tune_locked(settings, start, own, prompts, held)
+
+
+def _tune_locked(
+    settings: Config, start: "Origin | None", own: Path, prompts: "Prompts", held: "Lock | None"
+) -> dict[str, Any] | None:
+    """`tune`, in a run directory that no other process uses."""
+    programs.make_importable()
+    import tokenization
+    from int_lm import resume, run
+    from int_lm.training import origin, session as sessions
+    from int_lm.training.text import Documents, Text
+    from int_lm.tune import tuner as tuners
+    from int_lm.tune.judge import Judge
+    from int_lm.tune.prompts import Coder
+
+    paths = run.Paths(Path(settings.run.dir))
+    tokenizer = tokenization.load(own / "tokenizer" if start else paths.tokenizer)
+    identity = tokenization.identity(tokenizer)
+    if start:
+        resume.check_tokenizer(start.tokenizer, identity)
+        origin.check(start, settings, identity)
+    coder = Coder(tokenizer, prompts.stop, settings.reward.prompt_tokens)
+    coder.check(prompts, settings.reward.prompts)
+    reward = settings.reward
+    processes = reward.processes or int(bool(reward.prompts))
+    with Judge(reward.name, processes=processes, seconds=reward.seconds) as judge:
+        begun = sessions.begin(settings, identity, prompts.sha256, start)
+        nothing = Documents([], [], [])
+        text = Text(
+            tokenizer=tokenizer,
+            identity=identity,
+            streams=tuners.Batches(prompts, coder),  # type: ignore[arg-type]
+            sha256=prompts.sha256,
+            mixture=_mixture(settings, begun),
+            heldout=nothing,
+            validation=nothing,
+        )
+        with sessions.opened(begun, tokenizer, held) as session:
+            sessions.say_resuming(begun, session)
+            tokens, before = tuners.of_host(begun.host or {})
+            tuner = tuners.Tuner(
+                text=text,
+                judge=judge,
+                prompts=prompts,
+                coder=coder,
+                tokens=tokens,
+                before=before,
+                **sessions.parts(begun, session),
+            )
+            figures: dict[str, Any] = {}
+            ended = sessions.trained(tuner, session, lambda: figures.update(finish(tuner)))
+            return figures if ended else None
+
+
+def _mixture(settings: Config, begun: "Begun") -> Sequence[Any]:
+    """The phases of the text that the model was trained on, which tuning does not read."""
+    sources = config.sources_of(settings.data)
+    return begun.host["mixture"] if begun.host else [(0, [source.weight for source in sources])]
+
+
+def finish(tuner: "Tuner") -> Mapping[str, Any]:
+    """Evaluate, save, and say what can be done next; returns the figures that --json prints."""
+    answered = tuner.answered
+    if answered is None or answered[0] != tuner.step:
+        tuner.answer()
+    tuner.secure()
+    assert tuner.answered is not None
+    after, count = tuner.answered[1], len(tuner.prompts.held_out)
+    reward, solved = tuner.before or (None, None)
+    note, reward_of = tuner.console.note, tuner.settings.reward.name
+    tuner.show(after)
+    was = "" if reward is None else f" (before: reward {reward:.4f}, {solved:.2%} solved)"
+    note(
+        f"{reward_of} after {tuner.step} steps: reward {after.reward:.4f}, {after.solved:.2%} "
+        f"solved of {count} held-out prompts{was}"
+    )
+    root = tuner.settings.run.dir
+    run_flag = f"--run {root}{plugins.flags(plugins.full_names(tuner.settings))}"
+    sample, export = map(command_line.command, ("sample", "export"))
+    prompt = tuner.prompts.held_out[0].prompt
+    note(f"run directory: {root}\nnext:")
+    note(f"  {sample} {run_flag} --temperature 0 --prompt {command_line.quoted(prompt)}")
+    note(f"  {export} {run_flag} --out {root}/export")
+    return {
+        "task": reward_of,
+        "steps": tuner.step,
+        "seconds": tuner.seconds,
+        "reward_before": reward,
+        "reward_after": after.reward,
+        "solved_before": solved,
+        "solved_after": after.solved,
+        "prompts": count,
+    }
+
+
+def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
+    """Tune; `program` is what the help calls this command."""
+    arguments = parse(argv, program)
+    plugins.trust(*arguments.plugin)
+    settings, start = settings_of(arguments)
+    own = Path(arguments.run or arguments.export)
+    if not arguments.json:
+        tune(settings, start, own)
+        return
+    with contextlib.redirect_stdout(sys.stderr):
+        figures = tune(settings, start, own)
+    if figures:
+        print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    with errors.reported(PROGRAM):
+        main()

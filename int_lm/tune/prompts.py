@@ -1,0 +1,183 @@
+"""Prompts: what members are asked at every step, what is held out, and how it becomes tokens.
+
+Axes: S prompts of a step, N tokens of a prompt, P members, C tokens of a completion, V vocabulary.
+"""
+
+import functools
+import hashlib
+import random
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from int_lm import tasks
+from int_lm.config import RewardConfig
+from int_lm.errors import require
+from int_lm.files import digest
+from int_lm.limits import SEPARATOR
+from int_lm.tasks import Example
+
+
+class Tokenizer(Protocol):
+    """The part of a tokenizer that prompts and completions need."""
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    def encode_all(self, texts: Sequence[bytes], threads: int = 1) -> list[np.ndarray]: ...
+
+    def decode(self, ids: Any) -> bytes: ...
+
+
+class Prompts(NamedTuple):
+    """The prompts of a run.
+
+    Attributes:
+      at: (step) -> the examples of that step, S of them: a pure function.
+      held_out: examples that never occur in training.
+      stop: text that ends a completion; empty for none.
+      solved: least reward that counts as solved.
+      examples: all of a file; none of a task, which has prompts without end.
+      sha256: of everything that they depend on beside the configuration; a resumed run must have
+        the same.
+    """
+
+    at: Callable[[int], list[Example]]
+    held_out: list[Example]
+    stop: str
+    solved: float
+    sha256: str
+    examples: Sequence[Example] = ()
+
+
+def of_task(name: str, settings: RewardConfig, count: int, seed: int) -> Prompts:
+    """The prompts of a shipped task.
+
+    Args:
+      count: S. seed: of the run.
+
+    Raises:
+      UserError: there is no such task; the sentence has the nearest name.
+    """
+    task = tasks.of(name)
+
+    def at(step: int) -> list[Example]:
+        return [tasks.training(task, seed, step * count + number) for number in range(count)]
+
+    held_out = tasks.held_out(task, settings.heldout_prompts)
+    shown = [list(example) for example in held_out]
+    sha256 = digest.of_json([task.name, task.stop, shown[:1]])
+    return Prompts(at, held_out, task.stop, task.solved, sha256)
+
+
+def of_file(examples: Sequence[Example], settings: RewardConfig, count: int, seed: int) -> Prompts:
+    """The prompts of a file, of which a part is held out: those whose text hashes lowest.
+
+    Every other one is asked once in a pass over the file, in an order that seed and pass determine.
+
+    Raises:
+      UserError: fewer than two different prompts.
+    """
+    different = sorted({example.prompt for example in examples}, key=_hash)
+    require(
+        len(different) >= 2,
+        f"{settings.prompts} holds {len(different)} different prompts, of which one is to be held "
+        "out; give at least 2",
+    )
+    share = round(settings.holdout * len(different))
+    apart = set(different[: min(max(1, share), len(different) - 1)])
+    training = [example for example in examples if example.prompt not in apart]
+    held_out = [example for example in examples if example.prompt in apart]
+
+    @functools.lru_cache(maxsize=2)
+    def order(number: int) -> list[int]:
+        generator = random.Random((number << 32) + seed)
+        draws = [generator.random() for _ in training]  # the one method that Python keeps
+        return sorted(range(len(training)), key=draws.__getitem__)
+
+    def at(step: int) -> list[Example]:
+        places = range(step * count, (step + 1) * count)
+        passes = [divmod(place, len(training)) for place in places]
+        return [training[order(number)[within]] for number, within in passes]
+
+    sha256 = digest.of_json([list(example) for example in examples])
+    some = held_out[: settings.heldout_prompts]
+    return Prompts(at, some, settings.stop, settings.solved, sha256, examples)
+
+
+def _hash(prompt: str) -> bytes:
+    return hashlib.blake2b(prompt.encode(), digest_size=16).digest()
+
+
+class Batch(NamedTuple):
+    """Examples, and their prompts as tokens, int32 [S, N]."""
+
+    examples: Sequence[Example]
+    tokens_SN: np.ndarray
+
+
+class Coder:
+    """Prompts to tokens, and tokens to completions.
+
+    Prompts are made as long as the longest one so far, in steps of 8 tokens, by separators in front
+    of them. These change no completion, and a new length compiles the writing of them anew.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, stop: str, most: int):
+        """Args: stop ends a completion; most, tokens of a prompt that are not refused."""
+        self._tokenizer, self._stop, self._most = tokenizer, stop, most
+        self._length = 8
+        ids = range(tokenizer.vocab_size)
+        stop_bytes = stop.encode()
+        self.ends_V = np.array(
+            [
+                token == SEPARATOR or (stop != "" and stop_bytes in tokenizer.decode([token]))
+                for token in ids
+            ]
+        )
+
+    def check(self, prompts: Prompts, where: str) -> None:
+        """Refuse prompts of a file that cannot be read, at once; those of tasks come one by one.
+
+        Args:
+          where: the file; empty for a task.
+        """
+        if where:
+            for first in range(0, len(prompts.examples), 1024):
+                self.batch(prompts.examples[first : first + 1024])
+
+    def batch(self, examples: Sequence[Example]) -> Batch:
+        """The prompts as tokens.
+
+        Raises:
+          UserError: a prompt is too long, or holds what stands between texts.
+        """
+        encoded = self._tokenizer.encode_all([example.prompt.encode() for example in examples])
+        for example, ids in zip(examples, encoded, strict=True):
+            shown = f"the prompt that begins with {example.prompt[:40]!r}"
+            require(
+                len(ids) <= self._most,
+                f"{shown} has {len(ids):,} tokens, above reward.prompt_tokens {self._most}; "
+                "shorten it, or raise --reward.prompt_tokens",
+            )
+            require(SEPARATOR not in ids, f"{shown} has a zero byte, which stands between texts")
+        longest = 1 + max(len(ids) for ids in encoded)
+        self._length = max(self._length, -(-longest // 8) * 8)
+        tokens_SN = np.full((len(examples), self._length), SEPARATOR, np.int32)
+        for row, ids in zip(tokens_SN, encoded, strict=True):
+            row[len(row) - len(ids) :] = ids
+        return Batch(examples, tokens_SN)
+
+    def completion(self, ids_C: np.ndarray) -> str:
+        """The text of a completion, up to its stop; bytes that are not UTF-8 are replaced."""
+        ends = np.flatnonzero(self.ends_V[ids_C])
+        ids = ids_C[: ends[0] + 1] if len(ends) else ids_C
+        text = self._tokenizer.decode(ids[ids != SEPARATOR]).decode(errors="replace")
+        return text.partition(self._stop)[0] if self._stop else text
+
+    def written(self, ids: np.ndarray) -> int:
+        """How many tokens were written of completions [..., C], with the one that ends each."""
+        ends = self.ends_V[ids]
+        first = np.where(ends.any(axis=-1), ends.argmax(axis=-1) + 1, ids.shape[-1])
+        return int(first.sum())

@@ -1,0 +1,284 @@
+"""The training loop with rewards in place of text: `training.trainer.Trainer` with other steps.
+
+Axes: S prompts of a step, N tokens of a prompt, P members, K completions of a member, C tokens of a
+completion.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from int_lm import progress
+from int_lm.errors import UserError
+from int_lm.files.digest import canonical_json
+from int_lm.method import rewards, tuning
+from int_lm.method.evolve import StepFunction
+from int_lm.method.state import Metrics, State
+from int_lm.tasks import Example
+from int_lm.training import distributed, memory, runlog
+from int_lm.training.trainer import COMPILING_SECONDS, Trainer
+from int_lm.tune.judge import Judge, Question, RewardError
+from int_lm.tune.prompts import Batch, Coder, Prompts
+
+EXAMPLES = 3  # answers that are shown at every evaluation
+PROMPTS_AT_ONCE = 256  # of held-out ones
+
+
+class Batches(NamedTuple):
+    """The prompts of every step as tokens: what `Text.streams` is in training on text."""
+
+    prompts: Prompts
+    coder: Coder
+
+    def at(self, step: int) -> Batch:
+        return self.coder.batch(self.prompts.at(step))
+
+
+class Written(NamedTuple):
+    """What the population wrote in one step.
+
+    Attributes:
+      rewards: of all completions, in units of 2^-16. distinct: completions that differ.
+      tokens: written, and read of prompts, by all members.
+    """
+
+    rewards: list[int]
+    distinct: int
+    written: int
+    tokens: int
+
+
+class Answers(NamedTuple):
+    """What the bare model answers to the held-out prompts, greedily.
+
+    Attributes:
+      reward: mean. solved: share.
+      examples: some of them: (prompt, completion, reward).
+    """
+
+    reward: float
+    solved: float
+    examples: list[tuple[str, str, float]]
+
+
+@dataclasses.dataclass
+class Tuner(Trainer):
+    """A tuning under way.
+
+    Attributes:
+      judge: computes rewards. prompts, coder: what is asked, and how it becomes tokens.
+      tokens: read and written by all members since the run began.
+      before: reward and solved share of the weights that the run started from.
+    """
+
+    judge: Judge = None  # type: ignore[assignment]
+    prompts: Prompts = None  # type: ignore[assignment]
+    coder: Coder = None  # type: ignore[assignment]
+    tokens: int = 0
+    before: tuple[float, float] | None = None
+
+    program = "int_lm.tune"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._written: Written | None = None  # in the last step
+        self._since = 0  # tokens since the last row of metrics
+        self.answered: tuple[int, Answers] | None = None  # the last evaluation, and its step
+
+    def loop(self) -> bool:
+        """As of `Trainer`. Where a reward fails, the steps before are saved first.
+
+        Raises:
+          RewardError: the reward of this step's completions is no number.
+        """
+        try:
+            if self.before is None:
+                self._begin()
+            return self._steps(self.text.streams.at(self.step), lambda: None)
+        except RewardError:
+            if self.step and self.saved < self.step:
+                self.save(None)
+            self.kept()
+            raise
+
+    def _begin(self) -> None:
+        """Evaluate the weights that the run starts from: row 0 of the metrics."""
+        answers = self.answer()
+        self.before = answers.reward, answers.solved
+        self.append(
+            {
+                "step": 0,
+                "heldout_reward": answers.reward,
+                "heldout_solved": answers.solved,
+                "weights_hash": self.hash_weights(),
+            }
+        )
+        self.console.note(
+            f"before: reward {answers.reward:.4f}, {answers.solved:.2%} solved of "
+            f"{len(self.prompts.held_out)} held-out prompts"
+        )
+        self.show(answers)
+
+    def patience(self, first: bool) -> float:
+        return COMPILING_SECONDS  # rewards may take long, in one process longer than in another
+
+    def step_function(self) -> StepFunction:
+        write = tuning.compiled_writer(self.recipe, self.place)
+        learn = tuning.compiled_learner(self.recipe, self.place)
+        es = self.settings.es
+
+        def take_step(state: State, batch: Any, step: int) -> tuple[State, Metrics]:
+            written_PKC = np.asarray(write(state.weights, batch.tokens_SN, self.coder.ends_V, step))
+            owners = [batch.examples[p // es.members_per_stream] for p in range(es.population)]
+            found, distinct = self._judged(owners, written_PKC)
+            count = written_PKC.shape[1]
+            scores_P = rewards.of_members(
+                [found[first : first + count] for first in range(0, len(found), count)]
+            )
+            fitness_I = rewards.fitness(es.fitness, scores_P, es.members_per_stream)
+            written = self.coder.written(written_PKC)
+            self._written = Written(
+                found, distinct, written, written + len(found) * batch.tokens_SN.shape[1]
+            )
+            self.tokens += self._written.tokens
+            self._since += self._written.tokens
+            return learn(state, np.array(scores_P, np.int64), fitness_I, step)
+
+        return take_step
+
+    def _judged(
+        self, examples: Sequence[Example], written_PKC: np.ndarray
+    ) -> tuple[list[int], int]:
+        """Rewards of completions [P, K] in units of 2^-16, in order; how many were distinct."""
+        texts: dict[bytes, str] = {}
+        questions: list[Question] = []
+        facts = {id(example): canonical_json(example.facts) for example in examples}
+        for example, written_KC in zip(examples, written_PKC, strict=True):
+            for ids_C in written_KC:
+                key = ids_C.tobytes()
+                if key not in texts:
+                    texts[key] = self.coder.completion(ids_C)
+                questions.append(Question(example.prompt, texts[key], facts[id(example)]))
+        distinct = list(dict.fromkeys(questions))
+        number = {question: index for index, question in enumerate(distinct)}
+        found = self._shared(distinct)
+        return [found[number[question]] for question in questions], len(distinct)
+
+    def _shared(self, questions: list[Question]) -> list[int]:
+        """Rewards in units of 2^-16: every process of the run computes its share of them.
+
+        Raises:
+          RewardError: in every process, if one of them met it.
+        """
+        own, count = distributed.shares()
+        mine = questions[own::count]
+        failure: UserError | None = None
+        values = np.zeros(len(questions), np.int32)
+        try:
+            values[own::count] = [rewards.fixed_point(x) for x in self.judge.rewards(mine)]
+        except UserError as error:
+            failure = error
+        if distributed.most(failure is not None):
+            if isinstance(failure, RewardError):
+                raise failure
+            raise RewardError(str(failure or "the reward failed in another process of the run"))
+        return distributed.everyones(values).sum(axis=0).tolist()
+
+    def answer(self) -> Answers:
+        """What the bare model answers to the held-out prompts.
+
+        Raises:
+          RewardError: the reward of an answer is no number.
+        """
+        held_out, found, shown = self.prompts.held_out, [], []
+        length = self.settings.reward.tokens
+        with progress.bar("held-out prompts", len(held_out)) as update:
+            for first in range(0, len(held_out), PROMPTS_AT_ONCE):
+                examples = held_out[first : first + PROMPTS_AT_ONCE]
+                batch = self.coder.batch(examples)
+                with self._watchdog(COMPILING_SECONDS):
+                    written_PC = np.asarray(
+                        tuning.answers(
+                            self.recipe.model,
+                            self.weights,
+                            batch.tokens_SN,
+                            self.coder.ends_V,
+                            length,
+                        )
+                    )
+                    values, _ = self._judged(examples, written_PC[:, None])
+                found += values
+                for number, example in enumerate(examples[: EXAMPLES - len(shown)]):
+                    shown.append((example.prompt, self.coder.completion(written_PC[number])))
+                update(len(examples))
+        solved = sum(self._is_solved(value) for value in found)
+        answers = Answers(
+            reward=_mean(found),
+            solved=solved / len(found),
+            examples=[(*pair, _number(value)) for pair, value in zip(shown, found, strict=False)],
+        )
+        self.answered = self.step, answers
+        return answers
+
+    def _is_solved(self, value: int) -> bool:
+        return value >= rewards.fixed_point(self.prompts.solved)
+
+    def log(self, measured: Metrics, evaluate: bool, last: bool) -> None:
+        """Report the step just done."""
+        written, steps = self._written, max(1, self._stepped)
+        assert written is not None
+        standing = self.standing(measured, self._since // steps)
+        self._since = 0
+        answers = self.answer() if evaluate else None
+        report = runlog.RewardReport(
+            reward_mean=_mean(written.rewards),
+            reward_best=_number(max(written.rewards)),
+            solved=sum(map(self._is_solved, written.rewards)) / len(written.rewards),
+            heldout_reward=answers.reward if answers else None,
+            heldout_solved=answers.solved if answers else None,
+            **standing,
+        )
+        more = {
+            "distinct": written.distinct / len(written.rewards),
+            "completion_tokens": written.written / len(written.rewards),
+            "tokens": self.tokens,
+        }
+        self.append(runlog.row(report) | more)
+        self.console.report(report)
+        if answers and not last:
+            self.show(answers)
+        if evaluate:
+            memory.trim()
+
+    def show(self, answers: Answers) -> None:
+        """Print some held-out prompts with the model's answers."""
+        if self.settings.run.sample_tokens == 0:
+            return
+        self.console.note(f"--- answers at step {self.step} " + "-" * 39)
+        for prompt, completion, reward in answers.examples:
+            text = f"{prompt}{completion}".encode()
+            self.console.note(f"{progress.shown(text)}   [reward {reward:.4g}]")
+        self.console.note("-" * 60)
+
+    def host(self) -> dict[str, Any]:
+        """As of `Trainer`, with what a resumed tuning cannot compute anew."""
+        return super().host() | {"tuning": {"tokens": self.tokens, "before": self.before}}
+
+
+def of_host(host: Any) -> tuple[int, tuple[float, float] | None]:
+    """(tokens, before) of a `Tuner`, from a checkpoint's host data."""
+    found = host.get("tuning") if isinstance(host.get("tuning"), dict) else {}
+    tokens, before = found.get("tokens"), found.get("before")
+    pair = before if isinstance(before, list) else []
+    sound = len(pair) == 2 and all(type(x) in (int, float) for x in pair)
+    return (tokens if type(tokens) is int else 0), ((pair[0], pair[1]) if sound else None)
+
+
+def _number(value: int) -> float:
+    return value / (1 << rewards.FRACTION_BITS)
+
+
+def _mean(values: Sequence[int]) -> float:
+    return _number(sum(values)) / max(1, len(values))

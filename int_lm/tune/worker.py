@@ -1,0 +1,85 @@
+"""A process that computes rewards: JSON lines in, JSON lines out, until its input ends.
+
+    in   "package.module:function"                        the first line
+    out  {} or {"error": why it cannot be used}
+    in   [[prompt, completion, facts], ...]               any number of times
+    out  {"reward": r} or {"error": what it did}          for every one, in order
+
+What the function prints goes to stderr, so that it cannot stand between results.
+"""
+
+import json
+import math
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from int_lm import plugins, tasks
+from int_lm.errors import UserError
+from int_lm.tasks import Task
+
+SHOWN = 200  # characters of an error message
+
+
+def function_of(name: str) -> Callable[..., Any]:
+    """The reward function that "module:function" names, or the one of a task.
+
+    Raises:
+      UserError: it cannot be imported, or is no function.
+    """
+    if plugins.is_full(name):
+        found = plugins.attribute(name, f"the reward {name}")
+        if isinstance(found, Task):
+            return found.reward
+        if not callable(found):
+            kind = type(found).__name__
+            raise UserError(f"the reward {name} is a {kind}, expected a function")
+        return found
+    return tasks.of(name).reward
+
+
+def judged(function: Callable[..., Any], prompt: str, completion: str, facts: Any) -> dict:
+    """{"reward": a finite number}, or {"error": what the function did instead}."""
+    try:
+        value = function(prompt, completion, facts)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:SHOWN]
+        return {"error": f"raised {type(error).__name__}{f': {reason}' if reason else ''}"}
+    if not hasattr(value, "__float__"):
+        return {"error": f"returned {value!r:.{SHOWN}}, which is no number"}
+    try:
+        number = float(value)
+    except Exception:
+        return {"error": f"returned a {type(value).__name__}, which is no number"}
+    if not math.isfinite(number):
+        return {"error": f"returned {number}, which is no finite number"}
+    return {"reward": number}
+
+
+def main() -> None:
+    """Answer until the input ends; the parent process closes it."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # print, and what C libraries write, from here on
+    questions = sys.stdin
+
+    def say(answer: dict) -> None:
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+    try:
+        function = function_of(json.loads(questions.readline()))
+    except UserError as error:
+        say({"error": str(error)})
+        return
+    except Exception as error:
+        say({"error": f"the reward cannot be imported: {type(error).__name__}: {error}"})
+        return
+    say({})
+    for line in questions:
+        for prompt, completion, facts in json.loads(line):
+            say(judged(function, prompt, completion, facts))
+
+
+if __name__ == "__main__":
+    main()
