@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import math
 import struct
 import subprocess
 import sys
@@ -50,9 +51,9 @@ def codec(directory: Path) -> compress.Codec:
     return compress.Codec(known, ByteTokenizer().encode, ByteTokenizer().decode)
 
 
-def archive_of(codec: compress.Codec, text: bytes, lanes: int = 0) -> bytes:
+def archive_of(codec: compress.Codec, text: bytes, lanes: int = 0, learn: bool = False) -> bytes:
     target = io.BytesIO()
-    compress.compress(codec, io.BytesIO(text), target, lanes=lanes)
+    compress.compress(codec, io.BytesIO(text), target, lanes=lanes, learn=learn)
     return target.getvalue()
 
 
@@ -65,7 +66,9 @@ def text_of(codec: compress.Codec, archive: bytes) -> bytes:
 def read_by_the_document(codec: compress.Codec, archive: bytes) -> bytes:
     """docs/archive.md in plain Python, a token at a time, every lane with a model of its own."""
     magic, version, flags, zero, V, name, crc = struct.unpack("<8sBBHI16sI", archive[:36])
-    assert magic == b"\x89INTLM\r\n" and (version, flags, zero, V) == (1, 0, 0, 256)
+    assert magic == b"\x89INTLM\r\n" and (version, flags & ~1, zero, V) == (1, 0, 0, 256)
+    deltas: dict[tuple[int, int], list[int]] = {}  # by length and row
+    counts: dict[tuple[int, int], int] = {}
     assert name.decode() == codec.model.config["weights_hash"]
     assert crc == zlib.crc32(archive[:32])
     table, k = codec.model.exp2_table.tolist(), 22
@@ -83,6 +86,7 @@ def read_by_the_document(codec: compress.Codec, archive: bytes) -> bytes:
             return bytes(text)
         if kind == 2:
             text += data
+            deltas, counts = {}, {}
             continue
         states = list(struct.unpack_from(f"<{L}Q", data))
         words = iter(struct.unpack(f"<{(payload - 8 * L) // 4}I", data[8 * L :]))
@@ -90,10 +94,20 @@ def read_by_the_document(codec: compress.Codec, archive: bytes) -> bytes:
         readers = [runtime.reader(codec.model) for _ in range(L)]
         lengths = [n // L + (i < n % L) for i in range(L)]
         for t in range(max(lengths)):
+            errors = []
             for i in range(L):
                 if t >= lengths[i]:
                     continue
                 logits = [int(x) for x in readers[i](lanes[i][-1] if t else 0)]
+                rows = []
+                if flags:
+                    context = readers[i].state["context"]
+                    rows = [(k, int(runtime.context_rows(context, [k], 8)[0, 0])) for k in (1, 2)]
+                    learnt = [deltas.setdefault(row, [0] * V) for row in rows]
+                    logits = [
+                        max(-32767, min(32767, x + ((sum(d[v] for d in learnt) + 128) >> 8)))
+                        for v, x in enumerate(logits)
+                    ]
                 w = [table[min(max(logits) - x, 254)] for x in logits]
                 q = ((2**24 - V) << (k + 8)) // sum(w)
                 f = [1 + ((x * q) >> (k + 8)) for x in w]
@@ -105,6 +119,18 @@ def read_by_the_document(codec: compress.Codec, archive: bytes) -> bytes:
                 if states[i] < 2**32:
                     states[i] = states[i] << 32 | next(words)
                 lanes[i].append(v)
+                errors.append((rows, [4096 * (u == v) - (f[u] >> 12) for u in range(V)]))
+            moves: dict[tuple[int, int], list[list[int]]] = {}
+            for rows, e in errors if t + 1 < max(lengths) else []:
+                for row in rows:
+                    rate = math.isqrt(3072**2 // (min(counts.get(row, 0), 255) + 1))
+                    moves.setdefault(row, []).append([(x * rate) >> 12 for x in e])
+            for row, added in moves.items():
+                counts[row] = counts.get(row, 0) + len(added)
+                deltas[row] = [
+                    max(-32767, min(32767, old + sum(move)))
+                    for old, *move in zip(deltas[row], *added, strict=True)
+                ]
         assert states == [2**32] * L and next(words, None) is None
         text += bytes(v for lane in lanes for v in lane)
         assert len(text) >= size
@@ -118,6 +144,29 @@ def test_the_document_describes_what_is_written(codec: compress.Codec, lanes: in
     assert text_of(codec, archive) == TEXT[:600]
     assert archive[36] == compress.CODED_KIND and len(archive) < 1000
     assert len(archive_of(codec, TEXT, 2)) < len(TEXT) // 2
+
+
+@pytest.mark.parametrize("lanes", [1, 3])
+def test_learning_is_what_the_document_says(
+    codec: compress.Codec, lanes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over a stored block, which begins anew; and what is unknown to the model is learnt."""
+    monkeypatch.setattr(compress, "BLOCK_BYTES", 400)
+    text = b"pack my box " * 30 + TEXT[:40] + np.random.default_rng(0).bytes(400) + TEXT[:200]
+    archive = archive_of(codec, text, lanes, learn=True)
+    assert archive[9] == 1 and text[400:800] in archive
+    assert read_by_the_document(codec, archive) == text == text_of(codec, archive)
+    unknown = b"pack my box " * 30
+    learnt, plain = (archive_of(codec, unknown, 1, learn=learn) for learn in (True, False))
+    assert len(learnt) < 0.5 * len(plain)
+
+
+def test_learning_needs_context_tables(codec: compress.Codec) -> None:
+    """A model without them says so."""
+    config = dict(codec.model.config, model=codec.model.config["model"] | {"direct": []})
+    model = runtime.Model(config, runtime.Rwkv, {}, codec.model.exp2_table, codec.model.log2_table)
+    with pytest.raises(UserError, match="--learn needs context tables"):
+        archive_of(compress.Codec(model, codec.encode, codec.decode), b"text", learn=True)
 
 
 @settings(max_examples=25, deadline=None)
@@ -212,7 +261,7 @@ def test_another_model_or_version_is_named(codec: compress.Codec) -> None:
     for at, value, message in (
         (0, 0, "no archive of int_lm"),
         (8, 2, "version 2 .* newer int_lm"),
-        (9, 1, "flags 1"),
+        (9, 2, "flags 2"),
     ):
         changed = archive.copy()
         changed[at] = value

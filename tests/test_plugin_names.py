@@ -78,7 +78,7 @@ def test_every_name_of_ours_is_of_its_kind() -> None:
             "es",
             "update",
             "cary",
-            "expected one of threshold, carry; did you mean carry?, or module",
+            "expected one of threshold, carry, adaptive; did you mean carry?, or module",
         ),
         ("es", "votes", "units", "did you mean unit?, or module:name"),
         ("es", "objective", "zzz", "expected one of log_likelihood, reward, or module:name"),

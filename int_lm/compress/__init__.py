@@ -11,12 +11,13 @@ import dataclasses
 import hashlib
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from int_lm.compress import coder
+from int_lm.compress.learn import Learner
 from int_lm.errors import UserError
 from int_lm.runtime import SEPARATOR, Model
 
@@ -29,6 +30,8 @@ END_KIND, CODED_KIND, STORED_KIND = 0, 1, 2
 BLOCK_BYTES = 1 << 20  # of text in a block, at most
 LANES_MAX = 1024
 LANES = 128  # of a whole block, by default
+LEARNING_LANES = 16  # the same with learning, which many lanes delay
+LEARNS = 1  # flag: context tables go on learning
 LANE_TOKENS = 512  # a lane has at least so many tokens, where lanes are not given
 
 Progress = Callable[[int], None]  # told every number of tokens just coded
@@ -60,10 +63,10 @@ class Codec:
             raise UserError("the export's config.json has no hash of its weights; export it again")
         return name.encode()
 
-    def header(self) -> bytes:
-        """The first bytes of every archive of this model."""
+    def header(self, flags: int) -> bytes:
+        """The first bytes of an archive of this model."""
         name = self.name
-        head = HEADER.pack(MAGIC, VERSION, 0, 0, self.vocabulary, name, 0)[: -CRC.size]
+        head = HEADER.pack(MAGIC, VERSION, flags, 0, self.vocabulary, name, 0)[: -CRC.size]
         return head + CRC.pack(zlib.crc32(head))
 
 
@@ -78,24 +81,33 @@ def _steps(lengths_P: np.ndarray) -> Iterator[int]:
         yield len(lengths_P) if t < lengths_P[-1] else int((lengths_P > t).sum())
 
 
-def _logits(codec: Codec, lengths_P: np.ndarray) -> Iterator[np.ndarray]:
-    """Logits [P, V] of the next token of every lane; is sent each lane's token, [P]."""
+def _frequencies(
+    codec: Codec, learner: Learner | None, lengths_P: np.ndarray
+) -> Generator[np.ndarray, np.ndarray | None, None]:
+    """Frequencies [P, V] of the next token of every lane; is sent each lane's token, [P]."""
     state, tokens_P = codec.model.initial_state(len(lengths_P)), np.full(len(lengths_P), SEPARATOR)
     for active in _steps(lengths_P):
         state = {name: leaf[:, :active] for name, leaf in state.items()}
         state, logits_PV = codec.model.step(state, tokens_P[:active])
-        tokens_P = yield logits_PV
+        logits_PV = learner.logits(state, logits_PV) if learner else logits_PV
+        frequencies_PV = coder.frequencies(codec.model.exp2_table, logits_PV)
+        found_P = yield frequencies_PV
+        assert found_P is not None
+        tokens_P = found_P
+        if learner:
+            learner.learn(frequencies_PV, tokens_P)
 
 
-def encode_block(codec: Codec, ids: np.ndarray, lanes: int, progress: Progress) -> bytes:
+def encode_block(
+    codec: Codec, learner: Learner | None, ids: np.ndarray, lanes: int, progress: Progress
+) -> bytes:
     """The payload of a coded block: states of the lanes, then words."""
     lengths_P = lane_lengths(len(ids), lanes)
     begins_P = lengths_P.cumsum() - lengths_P
-    predictions, tokens_P, found = _logits(codec, lengths_P), None, []
+    predictions, tokens_P, found = _frequencies(codec, learner, lengths_P), None, []
     for t, active in enumerate(_steps(lengths_P)):
-        logits_PV = predictions.send(tokens_P)  # type: ignore[arg-type]
+        frequencies_PV = predictions.send(tokens_P)
         tokens_P = ids[begins_P[:active] + t].astype(np.int64)
-        frequencies_PV = coder.frequencies(codec.model.exp2_table, logits_PV)
         found.append(coder.intervals(frequencies_PV, tokens_P))
         progress(active)
     encoder = coder.Encoder(lanes)
@@ -105,17 +117,21 @@ def encode_block(codec: Codec, ids: np.ndarray, lanes: int, progress: Progress) 
 
 
 def decode_block(
-    codec: Codec, payload: bytes, tokens: int, lanes: int, progress: Progress
+    codec: Codec,
+    learner: Learner | None,
+    payload: bytes,
+    tokens: int,
+    lanes: int,
+    progress: Progress,
 ) -> np.ndarray:
     """The ids, int64 [tokens], of a coded block; errors `coder.DamagedStreamError`."""
     states_P = np.frombuffer(payload[: 8 * lanes], "<u8").astype(np.uint64)
     decoder = coder.Decoder(states_P, np.frombuffer(payload[8 * lanes :], "<u4"))
     lengths_P, ids = lane_lengths(tokens, lanes), np.zeros(tokens, np.int64)
     begins_P = lengths_P.cumsum() - lengths_P
-    predictions, tokens_P = _logits(codec, lengths_P), None
+    predictions, tokens_P = _frequencies(codec, learner, lengths_P), None
     for t, active in enumerate(_steps(lengths_P)):
-        logits_PV = predictions.send(tokens_P)  # type: ignore[arg-type]
-        tokens_P = decoder.take(coder.frequencies(codec.model.exp2_table, logits_PV))
+        tokens_P = decoder.take(predictions.send(tokens_P))
         ids[begins_P[:active] + t] = tokens_P
         progress(active)
     decoder.finish()
@@ -138,6 +154,7 @@ def compress(
     target: BinaryIO,
     *,
     lanes: int = 0,
+    learn: bool = False,
     progress: Progress = lambda tokens: None,
 ) -> None:
     """Write the archive of all that `source` holds.
@@ -145,18 +162,23 @@ def compress(
     Args:
       source: is read block by block. target: is written front to back.
       lanes: parts of a block that are coded side by side, 1 to `LANES_MAX`; 0 chooses by its size.
+      learn: context tables go on learning as they read: slower, and smaller where the text goes on
+        as it began. Raises `UserError` for a model without such tables.
     """
-    target.write(codec.header())
+    learner = Learner(codec.model) if learn else None
+    target.write(codec.header(LEARNS if learn else 0))
     digest, length = hashlib.sha256(), 0
     for text in _pieces(source, codec.model.config["tokenizer"]["kind"] == "bytes"):
         digest.update(text)
         length += len(text)
-        target.write(_block(codec, text, lanes, progress))
+        target.write(_block(codec, learner, text, lanes, progress))
     end = BLOCK.pack(END_KIND, 0, 0, 0, END.size) + END.pack(length, digest.digest())
     target.write(end + CRC.pack(zlib.crc32(end)))
 
 
-def _block(codec: Codec, text: bytes, lanes: int, progress: Progress) -> bytes:
+def _block(
+    codec: Codec, learner: Learner | None, text: bytes, lanes: int, progress: Progress
+) -> bytes:
     """A block, with its CRC-32: coded, or stored where that is not larger."""
     try:
         ids = np.asarray(codec.encode(text))
@@ -165,10 +187,13 @@ def _block(codec: Codec, text: bytes, lanes: int, progress: Progress) -> bytes:
         ids, lossless = np.zeros(0, np.int64), False
     block = BLOCK.pack(STORED_KIND, len(text), 0, 0, len(text)) + text
     if lossless:
-        count = min(lanes, len(ids)) or min(LANES, max(1, len(ids) // LANE_TOKENS))
-        payload = encode_block(codec, ids, count, progress)
+        most = LEARNING_LANES if learner else LANES
+        count = min(lanes, len(ids)) or min(most, max(1, len(ids) // LANE_TOKENS))
+        payload = encode_block(codec, learner, ids, count, progress)
         if len(payload) < len(text):
             block = BLOCK.pack(CODED_KIND, len(text), len(ids), count, len(payload)) + payload
+    if learner and block[0] == STORED_KIND:
+        learner.reset()
     return block + CRC.pack(zlib.crc32(block))
 
 
@@ -185,7 +210,8 @@ def decompress(
       ArchiveError: `source` is no archive, of another version or model, damaged or cut short. What
         was written until then must not be taken for the text.
     """
-    check_header(codec, source.read(HEADER.size))
+    flags = check_header(codec, source.read(HEADER.size))
+    learner = Learner(codec.model) if flags & LEARNS else None
     digest, length = hashlib.sha256(), 0
     while True:
         head = _exactly(source, BLOCK.size)
@@ -197,7 +223,12 @@ def decompress(
         _require(zlib.crc32(head + payload) == written, "a block differs from its CRC-32")
         if kind == END_KIND:
             break
-        text = payload if kind == STORED_KIND else _text(codec, payload, tokens, lanes, progress)
+        if kind == STORED_KIND:
+            text = payload
+            if learner:
+                learner.reset()
+        else:
+            text = _text(codec, learner, payload, tokens, lanes, progress)
         _require(len(text) == size, "a block has not the length that it says")
         digest.update(text)
         length += size
@@ -207,15 +238,15 @@ def decompress(
     _require(not source.read(1), "bytes follow its end")
 
 
-def check_header(codec: Codec, head: bytes) -> None:
-    """Refuse, with an `ArchiveError`, an archive that this model has not written."""
+def check_header(codec: Codec, head: bytes) -> int:
+    """The flags; refuse, with an `ArchiveError`, an archive that this model has not written."""
     if len(head) < HEADER.size or head[:8] != MAGIC:
         raise ArchiveError("it is no archive of int_lm; name a file that int_lm.compress wrote")
     _, version, flags, zero, vocabulary, name, written = HEADER.unpack(head)
-    if version != VERSION or flags:
+    if version != VERSION or flags & ~LEARNS:
         raise ArchiveError(
             f"the archive has version {version} and flags {flags}, this program reads version "
-            f"{VERSION} and flags 0; use a newer int_lm"
+            f"{VERSION} and flags 0 and {LEARNS}; use a newer int_lm"
         )
     _require(zlib.crc32(head[: -CRC.size]) == written and not zero, "its header is damaged")
     if name != codec.name or vocabulary != codec.vocabulary:
@@ -223,11 +254,12 @@ def check_header(codec: Codec, head: bytes) -> None:
             f"the archive was written with the weights {name.decode('ascii', 'replace')}, this "
             f"export has {codec.name.decode()}; use the export that compressed it (--export)"
         )
+    return flags
 
 
-def _text(codec: Codec, payload: bytes, tokens: int, lanes: int, progress: Progress) -> bytes:
+def _text(codec: Codec, learner: Learner | None, payload: bytes, *block: Any) -> bytes:
     try:
-        return codec.decode(decode_block(codec, payload, tokens, lanes, progress).tolist())
+        return codec.decode(decode_block(codec, learner, payload, *block).tolist())
     except (coder.DamagedStreamError, ValueError) as error:
         raise _damaged("a block cannot be decoded") from error
 

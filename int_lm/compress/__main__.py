@@ -32,6 +32,11 @@ def parser(program: str = COMMAND) -> OneLineParser:
     result.add_argument(
         "--export", metavar="DIR", required=True, help="directory that int_lm.export wrote"
     )
+    result.add_argument(
+        "--learn",
+        action="store_true",
+        help="context tables go on learning as they read: smaller and slower",
+    )
     result.add_argument("--decompress", action="store_true", help="FILE is an archive: undo it")
     result.add_argument(
         "--lanes",
@@ -112,7 +117,14 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
             if arguments.decompress:
                 compress.decompress(codec, source, target, progress=update)
             else:
-                compress.compress(codec, source, target, lanes=arguments.lanes, progress=update)
+                compress.compress(
+                    codec,
+                    source,
+                    target,
+                    lanes=arguments.lanes,
+                    learn=arguments.learn,
+                    progress=update,
+                )
             after = target.tell()
     if size:
         rate = 8 * (size if arguments.decompress else after)

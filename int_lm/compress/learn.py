@@ -1,0 +1,67 @@
+"""Context tables that go on learning while they read, by integers alone, on both sides alike.
+
+For every row of a table there are V values, delta, in units of 2^-8 of a logit's, and a count n of
+its reads, all 0 at first. With K rows read by a lane, one in each table:
+
+    logit_v = saturate(logit_v + ((sum over K of delta_v + 128) >> 8))
+    e_v     = 4096 [v is the token] - (f_v >> 12)             once the token is known; f: `coder`
+    delta_v = saturate(delta_v + sum over lanes that read the row of ((e_v rate[n]) >> 12))
+    n       = n + lanes that read the row
+    rate[n] = floor(sqrt(floor(3072^2 / (min(n, 255) + 1))))
+
+so a row moves by the gradient of the token's log-likelihood, less with every read. `saturate` is to
+[-32767, 32767]; n in the sum is that of before the step. Lanes of a step read before they learn.
+
+Axes: P lanes, K tables, R rows, V vocabulary.
+"""
+
+import math
+
+import numpy as np
+
+from int_lm.errors import UserError
+from int_lm.runtime import LOGIT_MAX, Model, Tensors, context_rows
+
+RATE, COUNTS = 12 << 8, 256
+RATES = np.array([math.isqrt(RATE**2 // (n + 1)) for n in range(COUNTS)], np.int64)
+
+
+class Learner:
+    """What was learnt since the beginning of an archive."""
+
+    def __init__(self, model: Model):
+        """Raises `UserError` for a model without context tables."""
+        if not model.direct:
+            raise UserError(
+                "--learn needs context tables, of which this model has none; leave it out"
+            )
+        self._lengths, self._bits = model.direct, model.config["model"]["direct_bits"]
+        self._V = model.config["vocab_size"]
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything."""
+        shape = len(self._lengths), 1 << self._bits
+        self._deltas_KRV = np.zeros((*shape, self._V), np.int16)  # takes memory where it is written
+        self._counts_KR = np.zeros(shape, np.int64)
+
+    def logits(self, state: Tensors, logits_PV: np.ndarray) -> np.ndarray:
+        """Logits with what was learnt; `state` is the model's after the step that gave them."""
+        self._rows_KP = context_rows(state["context"], self._lengths, self._bits)
+        tables = np.arange(len(self._lengths))[:, None]
+        learnt_PV = self._deltas_KRV[tables, self._rows_KP].sum(axis=0, dtype=np.int64)
+        return np.clip(logits_PV + ((learnt_PV + 128) >> 8), -LOGIT_MAX, LOGIT_MAX)
+
+    def learn(self, frequencies_PV: np.ndarray, tokens_P: np.ndarray) -> None:
+        """Learn the tokens that came after the last `logits`, whose frequencies these are."""
+        errors_PV = -(frequencies_PV >> 12)
+        errors_PV[np.arange(len(tokens_P)), tokens_P] += 4096
+        for deltas_RV, counts_R, rows_P in zip(
+            self._deltas_KRV, self._counts_KR, self._rows_KP, strict=True
+        ):
+            rates_P1 = RATES[np.minimum(counts_R[rows_P], COUNTS - 1)][:, None]
+            rows, places_P = np.unique(rows_P, return_inverse=True)
+            moves_RV = np.zeros((len(rows), self._V), np.int64)
+            np.add.at(moves_RV, places_P, (errors_PV * rates_P1) >> 12)
+            deltas_RV[rows] = np.clip(deltas_RV[rows] + moves_RV, -LOGIT_MAX, LOGIT_MAX)
+            np.add.at(counts_R, rows_P, 1)
