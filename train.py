@@ -125,6 +125,7 @@ def lay_out(
     import tokenization
     from data import baselines, corpus, split
     from int_lm.measure import evaluate
+    from int_lm.training import distributed
     from int_lm.training.trainer import Text
 
     weights = [source.weight for source in opened.sources]
@@ -134,6 +135,9 @@ def lay_out(
         per_round = opened.streams(settings, phases).steps_per_round
         phases = corpus.phases_after(phases, weights, -(-resumed.step // per_round), names)
 
+    streams = opened.streams(settings, phases)
+    if distributed.is_first() and (missed := streams.shares_missed(settings.run.steps)):
+        _say(missed)
     heldout = opened.heldout(settings.data.heldout_bytes)
     share = settings.run.eval_bytes // len(heldout)
     validation = {
@@ -142,7 +146,7 @@ def lay_out(
     text = Text(
         tokenizer=opened.tokenizer,
         identity=tokenization.identity(opened.tokenizer),
-        streams=opened.streams(settings, phases),
+        streams=streams,
         sha256=opened.sha256(),
         mixture=phases,
         heldout=encoded(opened.tokenizer, heldout),
@@ -298,12 +302,14 @@ def train_locked(settings: Config, opened: "Corpus", held: "Lock | None") -> boo
             return True
         if trainer.kept():  # with nothing left to save, signals end the program at once
             saving.close()
-        finish(trainer, paths, of_heldout)
+        finish(trainer, opened, paths, of_heldout)
         return True
 
 
-def finish(trainer: "Trainer", paths: "Paths", of_heldout: "dict[str, Any]") -> None:
-    """Evaluate the whole held-out text, keep the figures, and say what can be done next.
+def finish(
+    trainer: "Trainer", opened: "Corpus", paths: "Paths", of_heldout: "dict[str, Any]"
+) -> None:
+    """Evaluate the held-out text, keep the figures, and say what can be done next.
 
     Args:
       of_heldout: what the figures say beside its bits, as of `lay_out`.
@@ -313,10 +319,13 @@ def finish(trainer: "Trainer", paths: "Paths", of_heldout: "dict[str, Any]") -> 
 
     lengths = trainer.evaluate(trainer.text.heldout)
     sources = lengths.summaries(trainer.text.heldout.sources)
-    figures = lengths.summary() | of_heldout | {"sources": sources}
+    measured = lengths.summary()
+    figures = measured | of_heldout | {"sources": sources}
     note = trainer.console.note
+    whole = sum(source.manifest["totals"]["heldout_bytes"] for source in opened.sources)
+    every = "all " if measured["bytes"] >= whole else f"{measured['bytes']:,} of the "
     trainer.console.table(
-        f"bits per byte of all {figures['bytes']:,} held-out bytes after {trainer.step} steps:",
+        f"bits per byte of {every}{whole:,} held-out bytes after {trainer.step} steps:",
         {"this model": lengths.bits_per_byte, **of_heldout["baselines"]},
     )
     if len(sources) > 1:

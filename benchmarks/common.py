@@ -22,7 +22,7 @@ import numpy as np
 
 from int_lm import config
 from int_lm.config import Config
-from int_lm.method import population, recipe
+from int_lm.method import recipe
 from int_lm.method.recipe import Recipe
 from int_lm.training import memory
 
@@ -74,9 +74,9 @@ def paper(**model: Any) -> Config:
     return with_fields(settings, "es", **sizes)
 
 
-def recipe_of(settings: Config, vocab_size: int = VOCAB_SIZE, devices: int = 1) -> Recipe:
-    """The recipe of a configuration, in the chunks that a step on so many devices uses."""
-    return population.chunked(recipe.of(config.validate(settings), vocab_size), devices)
+def recipe_of(settings: Config, vocab_size: int = VOCAB_SIZE) -> Recipe:
+    """The recipe of a configuration."""
+    return recipe.of(config.validate(settings), vocab_size)
 
 
 def tokens_of(recipe: Recipe) -> np.ndarray:

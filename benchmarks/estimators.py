@@ -55,15 +55,14 @@ def votes_of(recipe: Recipe, weights: Parameters, laid: Any) -> Iterator[Votes]:
     """Votes of one segment after another, by path."""
     import jax
 
-    from int_lm.method import evolve, population
+    from int_lm.method import population
     from int_lm.method.clock import Clock
 
-    ask = jax.jit(functools.partial(evolve.population_result, recipe))
+    ask = jax.jit(functools.partial(population.result, recipe))
     members, number = recipe.model.initial_state(recipe.es.population), 0
     while True:
         clock = Clock(np.uint32(recipe.settings.run.seed), np.uint32(number))  # type: ignore[arg-type]
-        chunks_C = population.all_chunks(recipe)
-        result = ask(chunks_C, weights, {}, members, laid.at(number), clock)
+        result = ask(weights, {}, members, laid.at(number), clock)
         members = result.members
         yield {path: np.asarray(votes, np.int64) for path, votes in result.votes.items()}
         number += 1

@@ -27,7 +27,7 @@ import numpy as np
 from benchmarks import common, throughput
 from int_lm import native
 from int_lm.arithmetic import fixed
-from int_lm.method import bounds
+from int_lm.method import bounds, chunks
 from int_lm.method.estimator import credit, node, outer
 from int_lm.method.estimator.rounding import Rounding
 from int_lm.method.recipe import Recipe
@@ -60,7 +60,8 @@ class Drawn:
 
 def of_matrices(recipe: Recipe, ranks: list[int], draw: Drawn) -> Iterator[Case]:
     """Linears of a chunk's members, and the sums of outer products of its pairs' tokens."""
-    members, readings = recipe.chunk, recipe.chunk // 2 * recipe.es.segment_length
+    members = chunks.size(recipe.es)
+    readings = members // 2 * recipe.es.segment_length
     for path, spec in params.flatten(recipe.model.specs.network):
         if spec.role not in bounds.MATRICES:
             continue
@@ -81,7 +82,7 @@ def of_matrices(recipe: Recipe, ranks: list[int], draw: Drawn) -> Iterator[Case]
 def of_rows(recipe: Recipe, draw: Drawn) -> Iterator[Case]:
     """Operations on every row: norms, likelihoods, and the inputs of votes."""
     model, es = recipe.model.settings, recipe.es
-    length, pairs, width = es.segment_length, recipe.chunk // 2, model.width
+    length, pairs, width = es.segment_length, chunks.size(es) // 2, model.width
     rounding = Rounding(draw.below(1 << 20, pairs), jnp.uint32(7), 0)
     logits = draw.int8(length, pairs, VOCABULARY).astype(jnp.int16)
     targets = draw.below(VOCABULARY, length, pairs)
@@ -108,8 +109,8 @@ def of_tables(recipe: Recipe, draw: Drawn) -> Iterator[Case]:
     model, es = recipe.model.settings, recipe.es
     size, readings = 1 << model.direct_bits, es.population // 2 * es.segment_length
     tables = {f"context_{length}": draw.int8(size, VOCABULARY) for length in model.direct}
-    rows = {name: draw.below(size, recipe.chunk) for name in tables}
-    logits = draw.int8(recipe.chunk, VOCABULARY).astype(jnp.int16)
+    rows = {name: draw.below(size, chunks.size(es)) for name in tables}
+    logits = draw.int8(chunks.size(es), VOCABULARY).astype(jnp.int16)
     yield "direct_added", 0, context_tables.added, (tables, rows, logits)
     table, counts = draw.int8(size, VOCABULARY), draw.below(100, size)
     read = draw.below(size, readings), draw.int8(readings, VOCABULARY), jnp.uint32(7)

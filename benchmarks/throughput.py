@@ -39,9 +39,11 @@ from benchmarks import breakdown, common
 from int_lm import config
 from int_lm.arithmetic import fixed
 from int_lm.config import Config
-from int_lm.method import bounds, evolve, population
+from int_lm.method import bounds, chunks, evolve, population
 from int_lm.method.clock import Clock
+from int_lm.method.population import PopulationResult
 from int_lm.method.recipe import Recipe
+from int_lm.method.state import Tables
 from int_lm.model import params, perturb, reading
 from int_lm.model.params import Parameters, Spec, Tree
 from int_lm.training import plan
@@ -120,37 +122,39 @@ def functions_of(recipe: Recipe) -> tuple[Functions, jax.stages.Compiled]:
     tokens_ST, values = common.tokens_of(recipe), evolve.values(recipe, 0)
     # an argument, not a constant, which the compiler would fold into ready-made noise
     clock = Clock(np.uint32(0), np.uint32(0))  # type: ignore[arg-type]
-    chunks_C = population.all_chunks(recipe)
+    pairs_CI = chunks.pairs(recipe.es)
 
     def forward(members_of: Callable[[Any], Parameters], state: Tree, tokens_ST: Any):
-        """The forward pass of every chunk; `members_of` gives the members of a chunk."""
+        """The forward pass of every chunk; `members_of` those of some pairs."""
 
-        def one_chunk(chunk: Any, arguments: tuple[Tree, Any]):
+        def one_chunk(pairs_I: Any, arguments: tuple[Tree, Any]):
             state, tokens_ST = arguments
             tokens_PT = jnp.repeat(tokens_ST, recipe.es.members_per_stream, axis=0)
-            return reading.read(recipe.model, members_of(chunk), state, tokens_PT), ()
+            return reading.scored(recipe.model, members_of(pairs_I), state, tokens_PT), ()
 
-        tokens = tokens_ST.reshape(len(chunks_C), -1, tokens_ST.shape[1])
-        members = population.split_members(len(chunks_C), state)
-        return population.over_chunks(one_chunk, chunks_C, (members, tokens))
+        tokens = tokens_ST.reshape(len(pairs_CI), -1, tokens_ST.shape[1])
+        members = chunks.split_members(len(pairs_CI), state)
+        return chunks.over(one_chunk, pairs_CI, (members, tokens))
 
     @jax.jit
     def inference(weights: Parameters, state: Tree, tokens_ST: Any):
-        return forward(lambda chunk: perturb.unperturbed(weights), state, tokens_ST)
+        return forward(lambda pairs_I: perturb.unperturbed(weights), state, tokens_ST)
 
     @jax.jit
     def perturbed(weights: Parameters, state: Tree, tokens_ST: Any, clock: Clock):
-        def members_of(chunk: Any) -> Parameters:
-            return population.perturbed(recipe, weights, population.noise(recipe, clock, chunk))
+        def members_of(pairs_I: Any) -> Parameters:
+            return population.perturbed(
+                recipe, weights, population.noise_of(recipe, clock, pairs_I)
+            )
 
         return forward(members_of, state, tokens_ST)
 
     @jax.jit
     def noise(clock: Clock):
-        def one_chunk(chunk: Any, _: Any):
-            return population.noise(recipe, clock, chunk), ()
+        def one_chunk(pairs_I: Any, _: Any):
+            return population.noise_of(recipe, clock, pairs_I), ()
 
-        return population.over_chunks(one_chunk, chunks_C, chunks_C)
+        return chunks.over(one_chunk, pairs_CI, pairs_CI)
 
     voting = jax.jit(functools.partial(population.outcome, recipe))
     update = jax.jit(functools.partial(evolve.moved, recipe))
@@ -168,21 +172,21 @@ def functions_of(recipe: Recipe) -> tuple[Functions, jax.stages.Compiled]:
         path: jax.device_put(generator.integers(-999, 999, spec.full_shape, dtype=np.int32))
         for path, spec in params.flatten(recipe.model.specs.network)
     }
-    result = evolve.PopulationResult(
+    result = PopulationResult(
         scores_P=jnp.zeros(recipe.es.population, jnp.int32),
         fitness_I=jnp.ones(recipe.es.population // 2, jnp.int8),
         members=state.members,
         votes=votes,
-        tables=evolve.Tables(),
+        tables=Tables(),
     )
-    dots = dots_of([(recipe.chunk, *shape) for shape in matrices(recipe)])
+    dots = dots_of([(chunks.size(recipe.es), *shape) for shape in matrices(recipe)])
     read = state.weights, state.members, tokens_ST
     # without context tables, of which the update of weights changes nothing
-    network = dataclasses.replace(state, tables=evolve.Tables())
+    network = dataclasses.replace(state, tables=Tables())
     functions = {
         "inference": lambda: inference(*read),
         "perturbed": lambda: perturbed(*read, clock),
-        "voting": lambda: voting(*read, clock, chunks_C),
+        "voting": lambda: voting(*read, clock, pairs_CI),
         "step": step,
         "noise": lambda: noise(clock),
         "update": lambda: update(network, result, clock, values),
@@ -211,7 +215,7 @@ def row_of(name: str, settings: Config, peak: float, copy: float, repeats: int) 
     tokens = es.population * es.segment_length
     costs = plan.costs(recipe)
     operations = costs.inference_operations * tokens
-    turns = tokens / recipe.chunk / DOT_TURNS  # of the dots, for as many tokens
+    turns = tokens / chunks.size(recipe.es) / DOT_TURNS  # of the dots, for as many tokens
 
     def rate(part: str) -> float:
         return tokens / times[part].seconds
@@ -229,7 +233,7 @@ def row_of(name: str, settings: Config, peak: float, copy: float, repeats: int) 
         "population": es.population,
         "segment_length": es.segment_length,
         "rank": es.rank,
-        "chunk": recipe.chunk,
+        "chunk": chunks.size(recipe.es),
         "weights": costs.weights,
         "inference_tokens_per_s": rate("inference"),
         "perturbed_tokens_per_s": rate("perturbed"),

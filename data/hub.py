@@ -158,8 +158,15 @@ def _may_pass(error: Exception) -> bool:
 
     if isinstance(error, hub.RepositoryNotFoundError | hub.RevisionNotFoundError):
         return False
+    if _on_own_disk(error):
+        return False
     modules = {kind.__module__.split(".")[0] for kind in type(error).__mro__}
     return isinstance(error, OSError) or bool(modules & NETWORK)
+
+
+def _on_own_disk(error: Exception) -> bool:
+    """Whether a file of this machine is in the way: the cache that `datasets` keeps in the home."""
+    return isinstance(error, OSError) and error.errno is not None and bool(error.filename)
 
 
 def _first_line(error: Exception) -> str:
@@ -172,6 +179,11 @@ def _refuse(error: Exception, where: str, source: SourceConfig) -> NoReturn:
         raise no_field(where, source.field, error.args[1]) from error
     if isinstance(error, TypeError) and len(error.args) == 1:
         raise _no_text(source.field, where, error.args[0]) from error
+    if isinstance(error, OSError) and _on_own_disk(error):
+        raise UserError(
+            f"cannot keep files of the hub at {error.filename}: {error.strerror}; set HF_HOME to a "
+            "directory that can be written to"
+        ) from error
     raise UserError(
         f"cannot read {where} from the hub: {_first_line(error)}; name another dataset, or local "
         "files with --data.source parquet or json"

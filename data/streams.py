@@ -26,6 +26,7 @@ from int_lm.errors import UserError
 from tokenization.interface import Tokenizer
 
 BLOCK = 1024  # windows in which the shares of a mixture are exact
+TOLERANCE = 0.1  # by which a share may miss what was asked, as a part of it, without a word
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Part:
         units = -(-np.concatenate([np.zeros(0, np.int64), *lengths]) // span)
         self._first_unit = np.concatenate([np.zeros(1, np.int64), np.cumsum(units)])
         self.units = int(self._first_unit[-1])
+        self.tokens = sum(len(shard.tokens) for shard in pieces)
 
     def unit(self, number: int) -> tuple[Shard, int, int]:
         """(shard, begin, end) of the `number`-th unit read, counted over all epochs."""
@@ -90,11 +92,14 @@ class Mixture:
             self._bases.append(self._bases[-1] + self._read(len(self._bases) - 1, slots))
 
     def _bounds(self, phase: int) -> np.ndarray:
-        """Cumulative counts of the sources in a block: largest remainders, at least one each."""
+        """Cumulative counts of the sources in a block: largest remainders, at least one each.
+
+        A source of weight 0 has none.
+        """
         weights = np.array(self.phases[phase][1])
         exact = weights / weights.sum() * BLOCK
-        counts = np.maximum(np.floor(exact).astype(np.int64), 1)
-        order = sorted(range(len(counts)), key=lambda i: (counts[i] - exact[i], i))
+        counts = np.maximum(np.floor(exact).astype(np.int64), weights > 0)
+        order = sorted(np.flatnonzero(weights), key=lambda i: (counts[i] - exact[i], i))
         for index in range(abs(BLOCK - int(counts.sum()))):
             step = 1 if counts.sum() < BLOCK else -1
             counts[order[index % len(order)] if step > 0 else int(counts.argmax())] += step
@@ -205,12 +210,52 @@ class Streams:
             found.append(row)
         return found
 
-    def shares(self, step: int) -> dict[str, float]:
-        """The share that each source has had in the windows begun before `step`."""
-        counts = self.mixture.before(-(-step // self.steps_per_round))
-        total = max(1, int(counts.sum()))
+    def shares(self, step: int, first: int = 0) -> dict[str, float]:
+        """The share that each source has of the tokens read from step `first` on until `step`.
+
+        Units of a source count with their mean length.
+        """
+        if len(self._parts) == 1:
+            return {self._parts[0].name: 1.0}
+        counts = self._windows(step) - self._windows(first)
+        tokens = [
+            float(count) * part.tokens / max(1, part.units)
+            for count, part in zip(counts, self._parts, strict=True)
+        ]
+        total = max(1.0, sum(tokens))
         names = [part.name for part in self._parts]
-        return {name: int(count) / total for name, count in zip(names, counts, strict=True)}
+        return {name: count / total for name, count in zip(names, tokens, strict=True)}
+
+    def _windows(self, step: int) -> np.ndarray:
+        """Windows of each source read before a step; a round under way counts in proportion."""
+        number, segment = divmod(step, self.steps_per_round)
+        before, after = self.mixture.before(number), self.mixture.before(number + 1)
+        return before + (after - before) * (segment / self.steps_per_round)
+
+    def shares_missed(self, steps: int) -> str | None:
+        """What to say of the last weights if `steps` steps do not reach them, within a tenth."""
+        first_round, weights = self.mixture.phases[-1]
+        first = first_round * self.steps_per_round
+        names = [part.name for part in self._parts]
+        if len(names) == 1:
+            return None
+        if first >= steps:
+            return (
+                f"the weights of data.mixture hold from step {first} on, when the streams move to "
+                f"other windows, and run.steps is {steps}: they change nothing; raise --run.steps"
+            )
+        total = sum(weights)
+        asked = {name: weight / total for name, weight in zip(names, weights, strict=True)}
+        found = self.shares(steps, first)
+        if all(abs(found[name] - asked[name]) <= asked[name] * TOLERANCE for name in names):
+            return None
+        shown = ", ".join(f"{name} {found[name]:.3%} (asked {asked[name]:.3%})" for name in names)
+        return (
+            f"shares of the tokens of steps {first + 1} to {steps} will be {shown}: sources take "
+            f"turns by windows, exactly over {BLOCK} of them, a source that is read has at least "
+            "one of these, and windows of small sources are shorter; more steps or other weights "
+            "come nearer"
+        )
 
 
 def over(
@@ -238,6 +283,8 @@ def over(
     shares = [weight / sum(weights) for weight in weights]
     widest, target = 0, shards.WINDOW
     for (name, pieces), share in zip(sources, shares, strict=True):
+        if share == 0:
+            continue
         count = sum(len(shard.tokens) for shard in pieces)
         readers = max(1, round(streams * share))
         needed = readers * segment_length

@@ -14,6 +14,7 @@ from data.tally import EMPTY, Tally
 from int_lm.errors import UserError
 
 NOT_SOURCES = frozenset({"site-packages", "dist-packages", "__pycache__"})
+TABLES = (".csv", ".tsv")  # endings of names
 CHECKED_AT_ONCE = 1 << 20  # bytes decoded at once, so that checking a large file costs no memory
 
 
@@ -102,9 +103,11 @@ class TextFiles(ListedFiles):
 
         A file with a suffix of record files is read as text only if the user says so.
         """
+        shown = printable(path)
+        if path.lower().endswith(TABLES):
+            self.tally.add("read tables as plain text, names of columns and separators too", shown)
         if formats.kind_of(head) != "json":
             return
-        shown = printable(path)
         if directory is None and formats.kind_by_name(path) is None:
             raise UserError(f"{shown} {formats.REMEDIES['json']}")
         self.tally.add("read JSON records as plain text, keys and braces too", shown)

@@ -19,6 +19,7 @@ VERBS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "plan": ("train", ("--plan",), "what a training would cost: weights, memory, time"),
     "eval": ("eval", (), "bits per byte of held-out or any other text, beside baselines"),
     "sample": ("int_lm.sample.__main__", (), "continue a prompt"),
+    "compress": ("int_lm.compress.__main__", (), "compress a file with an export, or undo it"),
     "export": ("int_lm.export.__main__", (), "write a run's model for the NumPy runtime"),
     "verify": ("int_lm.verify.__main__", (), "compute steps of a run again and compare hashes"),
     "prepare": ("data.prepare", (), "write the token shards that training reads"),

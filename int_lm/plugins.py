@@ -157,7 +157,7 @@ def attribute(target: str, what: str) -> Any:
     """The attribute that "module:name" stands for.
 
     Raises:
-      UserError: there is no such module, or it has no such attribute.
+      UserError: there is no such module, it raises an exception, or it has no such attribute.
     """
     module, _, name = target.partition(":")
     here = str(Path.cwd())
@@ -165,8 +165,9 @@ def attribute(target: str, what: str) -> Any:
         sys.path.append(here)
     try:
         found = importlib.import_module(module)
-    except (ImportError, SyntaxError) as error:
-        raise UserError(f"{what} cannot be imported from {module}: {error}") from error
+    except (Exception, SystemExit) as error:  # a user's module may raise anything
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"{what} cannot be imported from {module} ({reason}); mend it") from error
     if not hasattr(found, name):
         raise UserError(f"{what}: {module} has no {name}")
     return getattr(found, name)

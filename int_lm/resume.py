@@ -101,7 +101,8 @@ def _is_phase(value: Any) -> bool:
         and [type(part) for part in value] == [int, list]
         and value[0] >= 0
         and len(value[1]) > 0
-        and all(type(weight) in (int, float) and weight > 0 for weight in value[1])
+        and all(type(weight) in (int, float) and weight >= 0 for weight in value[1])
+        and any(weight > 0 for weight in value[1])
     )
 
 

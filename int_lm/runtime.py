@@ -30,8 +30,9 @@ from int_lm.sampling import (
     FLOOR,
     SEPARATOR,
     Ids,
-    Reader,
+    Reader as Reader,
     Sampler as Sampler,
+    StateReader,
     generate as generate,
     sampling_weights as sampling_weights,
     threefry2x32 as threefry2x32,
@@ -292,6 +293,9 @@ class Model:
         """The state at a document's start: every leaf has P as its second axis."""
         state = self.architecture.initial_state(self.config["model"], batch)
         if self.direct:
+            _require(
+                "context" not in state, "the architecture has a state named context; rename it"
+            )
             state["context"] = np.full((self.direct[0], batch), SEPARATOR, np.int64)
         return state
 
@@ -521,13 +525,11 @@ def log2_likelihoods(
     return totals
 
 
-def reader(model: Model) -> Reader:
-    """A reader of one document, from a fresh state."""
-    state = model.initial_state(1)
+def reader(model: Model, state: Tensors | None = None) -> StateReader:
+    """A reader of one document, from `state` or from a fresh one."""
 
-    def read(token: int) -> np.ndarray:
-        nonlocal state
+    def step(state: Tensors, token: int) -> tuple[Tensors, np.ndarray]:
         state, logits_PV = model.step(state, np.array([token]))
-        return logits_PV[0]
+        return state, logits_PV[0]
 
-    return read
+    return StateReader(step, model.initial_state(1) if state is None else state)

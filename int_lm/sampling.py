@@ -10,6 +10,7 @@ import decimal
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +22,27 @@ PENALTY_BITS = 8  # a repetition penalty is a multiple of 2^-8
 
 Ids = Sequence[int] | np.ndarray
 Reader = Callable[[int], np.ndarray]  # reads a token, returns the logits [V] of the next one
+
+
+class StateReader:
+    """A `Reader` of one document that can be copied.
+
+    Attributes:
+      state: where it is, leaves [., 1, ...]. count: tokens that it has read itself.
+    """
+
+    def __init__(self, step: Callable[[Any, int], tuple[Any, np.ndarray]], state: Any):
+        """`step`: (state, token) -> (next state, logits [V]); it changes no array in place."""
+        self._step, self.state, self.count = step, state, 0
+
+    def __call__(self, token: int) -> np.ndarray:
+        self.state, logits_V = self._step(self.state, token)
+        self.count += 1
+        return logits_V
+
+    def copy(self) -> "StateReader":
+        """Another reader at the same place."""
+        return StateReader(self._step, self.state)
 
 
 def threefry2x32(key: tuple[int, int], counter: tuple[int, int]) -> int:
@@ -116,11 +138,25 @@ class Sampler:
 
 
 def generate(
-    read: Reader, prompt: Ids, sampler: Sampler, *, tokens: int, stop: bool = True
+    read: Reader,
+    prompt: Ids,
+    sampler: Sampler,
+    *,
+    tokens: int,
+    stop: bool = True,
+    unread: Ids | None = None,
+    first: int = 0,
 ) -> Iterator[int]:
-    """Yield at most `tokens` ids that follow `prompt`; with `stop`, end where a text ends."""
-    unread, before = [SEPARATOR, *prompt], list(prompt)
-    for number in range(tokens):
+    """Yield at most `tokens` ids that follow `prompt`; with `stop`, end where a text ends.
+
+    Args:
+      unread: what `read` has not read yet, at its end that of `prompt`; None: a separator and all
+        of `prompt`.
+      first: the number of the first draw.
+    """
+    before = list(prompt)
+    unread = [SEPARATOR, *prompt] if unread is None else unread
+    for number in range(first, first + tokens):
         logits_V = [read(token) for token in unread][-1]
         token = sampler.choose(logits_V, number, before)
         if stop and token == SEPARATOR:

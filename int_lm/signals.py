@@ -114,6 +114,9 @@ class Listener:
         while received := os.read(read_end, 1):
             if received[0] in self._previous:
                 self._heard(signal.Signals(received[0]))
+            elif self._previous_wakeup >= 0:  # of the listener around this one
+                with contextlib.suppress(OSError):
+                    os.write(self._previous_wakeup, received)
         os.close(read_end)
 
 

@@ -16,7 +16,8 @@ PLATFORM = os.environ.get("JAX_PLATFORMS") or "cpu"
 # A part of XLA that makes faster programs and takes half of the time of compiling; `USERS` has it.
 QUICK_FLAG = "--xla_cpu_use_fusion_emitters=false"
 USERS = {"xla_cpu_use_fusion_emitters": True}  # `compiler_options` as without `QUICK_FLAG`
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK_FLAG}".strip()
+USERS_FLAGS = os.environ.get("XLA_FLAGS", "").replace(QUICK_FLAG, "").strip()
+os.environ["XLA_FLAGS"] = f"{USERS_FLAGS} {QUICK_FLAG}".strip()
 
 jax.config.update("jax_platforms", PLATFORM)
 jax.config.update("jax_num_cpu_devices", 8)

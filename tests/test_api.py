@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import USERS_FLAGS
 from test_commands import write_text
 
 import int_lm
@@ -43,7 +44,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = subprocess.run(
         [sys.executable, "-c", readme_example()],
         cwd=place,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)},
+        env={  # compiled as a user's program
+            **{**os.environ, "XLA_FLAGS": USERS_FLAGS},
+            **{"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)},
+        },
         capture_output=True,
         text=True,
         timeout=300,

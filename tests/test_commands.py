@@ -4,11 +4,13 @@ import errno
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import types
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ from tiny_command import assert_same_run, rows, train_arguments, wait_for_rows, 
 
 import eval as eval_command
 import train
-from int_lm import run as run_module
+from int_lm import errors, run as run_module
 from int_lm.config import Config
 from int_lm.files import checkpoint
 from int_lm.method import evolve
@@ -197,7 +199,9 @@ def test_a_finished_run_started_again_says_so(
     assert rows(run) == before
 
 
-def test_eval_sample_and_export_agree(whole: tuple[Path, str], tmp_path: Path, run_command) -> None:
+def test_eval_sample_and_export_agree(
+    whole: tuple[Path, str], tmp_path: Path, run_command, answer
+) -> None:
     """JAX and the NumPy runtime print the same figures and the same text."""
     run, _ = whole
     export = tmp_path / "export"
@@ -217,16 +221,16 @@ def test_eval_sample_and_export_agree(whole: tuple[Path, str], tmp_path: Path, r
     assert results[0] == results[1]
     saved = json.loads((run / "evaluation.json").read_text())
     assert saved["bits_per_byte"] == results[0][0]["bits_per_byte"]
-    table = run_command("eval.py", "--run", run)
+    table = answer(eval_command.main, "--run", run)
     assert f"{saved['bits_per_byte']:.4f}" in table.stdout
 
 
-def test_evaluating_other_text_is_by_raw_bytes(whole, tmp_path: Path, run_command) -> None:
+def test_evaluating_other_text_is_by_raw_bytes(whole, tmp_path: Path, answer) -> None:
     """`--text` measures the bytes of that text and leaves the run's own evaluation alone."""
     run, _ = whole
     kept = (run / "evaluation.json").read_bytes()
     other = write_text(tmp_path / "other.txt", seed=1)
-    figures = json.loads(run_command("eval.py", "--run", run, "--text", other, "--json").stdout)
+    figures = json.loads(answer(eval_command.main, "--run", run, "--text", other, "--json").stdout)
     assert figures["bytes"] == other.stat().st_size
     assert figures["tokens"] == figures["bytes"] + figures["documents"]
     assert figures["bits_per_byte"] == pytest.approx(np.log2(figures["byte_perplexity"]), abs=1e-12)
@@ -287,6 +291,26 @@ def test_a_scheduler_may_ask_to_save_and_go_on(
     assert stopped == (number == signal.SIGHUP)
 
 
+Answer = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def answer(capsys: pytest.CaptureFixture[str]) -> Answer:
+    """`answer(train.main, "--flag", value)`: what the program would answer, from this process."""
+
+    def answer(main: Callable[[list[str]], None], *arguments: object):
+        code = 0
+        capsys.readouterr()
+        try:
+            with errors.reported("program"):
+                main(list(map(str, arguments)))
+        except SystemExit as end:
+            code = end.code
+        return subprocess.CompletedProcess([], code, *capsys.readouterr())
+
+    return answer
+
+
 def assert_refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
     """Exit code 2 and one line on stderr that names `words`."""
     assert done.returncode == 2, (done.returncode, done.stdout, done.stderr)
@@ -314,8 +338,14 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_one_sentence(mistake: str, tmp_path: Path, run_command) -> None:
-    """Exit code 2, one line that names the culprit, and nothing written."""
+def test_a_mistake_is_one_sentence(
+    mistake: str, tmp_path: Path, monkeypatch, answer, run_command
+) -> None:
+    """Exit code 2, one line that names the culprit, and nothing written.
+
+    Two as programs, the others in this process: each kind of mistake once, that of parsing and that
+    of what is read later.
+    """
     (tmp_path / "empty.txt").write_bytes(b"")
     (tmp_path / "binary.bin").write_bytes(bytes(range(256)) * 9)
     (tmp_path / "short.txt").write_text("a few words\n")
@@ -325,7 +355,12 @@ def test_a_mistake_is_one_sentence(mistake: str, tmp_path: Path, run_command) ->
     flags, words = MISTAKES[mistake]
     if mistake == "short text":
         words = ["text"]
-    assert_refused(run_command("train.py", *flags), *words)
+    if mistake in ("unknown flag", "missing text"):
+        done = run_command("train.py", *flags)
+    else:
+        monkeypatch.chdir(tmp_path)
+        done = answer(train.main, *flags)
+    assert_refused(done, *words)
     written = set(tmp_path.rglob("*")) - set(before)
     assert not written or mistake == "short text"  # whose shards are sound, for smaller runs
     assert not (tmp_path / "runs").exists()
@@ -339,50 +374,48 @@ def test_a_mistake_is_one_sentence(mistake: str, tmp_path: Path, run_command) ->
         ({"es_dot_sigma_shift": 4}, ["es.sigma_shift", "3", "4"]),
     ],
 )
-def test_another_configuration_is_refused(whole, text, run_command, changes, words) -> None:
+def test_another_configuration_is_refused(whole, text, answer, changes, words) -> None:
     """A run directory of another model or method is left as it is, and the field is named."""
     run, _ = whole
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
-    assert_refused(run_command("train.py", *train_arguments(text, run, **changes)), *words)
+    assert_refused(answer(train.main, *train_arguments(text, run, **changes)), *words)
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
 
 
-def test_another_text_is_refused(whole, tmp_path: Path, run_command) -> None:
+def test_another_text_is_refused(whole, tmp_path: Path, answer) -> None:
     """A run does not go on with other text than it began with."""
     other = write_text(tmp_path / "words.txt", seed=2)
     arguments = train_arguments(other, whole[0])
-    assert_refused(run_command("train.py", *arguments), "data.path")
+    assert_refused(answer(train.main, *arguments), "data.path")
 
 
-def test_changed_text_is_refused(text: Path, tmp_path: Path, run_command) -> None:
+def test_changed_text_is_refused(whole, text: Path, answer) -> None:
     """A file that was edited between a run and its resumption is noticed."""
-    words = tmp_path / "words.txt"
-    words.write_bytes(text.read_bytes())
-    run = tmp_path / "run"
-    assert run_command("train.py", *train_arguments(words, run, run_dot_steps=2)).returncode == 0
-    words.write_bytes(text.read_bytes().replace(b"e", b"a"))
-    assert_refused(run_command("train.py", *train_arguments(words, run)), "text", "sha256")
+    honest, times = text.read_bytes(), text.stat()
+    try:
+        text.write_bytes(honest.replace(b"e", b"a"))
+        assert_refused(answer(train.main, *train_arguments(text, whole[0])), "text", "sha256")
+    finally:
+        text.write_bytes(honest)
+        os.utime(text, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
-def test_a_damaged_checkpoint_is_named_and_passed_over(
-    whole, text: Path, tmp_path: Path, run_command
-) -> None:
+def test_a_damaged_checkpoint_is_named_and_passed_over(whole, tmp_path: Path, answer) -> None:
     """A flipped bit in the newest step: eval falls back and says which file; never silently."""
     run = tmp_path / "run"
-    arguments = train_arguments(text, run, run_dot_steps=9)
-    assert run_command("train.py", *arguments).returncode == 0
-    newest = checkpoint.latest_step(run / "checkpoints")
-    assert newest == 9
-    files = [p for p in (run / "checkpoints" / "9" / "state").rglob("*") if p.is_file()]
+    shutil.copytree(whole[0], run)
+    before, newest = checkpoint.steps(run / "checkpoints")[-2:]
+    assert newest == 60
+    files = [p for p in (run / "checkpoints" / "60" / "state").rglob("*") if p.is_file()]
     victim = max(files, key=lambda p: p.stat().st_size)
     data = bytearray(victim.read_bytes())
     data[len(data) // 2] ^= 1
     victim.write_bytes(data)
-    done = run_command("eval.py", "--run", run, "--json")
+    done = answer(eval_command.main, "--run", run, "--json")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["step"] == 7
+    assert json.loads(done.stdout)["step"] == before == 56
     assert victim.name in done.stderr
-    assert_refused(run_command("eval.py", "--run", run, "--step", "9"), victim.name)
+    assert_refused(answer(eval_command.main, "--run", run, "--step", "60"), victim.name)
 
 
 @pytest.mark.parametrize(
@@ -402,10 +435,10 @@ def test_a_read_only_directory_is_named(text: Path, tmp_path: Path, run_command)
     assert_refused(done, "locked")
 
 
-def test_a_file_in_the_way_of_the_run_directory_is_named(text, tmp_path, run_command) -> None:
+def test_a_file_in_the_way_of_the_run_directory_is_named(text, tmp_path, answer) -> None:
     """The run directory is a file: one sentence, and the file stays."""
     (tmp_path / "taken").write_text("dear to me")
-    assert_refused(run_command("train.py", *train_arguments(text, tmp_path / "taken")), "taken")
+    assert_refused(answer(train.main, *train_arguments(text, tmp_path / "taken")), "taken")
     assert (tmp_path / "taken").read_text() == "dear to me"
 
 

@@ -1,6 +1,5 @@
 """Diagnostics: agreement of two halves of the population and values of activations."""
 
-import dataclasses
 import functools
 import math
 
@@ -12,7 +11,7 @@ import pytest
 
 from int_lm.config import Config, EsConfig, ModelConfig
 from int_lm.measure import diagnose
-from int_lm.method import evolve, population
+from int_lm.method import chunks, evolve, population
 from int_lm.method.clock import Clock
 from int_lm.method.evolve import State
 from int_lm.method.recipe import Recipe
@@ -56,11 +55,10 @@ def test_halves_add_up_to_the_votes_of_the_step(architecture: str, es: dict, chu
 
     For plain votes with sign fitness, and for all others: a half's fitness is its own.
     """
-    recipe = tiny(architecture, es)
+    recipe = tiny(architecture, es | {"chunk": chunk})
     state, tokens = trained(recipe), jnp.asarray(tokens_of(3))
-    halved = dataclasses.replace(recipe, chunk=chunk)
-    parts = population.split_members(2, state.members)
-    half_of = jax.jit(functools.partial(diagnose._half, halved))
+    parts = chunks.split_members(2, state.members)
+    half_of = jax.jit(functools.partial(diagnose._half, recipe))
     clock = Clock(jnp.uint32(recipe.settings.run.seed), jnp.uint32(3))
     signs = [
         half_of(
@@ -73,9 +71,8 @@ def test_halves_add_up_to_the_votes_of_the_step(architecture: str, es: dict, chu
         for half in (0, 1)
     ]
 
-    whole = jax.jit(functools.partial(evolve.population_result, recipe))
+    whole = jax.jit(functools.partial(population.result, recipe))
     votes = whole(
-        population.all_chunks(recipe),
         state.weights,
         state.tables.counts,
         state.members,

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from tiny_command import assert_same_run, train_arguments
 from int_lm import config
 from int_lm.config import Config, DistributedConfig
 from int_lm.errors import UserError
-from int_lm.training import distributed
+from int_lm.training import distributed, launchers
 
 
 def free_port() -> int:
@@ -94,22 +95,78 @@ def test_four_processes_give_the_bits_of_one(
 
 # -- In one process --------------------------------------------------------------------------------
 
+STEP = {
+    "SLURM_NTASKS": "4",
+    "SLURM_JOB_ID": "17",
+    "SLURM_STEP_NODELIST": "node[1-4]",
+    "SLURM_PROCID": "2",
+    "SLURM_LOCALID": "0",
+}
+OPEN_MPI = {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1"}
+
 
 @pytest.mark.parametrize(
     ("settings", "variables", "expected"),
     [
-        (DistributedConfig(), {}, False),
-        (DistributedConfig(), {"SLURM_NTASKS": "1"}, False),
-        (DistributedConfig(), {"SLURM_NTASKS": "4"}, True),
-        (DistributedConfig(), {"OMPI_COMM_WORLD_SIZE": "2"}, True),
-        (DistributedConfig(coordinator="none"), {"SLURM_NTASKS": "4"}, False),
-        (DistributedConfig(coordinator="a:1", processes=2, process_id=0), {}, True),
-        (DistributedConfig(coordinator="a:1", processes=1, process_id=0), {}, False),
+        (DistributedConfig(), {}, None),
+        (DistributedConfig(), {"SLURM_NTASKS": "1"}, None),
+        (DistributedConfig(), {"SLURM_NTASKS": ""}, None),
+        (DistributedConfig(), STEP, 4),
+        (DistributedConfig(), STEP | {"SLURM_STEP_NUM_TASKS": "4"}, 4),
+        (DistributedConfig(), OPEN_MPI | {"OMPI_MCA_orte_hnp_uri": "1.0;tcp://10.0.0.1:3"}, 2),
+        (DistributedConfig(), {"WORLD_SIZE": "1", "RANK": "0"}, None),
+        (DistributedConfig(), {"WORLD_SIZE": "8"}, None),  # a container's, of no launcher
+        (DistributedConfig(coordinator="none"), {"SLURM_NTASKS": "4"}, None),
+        (DistributedConfig(coordinator="a:1", processes=2, process_id=0), {}, 2),
+        (DistributedConfig(coordinator="a:1", processes=2, process_id=0), OPEN_MPI, 2),
+        (DistributedConfig(coordinator="a:1", processes=1, process_id=0), {}, None),
     ],
 )
-def test_launchers_are_recognised(settings, variables: dict[str, str], expected: bool) -> None:
+def test_launchers_are_recognised(
+    settings, variables: dict[str, str], expected: int | None
+) -> None:
     """A run of several processes is one that a launcher or the configuration says is one."""
-    assert distributed.expected(settings, variables) is expected
+    found = distributed.expected(settings, variables)
+    assert (found and found.processes) == expected
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"SLURM_NTASKS": "4"}, "SLURM job of 4 tasks .* wait for 3 others: .* srun python"),
+        (STEP | {"SLURM_STEP_NUM_TASKS": "1"}, "SLURM job of 4 tasks"),  # a shell of salloc
+        (OPEN_MPI, "mpirun started 2 processes .*process_id \\$OMPI_COMM_WORLD_RANK"),
+        ({"PMI_SIZE": "3", "PMI_RANK": "1"}, "mpiexec started 3 .*distributed.processes 3"),
+        ({"WORLD_SIZE": "8", "RANK": "0"}, "torchrun started 8 processes"),
+    ],
+)
+def test_an_allocation_without_its_launcher_is_refused_at_once(
+    variables: dict[str, str], words: str
+) -> None:
+    """With the launcher's name, and the way to train in one process."""
+    with pytest.raises(UserError, match=f"{words}.*--distributed.coordinator none"):
+        distributed.expected(DistributedConfig(), variables)
+
+
+def test_a_process_that_waits_says_for_whom(monkeypatch, capsys) -> None:
+    """Within seconds, and where; not when the others are there."""
+    monkeypatch.setattr(distributed, "SILENT_SECONDS", 0.01)
+    others = launchers.Launched(4, "2", "node7:1234")
+    with distributed._told("train.py", others):
+        time.sleep(0.2)
+    said = capsys.readouterr().err
+    assert said.startswith("process 2 of 4 waits for the others at node7:1234") and "none" in said
+    left: list[int] = []
+    monkeypatch.setattr(os, "_exit", left.append)
+    monkeypatch.setattr(distributed, "CONNECTING_SECONDS", 0.05)
+    with distributed._told("train.py", others):
+        time.sleep(0.2)
+    said = capsys.readouterr().err
+    assert left and "train.py: error: process 2 of 4 did not meet the others at node7" in said
+    monkeypatch.setattr(distributed, "SILENT_SECONDS", 60)
+    with distributed._told("train.py", others):
+        pass
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

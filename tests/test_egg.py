@@ -16,9 +16,14 @@ from int_lm.model.perturb import Weight
 
 WIDTH, VOCABULARY = 8, 11
 MODEL = presets.egg(width=WIDTH, layers=2)
-step = jax.jit(egg.step)
 LANGUAGE_MODEL = LanguageModel(MODEL, VOCABULARY)
-read = functools.partial(jax.jit(reading.read, static_argnums=0), LANGUAGE_MODEL)
+read = functools.partial(jax.jit(reading.scored, static_argnums=0), LANGUAGE_MODEL)
+
+
+@jax.jit
+def step(weights: params.Tree, state: params.Tree, tokens_P: jax.Array):
+    """A token read: the separator's reset, then the architecture's step."""
+    return LANGUAGE_MODEL.step(Parameters(weights), state, tokens_P)
 
 
 def extreme(random: np.random.Generator, shape: tuple[int, ...], most: int = 127) -> np.ndarray:

@@ -13,10 +13,11 @@ from presets import STOCHASTIC
 from benchmarks import backprop
 from int_lm.config import Config, EsConfig, ModelConfig, RunConfig
 from int_lm.limits import spare_bits
-from int_lm.method import evolve, population, token_votes
+from int_lm.method import chunks, evolve, population, token_votes
 from int_lm.method.clock import Clock
 from int_lm.method.recipe import Recipe
 from int_lm.model import params, perturb, rwkv
+from int_lm.model.language_model import LanguageModel
 from int_lm.model.params import Parameters, Role
 from int_lm.model.perturb import Weight
 
@@ -214,9 +215,9 @@ def test_votes_point_along_the_straight_through_gradient():
     recipe = learning(population=2048, segment_length=1, learning_rate=0.5, sigma_shift=4)
     state = trained(recipe, 40)
     tokens, clock = structured(recipe, 999), Clock(jnp.uint32(3), jnp.uint32(50))
-    chunks_C = population.all_chunks(recipe)
+    pairs_CI = chunks.pairs(recipe.es)
     outcome = jax.jit(functools.partial(population.outcome, recipe))
-    votes = outcome(state.weights, state.members, tokens, clock, chunks_C).votes
+    votes = outcome(state.weights, state.members, tokens, clock, pairs_CI).votes
     real = functools.partial(params.map_leaves, lambda leaf: leaf.astype(jnp.float32))
     # the first members' states are the population's, with their own histories
     streams = jax.tree.map(lambda leaf: leaf[:, ::2], state.members)
@@ -242,11 +243,11 @@ def test_the_twin_is_the_integer_model_number_for_number():
             rwkv.specs(MODEL, VOCABULARY),
         )
         real = params.map_leaves(lambda leaf: leaf.astype(jnp.float32), weights)
-        bare = perturb.unperturbed(Parameters(weights)).network
+        bare, model = perturb.unperturbed(Parameters(weights)), LanguageModel(MODEL, VOCABULARY)
         state = rwkv.initial_state(MODEL, 5)
         floating = params.map_leaves(lambda leaf: leaf.astype(jnp.float32), state)
         for tokens in random.integers(0, VOCABULARY, (12, 5)).astype(np.int32):
-            state, logits, _ = rwkv.step(bare, state, jnp.asarray(tokens))
+            state, logits, _ = model.step(bare, state, jnp.asarray(tokens))
             floating, same = backprop.step(real, floating, jnp.asarray(tokens))
             np.testing.assert_array_equal(logits, same)
             jax.tree.map(np.testing.assert_array_equal, state, floating)

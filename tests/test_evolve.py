@@ -280,9 +280,9 @@ def jaxpr_with_updates(architecture: str, voting: str, readout: str, rank: int =
     ]
 
     def program(states, tokens, clock, values):
-        chunks_C, state = population.all_chunks(recipes[0]), states[0]
+        state = states[0]
         operands = state.weights, state.tables.counts, state.members, tokens, clock
-        result = evolve.population_result(recipes[0], chunks_C, *operands)
+        result = population.result(recipes[0], *operands)
         return result, [
             evolve.moved(recipe, state, result, clock, values)
             for recipe, state, values in zip(recipes, states, values, strict=True)

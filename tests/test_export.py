@@ -109,12 +109,21 @@ def test_the_same_run_gives_the_same_bytes(run: Run, tmp_path: Path) -> None:
     assert first.keys() == {
         "model.safetensors",
         "config.json",
-        "tokenizer/tokenizer.json",
+        "tokenizer/identity.json",
         "runtime.py",
         "runtime.c",
         "README.md",
         "files.sha256",
     }
+
+
+def test_an_export_of_an_old_run_has_the_new_name(
+    run: Run, tokenizer: Path, tmp_path: Path
+) -> None:
+    """The tokenizer's file had another library's name, and would end that library's loader."""
+    (tokenizer / "identity.json").rename(tokenizer / "tokenizer.json")
+    out = export.export_model(run, tmp_path / "out", tokenizer_directory=tokenizer)
+    assert [path.name for path in (out / "tokenizer").iterdir()] == ["identity.json"]
 
 
 def test_the_metadata_are_one_entry(run: Run, tmp_path: Path) -> None:
@@ -336,7 +345,7 @@ def test_the_older_export_returns_if_the_new_cannot_take_its_name(
 
 def test_a_foreign_tokenizer_is_refused(run: Run, tokenizer: Path, tmp_path: Path) -> None:
     """Another tokenizer than the run's, or none: one sentence each."""
-    path = tokenizer / "tokenizer.json"
+    path = tokenizer / "identity.json"
     identity = json.loads(path.read_text())
 
     def problem(run: Run) -> str:

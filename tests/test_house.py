@@ -39,7 +39,9 @@ FLOAT_FUNCTIONS = {
     "method/update/adaptive": {"learning_rate"},
     "method/update/carry": {"learning_rate"},
     "measure/diagnose": {"summary"},
-    "runtime": {"integer_dot"},
+    "tasks/countdown": {"value_of"},  # of fractions
+    "tasks/task": {"agreement"},
+    "runtime": {"integer_dot", "operands"},
 }
 FLOAT_DTYPE = re.compile(r"b?float\d*|double|half|single|floating|inexact|complex\w*")
 FLOAT_MATHS = re.compile(

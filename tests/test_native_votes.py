@@ -1,6 +1,9 @@
 """The kernels of likelihood, votes, context tables and hash give the bits of the JAX code."""
 
+import dataclasses
+import resource
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,7 +16,7 @@ from int_lm import limits, native
 from int_lm.config import EsConfig
 from int_lm.method.estimator import credit, node
 from int_lm.method.estimator.rounding import Rounding
-from int_lm.model import context_tables, hashing, likelihood
+from int_lm.model import context_tables, hashing, layers, likelihood
 from int_lm.model.likelihood import NO_TARGET
 from int_lm.model.params import Parameters
 from int_lm.model.perturb import Weight
@@ -271,3 +274,36 @@ def test_operands_that_do_not_fit_are_refused() -> None:
     errors, head, gain, residual = operands
     with pytest.raises(jax.errors.JaxRuntimeError, match="stream: shapes do not fit"):
         cpu.stream(errors, head, jnp.int32(0), gain, residual, of_pairs)
+    x, value = jnp.zeros((3, 2, 8), int8), jnp.zeros((8, 4), int8)
+    of_others = rounding(4, 0)  # six rows are no whole number of four pairs' tokens
+    with pytest.raises(jax.errors.JaxRuntimeError, match="through: shapes do not fit"):
+        cpu.through(x, value, jnp.int32(0), 4, of_others)
+    weight = Weight(value, jnp.zeros((2, 4, 1), int8), jnp.zeros((2, 8, 1), int8))
+    effect = jnp.zeros((3, 2, 4), int8)
+    right = jnp.zeros((2, 8, 2), int8)  # of another rank
+    for operands in (
+        (weight, x, effect, effect[:2], of_pairs),
+        (dataclasses.replace(weight, right=right), x, effect, effect, of_pairs),
+        (weight, x, effect, effect, of_others),
+    ):
+        with pytest.raises(jax.errors.JaxRuntimeError, match="unit: shapes do not fit"):
+            cpu.unit(*operands, 4, 10, 4)
+
+
+def test_a_kernel_without_memory_is_an_error() -> None:
+    """The process goes on: a linear whose packed weights find no room in the address space."""
+    size = 1 << 13
+    weight, x_PN = Weight(jnp.ones((size, size), jnp.int8)), jnp.ones((8, size), jnp.int8)
+    linear = jax.jit(lambda weight, x_PN: layers.narrowed(weight, x_PN, 4, jnp.int8))
+    linear(weight, x_PN).block_until_ready()
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + (size * size) // 2, before[1]))
+    try:
+        # the class depends on whether JAX dispatched it or waited for it
+        errors = ValueError, jax.errors.JaxRuntimeError
+        with pytest.raises(errors, match="no memory for a kernel"):
+            linear(weight, x_PN).block_until_ready()
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+    assert int(linear(weight, x_PN)[0, 0]) == 127

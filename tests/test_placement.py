@@ -11,7 +11,7 @@ from test_evolve import ARCHITECTURES, ESTIMATORS, UPDATES, VOCABULARY, tiny, to
 
 from int_lm.config import DistributedConfig, EsConfig
 from int_lm.errors import UserError
-from int_lm.method import evolve, placement, population
+from int_lm.method import evolve, placement
 from int_lm.method.clock import Clock
 from int_lm.method.evolve import State
 from int_lm.method.placement import Placement
@@ -93,14 +93,13 @@ def test_only_votes_scores_and_errors_cross(kind: str) -> None:
     """The compiled step's collectives, one by one: nothing else, and no float."""
     recipe = unit_recipe(12)
     place = over(4, recipe, kind)
-    divided = population.chunked(recipe, 4)
     state = evolve.placed(recipe, evolve.initial(recipe), place)
     tokens = placement.put(place.by_stream, tokens_of(recipe, 0))
 
     @jax.jit
     def step(state: State, tokens: jax.Array):
-        clock, values = Clock(jnp.uint32(0), jnp.uint32(0)), evolve.values(divided, 0)
-        return evolve.step(divided, state, tokens, clock, values, place)
+        clock, values = Clock(jnp.uint32(0), jnp.uint32(0)), evolve.values(recipe, 0)
+        return evolve.step(recipe, state, tokens, clock, values, place)
 
     crossing = re.findall(
         r"= \(?(\w+)\[([\d,]*)\].*? (all-[\w-]+|reduce-scatter|collective-\w+)\(",

@@ -152,19 +152,29 @@ def test_what_cannot_be_had_is_one_sentence() -> None:
     assert refused("architecture", FULL, Architecture).endswith(
         "is a Update, expected Architecture"
     )
-    assert "cannot be imported from tests.plugins.nowhere: No module" in refused("update", nowhere)
+    assert (
+        "cannot be imported from tests.plugins.nowhere (ModuleNotFoundError: No module"
+        in refused("update", nowhere)
+    )
     assert refused("update", without).endswith(": tests.plugins.stochastic has no NONE")
 
 
-def test_an_error_inside_of_a_plugin_is_its_own(
+def test_an_error_inside_of_a_plugin_is_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is not taken for a name that the module does not have."""
+    """Whatever a module raises when it is imported; the exception and the module are named."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "faulty_update.py").write_text("UPDATE = (1).value\n")
     plugins.trust("faulty_update:UPDATE")
-    with pytest.raises(AttributeError, match="'int' object has no attribute 'value'"):
-        plugins.resolve("update", "faulty_update:UPDATE", Update)
+    (tmp_path / "leaving_update.py").write_text("import sys\nsys.exit('enough')\n")
+    plugins.trust("leaving_update:UPDATE")
+    where = "the update {0}_update:UPDATE cannot be imported from {0}_update "
+    assert refused("update", "faulty_update:UPDATE") == (
+        where.format("faulty") + "(AttributeError: 'int' object has no attribute 'value'); mend it"
+    )
+    assert refused("update", "leaving_update:UPDATE") == (
+        where.format("leaving") + "(SystemExit: enough); mend it"
+    )
 
 
 @pytest.mark.usefixtures("installed")

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 import types
+import typing
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -37,13 +38,15 @@ from int_lm.errors import UserError
 from int_lm.export import __main__ as export_command
 from int_lm.files import checkpoint
 from int_lm.measure import diagnose, evaluate
-from int_lm.method import evolve, recipe
+from int_lm.method import evolve, recipe, token_votes
+from int_lm.method.clock import Clock
 from int_lm.method.estimator import Estimator
 from int_lm.method.objective import Objective
 from int_lm.method.update import Update
 from int_lm.model import architecture, params, perturb, reading
 from int_lm.model.architecture import Architecture
 from int_lm.model.language_model import LanguageModel
+from int_lm.model.layers import Use
 from int_lm.sample import __main__ as sample_command
 from int_lm.verify import __main__ as verify_command
 
@@ -543,12 +546,12 @@ def test_hits_are_those_of_the_evaluation() -> None:
     members = jax.tree.map(jnp.asarray, perturb.unperturbed(random_weights(model)))
     tokens_PT = jnp.asarray(np.random.default_rng(4).integers(1, 256, (4, 60)), jnp.int32)
     start = model.initial_state(4)
-    _, logits_TPV = reading.read(
+    _, logits_TPV = reading.scored(
         model, members, start, tokens_PT, score=lambda logits, _: jnp.argmax(logits, -1)
     )
     guessed_PT = jnp.concatenate([tokens_PT[:, :1], logits_TPV.T.astype(jnp.int32)], axis=1)
     mixed_PT = jnp.where(jnp.arange(60)[None] % 3 == 0, guessed_PT, tokens_PT)
-    state, hits_TP = reading.read(model, members, start, mixed_PT, score=evaluate.greedy_hit)
+    state, hits_TP = reading.scored(model, members, start, mixed_PT, score=evaluate.greedy_hit)
     own_state, own_P, records = HITS.run(model, members, start, mixed_PT, lambda *_: None)
     np.testing.assert_array_equal(own_P, np.asarray(hits_TP).sum(axis=0))
     np.testing.assert_array_equal(own_state["cell"], state["cell"])
@@ -652,6 +655,98 @@ def test_an_estimator_that_contradicts_itself_is_refused(
     es = EsConfig(votes="contradictory:WRONG", readout="perturbed")
     with pytest.raises(UserError, match=problem):
         recipe.check(Config(es=es))
+
+
+@pytest.mark.parametrize(
+    "field, name", [("schedule", "invers"), ("noise", "normal"), ("fitness", 1), ("readout", "")]
+)
+def test_an_unknown_choice_is_refused_with_the_names(field: str, name: Any) -> None:
+    """Of a configuration made in Python, which no parser has checked."""
+    with pytest.raises(UserError, match=f"es.{field} is {name!r}, expected one of .*") as caught:
+        recipe.check(Config(es=EsConfig(**{field: name})))
+    assert all(known in str(caught.value) for known in recipe.CHOICES[field])
+
+
+def test_choices_are_those_of_the_configuration() -> None:
+    """The names that a recipe takes and those that a parser takes are the same."""
+    hints = typing.get_type_hints(EsConfig)
+    for field, names in recipe.CHOICES.items():
+        assert set(typing.get_args(hints[field])) == set(names)
+
+
+def test_fitness_votes_of_another_scale_move_as_many_weights(monkeypatch) -> None:
+    """`threshold` estimates the deviation of votes that are no plain votes from the votes."""
+    from int_lm.method.estimator.eggroll import EGGROLL
+    from int_lm.method.population import PopulationResult
+    from int_lm.method.state import Tables
+
+    def wide(es: Any, noise: Any, fitness_I: Any) -> Any:
+        return 16 * EGGROLL.of_fitness(es, noise, fitness_I)  # type: ignore[misc]
+
+    module = types.ModuleType("wider")
+    module.WIDER = EGGROLL._replace(of_fitness=wide, plain=False)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "wider", module)
+    plugins.trust("wider:WIDER")
+    es = {"readout": "perturbed", "update": "threshold", "population": 64, "segment_length": 4}
+    model, noise = ModelConfig(architecture="egg", width=32, layers=1), np.random.default_rng(0)
+    shares = []
+    for votes, scale in (("eggroll", 1), ("wider:WIDER", 16)):
+        found = recipe.of(Config(model=model, es=EsConfig(votes=votes, **es)), 64)  # type: ignore[arg-type]
+        state, specs = evolve.initial(found), dict(params.flatten(found.model.specs.network))
+        deviation = 256 * 32**0.5  # of plain votes of 32 pairs, pure noise
+        sums = {
+            path: jnp.asarray(noise.normal(0, deviation, spec.full_shape).round(), jnp.int32)
+            for path, spec in specs.items()
+            if spec.role is not params.Role.VECTOR
+        }
+        sums |= {path: jnp.zeros(specs[path].full_shape, jnp.int32) for path in specs.keys() - sums}
+        result = PopulationResult(
+            scores_P=jnp.zeros(64, jnp.int32),
+            fitness_I=jnp.ones(32, jnp.int8),
+            members={},
+            votes={path: scale * leaf for path, leaf in sums.items()},
+            tables=Tables(),
+        )
+        clock = Clock(jnp.uint32(0), jnp.uint32(0))
+        moved, _ = evolve.moved(found, state, result, clock, evolve.values(found, 0))
+        changed = np.asarray(moved["embedding"] != state.network["embedding"])
+        shares.append(changed.mean() / found.es.alpha)
+    assert all(0.7 < share < 1.3 for share in shares), shares
+
+
+@pytest.mark.parametrize(
+    "path, use, problem",
+    [
+        ("layers/input", None, "gives no Use of layers/input; add it to the uses of its Activity"),
+        ("layers/input", "no effect", "gives no effect of layers/input, which es.votes unit needs"),
+    ],
+)
+def test_an_activity_that_lacks_something_is_refused(
+    path: str, use: str | None, problem: str
+) -> None:
+    """By the path of its tensor, when the step is traced."""
+    found = recipe.of(Config(model=gru_model().settings), 256)  # type: ignore[arg-type]
+    uses = {
+        path: Use(jnp.zeros((2, 4), jnp.int8), jnp.zeros((2, 4), jnp.int8))
+        for path in found.model.specs.by_path()
+    }
+    token_votes._checked(found, uses)
+    uses.pop(path) if use is None else uses.update({path: Use(uses[path].inputs)})
+    with pytest.raises(UserError, match=f"the architecture .*{problem}"):
+        token_votes._checked(found, uses)
+
+
+def test_a_state_named_context_is_refused() -> None:
+    """The context tables use the name: in JAX, and in the NumPy runtime of an export."""
+    model = gru_model()
+    state = {"context": jnp.zeros((1, 1, 1), jnp.int8)}
+    named = GRU._replace(initial_state=lambda model, batch: state)
+    vars(model)["architecture"] = named
+    with pytest.raises(UserError, match="has a state named context"):
+        model.initial_state(1)
+    loaded = types.SimpleNamespace(architecture=named, config={"model": {}}, direct=[1])
+    with pytest.raises(runtime.ExportError, match="has a state named context"):
+        runtime.Model.initial_state(loaded, 1)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

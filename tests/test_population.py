@@ -14,12 +14,12 @@ import presets
 import pytest
 
 from int_lm.config import Config, EsConfig, ModelConfig
-from int_lm.method import evolve, population
+from int_lm.method import chunks, evolve, population
 from int_lm.method.clock import Clock
-from int_lm.method.estimator import Noise
 from int_lm.method.recipe import Recipe
 from int_lm.model import egg, params, reading
 from int_lm.model.params import Parameters, Role, Tree
+from int_lm.model.perturb import Noise
 
 VOCABULARY, SEED, STEP = 11, 5, 3
 MODEL = presets.egg(width=8, layers=2, ffn_multiple=2)
@@ -37,15 +37,17 @@ def recipe_of(es: EsConfig, model: ModelConfig = MODEL) -> Recipe:
 def scores(es: EsConfig, weights: Tree, state: Tree, tokens_ST):
     """`population.outcome` at (SEED, STEP): scores and states."""
     recipe = recipe_of(es)
-    chunks_C = population.all_chunks(recipe)
-    own = population.outcome(recipe, Parameters(weights), state, tokens_ST, CLOCK, chunks_C)
+    pairs_CI = chunks.pairs(es)
+    own = population.outcome(recipe, Parameters(weights), state, tokens_ST, CLOCK, pairs_CI)
     return own.scores_P, own.members
 
 
 @functools.partial(jax.jit, static_argnames="es")
 def noises_of(es: EsConfig) -> dict[str, Noise]:
     """The perturbations of all pairs, by path."""
-    return population.noise(recipe_of(es), CLOCK, jnp.int32(0))
+    return population.noise_of(
+        recipe_of(es), CLOCK, jnp.arange(es.population // 2, dtype=jnp.int32)
+    )
 
 
 @functools.partial(jax.jit, static_argnames="es")
@@ -63,16 +65,7 @@ def read_perturbed(
         members[path] = jax.tree.map(lambda n, scale=scale: n * scale, noises[path])
     seen = population.perturbed(recipe, Parameters(weights), members)
     state = recipe.model.initial_state(len(tokens_PT))
-    return reading.read(recipe.model, seen, state, tokens_PT)[1]
-
-
-def chunk_of(es: EsConfig, devices: int = 1) -> int:
-    """How many members a step evaluates at once."""
-    # a chunk that does not divide the population is none that a configuration may ask for
-    recipe = dataclasses.replace(
-        recipe_of(dataclasses.replace(es, chunk=0)), settings=Config(es=es)
-    )
-    return population.chunked(recipe, devices).chunk
+    return reading.scored(recipe.model, seen, state, tokens_PT)[1]
 
 
 def pair_of(noises: dict[str, Noise], pair: int) -> dict[str, Noise]:
@@ -149,43 +142,42 @@ def test_population_equals_single_members_for_every_role(role: Role, rank: int):
 def test_chunks_divide_what_a_device_has(members: int, chunk: int, devices: int, expected: int):
     """The largest one no larger than asked for; of itself no larger than caches, nor tiny."""
     es = presets.paper_es(population=members, chunk=chunk)
-    assert chunk_of(es, devices) == expected
+    assert chunks.size(es, devices) == expected
 
 
 def test_a_chunk_holds_whole_streams():
     """However many members read one stream."""
     es = EsConfig(population=4096, members_per_stream=1024)
-    assert chunk_of(es) == 1024
-    assert chunk_of(es, 2) == 1024
+    assert chunks.size(es) == 1024
+    assert chunks.size(es, 2) == 1024
     es = EsConfig(population=2 * 384, members_per_stream=384)
-    assert chunk_of(es) == 384
+    assert chunks.size(es) == 384
 
 
 def test_accelerators_take_all_members_at_once(monkeypatch: pytest.MonkeyPatch):
     """Unless a chunk is asked for: their caches are not what members should fit."""
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert chunk_of(EsConfig(population=4096)) == 4096
-    assert chunk_of(EsConfig(population=4096), 2) == 2048
-    assert chunk_of(EsConfig(population=4096, chunk=1024)) == 1024
+    assert chunks.size(EsConfig(population=4096)) == 4096
+    assert chunks.size(EsConfig(population=4096), 2) == 2048
+    assert chunks.size(EsConfig(population=4096, chunk=1024)) == 1024
 
 
 @pytest.mark.parametrize("chunk", [0, 2, 4, 8])
 def test_over_chunks_stacks_one_result_and_sums_the_other(chunk: int):
-    """Every chunk gets its number and its arguments, in order."""
-    recipe = recipe_of(dataclasses.replace(ES, chunk=chunk))
-    count = population.chunks(recipe)
-    assert count == (8 // chunk if chunk else 1)
-    arguments = jnp.arange(8, dtype=jnp.int32).reshape(count, -1) ** 2
-    stacked, summed = population.over_chunks(
-        lambda number, part: ({"part": part, "number": number}, jnp.sum(part) + 100 * number),
-        population.all_chunks(recipe),
+    """Every chunk gets its pairs and its arguments, in order."""
+    es = dataclasses.replace(ES, chunk=chunk)
+    pairs_CI = chunks.pairs(es)
+    assert pairs_CI.shape == ((8 // chunk, chunk // 2) if chunk else (1, 4))
+    assert pairs_CI.ravel().tolist() == [0, 1, 2, 3]
+    arguments = jnp.arange(8, dtype=jnp.int32).reshape(len(pairs_CI), -1) ** 2
+    stacked, summed = chunks.over(
+        lambda pairs_I, part: ({"part": part, "pairs": pairs_I}, jnp.sum(part) + 100 * pairs_I[0]),
+        pairs_CI,
         arguments,
     )
     np.testing.assert_array_equal(stacked["part"], arguments)
-    assert stacked["number"].tolist() == list(range(count))
-    assert int(summed) == sum(n * n for n in range(8)) + 100 * sum(range(count))
-    pairs = [population.chunk_pairs(recipe, jnp.int32(number)).tolist() for number in range(count)]
-    assert [pair for part in pairs for pair in part] == [0, 1, 2, 3]
+    np.testing.assert_array_equal(stacked["pairs"], pairs_CI)
+    assert int(summed) == sum(n * n for n in range(8)) + 100 * int(pairs_CI[:, 0].sum())
 
 
 def test_a_stream_reaches_its_own_members_only():

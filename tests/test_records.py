@@ -581,3 +581,16 @@ def test_the_hub_must_declare_and_give_text(
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: stream)
     with pytest.raises(UserError, match=words):
         list(hub.Hub(SourceConfig("hub", ("some/data",), revision="abc")).read())
+
+
+def test_a_table_read_as_text_is_told(tmp_path: Path) -> None:
+    """Names of columns and separators are read too; which files, and how many."""
+    for name in ("a.csv", "b.TSV", "c.txt"):
+        (tmp_path / name).write_text("id,text\n1,some words\n")
+    said: list[str] = []
+    found = read_documents(DataConfig("text", (str(tmp_path),)), notice=said.append)
+    assert len(found) == 3
+    first = tmp_path / "a.csv"
+    assert said == [
+        f"read tables as plain text, names of columns and separators too: 2 (first: {first})"
+    ]

@@ -22,7 +22,7 @@ def host_of(mixture: Any, settings: Config = SETTINGS) -> dict[str, Any]:
 
 
 def test_a_mixture_that_changed_is_read() -> None:
-    assert resume.settings_of(host_of([[0, [1.0, 3]], [7, [2, 2.5]]]), Path("x")) == SETTINGS
+    assert resume.settings_of(host_of([[0, [1.0, 3]], [7, [2, 0.0]]]), Path("x")) == SETTINGS
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,8 @@ def test_a_mixture_that_changed_is_read() -> None:
         [],
         {},
         [[0, []]],
-        [[0, [1.0, 0.0]]],
+        [[0, [1.0, -1.0]]],
+        [[0, [0.0, 0.0]]],
         [[0, [1.0, "1"]]],
         [[1, [1.0, 1.0]]],
         [[0, [1.0, 1.0]], [7, [1.0]]],

@@ -18,9 +18,14 @@ WIDTH, VOCABULARY, MEMBERS = 8, 11, 4
 MODEL = ModelConfig(architecture="rwkv", width=WIDTH, layers=2, ffn_multiple=2)
 SPECS = rwkv.specs(MODEL, VOCABULARY)
 STATE = ("cell", "time_shift", "channel_shift")
-step = jax.jit(rwkv.step)
 LANGUAGE_MODEL = LanguageModel(MODEL, VOCABULARY)
-read = functools.partial(jax.jit(reading.read, static_argnums=0), LANGUAGE_MODEL)
+read = functools.partial(jax.jit(reading.scored, static_argnums=0), LANGUAGE_MODEL)
+
+
+@jax.jit
+def step(weights: params.Tree, state: params.Tree, tokens_P: jax.Array):
+    """A token read: the separator's reset, then the architecture's step."""
+    return LANGUAGE_MODEL.step(Parameters(weights), state, tokens_P)
 
 
 def members_of(tree: params.Tree, p: int) -> dict[str, Any]:

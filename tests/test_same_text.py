@@ -5,6 +5,7 @@ One tiny run of a text file and its export stand for all; each test has a copy o
 
 import json
 import shutil
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -270,6 +271,108 @@ def test_a_run_is_verified_from_its_shards(here: Path, monkeypatch, capsys) -> N
     shutil.rmtree(here / "shards")
     with pytest.raises(UserError, match="words.txt is not there"):
         verify_command.main([str(here / "run"), "--step", "0"])
+
+
+def library(folder: Path, version: int) -> None:
+    """A standard library of a Python: modules, some of which are others in the next version."""
+    folder.mkdir()
+    for number in range(40):
+        text = f"# module {number}{f' of {version}' if number % 4 == 0 else ''}\n" + "pass\n" * 200
+        (folder / f"m{number}.py").write_text(text)
+
+
+def test_the_library_of_another_python(tmp_path: Path, monkeypatch, figures, capsys) -> None:
+    """What was held out of the first is evaluated, from the shards or not at all; training goes on
+    with it."""
+    monkeypatch.chdir(tmp_path)
+    for version in (1, 2):
+        library(tmp_path / f"python{version}", version)
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path / "python1"))
+
+    def train_on_it(steps: int) -> bool:
+        changes: dict[str, object] = {**SHORT, "data_dot_shards": "shards", "run_dot_steps": steps}
+        flags = train_arguments(Path("x"), Path("run"), **changes)
+        at = flags.index("--data.path")
+        return train.train(train.parse([*flags[:at], *flags[at + 2 :]])[1])
+
+    assert train_on_it(4)
+    before = kept()["text"]
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path / "python2"))
+    assert figures("--run", "run")["text"] == before
+    assert train_on_it(6) and kept()["text"] == before
+    assert "the standard library of this Python is not that of the run" in capsys.readouterr().out
+    shutil.rmtree("shards")
+    with pytest.raises(UserError, match="not what the model was trained on"):
+        figures("--run", "run")
+    with pytest.raises(UserError, match="training text with sha256"):
+        train_on_it(8)
+
+
+@pytest.mark.parametrize("change", ["added", "removed", "edited"])
+def test_files_of_a_directory_may_not_change(here: Path, figures, change: str) -> None:
+    """A file more, one less, one edited: what was held out is read from shards, or refused."""
+    (here / "books").mkdir()
+    for number in range(3):
+        write_text(here / "books" / f"{number}.txt", seed=number)
+    assert train_here(text="books", run_dot_dir="other")
+    before = kept(Path("other"))["text"]
+    if change == "added":
+        write_text(here / "books" / "3.txt", seed=3)
+    elif change == "removed":
+        (here / "books" / "1.txt").unlink()
+    else:
+        in_front(here / "books" / "1.txt")
+    assert figures("--run", "other")["text"] == before
+    with pytest.raises(UserError, match="training text with sha256"):
+        train_here(text="books", run_dot_dir="other", run_dot_steps=6)
+    shutil.rmtree("shards")
+    with pytest.raises(UserError, match="not what the model was trained on"):
+        figures("--run", "other")
+
+
+# -- Mixtures --------------------------------------------------------------------------------------
+
+MIXTURE = """
+data:
+  shards: shards
+  document_bytes: 1024
+  mixture:
+    - {{name: old, source: text, path: [{old}], weight: {weight}}}
+    - {{name: new, source: text, path: [{new}], field: {field}}}
+run: {{dir: mixed, steps: {steps}}}
+"""
+
+
+def mixed(steps: int, old: str = "words.txt", weight: float = 1, **changes: str) -> bool:
+    """Train on words.txt and other.txt, as MIXTURE says."""
+    values = {"new": "other.txt", "field": "text"} | changes
+    text = MIXTURE.format(steps=steps, old=old, weight=weight, **values)
+    Path("mixed.yaml").write_text(text)
+    flags = train_arguments(Path("unused"), Path("mixed"), **{**SHORT, "run_dot_steps": steps})
+    for name in ("--data.path", "--data.shards", "--data.document_bytes"):
+        at = flags.index(name)
+        del flags[at : at + 2]
+    return train.train(train.parse(["--config", "mixed.yaml", *flags])[1])
+
+
+def test_a_part_of_a_mixture_that_is_read_no_longer(here: Path, figures, capsys) -> None:
+    """Weight 0, also where its file is gone; what differs is told before anything is prepared."""
+    write_text(here / "other.txt", seed=1)
+    assert mixed(4)
+    prepared = sorted(Path("shards").rglob("*"))
+    write_text(here / "third.txt", seed=2)
+    with pytest.raises(UserError, match="data.mixture.new.field 'text', now 'body'"):
+        mixed(8, old="third.txt", field="body")
+    assert sorted(Path("shards").rglob("*")) == prepared
+    (here / "words.txt").unlink()
+    capsys.readouterr()
+    assert mixed(8, weight=0)
+    captured = capsys.readouterr()
+    assert "words.txt is not there any more; going on with the run's token shards" in captured.out
+    assert "hold from step" in captured.err and "they change nothing" in captured.err
+    found = figures("--run", "mixed")
+    assert found["text"]["source"] == "old: words.txt; new: other.txt"
+    assert sorted(found["sources"]) == ["new", "old"]
 
 
 # -- Nothing to train ------------------------------------------------------------------------------

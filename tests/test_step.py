@@ -21,10 +21,12 @@ from presets import STOCHASTIC
 
 from int_lm import limits
 from int_lm.config import Config, RunConfig
-from int_lm.method import evolve
+from int_lm.method import evolve, population
 from int_lm.method.clock import Clock
-from int_lm.method.evolve import PopulationResult, State, Tables
+from int_lm.method.population import PopulationResult
 from int_lm.method.recipe import Recipe
+from int_lm.method.state import State, Tables
+from int_lm.method.update import Scalars
 from int_lm.model import params
 
 VOCABULARY = 11
@@ -112,16 +114,16 @@ def plain(state: State) -> oracle.State:
 def step_with_votes(recipe: Recipe) -> Callable[..., Any]:
     """`evolve.step`, compiled, which returns the votes besides."""
     kept: list[dict[str, jax.Array]] = []
-    original = evolve.population_result
+    original = population.result
 
-    def population_result(*arguments: Any, **options: Any) -> PopulationResult:
+    def result_with_votes(*arguments: Any, **options: Any) -> PopulationResult:
         result = original(*arguments, **options)
         kept.append(result.votes)
         return result
 
     @jax.jit
-    def compiled(state: State, tokens_ST: jax.Array, clock: Clock, values: evolve.Values):
-        with mock.patch.object(evolve, "population_result", population_result):
+    def compiled(state: State, tokens_ST: jax.Array, clock: Clock, values: Scalars):
+        with mock.patch.object(population, "result", result_with_votes):
             return *evolve.step(recipe, state, tokens_ST, clock, values), kept.pop()
 
     def step(state: State, tokens_ST: np.ndarray, step: int):

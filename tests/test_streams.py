@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -200,6 +201,70 @@ def test_shares_follow_the_weights() -> None:
     assert [counts[0], counts[1], counts[2]] == read.tolist()
 
 
+def test_a_source_of_weight_0_is_not_read() -> None:
+    """From the beginning, or no longer; its windows go on where they were when it comes back."""
+    phases = [(0, (3.0, 1.0, 0.0)), (16, (0.0, 1.0, 1.0)), (40, (1.0, 0.0, 0.0))]
+    mixture = Mixture(phases, 64, seed=0)
+    assert mixture.before(16).tolist() == [768, 256, 0]
+    assert mixture.before(32).tolist() == [768, 768, 512]
+    assert mixture.before(41).tolist() == [832, *mixture.before(40).tolist()[1:]]
+    assert {source for source, _ in mixture.round(20)} == {1, 2}
+    assert mixture.round(40)[0] == (0, 768)
+
+
+def laid(
+    weights: tuple[float, ...], *, streams_of: int = 4, then: object = None
+) -> streams.Streams:
+    """Streams over two sources of even windows, with `weights` or changed to `then` at round 10."""
+    generator = np.random.default_rng(2)
+    sources = [
+        (name, [shard_of([generator.integers(1, 255, size, np.uint8) for _ in range(count)])])
+        for name, size, count in (("a", 299, 30), ("b", 44, 50))
+    ]
+    phases: list[Any] = [(0, weights)] + ([(10, then)] if then else [])
+    return streams.over(sources, BYTES, streams=streams_of, segment_length=8, seed=0, phases=phases)
+
+
+def read_of(built: Streams, first: int, last: int) -> dict[str, float]:
+    """The share of each source in the tokens of steps, counted one by one."""
+    places = [
+        place.source
+        for step in range(first, last)
+        for row in built.locate(step)
+        for place in row
+        if place
+    ]
+    counts = Counter(places)
+    return {name: count / len(places) for name, count in counts.items()}
+
+
+@pytest.mark.parametrize("weights", [(2.0, 1.0), (1.0, 9.0)])
+def test_shares_are_those_of_the_tokens_read(weights: tuple[float, ...]) -> None:
+    """Of any steps, as counted token by token, but for what windows differ in length."""
+    built = laid(weights)
+    first, last = 2 * built.steps_per_round, int(40.5 * built.steps_per_round)
+    said = built.shares(last, first)
+    assert said == pytest.approx(read_of(built, first, last), abs=0.03)
+    assert sum(said.values()) == pytest.approx(1)
+
+
+def test_shares_that_are_not_reached_are_said() -> None:
+    """Those of few windows, those below one in 1024, and weights that come too late; no others."""
+    built = laid((2.0, 1.0))
+    enough = 256 * built.steps_per_round  # a block of windows
+    assert built.shares_missed(enough) is None
+    few = laid((100.0, 1.0)).shares_missed(built.steps_per_round)
+    assert few is not None and "b 0.000% (asked 0.990%)" in few
+    tiny = laid((1.0, 1e-5)).shares_missed(enough)
+    assert tiny is not None and "b 0.098% (asked 0.001%)" in tiny
+    changed = laid((2.0, 1.0), then=(1.0, 3.0))
+    late = changed.shares_missed(10 * built.steps_per_round)
+    assert late is not None and f"hold from step {10 * built.steps_per_round} on" in late
+    assert changed.shares_missed(10 * built.steps_per_round + enough) is None
+    assert laid((2.0, 0.0)).shares_missed(enough) is None
+    assert laid((2.0, 0.0)).shares(enough) == {"a": 1.0, "b": 0.0}
+
+
 @pytest.mark.parametrize("count", [3, 64])
 def test_windows_of_a_mixture_follow_their_own_order(count: int) -> None:
     """Each source's windows are numbered 0, 1, 2, ... as they are read, across weight changes."""
@@ -222,8 +287,15 @@ def test_a_mixture_reads_every_source_evenly() -> None:
     for name in ("a", "b"):
         of_source = [count for place, count in counts.items() if place.source == name]
         assert max(of_source) - min(of_source) <= 1 and min(of_source) >= 2
+    windows = built.mixture.before(150)
+    assert abs(windows[0] / windows.sum() - 2 / 3) < 0.02
+    tokens = Counter({"a": 0, "b": 0})
+    for place, count in counts.items():
+        tokens[place.source] += count
     shares = built.shares(150 * built.steps_per_round)
-    assert abs(shares["a"] - 2 / 3) < 0.02 and sum(shares.values()) == pytest.approx(1)
+    assert shares["a"] == pytest.approx(tokens["a"] / tokens.total(), abs=0.01)
+    missed = built.shares_missed(150 * built.steps_per_round)
+    assert missed is not None and "a 74.027% (asked 66.667%)" in missed  # its windows are longer
 
 
 def test_streams_never_change() -> None:

@@ -58,8 +58,8 @@ def test_saved_tokenizer_loads(tmp_path: Path) -> None:
     tokenizer.save(directory)
     assert tokenization.load(directory) == tokenizer
     assert tokenization.load(str(directory)).digest() == tokenizer.digest()
-    assert [path.name for path in directory.iterdir()] == ["tokenizer.json"]
-    fields = json.loads((directory / "tokenizer.json").read_text())
+    assert [path.name for path in directory.iterdir()] == ["identity.json"]
+    fields = json.loads((directory / "identity.json").read_text())
     assert fields == {
         "kind": "bytes",
         "vocab_size": 256,
@@ -67,6 +67,29 @@ def test_saved_tokenizer_loads(tmp_path: Path) -> None:
         "format_version": 1,
         "digest": BYTE_DIGEST,
     }
+
+
+def test_the_file_of_before_is_read(tmp_path: Path, pieces: SentencePieceTokenizer) -> None:
+    """Its name was another library's. Saving again leaves one file, and never another's."""
+    for tokenizer in (ByteTokenizer(), pieces):
+        directory = tmp_path / tokenizer.name
+        tokenizer.save(directory)
+        (directory / "identity.json").rename(directory / "tokenizer.json")
+        assert tokenization.load(directory).digest() == tokenizer.digest()
+        tokenizer.save(directory)
+        assert not (directory / "tokenizer.json").exists()
+        (directory / "tokenizer.json").write_text('{"version": "1.0"}')  # of the other library
+        tokenizer.save(directory)
+        assert tokenization.load(directory).digest() == tokenizer.digest()
+        assert (directory / "tokenizer.json").exists()
+
+
+def test_another_librarys_tokenizer_is_named_as_such(tmp_path: Path) -> None:
+    """Not as a damaged file of ours; however large it is."""
+    theirs = {"version": "1.0", "truncation": None, "added_tokens": [], "model": {"vocab": {}}}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(theirs) + " " * (1 << 21))
+    with pytest.raises(UserError, match="of the library `tokenizers`, which int_lm does not read"):
+        tokenization.load(tmp_path)
 
 
 def test_byte_digest_is_golden() -> None:
@@ -82,14 +105,14 @@ def test_name_loads_without_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """`bytes` names the built-in tokenizer, whereas a path of that name is a directory."""
     monkeypatch.chdir(tmp_path)
     assert tokenization.load("bytes") == ByteTokenizer()
-    with pytest.raises(UserError, match="no tokenizer at bytes/tokenizer.json"):
+    with pytest.raises(UserError, match="no tokenizer at bytes/identity.json"):
         tokenization.load(Path("bytes"))
 
 
 def test_every_flipped_bit_is_caught(tmp_path: Path) -> None:
-    """No single damaged bit of tokenizer.json goes unnoticed."""
+    """No single damaged bit of identity.json goes unnoticed."""
     ByteTokenizer().save(tmp_path)
-    path = tmp_path / "tokenizer.json"
+    path = tmp_path / "identity.json"
     sound = path.read_bytes()
     accepted = []
     for bit in range(len(sound) * 8):
@@ -123,8 +146,8 @@ def test_every_flipped_bit_is_caught(tmp_path: Path) -> None:
     ],
 )
 def test_unfit_files_are_refused(tmp_path: Path, content: bytes | dict, sentence: str) -> None:
-    """Each way in which tokenizer.json can be wrong is told in one sentence that names the file."""
-    path = tmp_path / "tokenizer.json"
+    """Each way in which identity.json can be wrong is told in one sentence that names the file."""
+    path = tmp_path / "identity.json"
     ByteTokenizer().save(tmp_path)
     if isinstance(content, dict):
         content = json.dumps(json.loads(path.read_bytes()) | content).encode()
@@ -137,7 +160,7 @@ def test_unfit_files_are_refused(tmp_path: Path, content: bytes | dict, sentence
 
 def test_unreadable_tokenizer_is_refused(tmp_path: Path) -> None:
     """A directory in the file's place is an error about that path, not a traceback."""
-    (tmp_path / "tokenizer.json").mkdir()
+    (tmp_path / "identity.json").mkdir()
     with pytest.raises(UserError, match="Is a directory"):
         tokenization.load(tmp_path)
 
@@ -374,6 +397,10 @@ def test_the_commands_train_inspect_and_refuse(tmp_path: Path, run_command) -> N
     done = run_command(*arguments, "900", "--out", out, "--sample_bytes", "60000")
     assert done.returncode == 0, done.stderr
     assert "900 pieces" in done.stdout and "bytes a token" in done.stdout
+    kept = (out / "tokenizer.model").read_bytes()
+    refused = run_command(*arguments, "800", "--out", out)
+    assert refused.returncode == 2 and "already holds a tokenizer" in refused.stderr
+    assert (out / "tokenizer.model").read_bytes() == kept
     shown = run_command("-m", "tokenization.inspect", "--tokenizer", out, *files, "--pieces")
     assert shown.returncode == 0, shown.stderr
     assert "came back whole" in shown.stdout and "'separator'" in shown.stdout

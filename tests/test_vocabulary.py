@@ -16,7 +16,7 @@ from data import tasks
 from int_lm import config, runtime
 from int_lm.config import Config, EsConfig, ModelConfig
 from int_lm.errors import UserError
-from int_lm.files import checkpoint
+from int_lm.files import checkpoint, lock
 from int_lm.measure import evaluate
 from int_lm.measure.code_length import CodeLengths
 from int_lm.method import evolve, recipe
@@ -228,38 +228,62 @@ def test_a_mixture_in_pieces_is_trained_and_used(prepared: Path, run_command) ->
     assert refused.returncode == 2 and "tokenizer" in refused.stderr
 
 
+def shards_in(directory: Path) -> dict[str, bytes]:
+    """The files of shards by their names, but for locks, which those who were killed leave."""
+    files = (path for path in sorted(directory.rglob("*")) if path.name != lock.FILE)
+    return {str(path.relative_to(directory)): path.read_bytes() for path in files if path.is_file()}
+
+
 @pytest.mark.slow
 @pytest.mark.alone
 def test_kills_and_new_weights_change_no_order(
     prepared: Path, command_environment: dict[str, str], run_command
 ) -> None:
-    """Killed twelve times at random inside a mixture, across epochs, a run comes to the same
-    weights, states and log; other weights of the mixture hold from the next round on, and what was
-    read stays read."""
-    base = ["--config", str(prepared / "mixture.yaml"), "--run.dir"]
+    """Killed again and again while it prepares two sources, and twelve times at random inside the
+    mixture, across epochs, a run comes to the same shards, weights, states and log; other weights
+    of the mixture hold from the next round on, and what was read stays read."""
     whole, killed = prepared / "whole", prepared / "killed"
-    assert run_command("train.py", *base, whole).returncode == 0
-    generator, kills = random.Random(3), 12
-    for number in range(kills):
-        with subprocess.Popen(
-            [sys.executable, ROOT / "train.py", *base, killed],
+    own = [("--data.shards", prepared / f"{run.name}_shards") for run in (whole, killed)]
+    command = ["--config", prepared / "mixture.yaml", "--data.shard_bytes", "1000"]
+    assert run_command("train.py", *command, *own[0], "--run.dir", whole).returncode == 0
+    shards = own[1][1]
+
+    def start() -> subprocess.Popen[bytes]:
+        arguments = map(str, [*command, *own[1], "--run.dir", killed])
+        return subprocess.Popen(
+            [sys.executable, ROOT / "train.py", *arguments],
             env=command_environment,
             stdout=subprocess.DEVNULL,
-        ) as process:
+        )
+
+    preparing = 0
+    while len(list(shards.glob("*/manifest.json"))) < 2 and preparing < 8:
+        before = len(list(shards.rglob("*")))
+        with start() as process:  # to the moment that one file more is there
+            while process.poll() is None and len(list(shards.rglob("*"))) <= before:
+                time.sleep(0.0005)
+            process.kill()
+        preparing += 1
+    assert preparing > 3
+    generator, kills = random.Random(3), 12
+    for number in range(kills):
+        with start() as process:
             if generator.random() < 0.3:  # while it imports, reads text or compiles
                 time.sleep(generator.uniform(0.5, 4))
             else:
                 wait_for_rows(killed, 1 + number * 15 // kills, process)
                 time.sleep(generator.uniform(0, 0.3))
             process.kill()
-    assert run_command("train.py", *base, killed).returncode == 0
+    ended = run_command("train.py", *command, *own[1], "--run.dir", killed)
+    assert ended.returncode in (0, 4)  # 4: it was done
+    assert shards_in(own[1][1]) == shards_in(own[0][1])
     assert_same_run(killed, whole)
     hosts = [checkpoint.read_host(run / "checkpoints") for run in (whole, killed)]
     assert hosts[0]["mixture"] == hosts[1]["mixture"] == [[0, [3.0, 1.0]]]
     text = (prepared / "mixture.yaml").read_text().replace("weight: 3", "weight: 1")
     (prepared / "other.yaml").write_text(text)
-    arguments = ["--config", prepared / "other.yaml", "--run.dir", whole, "--run.steps", "400"]
-    done = run_command("train.py", *arguments)
+    command[1] = prepared / "other.yaml"
+    done = run_command("train.py", *command, *own[0], "--run.dir", whole, "--run.steps", "400")
     assert done.returncode == 0, done.stderr
     phases = checkpoint.read_host(whole / "checkpoints")["mixture"]
     assert len(phases) == 2 and phases[1][1] == [1.0, 1.0] and phases[1][0] > 0

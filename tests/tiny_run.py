@@ -49,7 +49,7 @@ def export_tiny_run(run: Run, directory: Path) -> Path:
     ByteTokenizer().save(tokenizer)
     vocab_size = run.recipe.model.vocab_size
     if vocab_size != 256:
-        path = tokenizer / "tokenizer.json"
+        path = tokenizer / "identity.json"
         text = path.read_text()
         path.write_text(text.replace('"vocab_size": 256', f'"vocab_size": {vocab_size}'))
     return export_model(run, directory / "export", tokenizer_directory=tokenizer)

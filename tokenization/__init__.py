@@ -1,14 +1,15 @@
 """Tokenizers: bytes of text to token ids and back, without loss.
 
-Every run and every export holds its tokenizer, described by `tokenizer.json`. The digest in it
+Every run and every export holds its tokenizer, described by `identity.json`. The digest in it
 identifies the tokenizer: a checkpoint is read only with the tokenizer it was trained with.
 """
 
 from pathlib import Path
 
 from int_lm.errors import UserError
+from int_lm.files import names
 from tokenization.byte import ByteTokenizer
-from tokenization.interface import FILE_NAME, Tokenizer, identity, read_identity
+from tokenization.interface import Tokenizer, identity, read_identity
 from tokenization.sentence_piece import SentencePieceTokenizer
 
 __all__ = ["ByteTokenizer", "SentencePieceTokenizer", "Tokenizer", "identity", "load"]
@@ -27,7 +28,7 @@ def load(source: str | Path) -> Tokenizer:
         `./bytes`, or give a `Path`, for a directory of that name.
 
     Raises:
-      UserError: no such tokenizer, or a `tokenizer.json` that is missing, damaged, of another
+      UserError: no such tokenizer, or an `identity.json` that is missing, damaged, of another
         format version, of an unknown kind, or that does not describe the tokenizer it names.
     """
     if source == ByteTokenizer().name and isinstance(source, str):
@@ -35,7 +36,7 @@ def load(source: str | Path) -> Tokenizer:
     if Path(source).suffix == ".model" and not Path(source).is_dir():
         return SentencePieceTokenizer.load(source)
     saved = read_identity(source)
-    path = Path(source) / FILE_NAME
+    path = names.tokenizer_file(source)
     kind = saved["kind"]
     if kind not in KINDS:
         raise UserError(

@@ -58,10 +58,10 @@ class ByteTokenizer:
         return identity_digest(self.name, self.vocab_size, self.separator)
 
     def save(self, directory: str | Path) -> None:
-        """Write `tokenizer.json` into `directory`, which is made if missing."""
+        """Write `identity.json` into `directory`, which is made if missing."""
         write_identity(self, directory)
 
     @classmethod
     def load(cls, directory: str | Path, identity: Mapping[str, Any] | None = None) -> Self:
-        """A byte tokenizer; its only file is `tokenizer.json`, which `tokenization.load` checks."""
+        """A byte tokenizer; its only file is `identity.json`, which `tokenization.load` checks."""
         return cls()

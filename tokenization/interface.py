@@ -1,5 +1,6 @@
 """The interface of a tokenizer, and the file that identifies the tokenizer of a run."""
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -8,10 +9,10 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
+from int_lm.config.command_line import command
 from int_lm.errors import UserError
-from int_lm.files import digest, untrusted
+from int_lm.files import digest, names, untrusted
 
-FILE_NAME = "tokenizer.json"
 FORMAT_VERSION = 1
 
 _FIELDS = {"kind": str, "vocab_size": int, "separator": int, "format_version": int, "digest": str}
@@ -22,7 +23,7 @@ class Tokenizer(Protocol):
 
     @property
     def name(self) -> str:
-        """The kind of tokenizer, as written in `tokenizer.json`."""
+        """The kind of tokenizer, as written in `identity.json`."""
         ...
 
     @property
@@ -73,7 +74,7 @@ class Tokenizer(Protocol):
         """Read what `save` wrote; call `tokenization.load`, which also checks the identity.
 
         Args:
-          identity: the contents of `tokenizer.json`, of the right types but not yet trusted.
+          identity: the contents of `identity.json`, of the right types but not yet trusted.
         """
         ...
 
@@ -95,21 +96,39 @@ def identity(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def write_identity(tokenizer: Tokenizer, directory: str | Path) -> None:
-    """Write `tokenizer.json` into `directory`: whole or not at all, however the process ends."""
+    """Write `identity.json` into `directory`: whole or not at all, however the process ends.
+
+    The same content under the name that earlier versions used is removed.
+    """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     content = {**identity(tokenizer), "format_version": FORMAT_VERSION}
     text = json.dumps(content, indent=2) + "\n"
-    digest.write_atomically(directory / FILE_NAME, text.encode())
+    digest.write_atomically(directory / names.TOKENIZER, text.encode())
+    before = directory / names.TOKENIZER_BEFORE
+    with contextlib.suppress(OSError):
+        if before.read_bytes() == text.encode():
+            before.unlink()
+
+
+def _is_of_another_library(path: Path) -> bool:
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        return b'"added_tokens"' in file.read(1 << 16)
+    return False
 
 
 def read_identity(directory: str | Path) -> dict[str, Any]:
-    """The fields of `tokenizer.json`, each of its proper type; their values are not yet trusted.
+    """The fields of `identity.json`, each of its proper type; their values are not yet trusted.
 
     Raises:
       UserError: missing, unreadable or damaged file, or another format version.
     """
-    path = Path(directory) / FILE_NAME
+    path = names.tokenizer_file(directory)
+    if path.name == names.TOKENIZER_BEFORE and path.is_file() and _is_of_another_library(path):
+        raise UserError(
+            f"{path} is a tokenizer of the library `tokenizers`, which int_lm does not read; name "
+            f"a SentencePiece .model file or train one with {command('train-tokenizer')}"
+        )
     try:
         identity = untrusted.read_json(path, untrusted.METADATA_BYTES)
     except FileNotFoundError as error:

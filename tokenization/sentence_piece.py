@@ -18,7 +18,7 @@ import numpy as np
 from int_lm.config.command_line import command
 from int_lm.errors import UserError
 from int_lm.files import digest, untrusted
-from tokenization.interface import FILE_NAME, identity_digest, write_identity
+from tokenization.interface import identity_digest, write_identity
 
 MODEL_FILE = "tokenizer.model"
 MODEL_BYTES = 1 << 26  # the largest model file
@@ -178,7 +178,7 @@ class SentencePieceTokenizer:
         return self._digest
 
     def save(self, directory: str | Path) -> None:
-        """Write `tokenizer.model` and then `tokenizer.json` into `directory`."""
+        """Write `tokenizer.model` and then `identity.json` into `directory`."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         digest.write_atomically(directory / MODEL_FILE, self._model)
@@ -189,7 +189,7 @@ class SentencePieceTokenizer:
         """Read what `save` wrote, or a `.model` file from elsewhere.
 
         Args:
-          identity: what tokenizer.json says. Its digest is compared before the library, which is
+          identity: what identity.json says. Its digest is compared before the library, which is
             native code, sees the model.
 
         Raises:
@@ -208,8 +208,8 @@ class SentencePieceTokenizer:
             found = identity_digest(cls.name, identity["vocab_size"], identity["separator"], model)
             if found != identity["digest"]:
                 raise UserError(
-                    f"{path} is not the model that {FILE_NAME} beside it describes: one of the two "
-                    "is damaged or was edited; restore them from the run that wrote them"
+                    f"{path} is not the model that the .json file beside it describes: one of "
+                    "the two is damaged or was edited; restore them from the run that wrote them"
                 )
         return cls(model, str(path))
 

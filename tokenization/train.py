@@ -26,6 +26,7 @@ from data.text import cut
 from int_lm import config, errors, progress
 from int_lm.config import DataConfig
 from int_lm.errors import UserError
+from int_lm.files import names
 from tokenization.sentence_piece import SPACE, SentencePieceTokenizer
 
 COMMAND = "python -m tokenization.train"
@@ -245,7 +246,15 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
         metavar="TEXT",
         help="pieces of your own, such as '<user>': one token wherever the text has them",
     )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace the tokenizer that --out holds"
+    )
     arguments, settings = parser.parse_config(argv)
+    if names.tokenizer_file(arguments.out).exists() and not arguments.overwrite:
+        raise UserError(
+            f"{arguments.out} already holds a tokenizer; choose another --out, or replace it with "
+            "--overwrite"
+        )
     coverage = arguments.character_coverage
     if coverage is not None and not 0 < coverage <= 1:
         raise UserError(f"--character_coverage is {coverage}, must be above 0 and at most 1")

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import dataclasses
+import re
 import shlex
 import shutil
 import sys
@@ -19,6 +20,7 @@ from int_lm.config import (
     Config,
     from_dict,
     load,
+    paths,
     source_by_name,
     to_dict,
     validate,
@@ -35,6 +37,9 @@ IN_A_CLONE = {
 }
 
 
+_OF_PATHS = ("DIR", "FILE", "RUN", "CONFIG")  # how a command's own flags name files
+
+
 class OneLineParser(argparse.ArgumentParser):
     """An `ArgumentParser` whose errors are `UserError`s: one sentence, nearest flag named.
 
@@ -45,7 +50,9 @@ class OneLineParser(argparse.ArgumentParser):
         super().__init__(*args, allow_abbrev=False, **options)
 
     def error(self, message: str) -> typing.NoReturn:
-        raise UserError(f"{message} (see --help)")
+        flag = re.fullmatch(r"argument (?:.*/)?(--[\w.]+): expected one argument", message)
+        hint = f"; a text that is itself a flag is given as {flag[1]}=TEXT" if flag else ""
+        raise UserError(f"{message}{hint} (see --help)")
 
     def add_plugin_argument(self) -> None:
         """Add `--plugin`: code that a run or an export names, and that the user trusts."""
@@ -60,12 +67,39 @@ class OneLineParser(argparse.ArgumentParser):
 
     def parse_strict(self, argv: Sequence[str] | None) -> argparse.Namespace:
         """Parse `argv`; an unknown flag raises `UserError` with the nearest known one."""
-        known, unknown = self.parse_known_args(argv)
+        known, unknown = self.parse_known_args(self._with_texts(argv))
         if unknown:
             flags = list(self._option_string_actions)
             name = unknown[0].split("=")[0]
-            raise UserError(f"unknown argument {name}{nearest(name, flags, ' (see --help)')}")
+            hint = nearest(name, flags, " (see --help)")
+            if Path(unknown[0]).exists():
+                hint = f"; a file of that name is written ./{unknown[0]}"
+            raise UserError(f"unknown argument {name}{hint}")
+        for action in self._actions:
+            value = getattr(known, action.dest, None)
+            if action.nargs is None and value is not None:
+                value = _dashes(value)
+                setattr(known, action.dest, value)
+            if action.metavar in _OF_PATHS and value is not None:
+                setattr(known, action.dest, _expanded(value, action.option_strings or [""]))
         return known
+
+    def _with_texts(self, argv: Sequence[str] | None) -> list[str]:
+        """Arguments in which a text that begins with a dash, such as a prompt, is no flag.
+
+        It is joined to the flag before it, `--prompt=-x`, if that takes one text.
+        """
+        joined: list[str] = []
+        for text in sys.argv[1:] if argv is None else argv:
+            action = self._option_string_actions.get(joined[-1]) if joined else None
+            takes_text = action is not None and action.nargs is None and action.type in (None, str)
+            name = text.split("=")[0]
+            known = name in self._option_string_actions or re.fullmatch(r"--[A-Za-z][\w.]*", name)
+            if takes_text and text.startswith("-") and not known and joined[-1].startswith("--"):
+                joined[-1] += f"={text}"
+            else:
+                joined.append(text)
+        return joined
 
 
 class ConfigParser(OneLineParser):
@@ -118,6 +152,20 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
                 help=field.metadata["help"].replace("%", "%%") + shown,
                 **options,
             )
+
+
+def _dashes(value: Any) -> Any:
+    """The value of a flag that takes one; argparse makes `[]` of `--`."""
+    if isinstance(value, list):
+        return [_dashes(each) for each in value] if value else "--"
+    return value
+
+
+def _expanded(value: Any, names: Sequence[str]) -> Any:
+    """A path, or a list of paths, given with a flag, without `~` and variables."""
+    if isinstance(value, list):
+        return [_expanded(path, names) for path in value]
+    return type(value)(paths.expanded(str(value), names[0] or "the path"))
 
 
 def _full_name(text: str) -> str:
@@ -184,7 +232,7 @@ def from_arguments(arguments: argparse.Namespace) -> Config:
 
 
 def overridden(config: Config, flags: Mapping[str, Any], where: str) -> Config:
-    """`config` with the values of some fields, not yet validated.
+    """`config` with the values of some fields, its paths expanded (`paths`), not yet validated.
 
     Args:
       flags: values by `section.field`.
@@ -209,4 +257,4 @@ def overridden(config: Config, flags: Mapping[str, Any], where: str) -> Config:
     for name, value in flags.items():
         section, _, key = name.partition(".")
         base.setdefault(section, {})[key] = value
-    return from_dict(base, where)
+    return paths.expand(from_dict(base, where), where)

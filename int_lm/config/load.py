@@ -14,6 +14,7 @@ from typing import Any, Literal
 import yaml
 
 from int_lm import plugins
+from int_lm.config import paths
 from int_lm.config.schema import Config, DataConfig, MixtureConfig, SourceConfig
 from int_lm.errors import UserError, nearest, require
 from int_lm.files import untrusted
@@ -162,6 +163,8 @@ def from_dict(tree: Any, where: str = "configuration") -> Config:
 def load(path: str | Path) -> Config:
     """Read a configuration from a YAML file; fields it does not name keep their defaults.
 
+    `~` and `$NAME` in paths are replaced (`paths`).
+
     Raises:
       UserError: no such file, not YAML, or not a valid configuration.
     """
@@ -176,4 +179,4 @@ def load(path: str | Path) -> Config:
         place = f"{path} line {mark.line + 1}" if mark else path
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or error
         raise UserError(f"{place} is not valid YAML: {problem}") from error
-    return from_dict({} if tree is None else tree, str(path))
+    return paths.expand(from_dict({} if tree is None else tree, str(path)), str(path))

@@ -138,7 +138,11 @@ class MixtureConfig(SourceConfig):
     """One source of several, with its share."""
 
     name: str = described("", "of the source in reports")
-    weight: float = described(1.0, "share of the tokens read, in proportion to the other weights")
+    weight: float = described(
+        1.0,
+        "share of the tokens read, in proportion to the other weights; 0: not, or no longer, read, "
+        "and still evaluated",
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,8 +23,12 @@ def _validate_sources(data: DataConfig) -> None:
         all(re.fullmatch(r"[\w.-]+", name) for name in names) and len(set(names)) == len(names),
         f"data.mixture has the names {names}; give every source another one, of letters and digits",
     )
+    require(
+        any(source.weight > 0 for source in sources_of(data)),
+        "every weight in data.mixture is 0; give a source that is to be read a weight above 0",
+    )
     for source in sources_of(data):
-        require(source.weight > 0, f"weight {source.weight} in data.mixture must be above 0")
+        require(source.weight >= 0, f"weight {source.weight} in data.mixture must be at least 0")
         if source.source == "stdlib":
             require(
                 len(source.path) == 0,

@@ -33,7 +33,7 @@ from int_lm import config, runtime, sampling
 from int_lm.arithmetic import tables
 from int_lm.errors import UserError
 from int_lm.export import card, sparse
-from int_lm.files import digest, untrusted
+from int_lm.files import digest, names, untrusted
 from int_lm.limits import SEPARATOR
 
 if TYPE_CHECKING:
@@ -229,7 +229,8 @@ def export_model(
                 (partial / C_FILE).write_text(in_c, encoding="utf-8", newline="\n")
             for network in architectures.values():
                 shutil.copyfile(inspect.getfile(network), partial / ARCHITECTURE_FILE)
-            shutil.copytree(tokenizer_directory, partial / TOKENIZER_FOLDER)
+            folder = Path(shutil.copytree(tokenizer_directory, partial / TOKENIZER_FOLDER))
+            names.tokenizer_file(folder).rename(folder / names.TOKENIZER)
             size = (partial / runtime.WEIGHTS_FILE).stat().st_size
             model_card = card.model_card(run, settings, size, evaluation, architectures, lacking)
             (partial / CARD_FILE).write_text(model_card, encoding="utf-8", newline="\n")
@@ -309,7 +310,7 @@ def _check_tokenizer(run: "Run", directory: Path) -> None:
     """Refuse a tokenizer that is damaged or not the one the weights were trained with."""
     from int_lm import resume
 
-    path = directory / "tokenizer.json"
+    path = names.tokenizer_file(directory)
     try:
         identity = untrusted.read_json(path, untrusted.METADATA_BYTES)
         del identity["format_version"]  # of the file, not of the tokenizer

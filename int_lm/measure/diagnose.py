@@ -17,7 +17,7 @@ import numpy as np
 from jax import Array
 
 from int_lm.limits import INT8_MAX
-from int_lm.method import evolve, fitness, population
+from int_lm.method import chunks, evolve, fitness, population
 from int_lm.method.clock import Clock
 from int_lm.method.recipe import Recipe
 from int_lm.model import params, perturb
@@ -70,10 +70,12 @@ def _half(
     half: Array,
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """One half of the population on its own: the signs of its votes, int8, and its histograms."""
-    chunks_C = population.all_chunks(recipe).reshape(2, -1)[half]
-    own = population.outcome(recipe, weights, members, tokens_ST, clock, chunks_C)
+    pairs_CI = chunks.pairs(recipe.es, 2)  # of chunks that divide the halves
+    pairs_CI = pairs_CI.reshape(2, -1, pairs_CI.shape[1])[half]
+    own = population.outcome(recipe, weights, members, tokens_ST, clock, pairs_CI)
     fitness_I = fitness.fitness(recipe.es, own.scores_P, recipe.objective.score_max(recipe.es))
-    votes = own.votes | population.votes_of_fitness(recipe, fitness_I, clock, chunks_C)
+    fitness_CI = fitness_I.reshape(pairs_CI.shape)
+    votes = own.votes | population.votes_of_fitness(recipe, fitness_CI, clock, pairs_CI)
     signs = {path: jnp.sign(sums).astype(jnp.int8) for path, sums in votes.items()}
     tokens_P = jnp.repeat(tokens_ST[:, 0].astype(jnp.int32), recipe.es.members_per_stream, axis=0)
     return signs, histograms(recipe, weights, members, tokens_P)
@@ -81,10 +83,9 @@ def _half(
 
 @functools.cache
 def _compiled_half(recipe: Recipe) -> Callable[..., Any]:
-    halved = population.chunked(recipe, 2)  # its chunks divide the halves
     # it runs too seldom for the compiler to take pains with it; other compilers may not know how
     easily = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
-    return jax.jit(functools.partial(_half, halved), compiler_options=easily)
+    return jax.jit(functools.partial(_half, recipe), compiler_options=easily)
 
 
 def _arguments(

@@ -39,7 +39,7 @@ def greedy_hit(logits_PV: Array, targets_P: Array) -> Array:
 def _reader(
     model: LanguageModel, score: Callable[[Array, Array], Array]
 ) -> Callable[[Parameters, Tree, Array], tuple[Tree, Array]]:
-    return jax.jit(functools.partial(reading.read, model, score=score))
+    return jax.jit(functools.partial(reading.scored, model, score=score))
 
 
 def _rows(lengths: Sequence[int]) -> list[int]:

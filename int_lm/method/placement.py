@@ -24,7 +24,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax import Array
-from jax.sharding import Mesh, NamedSharding, PartitionSpec as Spec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from int_lm.errors import UserError
 from int_lm.settings import DistributedSettings, StrategySettings
@@ -52,30 +52,30 @@ class Placement:
 
     @property
     def everywhere(self) -> NamedSharding:
-        return NamedSharding(self.mesh, Spec())
+        return NamedSharding(self.mesh, PartitionSpec())
 
     @property
     def by_member(self) -> NamedSharding:
         """For recurrent states [L, P, ...]: divided along the axis of members."""
-        return NamedSharding(self.mesh, Spec(None, AXIS))
+        return NamedSharding(self.mesh, PartitionSpec(None, AXIS))
 
     @property
     def by_stream(self) -> NamedSharding:
-        return NamedSharding(self.mesh, Spec(AXIS))
+        return NamedSharding(self.mesh, PartitionSpec(AXIS))
 
     def of_votes(self, shape: Sequence[int]) -> NamedSharding:
         """For votes of this shape, the update's memory, and weights during the update."""
         return NamedSharding(self.mesh, self.split(shape))
 
-    def split(self, shape: Sequence[int]) -> Spec:
+    def split(self, shape: Sequence[int]) -> PartitionSpec:
         """How votes of this shape are divided: along the first axis that the devices divide.
 
         They are not divided if there is no such axis or `sharded` is False.
         """
         for axis, size in enumerate(shape):
             if self.sharded and size % self.devices == 0:
-                return Spec(*[None] * axis, AXIS)
-        return Spec()
+                return PartitionSpec(*[None] * axis, AXIS)
+        return PartitionSpec()
 
 
 def choose(
@@ -164,7 +164,7 @@ def gathered(x: Array, axis: str | None) -> Array:
     return x if axis is None else jax.lax.all_gather(x, axis, tiled=True)
 
 
-def summed(x: Array, axis: str | None, spec: Spec | None = None) -> Array:
+def summed(x: Array, axis: str | None, spec: PartitionSpec | None = None) -> Array:
     """The sum over all devices: whole on every device, or divided along the axis of `spec`."""
     if axis is None:
         return x

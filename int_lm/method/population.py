@@ -1,147 +1,148 @@
 """The population of a step: perturb the members, run the objective, sum their votes.
 
-Member p reads stream p // members_per_stream. Its recurrent state carries over from segment to
-segment. Members are evaluated in chunks (`chunked`). The size of a chunk changes memory and speed;
-it changes no bit of the result.
+From the whole to its parts: `result` of all devices, `of_device`, the `outcome` of some chunks, one
+chunk, the noise of its pairs. Member p reads stream p // members_per_stream. Its recurrent state
+carries over from segment to segment.
 
-Axes: P members, I = P/2 pairs, S streams, T segment length, L layers, C chunks.
+Axes: P members, I pairs of a chunk, or all P/2 of them, S streams, T segment length, L layers, C
+chunks.
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+import functools
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import PartitionSpec
 
-from int_lm.method import token_votes
+from int_lm.method import chunks, fitness, placement, token_votes
 from int_lm.method.clock import Clock
+from int_lm.method.placement import AXIS, Placement
 from int_lm.method.recipe import Recipe
+from int_lm.method.state import Tables
 from int_lm.method.token_votes import RowErrors, VotesByPath
-from int_lm.model import params, perturb
+from int_lm.model import context_tables, params, perturb
 from int_lm.model.params import Parameters, Tree
 from int_lm.model.perturb import Noise
 
-CACHED_MEMBERS = 512  # the activations of so many members, and most records, fit the CPU's caches
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PopulationResult:
+    """Result of the whole population in one step.
 
-# -- Chunks ----------------------------------------------------------------------------------------
-
-
-def chunked(recipe: Recipe, devices: int = 1) -> Recipe:
-    """`recipe` with the chunk size that a step uses, in members.
-
-    A chunk holds all members of one or more streams, and its size divides the members of one
-    device. The largest such size within a limit is taken:
-
-        es.chunk > 0    the limit is `es.chunk`
-        es.chunk = 0    on CPUs the larger of `CACHED_MEMBERS` and es.members_per_stream; on other
-                        platforms there is no limit
-
-    With es.chunk = 0, a result below CACHED_MEMBERS / 2 is replaced by all members of the device.
+    Attributes:
+      scores_P: scores of all members, int32.
+      fitness_I: fitness of all pairs, int8.
+      members: recurrent states after the segment, leaves [L, P, ...]; on several devices each holds
+        its own members.
+      votes: votes on the network's tensors by path, int32, summed over all members.
+      tables: context tables after the step.
     """
-    es = recipe.es
-    share, readers = es.population // devices, es.members_per_stream
-    cached = max(CACHED_MEMBERS, readers)
-    most = es.chunk or (cached if jax.default_backend() == "cpu" else share)
-    sizes = range(readers, min(most, share) + 1, readers)
-    size = max(size for size in sizes if share % size == 0)
-    if not es.chunk and size < CACHED_MEMBERS // 2:
-        size = share
-    return dataclasses.replace(recipe, chunk=size)
+
+    scores_P: Array
+    fitness_I: Array
+    members: Tree
+    votes: dict[str, Array]
+    tables: Tables
 
 
-def chunks(recipe: Recipe) -> int:
-    """Number of chunks the population is evaluated in, on all devices together."""
-    return recipe.es.population // recipe.chunk if recipe.chunk else 1
-
-
-def all_chunks(recipe: Recipe) -> Array:
-    """Indices of all chunks: int32 [C]."""
-    return jnp.arange(chunks(recipe), dtype=jnp.int32)
-
-
-def chunk_pairs(recipe: Recipe, chunk: Array) -> Array:
-    """Indices of the pairs of one chunk: int32 [I]."""
-    size = recipe.es.population // chunks(recipe) // 2
-    return chunk * size + jnp.arange(size, dtype=jnp.int32)
-
-
-def over_chunks(
-    function: Callable[[Array, Any], tuple[Any, Any]], chunks_C: Array, arguments: Any
-) -> tuple[Any, Any]:
-    """Call `function(chunk, its arguments)` for the given chunks, one after another.
-
-    Args:
-      function: returns two trees of arrays.
-      chunks_C: indices of the chunks, int32.
-      arguments: a tree with leaves [C, ...]; each call gets its entries without the axis C.
-
-    Returns:
-      The first trees, stacked along a new leading axis C, and the sum of the second trees. Memory
-      holds the sum and one more second tree, never all C of them.
-    """
-    first = (chunks_C[0], jax.tree.map(lambda x: x[0], arguments))
-    if len(chunks_C) == 1:
-        stacked, summed = function(*first)
-        return jax.tree.map(lambda x: x[None], stacked), summed
-    zeros = jax.tree.map(
-        lambda result: jnp.zeros(result.shape, result.dtype), jax.eval_shape(function, *first)[1]
-    )
-
-    def add(total: Any, both: tuple[Array, Any]) -> tuple[Any, Any]:
-        stacked, summed = function(*both)
-        return jax.tree.map(jnp.add, total, summed), stacked
-
-    total, stacked = jax.lax.scan(add, zeros, (chunks_C, arguments))
-    return stacked, total
-
-
-def split_members(count: int, state: Tree) -> Tree:
-    """Split the members of a state: leaves [L, P, ...] become [count, L, P / count, ...]."""
-
-    def split(leaf: Array) -> Array:
-        return jnp.moveaxis(leaf.reshape(leaf.shape[0], count, -1, *leaf.shape[2:]), 1, 0)
-
-    return jax.tree.map(split, state)
-
-
-def _join_members(state: Tree) -> Tree:
-    """The inverse of `split_members`."""
-
-    def join(leaf: Array) -> Array:
-        return jnp.moveaxis(leaf, 0, 1).reshape(leaf.shape[1], -1, *leaf.shape[3:])
-
-    return jax.tree.map(join, state)
-
-
-# -- Members ---------------------------------------------------------------------------------------
-
-
-def noise(recipe: Recipe, clock: Clock, chunk: Array) -> dict[str, Noise]:
-    """The noise of one chunk's pairs, by path, for every tensor that members perturb."""
-    specs = recipe.model.specs
-    numbers, pairs_I = params.tensor_ids(specs), chunk_pairs(recipe, chunk)
-    return {
-        path: perturb.tensor_noise(recipe.es, spec, numbers[path], clock.seed, clock.step, pairs_I)
-        for path, spec in params.flatten(specs.network)
-        if recipe.perturbs(spec)
-    }
-
-
-def perturbed(recipe: Recipe, weights: Parameters, noises: dict[str, Noise]) -> Parameters:
-    """The parameters with the perturbations `noises`: a `perturb.Weight` for every tensor.
+def result(
+    recipe: Recipe,
+    weights: Parameters,
+    counts: dict[str, Array],
+    members: Tree,
+    tokens_ST: Array,
+    clock: Clock,
+    place: Placement | None = None,
+) -> PopulationResult:
+    """Perturb, run the objective, sum the votes, of all members on all devices.
 
     Args:
       weights: int8.
-      noises: of `noise`, for the pairs of one chunk.
+      counts: counts of the context tables: steps that have read each row, int32 by name.
+      members: recurrent states, leaves [L, P, ...].
+      tokens_ST: [S, T+1], any integer dtype.
+      clock: seed and step.
+      place: the devices, among which chunks, members and streams are divided; None for one.
     """
-    network = {
-        path: perturb.perturbed(recipe.es, value, noises.get(path))
-        for path, value in params.flatten(weights.network)
-    }
-    return Parameters(params.unflatten(network), weights.tables)
+    pairs_CI = chunks.pairs(recipe.es, place.devices if place else 1)
+    operands = pairs_CI, weights, counts, members, tokens_ST, clock
+    if place is None:
+        return of_device(recipe, *operands)
+    everywhere, by_member, first = PartitionSpec(), PartitionSpec(None, AXIS), PartitionSpec(AXIS)
+    network = params.flatten(recipe.model.specs.network)
+    split = {path: place.split(spec.full_shape) for path, spec in network}
+    divided = jax.shard_map(
+        functools.partial(of_device, recipe, axis=AXIS, split=split),
+        mesh=place.mesh,
+        in_specs=(first, everywhere, everywhere, by_member, first, everywhere),
+        out_specs=PopulationResult(everywhere, everywhere, by_member, split, everywhere),  # type: ignore[arg-type]
+        check_vma=False,  # gathered arrays are equal on all devices; JAX's check cannot infer that
+    )
+    return divided(*operands)
+
+
+def of_device(
+    recipe: Recipe,
+    pairs_CI: Array,
+    weights: Parameters,
+    counts: dict[str, Array],
+    members: Tree,
+    tokens_ST: Array,
+    clock: Clock,
+    *,
+    axis: str | None = None,
+    split: dict[str, PartitionSpec] | None = None,
+) -> PopulationResult:
+    """`result`, as one device computes it: its own members first, then all devices together.
+
+    The other arguments are those of `result`.
+
+    Args:
+      pairs_CI: indices of the pairs of this device's chunks, int32.
+      members: recurrent states of this device's members, leaves [L, P, ...].
+      tokens_ST: tokens of this device's streams.
+      axis: name of the mesh axis of the devices; None for a single device.
+      split: by path, how the summed votes are divided among the devices; None for a single device.
+    """
+    own = outcome(recipe, weights, members, tokens_ST, clock, pairs_CI)
+    scores_P = placement.gathered(own.scores_P, axis)
+    fitness_I = fitness.fitness(recipe.es, scores_P, recipe.objective.score_max(recipe.es))
+    votes = own.votes | votes_of_fitness(recipe, fitness_I[pairs_CI], clock, pairs_CI)
+    return PopulationResult(
+        scores_P=scores_P,
+        fitness_I=fitness_I,
+        members=own.members,
+        votes={
+            path: placement.summed(sums, axis, split[path] if split else None)
+            for path, sums in votes.items()
+        },
+        tables=_learnt(recipe, Tables(weights.tables, counts), own.row_errors, clock, axis),
+    )
+
+
+def _learnt(
+    recipe: Recipe,
+    tables: Tables,
+    row_errors: RowErrors | None,
+    clock: Clock,
+    axis: str | None,
+) -> Tables:
+    """The context tables after a step, from the row errors of all devices."""
+    if row_errors is None:
+        return tables
+    errors_JV, learnt = placement.gathered(row_errors.errors_JV, axis), Tables()
+    for name, table in tables.values.items():
+        rows_J = placement.gathered(row_errors.rows[name], axis)
+        learnt.values[name], learnt.counts[name] = context_tables.update(
+            recipe.es, table, tables.counts[name], rows_J, errors_JV, clock.step
+        )
+    return learnt
+
+
+# -- Some chunks -----------------------------------------------------------------------------------
 
 
 @jax.tree_util.register_dataclass
@@ -162,34 +163,13 @@ class Outcome:
     row_errors: RowErrors | None
 
 
-def _of_chunk(
-    recipe: Recipe,
-    weights: Parameters,
-    members: Tree,
-    tokens_ST: Array,
-    clock: Clock,
-    chunk: Array,
-) -> Outcome:
-    """One chunk: perturb, run the objective, sum the votes that are made token by token."""
-    seen = perturbed(recipe, weights, noise(recipe, clock, chunk))
-    tokens_PT = jnp.repeat(tokens_ST, recipe.es.members_per_stream, axis=0)
-    members, scores_P, records = recipe.objective.run(
-        recipe.model, seen, members, tokens_PT, token_votes.keep(recipe)
-    )
-    votes, row_errors = {}, None
-    if records is not None:
-        pairs_I = chunk_pairs(recipe, chunk)
-        votes, row_errors = token_votes.votes(recipe, seen, records, pairs_I, clock)
-    return Outcome(scores_P, members, votes, row_errors)
-
-
 def outcome(
     recipe: Recipe,
     weights: Parameters,
     members: Tree,
     tokens_ST: Array,
     clock: Clock,
-    chunks_C: Array,
+    pairs_CI: Array,
 ) -> Outcome:
     """Evaluate some chunks of the population, one after another.
 
@@ -197,32 +177,78 @@ def outcome(
       weights: int8.
       members: recurrent states of the members of these chunks, leaves [L, P, ...].
       tokens_ST: tokens [S, T+1] of the streams that these members read.
-      chunks_C: indices of the chunks, int32: all chunks, or those of one device.
+      pairs_CI: indices of the pairs of these chunks, int32.
     """
-    count = len(chunks_C)
 
-    def one_chunk(chunk: Array, arguments: tuple[Tree, Array]):
-        of_chunk = _of_chunk(recipe, weights, *arguments, clock, chunk)
+    def one_chunk(pairs_I: Array, arguments: tuple[Tree, Array]):
+        of_chunk = _of_chunk(recipe, weights, *arguments, clock, pairs_I)
         return dataclasses.replace(of_chunk, votes={}), of_chunk.votes
 
+    count = len(pairs_CI)
     tokens_CST = tokens_ST.reshape(count, -1, tokens_ST.shape[1])
-    stacked, votes = over_chunks(one_chunk, chunks_C, (split_members(count, members), tokens_CST))
+    arguments = chunks.split_members(count, members), tokens_CST
+    stacked, votes = chunks.over(one_chunk, pairs_CI, arguments)
     flat = jax.tree.map(
         lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), (stacked.scores_P, stacked.row_errors)
     )
-    return Outcome(flat[0], _join_members(stacked.members), votes, flat[1])
+    return Outcome(flat[0], chunks.join_members(stacked.members), votes, flat[1])
+
+
+def _of_chunk(
+    recipe: Recipe,
+    weights: Parameters,
+    members: Tree,
+    tokens_ST: Array,
+    clock: Clock,
+    pairs_I: Array,
+) -> Outcome:
+    """One chunk: perturb, run the objective, sum the votes that are made token by token."""
+    seen = perturbed(recipe, weights, noise_of(recipe, clock, pairs_I))
+    tokens_PT = jnp.repeat(tokens_ST, recipe.es.members_per_stream, axis=0)
+    members, scores_P, records = recipe.objective.run(
+        recipe.model, seen, members, tokens_PT, token_votes.keep(recipe)
+    )
+    votes, row_errors = {}, None
+    if records is not None:
+        votes, row_errors = token_votes.votes(recipe, seen, records, pairs_I, clock)
+    return Outcome(scores_P, members, votes, row_errors)
+
+
+def noise_of(recipe: Recipe, clock: Clock, pairs_I: Array) -> dict[str, Noise]:
+    """The noise of some pairs, by path, for every tensor that members perturb."""
+    specs = recipe.model.specs
+    numbers = params.tensor_ids(specs)
+    return {
+        path: perturb.tensor_noise(recipe.es, spec, numbers[path], clock.seed, clock.step, pairs_I)
+        for path, spec in params.flatten(specs.network)
+        if recipe.perturbs(spec)
+    }
+
+
+def perturbed(recipe: Recipe, weights: Parameters, noises: dict[str, Noise]) -> Parameters:
+    """The parameters with the perturbations `noises`: a `perturb.Weight` for every tensor.
+
+    Args:
+      weights: int8.
+      noises: of `noise_of`, for the pairs of one chunk.
+    """
+    network = {
+        path: perturb.perturbed(recipe.es, value, noises.get(path))
+        for path, value in params.flatten(weights.network)
+    }
+    return Parameters(params.unflatten(network), weights.tables)
 
 
 def votes_of_fitness(
-    recipe: Recipe, fitness_I: Array, clock: Clock, chunks_C: Array
+    recipe: Recipe, fitness_CI: Array, clock: Clock, pairs_CI: Array
 ) -> VotesByPath:
     """Votes by path, int32, on the tensors whose estimator uses the fitness of a pair.
 
     The noise is drawn again; drawing the same noise twice costs less than storing it.
 
     Args:
-      fitness_I: fitness of the pairs of these chunks, int8.
-      chunks_C: indices of the chunks whose members vote, int32.
+      fitness_CI: fitness of these pairs, int8.
+      pairs_CI: indices of the pairs that vote, by chunk, int32.
     """
     voting = {
         path: estimator.of_fitness
@@ -231,8 +257,8 @@ def votes_of_fitness(
         for path in specs
     }
 
-    def chunk_votes(chunk: Array, fitness_I: Array) -> tuple[None, VotesByPath]:
-        noises = noise(recipe, clock, chunk)
+    def chunk_votes(pairs_I: Array, fitness_I: Array) -> tuple[None, VotesByPath]:
+        noises = noise_of(recipe, clock, pairs_I)
         return None, {
             path: of_fitness(recipe.es, noises[path], fitness_I)
             for path, of_fitness in voting.items()
@@ -240,4 +266,4 @@ def votes_of_fitness(
 
     if not voting:
         return {}
-    return over_chunks(chunk_votes, chunks_C, fitness_I.reshape(len(chunks_C), -1))[1]
+    return chunks.over(chunk_votes, pairs_CI, fitness_CI)[1]

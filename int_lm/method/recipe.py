@@ -12,9 +12,9 @@ overflow.
 import dataclasses
 import functools
 
-from int_lm.errors import UserError, require
-from int_lm.limits import INT32_MAX
-from int_lm.method import bounds, estimator, objective, update
+from int_lm.errors import UserError, nearest, require
+from int_lm.limits import FITNESS_MAX, INT32_MAX
+from int_lm.method import bounds, estimator, objective, schedules, update
 from int_lm.method.estimator import Estimator
 from int_lm.method.objective import Objective
 from int_lm.method.update import Update
@@ -24,6 +24,14 @@ from int_lm.model.params import Spec, flatten
 from int_lm.settings import Settings, StrategySettings
 
 ANY_VOCABULARY = 256  # a vocabulary size for `check`: the bounds do not depend on it
+
+# fields of the section `es` that name no plug-in, and the names that each may have
+CHOICES = {
+    "noise": ("rademacher", "gaussian"),
+    "readout": ("perturbed", "exact"),
+    "fitness": tuple(FITNESS_MAX),
+    "schedule": schedules.NAMES,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +44,6 @@ class Recipe:
       objective: runs the members and scores them.
       estimators: in order; the first one that can vote on a tensor does.
       update: moves the weights.
-      chunk: number of members that a device evaluates at once; 0 for all of them (see
-        `population.chunked`).
     """
 
     settings: Settings
@@ -45,7 +51,6 @@ class Recipe:
     objective: Objective
     estimators: tuple[Estimator, ...]
     update: Update
-    chunk: int
 
     @property
     def es(self) -> StrategySettings:
@@ -82,13 +87,16 @@ def of(settings: Settings, vocab_size: int) -> Recipe:
         sum could overflow. The sentence says what to change.
     """
     es = settings.es
+    for field, names in CHOICES.items():
+        name = getattr(es, field)
+        hint = nearest(str(name), names, otherwise="")
+        require(name in names, f"es.{field} is {name!r}, expected one of {', '.join(names)}{hint}")
     recipe = Recipe(
         settings=settings,
         model=LanguageModel(settings.model, vocab_size),
         objective=objective.get(es.objective),
         estimators=estimator.choose(es),
         update=update.get(es.update),
-        chunk=es.chunk,
     )
     if settings.model.direct and es.readout != "exact":
         raise UserError("model.direct needs the readout's exact errors; add --es.readout exact")

@@ -2,12 +2,14 @@
 
 import math
 
+NAMES = ("constant", "linear", "inverse", "inverse_sqrt", "inverse_sqrt_to_zero", "cosine")
+
 
 def decay(schedule: str, step: int, halflife: float, steps: int) -> float:
     """The factor, from 1 at step 0 down to 0, by which a rate is multiplied at `step`.
 
     Args:
-      schedule: name of the schedule (see `EsConfig`).
+      schedule: one of `NAMES` (`EsConfig` says what each does).
       step: number of steps done before.
       halflife: in steps; of the inverse schedules.
       steps: number of steps of the whole run; of the schedules that end at 0.

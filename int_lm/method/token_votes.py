@@ -11,15 +11,16 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from int_lm.errors import require
 from int_lm.limits import spare_bits
 from int_lm.method.clock import Clock
 from int_lm.method.estimator import Segment, TokenVotes, credit
 from int_lm.method.estimator.rounding import Rounding
 from int_lm.method.objective import Keep
 from int_lm.method.recipe import Recipe
-from int_lm.model.layers import Activity
+from int_lm.model.layers import Activity, Use
 from int_lm.model.likelihood import NO_TARGET
-from int_lm.model.params import Parameters, Spec, flatten
+from int_lm.model.params import Parameters, Role, Spec, flatten
 
 VotesByPath = dict[str, Array]  # int32 arrays, each of its tensor's shape
 
@@ -80,7 +81,7 @@ def keep(recipe: Recipe) -> Keep:
     def record(
         activity: Activity, logits_PV: Array, targets_P: Array, log_likelihood_P: Array
     ) -> Record:
-        uses = dict(flatten(activity.uses))
+        uses = _checked(recipe, dict(flatten(activity.uses)))
         return Record(
             tensors={
                 path: votes.record(spec, uses[path])
@@ -95,6 +96,23 @@ def keep(recipe: Recipe) -> Keep:
         )
 
     return record
+
+
+def _checked(recipe: Recipe, uses: dict[str, Use]) -> dict[str, Use]:
+    """The uses by path.
+
+    Raises:
+      UserError: the architecture gives none of a tensor, or no effect where one is needed.
+    """
+    where = f"the architecture {recipe.model.settings.architecture}"
+    for path, (spec, votes) in _voting(recipe).items():
+        require(path in uses, f"{where} gives no Use of {path}; add it to the uses of its Activity")
+        require(
+            not (votes.needs_effects and spec.role is Role.MATRIX and uses[path].effect is None),
+            f"{where} gives no effect of {path}, which es.votes {recipe.es.votes} needs; add it to "
+            "its Use",
+        )
+    return uses
 
 
 def votes(

@@ -22,10 +22,9 @@ class Architecture(NamedTuple):
       name: name in the configuration.
       specs: (model, vocabulary size) -> nested dict of `params.Spec`.
       initial_state: (model, batch) -> dict of arrays [L, batch, ...], the state at a document's
-        start.
+        start. `LanguageModel` puts it in place of a member's state before a separator is read.
       step: reads one token: (weights, state, tokens int32 [P]) -> (next state, logits int8 or int16
-        q4 [P, V], `Activity`). `weights` is a tree of `perturb.Weight`s. Token 0 must reset the
-        state.
+        q4 [P, V], `Activity`). `weights` is a tree of `perturb.Weight`s.
       runtime: "module:Class" of the same network in NumPy, for exports (see
         `runtime.Architecture`). The module is copied into exports; it may import NumPy and the
         standard library only.

@@ -13,7 +13,6 @@
 
 x, h and the logits are q4; f and s are q7. Every linear saturates to int8 before its result is
 added to others. >> rounds down.
-Token 0 separates documents: it resets the state to zero before it is read.
 
 Axes: P members (or any batch), L layers, D width, F feed-forward width, V vocabulary.
 """
@@ -22,7 +21,6 @@ import jax.numpy as jnp
 from jax import Array
 
 from int_lm.arithmetic import fixed
-from int_lm.limits import SEPARATOR
 from int_lm.model import layers
 from int_lm.model.architecture import Architecture
 from int_lm.model.layers import Activity, Use
@@ -112,11 +110,8 @@ def step(weights: Tree, state: Tree, tokens_P: Array) -> tuple[Tree, Array, Acti
     """Read one token: (weights, state, int32 tokens [P]) -> (next state, int8 logits q4 [P, V],
     activity).
     """
-    keep_P1 = (tokens_P != SEPARATOR)[:, None]
-    cells_LPD = jnp.where(keep_P1, state["cell"], jnp.int8(0))
     x_PD = layers.embed(weights["embedding"], tokens_P)
-
-    x_PD, cells_LPD, uses = layers.through_layers(block, weights["layers"], x_PD, cells_LPD)
+    x_PD, cells_LPD, uses = layers.through_layers(block, weights["layers"], x_PD, state["cell"])
     z_PD = _norm(weights["final_norm"], x_PD)
     logits_PV = layers.linear(weights["head"], z_PD)
     activity = Activity(

@@ -8,13 +8,19 @@ Axes: P members (or any batch), V vocabulary.
 import dataclasses
 import functools
 
+import jax
+import jax.numpy as jnp
 from jax import Array
 
+from int_lm.errors import require
+from int_lm.limits import SEPARATOR
 from int_lm.model import architecture, context_tables
 from int_lm.model.architecture import Architecture
 from int_lm.model.layers import Activity
 from int_lm.model.params import Parameters, Tree
 from int_lm.settings import ModelSettings
+
+CONTEXT = "context"  # name of the last tokens, in a state: the context tables need them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,30 +55,47 @@ class LanguageModel:
         The batch is the second axis of each array.
         """
         state = self.architecture.initial_state(self.settings, batch)
+        require(
+            CONTEXT not in state,
+            f"the architecture {self.settings.architecture} has a state named {CONTEXT}, which the "
+            "context tables use; give it another name",
+        )
         if not self.settings.direct:
             return state
-        return state | {"context": context_tables.initial_context(self.settings, batch)}
+        return state | {CONTEXT: context_tables.initial_context(self.settings, batch)}
+
+    def _reset(self, recurrent: Tree, tokens_P: Array) -> Tree:
+        """The network's state, with the initial one where the token is a separator."""
+        start = self.architecture.initial_state(self.settings, len(tokens_P))
+
+        def chosen(leaf: Array, first: Array) -> Array:
+            keep = (tokens_P != SEPARATOR).reshape(1, -1, *([1] * (leaf.ndim - 2)))
+            return jnp.where(keep, leaf, first)
+
+        return jax.tree.map(chosen, recurrent, start)
 
     def step(
         self, weights: Parameters, state: Tree, tokens_P: Array
     ) -> tuple[Tree, Array, Activity]:
         """Read one token: (next state, logits q4 [P, V], activity).
 
+        A separator, token 0, begins a document: the state is reset before it is read.
+
         Args:
           weights: a `perturb.Weight` for every tensor of the network, and the int8 context tables.
           state: of `initial_state` or of the step before.
           tokens_P: int32.
         """
-        if not self.settings.direct:
-            return self.architecture.step(weights.network, state, tokens_P)
-        recurrent = {name: leaf for name, leaf in state.items() if name != "context"}
+        recurrent = {name: leaf for name, leaf in state.items() if name != CONTEXT}
         recurrent, logits_PV, activity = self.architecture.step(
-            weights.network, recurrent, tokens_P
+            weights.network, self._reset(recurrent, tokens_P), tokens_P
         )
-        context_KP = context_tables.following(state["context"], tokens_P)
+        if not self.settings.direct:
+            return recurrent, logits_PV, activity
+        context_KP = context_tables.following(state[CONTEXT], tokens_P)
         rows = context_tables.rows(self.settings, context_KP)
         return (
-            recurrent | {"context": context_KP},
+            recurrent | {CONTEXT: context_KP},
             context_tables.added(weights.tables, rows, logits_PV),
             dataclasses.replace(activity, rows=rows),
         )

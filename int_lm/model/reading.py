@@ -1,9 +1,10 @@
-"""Reading: a model reads tokens, and each token is scored given the tokens before it.
+"""Reading: a model reads tokens one after another, and something is kept of each.
 
-Axes: P members (or any batch), T tokens, L layers.
+Axes: P members (or any batch), T tokens, V vocabulary, L layers.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from jax import Array
 
 from int_lm.model import likelihood
 from int_lm.model.language_model import LanguageModel
+from int_lm.model.layers import Activity
 from int_lm.model.params import Parameters, Tree
 
 
@@ -19,25 +21,40 @@ def read(
     weights: Parameters,
     state: Tree,
     tokens_PT: Array,
-    score: Callable[[Array, Array], Array] = likelihood.log2_likelihood,
-) -> tuple[Tree, Array]:
-    """Read tokens one after another, and score each token given the tokens before it.
+    keep: Callable[[Activity, Array, Array, Array], Any],
+) -> tuple[Tree, Any]:
+    """Read tokens one after another; token t+1 is the target of token t.
 
     Args:
       weights: of `perturb.unperturbed`, or with perturbations.
       state: of `initial_state`, leaves [L, P, ...].
-      tokens_PT: any integer dtype [P, T+1]; token t+1 is the target of token t.
-      score: (logits [P, V], targets int32 [P]) -> scores [P].
+      tokens_PT: any integer dtype [P, T+1].
+      keep: (activity, logits [P, V], token int32 [P], target int32 [P]) -> what is kept of the
+        token, a tree of arrays.
 
     Returns:
-      The state after token T-1, and the scores [T, P]; log2-likelihoods are int32 in units of
-      2^-16 bit.
+      The state after token T-1, and what was kept of every token, stacked along T in front.
     """
 
-    def step(state: Tree, pair: tuple[Array, Array]) -> tuple[Tree, Array]:
+    def step(state: Tree, pair: tuple[Array, Array]) -> tuple[Tree, Any]:
         token_P, target_P = pair
-        state, logits_PV, _ = model.step(weights, state, token_P)
-        return state, score(logits_PV, target_P)
+        state, logits_PV, activity = model.step(weights, state, token_P)
+        return state, keep(activity, logits_PV, token_P, target_P)
 
     tokens_TP = tokens_PT.astype(jnp.int32).T
     return jax.lax.scan(step, state, (tokens_TP[:-1], tokens_TP[1:]))
+
+
+def scored(
+    model: LanguageModel,
+    weights: Parameters,
+    state: Tree,
+    tokens_PT: Array,
+    score: Callable[[Array, Array], Array] = likelihood.log2_likelihood,
+) -> tuple[Tree, Array]:
+    """`read`, of which `score(logits [P, V], target int32 [P])` is kept: [T, P]."""
+
+    def keep(activity: Activity, logits_PV: Array, token_P: Array, target_P: Array) -> Array:
+        return score(logits_PV, target_P)
+
+    return read(model, weights, state, tokens_PT, keep)

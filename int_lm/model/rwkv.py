@@ -18,18 +18,15 @@ does not need one. mu rises from 0 to 127 over the channels: the first channel g
 token, the last one the token before. The norms have no weights, because the matrices behind them
 can have the same effect.
 
-Token 0 separates documents: it resets the whole state to zero before it is read.
-
 Axes: P members (or any batch), L layers, D width, F feed-forward width, V vocabulary.
 """
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from int_lm.arithmetic import fixed
-from int_lm.limits import INT8_MAX, SEPARATOR
+from int_lm.limits import INT8_MAX
 from int_lm.model import layers
 from int_lm.model.architecture import Architecture
 from int_lm.model.layers import Activity, Use
@@ -123,10 +120,7 @@ def step(weights: Tree, state: Tree, tokens_P: Array) -> tuple[Tree, Array, Acti
     """Read one token: (weights, state, int32 tokens [P]) -> (next state, int16 logits q4 [P, V],
     activity).
     """
-    keep_P1 = (tokens_P != SEPARATOR)[:, None]
-    state = jax.tree.map(lambda leaf: jnp.where(keep_P1, leaf, jnp.int8(0)), state)
     x_PD = layers.embed(weights["embedding"], tokens_P)
-
     x_PD, state, uses = layers.through_layers(block, weights["layers"], x_PD, state)
     z_PD = _norm(x_PD)
     activity = Activity(

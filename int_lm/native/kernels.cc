@@ -21,6 +21,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <string>
 #include <thread>
 #include <type_traits>
@@ -162,12 +163,14 @@ class Readings {
   std::vector<int32_t> rows_, first_, next_;
 };
 
-// Memory aligned to cache lines, not initialised.
+// Memory aligned to cache lines, not initialised. Throws std::bad_alloc where there is none.
 template <typename T>
 class Buffer {
  public:
   explicit Buffer(int64_t size)
-      : data_(static_cast<T*>(std::aligned_alloc(64, (size * sizeof(T) + 63) / 64 * 64))) {}
+      : data_(static_cast<T*>(std::aligned_alloc(64, (size * sizeof(T) + 63) / 64 * 64))) {
+    if (data_ == nullptr) throw std::bad_alloc();
+  }
   ~Buffer() { std::free(data_); }
   Buffer(const Buffer&) = delete;
   T* data() { return data_; }
@@ -177,7 +180,8 @@ class Buffer {
 };
 
 // Runs a function of 0 .. count - 1 on XLA's threads. The caller works too, and waits for pieces
-// that others have begun, never for a thread: a busy pool costs time, not the run. What is little
+// that others have begun, never for a thread: a busy pool costs time, not the run. If a piece has no
+// memory, the caller throws std::bad_alloc after all of them. What is little
 // work in all, of so many vectors or entries, it does alone, sooner than a thread wakes up.
 class Parallel {
  public:
@@ -190,12 +194,17 @@ class Parallel {
     }
     struct Shared {
       std::atomic<int64_t> next{0}, done{0};
+      std::atomic<bool> failed{false};
     };
     const auto shared = std::make_shared<Shared>();
     const auto* body = &function;  // outlives every piece; a late thread finds none and touches nothing
     const auto pieces = [shared, count, body] {
       for (int64_t i; (i = shared->next.fetch_add(1)) < count;) {
-        (*body)(i);
+        try {
+          (*body)(i);
+        } catch (const std::bad_alloc&) {  // must not leave a thread of XLA's
+          shared->failed.store(true, std::memory_order_relaxed);
+        }
         shared->done.fetch_add(1, std::memory_order_release);
       }
     };
@@ -203,6 +212,7 @@ class Parallel {
     for (int64_t t = 1; t < threads; ++t) pool_.Schedule(std::function<void()>(pieces));
     pieces();
     while (shared->done.load(std::memory_order_acquire) < count) std::this_thread::yield();
+    if (shared->failed.load(std::memory_order_relaxed)) throw std::bad_alloc();
   }
 
  private:
@@ -336,9 +346,21 @@ extern "C" int int_lm_supported() { return has_vnni() ? 2 : __builtin_cpu_suppor
 extern "C" void int_lm_avx2_only(int only) { avx2_only.store(only != 0); }
 extern "C" const char* int_lm_kernels() { return names().c_str(); }
 
+// A handler that returns an error of XLA's where there is no memory.
+template <typename... Arguments>
+auto guarded(ffi::Error (*handler)(Arguments...)) {
+  return [handler](Arguments... arguments) -> ffi::Error {
+    try {
+      return handler(arguments...);
+    } catch (const std::bad_alloc&) {
+      return ffi::Error(ffi::ErrorCode::kResourceExhausted, "int_lm: no memory for a kernel");
+    }
+  };
+}
+
 // Declares the kernel int_lm_NAME: the handler that XLA calls, what it takes, and its name in the list.
 #define KERNEL(name, handler, binding)                             \
-  XLA_FFI_DEFINE_HANDLER_SYMBOL(int_lm_##name, handler, binding);  \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(int_lm_##name, guarded(handler), binding); \
   static const bool name##_is_listed = (names() += " int_lm_" #name, true)
 
 #define BIND ffi::Ffi::Bind().Ctx<ffi::ThreadPool>()

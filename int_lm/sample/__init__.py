@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from int_lm import runtime
+from int_lm import runtime, sampling
 from int_lm.runtime import Sampler
 
 if TYPE_CHECKING:
@@ -44,27 +44,30 @@ def prepare(model: "LanguageModel", weights: "Parameters") -> None:
     _compiled_step(model).lower(bare, state, jax.ShapeDtypeStruct((1,), jnp.int32)).compile()
 
 
-def reader(model: "LanguageModel", weights: "Parameters") -> runtime.Reader:
-    """A reader of one document, from a fresh state, with the bare model.
+def reader(
+    model: "LanguageModel", weights: "Parameters", state: Any = None
+) -> sampling.StateReader:
+    """A reader of one document, with the bare model, from `state` or from a fresh one.
 
     Args:
-      weights: int8, NumPy's or JAX's.
+      weights: int8, NumPy's or JAX's. state: leaves [., 1, ...], NumPy's or JAX's.
     """
     import jax
     import jax.numpy as jnp
 
     from int_lm.model import perturb
 
-    step = _compiled_step(model)
+    compiled = _compiled_step(model)
     bare = jax.tree.map(jnp.asarray, perturb.unperturbed(weights))
-    state = model.initial_state(1)
 
-    def read(token: int) -> np.ndarray:
-        nonlocal state
-        state, logits_PV, _ = step(bare, state, jnp.asarray([token], jnp.int32))
-        return np.asarray(logits_PV)[0]
+    def step(state: Any, token: int) -> tuple[Any, np.ndarray]:
+        state, logits_PV, _ = compiled(bare, state, jnp.asarray([token], jnp.int32))
+        return state, np.asarray(logits_PV)[0]
 
-    return read
+    fresh = model.initial_state(1)
+    if state is not None:  # of NumPy, perhaps: the same values in wider integers
+        fresh = jax.tree.map(lambda leaf, own: jnp.asarray(leaf).astype(own.dtype), state, fresh)
+    return sampling.StateReader(step, fresh)
 
 
 def generate(

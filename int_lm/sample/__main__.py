@@ -1,6 +1,9 @@
 """Sample text: `python -m int_lm.sample --run DIR --prompt TEXT`, or `--export DIR`."""
 
+import argparse
 import codecs
+import dataclasses
+import functools
 import io
 import os
 import sys
@@ -10,13 +13,22 @@ from pathlib import Path
 from int_lm import export, plugins, programs, progress, runtime, sample
 from int_lm.config.command_line import OneLineParser
 from int_lm.errors import UserError, explained, reported
+from int_lm.sample import saved, writing
+from int_lm.sample.stops import until
 
 PROGRAM = "int_lm.sample"
 COMMAND = f"python -m {PROGRAM}"
 
 
-def stream(prompt: bytes, ids: Iterable[int], decode: Callable[[list[int]], bytes] = bytes) -> None:
+def stream(
+    prompt: bytes,
+    ids: Iterable[int],
+    decode: Callable[[list[int]], bytes] = bytes,
+    stops: Sequence[bytes] = (),
+) -> None:
     """Write the prompt and then every token as it comes to stdout, as UTF-8 text.
+
+    The text ends before the first of `stops` that is drawn.
 
     Bytes that are not UTF-8 become replacement characters. On a terminal, control characters
     become escapes such as `\\x1b`, for a model may well write one that commands the terminal.
@@ -31,8 +43,8 @@ def stream(prompt: bytes, ids: Iterable[int], decode: Callable[[list[int]], byte
         sys.stdout.flush()
 
     write(prompt)
-    for token in ids:
-        write(decode([token]))
+    for piece in until((decode([token]) for token in ids), stops):
+        write(piece)
     write(b"", final=True)
     sys.stdout.write("\n")
     sys.stdout.flush()
@@ -50,7 +62,11 @@ def parser(program: str = COMMAND) -> OneLineParser:
     source.add_argument("--run", metavar="DIR", help="run directory that train.py wrote")
     source.add_argument("--export", metavar="DIR", help="directory that int_lm.export wrote")
     result.add_argument("--step", type=int, help="checkpoint of the run (default: the newest)")
-    result.add_argument("--prompt", metavar="TEXT", default="", help="text to continue")
+    prompt = result.add_mutually_exclusive_group()
+    prompt.add_argument("--prompt", metavar="TEXT", default="", help="text to continue")
+    prompt.add_argument(
+        "--prompt_file", metavar="FILE", help="file that holds the prompt; - for standard input"
+    )
     result.add_argument(
         "--tokens", type=int, default=256, help="tokens to add at most (default: %(default)s)"
     )
@@ -77,6 +93,41 @@ def parser(program: str = COMMAND) -> OneLineParser:
         "--seed", type=int, default=default.seed, help="seed of the draws (default: %(default)s)"
     )
     result.add_argument(
+        "--min_p",
+        type=float,
+        default=default.min_p,
+        help="draw among tokens at least so likely as this times the likeliest (default: 0)",
+    )
+    result.add_argument(
+        "--repetition_penalty",
+        type=float,
+        default=default.repetition_penalty,
+        help="makes tokens of the text so far less likely (default: 1, no penalty)",
+    )
+    result.add_argument(
+        "--repetition_window",
+        type=int,
+        default=default.repetition_window,
+        help="the penalty is for the last so many tokens only (default: 0, all)",
+    )
+    result.add_argument(
+        "--samples",
+        type=int,
+        default=1,
+        help="texts to write; each is that of the next seed (default: %(default)s)",
+    )
+    result.add_argument(
+        "--stop",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="end before this text; may be given several times",
+    )
+    result.add_argument("--save_state", metavar="FILE", help="save where the text stopped")
+    result.add_argument(
+        "--state", metavar="FILE", help="go on where a saved text stopped, the prompt after it"
+    )
+    result.add_argument(
         "--no_stop",
         action="store_true",
         help="where a text ends, begin another after a separator",
@@ -93,46 +144,101 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
     """
     arguments = parser(program).parse_strict(argv)
     plugins.trust(*arguments.plugin)
-    if arguments.tokens < 1:
-        raise UserError(f"--tokens is {arguments.tokens}, must be at least 1")
-    if arguments.export and arguments.step is not None:
-        raise UserError("--step chooses a checkpoint of --run; an export holds one step only")
-    try:
-        sampler = runtime.Sampler(
-            temperature=arguments.temperature,
-            top_k=arguments.top_k,
-            top_p=arguments.top_p,
-            seed=arguments.seed,
-        )
-    except ValueError as error:
-        raise UserError(f"--{error}") from error
+    samplers = _samplers(arguments)
+    prompt = _prompt(arguments)
     if arguments.export:
         model = export.load(arguments.export)
-        read, identity = runtime.reader(model), model.config["tokenizer"]
+        identity, V = model.config["tokenizer"], model.config["vocab_size"]
+        initial_state, weights_hash = model.initial_state(1), model.config["weights_hash"]
+        open_reader = functools.partial(runtime.reader, model)
     else:
         if not Path(arguments.run).is_dir():
             raise UserError(f"no run at {arguments.run}; name the directory that train.py printed")
         from int_lm import run  # with JAX, which an export does not need
+        from int_lm.model import hashing
 
         opened = run.open_run(
             arguments.run, arguments.step, say=lambda text: print(text, file=sys.stderr)
         )
-        read, identity = sample.reader(opened.recipe.model, opened.weights), opened.tokenizer
+        network, identity = opened.recipe.model, opened.tokenizer
+        initial_state, V = network.initial_state(1), network.vocab_size
+        needed = arguments.state or arguments.save_state
+        weights_hash = hashing.weights_hash(opened.weights) if needed else ""
+        open_reader = functools.partial(sample.reader, network, opened.weights)
     programs.make_importable()
     import tokenization
     from int_lm import resume
 
     tokenizer = tokenization.load(Path(arguments.export or arguments.run) / "tokenizer")
     resume.check_tokenizer(identity, tokenization.identity(tokenizer))
-    prompt = os.fsencode(arguments.prompt)
     ids = tokenizer.encode(prompt).tolist()
-    stop = not arguments.no_stop
-    drawn = runtime.generate(read, ids, sampler, tokens=arguments.tokens, stop=stop)
+    start = saved.beginning(initial_state)
+    if arguments.state:
+        start = saved.read(arguments.state, initial_state, weights_hash, V)
+    stops = [os.fsencode(text) for text in arguments.stop]
+    with progress.bar("reading the prompt", len(ids)) as update:
+        written = writing.texts(
+            start,
+            ids,
+            open_reader,
+            samplers,
+            tokens=arguments.tokens,
+            stop=not arguments.no_stop,
+            progress=update,
+        )
+        text = next(written)
     try:
-        stream(prompt, drawn, tokenizer.decode)
+        for sampler in samplers:
+            if len(samplers) > 1:
+                print(f"=== seed {sampler.seed}")
+            stream(prompt, text, tokenizer.decode, stops)
+            last, text = text, next(written, text)
     except KeyboardInterrupt as stopped:  # enough text
         sys.stdout.write("\n")
         sys.exit(explained(stopped)[0])
+    if arguments.save_state:
+        saved.write(arguments.save_state, last.stopped(), weights_hash)
+
+
+def _samplers(arguments: argparse.Namespace) -> list[runtime.Sampler]:
+    """A sampler for every text, with one seed after another.
+
+    Raises:
+      UserError: an argument is out of its range.
+    """
+    for name in ("tokens", "samples"):
+        if getattr(arguments, name) < 1:
+            raise UserError(f"--{name} is {getattr(arguments, name)}, must be at least 1")
+    if arguments.export and arguments.step is not None:
+        raise UserError("--step chooses a checkpoint of --run; an export holds one step only")
+    if "" in arguments.stop:
+        raise UserError("--stop is empty; give a text that ends the sample")
+    if arguments.save_state and arguments.samples > 1:
+        raise UserError("--save_state saves one text; use it with --samples 1")
+    names = [field.name for field in dataclasses.fields(runtime.Sampler)]
+    settings = {name: getattr(arguments, name) for name in names}
+    seeds = range(arguments.seed, arguments.seed + arguments.samples)
+    try:
+        return [runtime.Sampler(**settings | {"seed": seed}) for seed in seeds]
+    except ValueError as error:
+        raise UserError(f"--{error}") from error
+
+
+def _prompt(arguments: argparse.Namespace) -> bytes:
+    """The bytes of the prompt.
+
+    Raises:
+      UserError: its file cannot be read.
+    """
+    name = arguments.prompt_file
+    if name is None:
+        return os.fsencode(arguments.prompt)
+    try:
+        return sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"cannot read the prompt {name}: {error.strerror}; name a file of text, or -"
+        ) from error
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import os
 import re
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -23,21 +24,30 @@ import numpy as np
 from int_lm import errors
 from int_lm.config import DistributedConfig
 from int_lm.errors import UserError
+from int_lm.training import launchers
 
-# Launchers that JAX knows, by the variable that says how many processes they started.
-LAUNCHERS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
 CONNECTING_SECONDS = 300  # for processes that start one after another
+SILENT_SECONDS = 3.0  # of those, until it is said for whom a process waits; again every minute
 # The runtime aborts a process whose peers give no sign of life. `Watchdog`, which says why, is to
 # be there before it, also where a process reaches what it must wait in late, from an evaluation:
 # heartbeats may be missing for this many times `timeout`, and a minute.
 HEARTBEATS_OVER_TIMEOUT, HEARTBEAT_SECONDS = 2, 60
 
 
-def expected(distributed: DistributedConfig, environment: Mapping[str, str]) -> bool:
-    """Whether there are other processes to meet."""
+def expected(
+    distributed: DistributedConfig, environment: Mapping[str, str]
+) -> launchers.Launched | None:
+    """The processes to meet; None if there are no others.
+
+    Raises:
+      UserError: a launcher speaks of others, and they cannot be found.
+    """
     if distributed.coordinator == "auto":
-        return any(int(environment.get(name, 1)) > 1 for name in LAUNCHERS)
-    return distributed.coordinator != "none" and distributed.processes > 1
+        return launchers.launched(environment)
+    if distributed.coordinator == "none" or distributed.processes <= 1:
+        return None
+    process = str(distributed.process_id)
+    return launchers.Launched(distributed.processes, process, distributed.coordinator)
 
 
 @contextlib.contextmanager
@@ -50,10 +60,12 @@ def processes(program: str, distributed: DistributedConfig) -> Iterator[None]:
     Raises:
       UserError: the others cannot be met.
     """
-    if not expected(distributed, os.environ):
+    others = expected(distributed, os.environ)
+    if others is None:
         yield
         return
-    _connect(distributed)
+    with _told(program, others):
+        _connect(distributed)
     try:
         yield
     except BaseException as error:
@@ -62,6 +74,38 @@ def processes(program: str, distributed: DistributedConfig) -> Iterator[None]:
         errors.tell(program, f"process {jax.process_index()}: {sentence}")
         os._exit(status)
     jax.distributed.shutdown()
+
+
+@contextlib.contextmanager
+def _told(program: str, others: launchers.Launched) -> Iterator[None]:
+    """Say for whom this process waits, and where, if it does not find them soon; then give up."""
+    met = threading.Event()
+    waits = f"process {others.process} of {others.processes}"
+
+    def say() -> None:
+        began, waiting = time.monotonic(), SILENT_SECONDS
+        while not met.wait(waiting):
+            if time.monotonic() - began >= CONNECTING_SECONDS:
+                errors.tell(
+                    program,
+                    f"{waits} did not meet the others at {others.where} in {CONNECTING_SECONDS} "
+                    "seconds; start all of them, with the same coordinator and a process_id of "
+                    f"their own each, or train in one process with {launchers.ALONE}",
+                )
+                os._exit(errors.EXIT_USER_ERROR)
+            errors.say(
+                f"{waits} waits for the others at {others.where}, up to {CONNECTING_SECONDS} "
+                f"seconds; if there are none, stop it and train alone with {launchers.ALONE}"
+            )
+            waiting = min(60, CONNECTING_SECONDS)
+
+    teller = threading.Thread(target=say, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        met.set()
+        teller.join()
 
 
 def _connect(distributed: DistributedConfig) -> None:
@@ -74,7 +118,7 @@ def _connect(distributed: DistributedConfig) -> None:
             coordinator_address=distributed.coordinator if named else None,
             num_processes=distributed.processes if named else None,
             process_id=distributed.process_id if named else None,
-            initialization_timeout=CONNECTING_SECONDS,
+            initialization_timeout=2 * CONNECTING_SECONDS,  # JAX aborts; `_told` is there before
             heartbeat_timeout_seconds=heartbeats,
         )
     except (RuntimeError, ValueError, OSError) as error:

@@ -401,7 +401,7 @@ def read_tokenizer(directory: Path) -> Any:
     import tokenization
 
     model = directory / "tokenizer.model"
-    alone = model.is_file() and not os.path.lexists(directory / "tokenizer.json")
+    alone = model.is_file() and not os.path.lexists(directory / "identity.json")
     return tokenization.load(model if alone else directory)
 
 
@@ -422,7 +422,7 @@ def inspect_tokenizer(tokenizer: Any) -> None:
 def forge_tokenizer(rng: Random, directory: Path) -> None:
     from tokenization.interface import identity_digest
 
-    path, model = directory / "tokenizer.json", directory / "tokenizer.model"
+    path, model = directory / "identity.json", directory / "tokenizer.model"
     identity, data = json.loads(path.read_bytes()), model.read_bytes()
     kind = rng.randrange(3)
     if kind < 2:

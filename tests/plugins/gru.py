@@ -12,18 +12,16 @@
 x, h and the logits are q4; z, r, n and s q7; every linear saturates to int8, the last one to int16;
 >> floors. The rows of z, r and n are stacked in one matrix applied to h and one applied to s. The
 reset gate is applied after Un, as in cuDNN, so that row m acts on channel m of s' and on no other.
-Token 0 separates documents: it resets the state to zero before it is read. `ffn_multiple` is not
-used.
+`ffn_multiple` is not used.
 
 Axes: P members (or any batch), L layers, D width, V vocabulary.
 """
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
 from int_lm.arithmetic import fixed
-from int_lm.limits import INT8_MAX, SEPARATOR
+from int_lm.limits import INT8_MAX
 from int_lm.model import layers
 from int_lm.model.architecture import Architecture
 from int_lm.model.layers import Activity, Use
@@ -88,8 +86,6 @@ def step(weights: Tree, state: Tree, tokens_P: Array) -> tuple[Tree, Array, Acti
     """Read one token: (weights, state, int32 tokens [P]) -> (next state, int16 logits q4 [P, V],
     what its reading left behind).
     """
-    keep_P1 = (tokens_P != SEPARATOR)[:, None]
-    state = jax.tree.map(lambda leaf: jnp.where(keep_P1, leaf, jnp.int8(0)), state)
     x_PD = layers.embed(weights["embedding"], tokens_P)
     x_PD, state, uses = layers.through_layers(block, weights["layers"], x_PD, state)
     h_PD = layers.norm(layers.constant_gain(GAIN, x_PD), x_PD)

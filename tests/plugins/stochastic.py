@@ -1,12 +1,10 @@
 """An update: `carry` without its memory. Moves of less than a unit are rounded at random."""
 
-from collections.abc import Mapping
-
 import jax.numpy as jnp
 from jax import Array
 
 from int_lm.arithmetic import fixed, noise
-from int_lm.method.update import Memory, Tensor, Votes
+from int_lm.method.update import Memory, Scalars, Tensor, Votes
 from int_lm.method.update.carry import CARRY, FRACTION_BITS
 from int_lm.settings import StrategySettings
 
@@ -30,7 +28,7 @@ def _move(
     weight: Array,
     memory: Memory,
     votes: Votes,
-    values: Mapping[str, Array],
+    values: Scalars,
 ) -> tuple[Array, Memory]:
     clock = tensor.clock
     key = noise.tensor_key(clock.seed, clock.step, jnp.uint32(tensor.number))

@@ -60,12 +60,14 @@ class TokenVotes(NamedTuple):
         perturbations, `records` holds the results of `record` with T in front, `through` holds the
         int8 values of the tensor that `spec.through` names, or is None.
       needs_errors: whether `prepare` needs the errors of the exact readout.
+      needs_effects: whether `record` needs the effect of every MATRIX (`Use.effect`).
     """
 
     record: Callable[[Spec, Use], Any]
     prepare: Callable[[Segment], Any]
     votes: Callable[[Spec, Weight, Any, Array | None, Any, Rounding], Array]
     needs_errors: bool = False
+    needs_effects: bool = False
 
 
 class Estimator(NamedTuple):
@@ -81,6 +83,9 @@ class Estimator(NamedTuple):
         summed, the largest magnitude that it can reach).
       operations: (spec) -> multiplications and additions of the votes on a tensor, per token and
         member; 0 if their number does not grow with the number of tokens.
+      plain: whether votes of fitness are plain votes, sum_i f_i A_i B_i^T. The update `threshold`
+        then knows their standard deviation under pure noise; otherwise it estimates it from the
+        votes, whatever their scale.
     """
 
     name: str
@@ -90,6 +95,7 @@ class Estimator(NamedTuple):
     of_tokens: TokenVotes | None
     sums: Callable[[StrategySettings, dict[str, Spec]], list[tuple[str, int]]]
     operations: Callable[[Spec], int]
+    plain: bool = False
 
 
 def get(name: str) -> Estimator:

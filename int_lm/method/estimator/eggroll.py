@@ -59,4 +59,5 @@ EGGROLL = Estimator(
     of_tokens=None,
     sums=_sums,
     operations=lambda spec: 0,
+    plain=True,
 )

@@ -3,6 +3,12 @@
 A dither is a pseudo-random number that is added before the low bits are dropped. Small values are
 then rounded to 0 or 1 with the right mean, where plain rounding would always give 0.
 
+One number for each pair, token and column is enough: whatever is rounded there, in any tensor or
+layer, uses it; dithers of fewer bits are its top bits. Votes sum over pairs and tokens, and over
+these the numbers spread evenly, so every rounding has the right mean. Roundings at one pair, token
+and column (of a credit, and of the operand made of it; of the terms of rank R) have correlated
+errors. Each is below one unit, and so is small beside the noise of the perturbations.
+
 Axes: T tokens of a segment, I pairs, N columns.
 """
 

@@ -107,7 +107,7 @@ UNIT = Estimator(
     roles=frozenset({Role.MATRIX, Role.PROJECTION, Role.EMBEDDING}),
     perturbed=frozenset({Role.MATRIX}),
     of_fitness=None,
-    of_tokens=TokenVotes(_record, _prepare, _votes, needs_errors=True),
+    of_tokens=TokenVotes(_record, _prepare, _votes, needs_errors=True, needs_effects=True),
     sums=_sums,
     operations=_operations,
 )

@@ -5,20 +5,20 @@ Axes: P members, T segment length, V vocabulary.
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
 from int_lm.limits import LOG2_FRACTION_BITS, SEPARATOR, WORST_BITS_PER_TOKEN
 from int_lm.method.objective import Keep, Objective
-from int_lm.model import likelihood
+from int_lm.model import likelihood, reading
 from int_lm.model.language_model import LanguageModel
+from int_lm.model.layers import Activity
 from int_lm.model.likelihood import NO_TARGET
 from int_lm.model.params import Parameters, Tree
 from int_lm.settings import StrategySettings
 
 
-def read(
+def run(
     model: LanguageModel, members: Parameters, state: Tree, tokens_PT: Array, keep: Keep
 ) -> tuple[Tree, Array, Any]:
     """Read tokens one after another, and sum the log-likelihood of each given those before it.
@@ -36,20 +36,16 @@ def read(
       The state after token T-1, scores int32 [P] in units of 2^-16 bit, and records.
     """
 
-    def step(carry: tuple[Tree, Array], token: tuple[Array, Array]):
-        state, score_P = carry
-        token_P, target_P = token
-        state, logits_PV, activity = model.step(members, state, token_P)
+    def kept(
+        activity: Activity, logits_PV: Array, token_P: Array, target_P: Array
+    ) -> tuple[Array, Any]:
         padding_P = (token_P == SEPARATOR) & (target_P == SEPARATOR)
         log_likelihood_P = jnp.where(padding_P, 0, likelihood.log2_likelihood(logits_PV, target_P))
         target_P = jnp.where(padding_P, NO_TARGET, target_P)
-        kept = keep(activity, logits_PV, target_P, log_likelihood_P)
-        return (state, score_P + log_likelihood_P), kept
+        return log_likelihood_P, keep(activity, logits_PV, target_P, log_likelihood_P)
 
-    tokens_TP = tokens_PT.astype(jnp.int32).T
-    start = state, jnp.zeros(len(tokens_PT), jnp.int32)
-    (state, score_P), records = jax.lax.scan(step, start, (tokens_TP[:-1], tokens_TP[1:]))
-    return state, score_P, records
+    state, (log_likelihood_TP, records) = reading.read(model, members, state, tokens_PT, kept)
+    return state, jnp.sum(log_likelihood_TP, axis=0), records
 
 
 def _score_max(es: StrategySettings) -> int:
@@ -57,5 +53,5 @@ def _score_max(es: StrategySettings) -> int:
 
 
 LOG_LIKELIHOOD = Objective(
-    name="log_likelihood", run=read, of_tokens=True, score_max=_score_max, in_bits=True
+    name="log_likelihood", run=run, of_tokens=True, score_max=_score_max, in_bits=True
 )

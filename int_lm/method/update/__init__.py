@@ -11,6 +11,7 @@ from int_lm.model.params import Spec
 from int_lm.settings import Settings, StrategySettings
 
 Values = Mapping[str, int]  # schedule values of one step, by name
+Scalars = Mapping[str, Array]  # the same as int32 scalars: arguments of the compiled step
 Memory = dict[str, Array]  # arrays that an update keeps of one tensor, by name
 
 
@@ -19,8 +20,8 @@ class Votes(NamedTuple):
 
     Attributes:
       sums: int32, of the tensor's shape, |sums| < 2^31.
-      fitness_I: fitness of every pair, int8, if the votes are sums of perturbations weighted by it:
-        their variance under pure noise then follows from it. None for votes made token by token.
+      fitness_I: fitness of every pair, int8, of plain votes (`Estimator.plain`): their variance
+        under pure noise follows from it. None for all other votes.
     """
 
     sums: Array
@@ -49,8 +50,8 @@ class Update(NamedTuple):
       memory: (spec) -> initial arrays that the update keeps of one tensor, by name; each has the
         tensor's shape. A checkpoint stores them under these names. Different tensors may have
         different arrays.
-      values: (settings, step) -> schedule values of this step, by name. `move` gets them as int32
-        scalars, arguments of the compiled step, so that no step recompiles.
+      values: (settings, step) -> schedule values of this step, by name. `move` gets them as
+        `Scalars`, so that no step recompiles.
       move: (es, tensor, weight, memory, votes, values) -> (weight int8 in [-127, 127], memory).
         Elementwise, except for sums over a whole tensor, so that the result is the same on one
         device and on many.
@@ -64,7 +65,7 @@ class Update(NamedTuple):
     memory: Callable[[Spec], Memory]
     values: Callable[[Settings, int], Values]
     move: Callable[
-        [StrategySettings, Tensor, Array, Memory, Votes, Mapping[str, Array]],
+        [StrategySettings, Tensor, Array, Memory, Votes, Scalars],
         tuple[Array, Memory],
     ]
     bytes_per_weight: int

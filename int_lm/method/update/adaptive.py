@@ -16,7 +16,6 @@ Four bytes are kept of each weight: two of the remainder and one of each moment.
 """
 
 import math
-from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +24,7 @@ from jax import Array
 
 from int_lm.arithmetic import fixed
 from int_lm.limits import LEARNING_RATE_MIN
-from int_lm.method.update import Memory, Tensor, Update, Values, Votes, carry
+from int_lm.method.update import Memory, Scalars, Tensor, Update, Values, Votes, carry
 from int_lm.method.update.scale import coarse_votes
 from int_lm.model.params import Spec
 from int_lm.settings import Settings, StrategySettings
@@ -183,7 +182,7 @@ def _move(
     weight: Array,
     memory: Memory,
     votes: Votes,
-    values: Mapping[str, Array],
+    values: Scalars,
 ) -> tuple[Array, Memory]:
     weight, remainder, mean, square = adapted(
         weight,

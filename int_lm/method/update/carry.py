@@ -7,15 +7,13 @@ This is error feedback (Seide et al., "1-bit stochastic gradient descent", Inter
 rate decays by `es.schedule` with the half-life `es.learning_rate_halflife`.
 """
 
-from collections.abc import Mapping
-
 import jax.numpy as jnp
 from jax import Array
 
 from int_lm.arithmetic import fixed
 from int_lm.limits import LEARNING_RATE_MIN
 from int_lm.method import schedules
-from int_lm.method.update import Memory, Tensor, Update, Values, Votes
+from int_lm.method.update import Memory, Scalars, Tensor, Update, Values, Votes
 from int_lm.model.params import Spec
 from int_lm.settings import Settings, StrategySettings
 
@@ -62,7 +60,7 @@ def _move(
     weight: Array,
     memory: Memory,
     votes: Votes,
-    values: Mapping[str, Array],
+    values: Scalars,
 ) -> tuple[Array, Memory]:
     weight, remainder = carry(weight, memory["remainders"], votes.sums, values["rate"])
     return weight, {"remainders": remainder}

@@ -10,7 +10,6 @@ entry. For other votes it is estimated from the votes: sqrt(pi / 2) times their 
 """
 
 import statistics
-from collections.abc import Mapping
 
 import jax.numpy as jnp
 from jax import Array
@@ -18,7 +17,7 @@ from jax import Array
 from int_lm.arithmetic import fixed
 from int_lm.limits import FITNESS_MAX, INT32_MAX
 from int_lm.method import schedules
-from int_lm.method.update import Memory, Tensor, Update, Values, Votes
+from int_lm.method.update import Memory, Scalars, Tensor, Update, Values, Votes
 from int_lm.method.update.scale import coarse_votes
 from int_lm.model.params import Role, Spec
 from int_lm.settings import Settings, StrategySettings
@@ -107,7 +106,7 @@ def _move(
     weight: Array,
     memory: Memory,
     votes: Votes,
-    values: Mapping[str, Array],
+    values: Scalars,
 ) -> tuple[Array, Memory]:
     if votes.fitness_I is None:
         return by_magnitude(weight, votes.sums, values["z"]), memory

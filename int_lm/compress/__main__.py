@@ -1,0 +1,125 @@
+"""Compress: `python -m int_lm.compress FILE -o OUT --export DIR`; `--decompress` undoes it."""
+
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from int_lm import compress, export, plugins, programs, progress
+from int_lm.config.command_line import OneLineParser
+from int_lm.errors import UserError, reported, say
+from int_lm.files import digest
+
+PROGRAM = "int_lm.compress"
+COMMAND = f"python -m {PROGRAM}"
+
+
+def parser(program: str = COMMAND) -> OneLineParser:
+    """The command line."""
+    result = OneLineParser(
+        prog=program,
+        description="Compress a file with an exported model, losslessly. The same export reads the "
+        "archive on every machine. Any file can be compressed; text like the model's own becomes "
+        "smallest.",
+    )
+    result.add_argument("file", metavar="FILE", help="file to read; - for standard input")
+    result.add_argument(
+        "-o", "--out", metavar="FILE", required=True, help="file to write; - for standard output"
+    )
+    result.add_argument(
+        "--export", metavar="DIR", required=True, help="directory that int_lm.export wrote"
+    )
+    result.add_argument("--decompress", action="store_true", help="FILE is an archive: undo it")
+    result.add_argument(
+        "--lanes",
+        type=int,
+        default=0,
+        metavar="N",
+        help="parts of a block that are coded side by side: more are faster and compress a little "
+        "less (default: by the size of the file)",
+    )
+    result.add_argument("--overwrite", action="store_true", help="replace a file at --out")
+    result.add_plugin_argument()
+    return result
+
+
+@contextlib.contextmanager
+def _opened(name: str) -> Iterator[tuple[BinaryIO, int | None]]:
+    """A file to read, and its size if that is known."""
+    if name == "-":
+        yield sys.stdin.buffer, None
+        return
+    if not Path(name).is_file():
+        raise UserError(f"there is no file {name}; name the file to read")
+    with open(name, "rb") as file:
+        yield file, os.fstat(file.fileno()).st_size
+
+
+@contextlib.contextmanager
+def _written(name: str) -> Iterator[BinaryIO]:
+    """A file that has its name only when all of it is written; `-` is held back until then."""
+    if name == "-":
+        held = io.BytesIO()
+        yield held
+        sys.stdout.buffer.write(held.getvalue())
+        sys.stdout.buffer.flush()
+        return
+    path = Path(name)
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        with partial.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        digest.sync_directory(path.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def codec_of(directory: str) -> compress.Codec:
+    """The model and tokenizer of an export; errors `UserError`."""
+    model = export.load(directory)
+    programs.make_importable()
+    import tokenization
+    from int_lm import resume
+
+    tokenizer = tokenization.load(Path(directory) / "tokenizer")
+    resume.check_tokenizer(model.config["tokenizer"], tokenization.identity(tokenizer))
+    return compress.Codec(model, tokenizer.encode, tokenizer.decode)
+
+
+def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
+    """Check the arguments, then load the model: a mistake is answered at once.
+
+    Args:
+      program: what the help calls this command.
+    """
+    arguments = parser(program).parse_strict(argv)
+    plugins.trust(*arguments.plugin)
+    if not 0 <= arguments.lanes <= compress.LANES_MAX:
+        raise UserError(f"--lanes is {arguments.lanes}, must be between 0 and {compress.LANES_MAX}")
+    if arguments.out != "-" and os.path.lexists(arguments.out) and not arguments.overwrite:
+        raise UserError(f"{arguments.out} exists; replace it with --overwrite or choose another -o")
+    with _opened(arguments.file) as (source, size):
+        codec = codec_of(arguments.export)
+        what = "decompressing" if arguments.decompress else "compressing"
+        total = None if arguments.decompress else size
+        with progress.bar(what, total) as update, _written(arguments.out) as target:
+            if arguments.decompress:
+                compress.decompress(codec, source, target, progress=update)
+            else:
+                compress.compress(codec, source, target, lanes=arguments.lanes, progress=update)
+            after = target.tell()
+    if size:
+        rate = 8 * (size if arguments.decompress else after)
+        rate /= after if arguments.decompress and after else size
+        say(f"{size:,} bytes became {after:,}: {rate:.4f} bits per byte")
+
+
+if __name__ == "__main__":
+    with reported(PROGRAM):
+        main()
