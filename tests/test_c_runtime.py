@@ -7,12 +7,17 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny_run import MODEL, export_tiny_run, tiny_run
 
 from int_lm import export, plugins, runtime
+from int_lm.arithmetic import fixed
+from int_lm.compile import c, program, trace
 from int_lm.config import ModelConfig
+from int_lm.export import c_runtime
 from int_lm.model.params import Parameters
 
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-pedantic", "-Werror")
@@ -80,11 +85,11 @@ def compare(directory: Path, command: Sequence[str | Path], samplers: int = 3) -
         assert found.decode() == expected
 
 
-def needed(*programs: str) -> None:
+def needed(*names: str) -> None:
     """Skip where a program is missing."""
-    for program in programs:
-        if shutil.which(program) is None:
-            pytest.skip(f"needs {program}")
+    for name in names:
+        if shutil.which(name) is None:
+            pytest.skip(f"needs {name}")
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -98,6 +103,88 @@ def test_scores_and_text_are_those_of_numpy(name: str, tmp_path: Path) -> None:
     ways = {"rows": "", "avx2": " avx2 ", "vnni": " avx512_vnni "}
     for way in (way for way, flag in ways.items() if flag in known):
         compare(directory, [program, "--path", way], samplers=1)
+
+
+def test_a_vocabulary_of_pieces_is_read_and_written_as_ids(tmp_path: Path) -> None:
+    """Scores and samples of ids, with the likelihood of wide vocabularies."""
+    needed("gcc")
+    run = tiny_run(700, dataclasses.replace(MODELS["rwkv"], layers=1, width=8))
+    run = dataclasses.replace(run, tokenizer={**run.tokenizer, "kind": "pieces"})
+    directory = export_tiny_run(tiny_run(700, run.config.model), tmp_path)
+    text, _ = c_runtime.written(run.recipe.model, run.tokenizer)
+    (directory / "runtime.c").write_text(text)
+    program, model = built(directory, "gcc", "-O1"), export.load(directory)
+    ids = np.random.default_rng(0).integers(1, 700, 50)
+    (tmp_path / "ids.txt").write_text("\n".join(map(str, ids)))
+    score = runtime.log2_likelihoods(model, [ids])[0]
+    found = said(program, "score", tmp_path / "ids.txt").decode()
+    assert f'{{"ids": 50, "log2_likelihood": {score}, "bits_per_id": ' in found
+    drawn = runtime.generate(
+        runtime.reader(model), [5, 600], runtime.Sampler(), tokens=20, stop=False
+    )
+    words = [program, "sample", "--no_stop", "--tokens", "20", "--prompt", "5 600"]
+    assert said(*words).split() == [str(token).encode() for token in (5, 600, *drawn)]
+
+
+def test_operations_equal_jax(tmp_path: Path) -> None:
+    """Wrap-around, shifts, floors, reductions and products that the networks lack."""
+    needed("gcc")
+
+    def function(x_AB: jax.Array, y_B: jax.Array, w_CB: jax.Array) -> list[jax.Array]:
+        y = y_B.astype(jnp.int32)
+        word = x_AB.astype(jnp.uint32) * np.uint32(2654435761) >> np.uint32(7)
+        product = jax.lax.dot_general(x_AB, x_AB, (((1,), (1,)), ((), ())))
+        turned, _ = jax.lax.scan(lambda c, row: (c * 3 + row[::1].sum(), row), y[0], x_AB)
+        return [
+            x_AB * x_AB + y[None],
+            (x_AB << 5) - (x_AB >> 3),
+            -(x_AB // 7) * jnp.sign(x_AB),
+            word.astype(jnp.int32) ^ ~x_AB,
+            jax.lax.clz(x_AB),
+            x_AB.sum(axis=0),
+            x_AB.max(axis=1) - x_AB.min(axis=1),
+            jnp.argmax(y),
+            product,
+            x_AB.T.reshape(2, -1),
+            x_AB.astype(jnp.int8).astype(jnp.int32) + jnp.concatenate([y, y])[4:][None],
+            fixed.dot(y_B[None], w_CB),
+            turned,
+        ]
+
+    generator = np.random.default_rng(0)
+    arrays = [
+        generator.integers(-(2**31), 2**31, (3, 4)).astype(np.int32),
+        generator.integers(-127, 128, 4).astype(np.int8),
+        generator.integers(-127, 128, (5, 4)).astype(np.int8),
+    ]
+    inputs = []
+    for name, array in zip("uvw", arrays, strict=True):
+        low, high = (-127, 127) if array.dtype == np.int8 else (-(2**31), 2**31 - 1)
+        inputs.append(program.argument(name, array.shape, str(array.dtype), low, high))
+    outputs = trace.trace(function, inputs, [array.shape for array in arrays], set())
+    places = [f"out{k}" if node.shape else f"out{k}[0]" for k, node in enumerate(outputs)]
+    names = {name: name for name in "uvw"}
+    written = c.write(list(zip(outputs, places, strict=True)), names, {*"uvw", *places})
+    parts = Path(c_runtime.__file__).parent / "c"
+    lines = [(parts / f"{name}.c").read_text() for name in ("arithmetic", "linear")]
+    for name, array in [*zip("uvw", arrays, strict=True), *written.tables.items()]:
+        values = ", ".join(map(str, array.reshape(-1).tolist())).replace(str(-(2**31)), "INT32_MIN")
+        lines.append(f"static const {array.dtype}_t {name}[] = {{{values}}};")
+    lines.append("int main(void) {")
+    for k, node in enumerate(outputs):
+        lines.append(f"    int32_t out{k}[{int(np.prod(node.shape))}];")
+    lines += [line.replace("linear(", "linear_rows(") for line in written.lines]
+    for k, node in enumerate(outputs):
+        size = int(np.prod(node.shape))
+        lines.append(f'    for (int i = 0; i < {size}; i++) printf("%ld ", (long)out{k}[i]);')
+    lines += ['    puts("");', "    return 0;", "}", ""]
+    source, binary = tmp_path / "operations.c", tmp_path / "operations"
+    source.write_text("\n".join(lines))
+    flags = ("-std=c99", "-DPLAIN", "-O1", "-fsanitize=undefined,address")
+    subprocess.run(["gcc", *flags, "-o", binary, source], check=True)
+    found = [int(word) for word in said(binary).split()]
+    expected = [np.asarray(value).reshape(-1) for value in jax.jit(function)(*arrays)]
+    assert found == np.concatenate(expected).tolist()
 
 
 def test_no_number_is_real(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ class _Writer(BlockWriter):
         self.remark([node])
         if node.operation == "loop":
             return self.turns(node)
-        direct = bool(places) and node.operation != "linear"
+        direct = bool(places and node.shape) and node.operation != "linear"
         name = places[0] if direct else self.name(node)
         if node.shape and not direct:
             self.declare(node, name)

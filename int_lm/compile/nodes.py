@@ -32,6 +32,21 @@ def full(node: Node, shape: Sequence[int]) -> Node:
     )
 
 
+def fitted(node: Node, own: Shape, shape: Shape) -> Node:
+    """`node`, of JAX's shape `own`, as an operand of a pointwise operation of this shape.
+
+    JAX repeats the only place of an axis of length 1 as often as the result needs it.
+    """
+    if not node.shape or own == shape:
+        return node
+    places = kept_axes(shape, [axis for axis, size in enumerate(own) if size != 1])
+    if places == tuple(range(len(kept(shape)))):
+        return node
+    return Node(
+        "broadcast", (node,), kept(shape), node.dtype, node.low, node.high, places, note=node.note
+    )
+
+
 def reduce(operation: str, x: Node, axes: Sequence[int], dtype: str, note: Note) -> Node:
     if not axes:
         return x if operation != "first_largest" else constant(0, dtype)

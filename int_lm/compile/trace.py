@@ -140,6 +140,9 @@ class _Reader:
             return operands
         if name in _CALLS:
             return self.call(params, operands, note)
+        if name in _POINTWISE or name == "clamp":
+            pairs = zip(operands, shapes, strict=True)
+            operands = [nodes.fitted(node, own, shape) for node, own in pairs]
         if name in _POINTWISE:
             return [combine(_POINTWISE[name], operands, shape, dtype, note)]
         if name == "convert_element_type":

@@ -158,53 +158,54 @@ static uint64_t share(uint64_t x, struct binary p) {
     return (high << (64 - down) | low >> down) + (low << (64 - down) != 0);
 }
 
-/* The token that draw `number` picks. Tokens of one logit are likely alike, and ordered by their
-   ids: it is enough to count them. */
+/* The token that draw `number` picks. Tokens of one logit are alike, and ordered by their ids: it is
+   enough to count them. */
 static int32_t choose(const struct sampler *sampler, const logit *logits, uint64_t number) {
+    static uint8_t distances[VOCABULARY];
     uint32_t counts[FLOOR + 1] = {0};
-    int32_t largest = 0;
+    int32_t top = logits[0];
     for (int32_t v = 1; v < VOCABULARY; v++) {
-        largest = logits[v] > logits[largest] ? v : largest;
+        top = logits[v] > top ? logits[v] : top;
     }
-    if (!sampler->temperature.mantissa) {
-        return largest;
-    }
-    const int32_t top = logits[largest];
     for (int32_t v = 0; v < VOCABULARY; v++) {
-        counts[minimum(top - logits[v], FLOOR)]++;
+        const int32_t distance = top - logits[v];
+        distances[v] = (uint8_t)(distance < FLOOR ? distance : FLOOR);
     }
-    uint32_t left = sampler->top_k ? (uint32_t)sampler->top_k : VOCABULARY;
-    uint64_t total = 0;
-    for (int d = 0; d <= FLOOR; d++) {
-        counts[d] = counts[d] < left ? counts[d] : left;
-        left -= counts[d];
-        total += counts[d] * sampler->weights[d];
-    }
-    const uint64_t needed = share(total, sampler->top_p);
-    uint64_t before = 0;
-    for (int d = 0; d <= FLOOR; before += counts[d] * sampler->weights[d], d++) {
-        const uint64_t weight = sampler->weights[d];
-        if (before + counts[d] * weight >= needed) { /* the fewest that have what is needed */
-            total = before + (needed - before + weight - 1) / weight * weight;
-            break;
+    int chosen = 0;
+    uint64_t rank = 0; /* among tokens of the chosen distance */
+    if (sampler->temperature.mantissa) {
+        for (int32_t v = 0; v < VOCABULARY; v++) {
+            counts[distances[v]]++;
         }
-    }
-    uint64_t word, rest;
-    word = threefry(
-        sampler->seed, SAMPLING_KEY, (uint32_t)(number & 0xFFFFFFFF), (uint32_t)(number >> 32));
-    multiply(word, total, &word, &rest);
-    before = 0;
-    for (int d = 0; d <= FLOOR; before += counts[d] * sampler->weights[d], d++) {
-        const uint64_t weight = sampler->weights[d];
-        if (before + counts[d] * weight > word) {
-            uint64_t rank = (word - before) / weight;
-            for (int32_t v = 0; v < VOCABULARY; v++) {
-                if (minimum(top - logits[v], FLOOR) == d && rank-- == 0) {
-                    return v;
-                }
+        uint32_t left = sampler->top_k ? (uint32_t)sampler->top_k : VOCABULARY;
+        uint64_t total = 0, before = 0, word, rest;
+        for (int d = 0; d <= FLOOR; d++) {
+            counts[d] = counts[d] < left ? counts[d] : left;
+            left -= counts[d];
+            total += counts[d] * sampler->weights[d];
+        }
+        const uint64_t needed = share(total, sampler->top_p);
+        for (int d = 0; needed < total; d++) {
+            const uint64_t weight = sampler->weights[d], after = before + counts[d] * weight;
+            if (after >= needed) { /* the fewest that have what is needed */
+                total = before + (needed - before + weight - 1) / weight * weight;
+                break;
             }
+            before = after;
         }
+        word = threefry(
+            sampler->seed, SAMPLING_KEY, (uint32_t)(number & 0xFFFFFFFF), (uint32_t)(number >> 32));
+        multiply(word, total, &word, &rest); /* word < total */
+        while (word >= counts[chosen] * sampler->weights[chosen]) {
+            word -= counts[chosen] * sampler->weights[chosen];
+            chosen++;
+        }
+        rank = word / sampler->weights[chosen];
     }
-    return largest; /* not reached: word < total */
+    int32_t v = 0;
+    while (distances[v] != chosen || rank-- > 0) {
+        v++;
+    }
+    return v;
 }
 
