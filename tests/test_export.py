@@ -69,6 +69,7 @@ def evaluation_of(run: Run) -> dict[str, Any]:
         "token_perplexity": 6.5,
         "byte_perplexity": 6.6,
         "baselines": {"unigram": 4.5, "bigram": 3.4, "gzip": 2.3, "xz": 2.2},
+        "text": {"source": "text", "sha256": "7" * 64, "held_out_of": run.text_sha256},
     }
 
 
@@ -156,20 +157,31 @@ def test_the_card_states_what_was_measured(run: Run, tokenizer: Path, tmp_path: 
     card = (directory / "README.md").read_text()
     for figure in ("2.7183", "2.6123 to 2.8123", "4.5000", "3.4000", "2.3000", "2.2000", "123,456"):
         assert figure in card
-    assert "not been measured" not in card
+    assert f"sha256 `{'7' * 64}`" in card
+    assert "No figures" not in card
 
 
-@pytest.mark.parametrize("evaluation", [None, {"weights_hash": "0" * 16, "bits_per_byte": 1.2345}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        None,
+        {"weights_hash": "0" * 16},
+        {"text": {"source": "text", "sha256": "7" * 64, "held_out_of": "8" * 64}},
+        {"text": {"source": "text", "sha256": "7" * 64, "held_out_of": None}},
+    ],
+    ids=["none", "other weights", "held out of another text", "of a text that was named"],
+)
 def test_the_card_states_no_other_figures(
-    run: Run, tokenizer: Path, tmp_path: Path, evaluation: dict | None
+    run: Run, tokenizer: Path, tmp_path: Path, changes: dict[str, Any] | None
 ) -> None:
-    """Without an evaluation, or with one of other weights, it says how to measure them."""
+    """Of other weights, or of what the weights may have seen: it says how to measure them."""
+    evaluation = None if changes is None else evaluation_of(run) | changes
     directory = export.export_model(
         run, tmp_path / "out", tokenizer_directory=tokenizer, evaluation=evaluation
     )
     card = (directory / "README.md").read_text()
-    assert "These weights have not been measured. `python eval.py --export" in card
-    assert "1.2345" not in card
+    assert "No figures on held-out text belong to these weights. `python eval.py --export" in card
+    assert "2.7183" not in card
 
 
 def test_the_card_describes_the_model(run: Run, tmp_path: Path) -> None:

@@ -180,13 +180,13 @@ def test_an_error_inside_of_a_plugin_is_one_sentence(
 @pytest.mark.usefixtures("installed")
 def test_what_is_installed_is_found_by_its_name() -> None:
     """An installed package is trusted; names of ours stay ours; other kinds' are not found."""
-    assert plugins.names("update") == ["threshold", "carry", "missing", "stochastic"]
+    assert plugins.names("update") == ["threshold", "carry", "adaptive", "missing", "stochastic"]
     assert update.get("stochastic") is STOCHASTIC
     assert update.get("carry") is CARRY
     assert config.from_dict({"es": {"update": "stochastic"}}) != Config()
     assert "did you mean stochastic?" in refused("update", "stochastc")
     assert "expected one of" in refused("update", "other")
-    assert "{threshold,carry,missing,stochastic,module:name}" in help_text()
+    assert "{threshold,carry,adaptive,missing,stochastic,module:name}" in help_text()
     assert "the update missing cannot be imported from tests.plugins.nowhere" in refused(
         "update", "missing"
     )
