@@ -80,6 +80,8 @@ def test_figures_and_text_are_those_of_the_commands(place, run_command, kind, na
     figures = model.evaluate([text.encode() for text in TEXTS])
     expected = json.loads(done.stdout)
     assert expected.pop("model") == name and expected.pop("step") == 100
+    assert expected["text"].pop("source") == " ".join(files)
+    assert figures["text"].pop("source") == "texts given"
     assert json.loads(json.dumps(figures)) == expected
     likelihoods = model.log2_likelihoods(TEXTS)
     assert likelihoods.dtype == np.int64 and likelihoods.shape == (3,)

@@ -78,7 +78,7 @@ class OneLineParser(argparse.ArgumentParser):
             raise UserError(f"unknown argument {name}{hint}")
         for action in self._actions:
             value = getattr(known, action.dest, None)
-            if action.nargs is None and value is not None:
+            if action.nargs is None and value is not None and value != action.default:
                 value = _dashes(value)
                 setattr(known, action.dest, value)
             if action.metavar in _OF_PATHS and value is not None:
