@@ -18,6 +18,10 @@ from int_lm.config import Config, DistributedConfig
 from int_lm.errors import UserError
 from int_lm.training import distributed, launchers
 
+TUNING = ["--es.population", "8", "--es.members_per_stream", "4", "--es.sigma_shift", "1"]
+TUNING += ["--reward.tokens", "4", "--reward.heldout_prompts", "4", "--run.steps", "2"]
+TUNING += ["--es.schedule", "constant", "--es.learning_rate", "2", "--run.log_every", "1"]
+
 
 def free_port() -> int:
     """A port of this machine that nothing uses just now."""
@@ -34,22 +38,19 @@ def start(
     **changes,
 ) -> list[subprocess.Popen[str]]:
     """Start a run of so many processes on this machine."""
-    port = free_port()
+    arguments = train_arguments(text, run, data_dot_shards=run.parent / "shards", **changes)
+    return start_command(count, [ROOT / "train.py", *arguments], environment)
+
+
+def start_command(
+    count: int, arguments: Sequence[str | Path], environment: dict[str, str]
+) -> list[subprocess.Popen[str]]:
+    """Start so many processes of a Python program that meet on this machine."""
+    meeting = ["--distributed.coordinator", f"127.0.0.1:{free_port()}"]
+    meeting += ["--distributed.processes", str(count)]
     return [
         subprocess.Popen(
-            [
-                sys.executable,
-                ROOT / "train.py",
-                *train_arguments(
-                    text,
-                    run,
-                    data_dot_shards=run.parent / "shards",
-                    distributed_dot_coordinator=f"127.0.0.1:{port}",
-                    distributed_dot_processes=count,
-                    distributed_dot_process_id=number,
-                    **changes,
-                ),
-            ],
+            [sys.executable, *arguments, *meeting, "--distributed.process_id", str(number)],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -91,6 +92,22 @@ def test_four_processes_give_the_bits_of_one(
     outputs = ended(processes)
     assert [process.returncode for process in processes] == [0] * 4, outputs
     assert_same_run(run, whole[0])
+
+
+@pytest.mark.slow
+@pytest.mark.alone
+def test_two_processes_tune_a_run_to_the_bits_of_one(
+    whole, tmp_path: Path, command_environment
+) -> None:
+    """From its start: the weights of the run are read before the processes meet."""
+    arguments = ["-m", "int_lm.tune", "--run", whole[0], "--reward", "sorting", *TUNING]
+    environment = command_environment | {"PYTHONPATH": str(ROOT)}
+    both = start_command(2, [*arguments, "--run.dir", tmp_path / "two"], environment)
+    outputs = ended(both)
+    assert [process.returncode for process in both] == [0, 0], outputs
+    command = [sys.executable, *arguments, "--run.dir", tmp_path / "one"]
+    subprocess.run(command, env=environment, check=True, timeout=300, stdout=subprocess.DEVNULL)
+    assert_same_run(tmp_path / "two", tmp_path / "one")
 
 
 # -- In one process --------------------------------------------------------------------------------

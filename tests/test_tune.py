@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from tiny_command import rows
 
+import eval as eval_command
 import tokenization
 from data import tasks as readers
-from int_lm import tasks
+from int_lm import export, run as run_module, tasks
 from int_lm.config import RewardConfig
 from int_lm.errors import UserError
 from int_lm.files import checkpoint
@@ -180,6 +181,59 @@ OWN = ["--reward", "rewards_of_mine:vowels", "--prompts", "prompts.jsonl"]
 
 def tune(base: Path, run: str, *more: str) -> None:
     command.main(["--run", str(base), *OWN, "--run.dir", run, *TINY, *more])
+
+
+def test_a_checkpoint_cannot_name_code_to_run(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An architecture that stands in it alone is not imported."""
+    (folder / "of_a_checkpoint.py").write_text("open('ran', 'w').close()\nX = 5\n")
+    saved = {"config": {"model": {"architecture": "of_a_checkpoint:X"}}}
+    monkeypatch.setattr(checkpoint, "steps", lambda place: [1])
+    monkeypatch.setattr(checkpoint, "read_host", lambda place: saved)
+    with pytest.raises(UserError, match=r"is code outside int_lm; .* --plugin of_a_checkpoint:X"):
+        tune(folder, "new")
+    assert not (folder / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ({"text_sha256": "of text"}, "of text"),
+        ({"text_sha256": "of prompts", "tuning": {"text_sha256": "of text"}}, "of text"),
+        ({"text_sha256": "of prompts", "tuning": {"text_sha256": None}}, None),
+        ({"text_sha256": "of prompts", "tuning": {}}, None),
+        ({"text_sha256": "of prompts", "tuning": 5}, None),
+    ],
+)
+def test_prompts_are_not_the_text_of_a_model(host: dict[str, Any], expected: str | None) -> None:
+    assert run_module.text_of(host) == expected
+
+
+def evaluated(capsys: pytest.CaptureFixture[str], *named: str) -> dict[str, Any]:
+    eval_command.main([*named, "--json"])
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.slow
+def test_a_tuned_run_and_its_export_know_the_text_of_their_model(
+    whole: tuple[Path, str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`eval.py` measures them on what the model's own text held out, also after resumption, and
+    after a tuning of the tuned run."""
+    own = run_module.open_run(whole[0]).text_sha256
+    one = ["--run.steps", "1", "--run.eval_every", "9", "--reward.tokens", "1"]
+    tune(whole[0], "a", *one)
+    tune(whole[0], "a", *one, "--run.steps", "2")
+    tune(folder / "a", "b", *one)
+    capsys.readouterr()
+    before = evaluated(capsys, "--run", str(whole[0]))["text"]
+    assert before["held_out_of"] == own
+    for name in ("a", "b"):
+        assert evaluated(capsys, "--run", name)["text"] == before
+    export.export_run(run_module.open_run("b"), folder / "b", folder / "export")
+    assert evaluated(capsys, "--export", "export")["text"] == before
+    assert "held out of" in (folder / "export/README.md").read_text()
 
 
 def test_a_run_is_the_same_broken_off_or_not(
