@@ -120,6 +120,7 @@ STEP = {
     "SLURM_LOCALID": "0",
 }
 OPEN_MPI = {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1"}
+OPEN_MPI_4 = OPEN_MPI | {"OMPI_MCA_orte_hnp_uri": "1.0;tcp://10.0.0.1:3"}
 
 
 @pytest.mark.parametrize(
@@ -130,7 +131,8 @@ OPEN_MPI = {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1"}
         (DistributedConfig(), {"SLURM_NTASKS": ""}, None),
         (DistributedConfig(), STEP, 4),
         (DistributedConfig(), STEP | {"SLURM_STEP_NUM_TASKS": "4"}, 4),
-        (DistributedConfig(), OPEN_MPI | {"OMPI_MCA_orte_hnp_uri": "1.0;tcp://10.0.0.1:3"}, 2),
+        (DistributedConfig(), OPEN_MPI_4, 2),
+        (DistributedConfig(), OPEN_MPI_4 | {"SLURM_NTASKS": "4", "SLURM_JOB_ID": "17"}, 2),
         (DistributedConfig(), {"WORLD_SIZE": "1", "RANK": "0"}, None),
         (DistributedConfig(), {"WORLD_SIZE": "8"}, None),  # a container's, of no launcher
         (DistributedConfig(coordinator="none"), {"SLURM_NTASKS": "4"}, None),
@@ -150,7 +152,7 @@ def test_launchers_are_recognised(
 @pytest.mark.parametrize(
     ("variables", "words"),
     [
-        ({"SLURM_NTASKS": "4"}, "SLURM job of 4 tasks .* wait for 3 others: .* srun python"),
+        ({"SLURM_NTASKS": "4"}, "SLURM job of 4 tasks .* wait for 3 others: .* with srun, or"),
         (STEP | {"SLURM_STEP_NUM_TASKS": "1"}, "SLURM job of 4 tasks"),  # a shell of salloc
         (OPEN_MPI, "mpirun started 2 processes .*process_id \\$OMPI_COMM_WORLD_RANK"),
         ({"PMI_SIZE": "3", "PMI_RANK": "1"}, "mpiexec started 3 .*distributed.processes 3"),
