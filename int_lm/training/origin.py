@@ -102,6 +102,25 @@ def check(origin: Origin, settings: Config, tokenizer: Mapping[str, Any]) -> Non
     )
 
 
+def require_named(settings: Config) -> None:
+    """Refuse a run that asks for other weights and does not say where they are.
+
+    A run that is resumed is asked after `kept`: its checkpoint may name them.
+
+    Raises:
+      UserError: names the field that needs `run.init_from`.
+    """
+    named = settings.run.init_from != ""
+    require(
+        named or settings.es.anchor == 0,
+        "es.anchor pulls towards the weights of run.init_from, which is empty; name a run",
+    )
+    require(
+        named or settings.run.init_hash == "",
+        "run.init_hash is of the weights of run.init_from, which is empty; name their directory",
+    )
+
+
 def _tokenizer_of(origin: Origin) -> str:
     return "bytes" if origin.tokenizer["kind"] == "bytes" else str(origin.path / "tokenizer")
 
