@@ -17,7 +17,7 @@ from int_lm.config import RewardConfig
 from int_lm.errors import UserError
 from int_lm.files import checkpoint
 from int_lm.tasks import Example
-from int_lm.tune import __main__ as command, prompts
+from int_lm.tune import __main__ as command, judge as judge_module, prompts
 from int_lm.tune.judge import Judge, Question, RewardError
 from int_lm.tune.prompts import Coder
 
@@ -80,6 +80,7 @@ def test_rewards_come_in_order_from_several_processes(folder: Path) -> None:
         ("text", "returned '1.0', which is no number"),
         ("raises", "raised ZeroDivisionError: division by zero"),
         ("ends", "ended the process it ran in"),
+        ("large", "returned 1000000000.0, beyond 16384 in magnitude"),
         ("sleeps", r"took more than 0.2 seconds \(--reward.seconds\)"),
     ],
 )
@@ -89,6 +90,50 @@ def test_what_is_no_reward_is_said_with_its_prompt(folder: Path, name: str, expe
     ending = ", for the prompt 'p1' and the completion 'ae'; mend it"
     with pytest.raises(RewardError, match=f"rewards_of_mine:{name} {expected}{ending}"):
         judged(name, QUESTIONS[1:2], limit, processes=1)
+
+
+def test_a_process_that_ends_with_nothing_to_do_is_told(folder: Path) -> None:
+    with Judge("rewards_of_mine:whole", processes=2, seconds=60.0) as judge:
+        idle = judge._workers[1]
+        idle._process.kill()
+        idle._process.wait()
+        with pytest.raises(RewardError, match="ended while it had nothing to do; run the same"):
+            judge.rewards(QUESTIONS[:1])
+
+
+def test_a_process_that_is_never_ready_is_told(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Apart from one that has ended."""
+    monkeypatch.setattr(judge_module, "STARTING_SECONDS", 1.0)
+    for name, content, expected in (
+        ("waits", "import time; time.sleep(60)", "was not ready after 1 seconds; import"),
+        ("leaves", "import os; os._exit(1)", "ended before it was ready; import"),
+    ):
+        (folder / f"{name}.py").write_text(content)
+        with pytest.raises(UserError, match=expected):
+            Judge(f"{name}:x", processes=1, seconds=60.0)
+
+
+def test_a_task_of_the_users_own_is_judged_in_another_process(
+    whole: tuple[Path, str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that reward.seconds holds for it; a shipped one in this process."""
+    asked = {}
+
+    class AskedError(Exception):
+        pass
+
+    def judge(name: str, *, processes: int, seconds: float) -> None:
+        asked[name] = processes
+        raise AskedError
+
+    monkeypatch.setattr(judge_module, "Judge", judge)
+    few = ["--reward.heldout_prompts", "4"]
+    for name in ("plugins.parity:PARITY", "sorting"):
+        with pytest.raises(AskedError):
+            command.main(["--run", str(whole[0]), "--reward", name, "--run.dir", "a", *TINY, *few])
+    assert asked == {"plugins.parity:PARITY": 1, "sorting": 0}
 
 
 def test_what_a_reward_prints_stands_in_nobodys_way(folder: Path, capfd: Any) -> None:

@@ -218,7 +218,7 @@ def _tune_locked(
     coder = Coder(tokenizer, prompts.stop, settings.reward.prompt_tokens)
     coder.check(prompts, settings.reward.prompts)
     reward = settings.reward
-    processes = reward.processes or int(bool(reward.prompts))
+    processes = reward.processes or int(plugins.is_full(reward.name))
     with Judge(reward.name, processes=processes, seconds=reward.seconds) as judge:
         begun = sessions.begin(settings, identity, prompts.sha256, start)
         nothing = Documents([], [], [])
