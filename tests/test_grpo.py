@@ -17,6 +17,7 @@ from int_lm.model.language_model import LanguageModel
 from int_lm.model.params import Parameters, Tree
 from int_lm.runtime import Sampler
 from int_lm.tasks import Example
+from int_lm.tune.prompts import Coder
 
 SETTINGS = ModelConfig(architecture="rwkv", width=8, layers=1, ffn_multiple=1)
 LENGTH = 5
@@ -41,9 +42,9 @@ def weights() -> Parameters:
 
 
 @pytest.fixture(scope="module")
-def coder() -> grpo.Coder:
+def coder() -> Coder:
     """Bytes; a line end ends a completion."""
-    return grpo.Coder(tokenization.load("bytes"), "\n")
+    return Coder(tokenization.load("bytes"), "\n", most=9)
 
 
 def real(weights: Parameters) -> Tree:
@@ -51,20 +52,11 @@ def real(weights: Parameters) -> Tree:
     return backprop.real(params.map_leaves(jnp.asarray, weights.network))
 
 
-def write(model: LanguageModel, weights: Tree, coder: grpo.Coder, key) -> grpo.Written:
+def write(model: LanguageModel, weights: Tree, coder: Coder, key) -> grpo.Written:
     """Four completions, two of each example."""
-    prompts = jnp.asarray(np.repeat(coder.prompts(EXAMPLES), 2, axis=0))
+    prompts = jnp.asarray(np.repeat(coder.batch(EXAMPLES).tokens_SN, 2, axis=0))
     start = backprop.real(model.initial_state(len(prompts)))
     return grpo.write(weights, start, prompts, jnp.asarray(coder.ends_V), LENGTH, key)
-
-
-def test_prompts_and_text(coder: grpo.Coder) -> None:
-    """Separators stand in front; a completion ends before its line end or separator."""
-    rows = coder.prompts(EXAMPLES)
-    assert rows.shape == (2, 8) and bytes(rows[0].tolist()) == b"\0\0\0\0\0ab;"
-    assert np.flatnonzero(coder.ends_V).tolist() == [0, 10]
-    for written, text in ((b"ab\ncd", "ab"), (b"ab\0cd", "ab"), (b"abcd\xff", "abcd\ufffd")):
-        assert coder.text(np.frombuffer(written, np.uint8)) == text
 
 
 def test_the_likeliest_completion_is_that_of_the_integer_model(model, weights, coder) -> None:
