@@ -1,11 +1,13 @@
 """GRPO of the benchmarks: what it writes, how likely it says that is, what it learns from it."""
 
+import json
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import ROOT, RunCommand
 
 import tokenization
 from benchmarks import backprop, grpo
@@ -153,3 +155,17 @@ def test_what_is_rewarded_becomes_likelier(model, weights) -> None:
         means = [tuner.step(EXAMPLES * 2) for _ in range(80)]
     assert np.mean(means[:5]) < 0.1 < 0.5 < np.mean(means[-5:])
     assert tuner.answers(EXAMPLES).tolist() == [1.0, 1.0]
+
+
+@pytest.mark.slow
+def test_a_task_named_in_full_is_tuned(whole, run_command: RunCommand) -> None:
+    """`benchmarks/rewards.py --task module:NAME`: what the user names is trusted, here and in
+    `int_lm.tune`."""
+    small = "--es.population 8 --es.members_per_stream 4 --reward.tokens 4"
+    flags = ["--task", "plugins.parity:PARITY", "--method", "ours", "--seconds", "1"]
+    flags += ["--prompts", "8", f"--ours={small}", "--json"]
+    here = {"PYTHONPATH": str(ROOT / "tests")}
+    done = run_command("benchmarks/rewards.py", "--run", str(whole[0]), *flags, env=here)
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(done.stdout)["rows"]
+    assert (row["task"], row["prompts"]) == ("parity", 8) and row["steps"] > 0
