@@ -1,7 +1,6 @@
 """Export a run: `python -m int_lm.export --run DIR --out DIR2`."""
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from int_lm import export, plugins, programs
 from int_lm.config import command_line
 from int_lm.config.command_line import OneLineParser
-from int_lm.errors import UserError, reported
+from int_lm.errors import UserError, reported, say
 
 if TYPE_CHECKING:
     from int_lm.run import Run
@@ -53,9 +52,6 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
 
     from int_lm import run  # with JAX, hence after the arguments are known to be sound
 
-    def say(sentence: str) -> None:
-        print(sentence, file=sys.stderr)
-
     opened = run.open_run(arguments.run, arguments.step, say=say)
     pruned = None
     if arguments.prune:
@@ -79,11 +75,12 @@ def _pruned(opened: "Run", root: Path, least: int) -> "tuple[Run, dict[str, Any]
     """The run with pruned context tables, and what `export_model` is told of it.
 
     Raises:
-      UserError: the model has no context tables; errors of `data.open` and `tokenization`.
+      UserError: the model has no context tables, or its text is not found; errors of
+        `data.open.open_trained` and `tokenization`.
     """
     programs.make_importable()
     import tokenization
-    from data.open import open_corpus
+    from data.open import open_trained
     from int_lm.export import sparse
     from int_lm.measure import evaluate
 
@@ -93,8 +90,10 @@ def _pruned(opened: "Run", root: Path, least: int) -> "tuple[Run, dict[str, Any]
         )
     weights, dropped = sparse.prune(opened.weights, least)
     tokenizer = tokenization.load(root / "tokenizer")
-    corpus = open_corpus(opened.config.data, tokenizer, say=lambda _: None)
-    held_out = corpus.heldout(min(PRICED_BYTES, opened.config.data.heldout_bytes or PRICED_BYTES))
+    data = opened.config.data
+    folders = [Path(data.shards), root / data.shards]
+    corpus = open_trained(data, tokenizer, opened.text_sha256, folders=folders, say=say)
+    held_out = corpus.heldout(min(PRICED_BYTES, data.heldout_bytes or PRICED_BYTES))
     texts = [document.text for documents in held_out.values() for document in documents]
     ids = tokenizer.encode_all(texts)
     lengths = [len(text) for text in texts]
