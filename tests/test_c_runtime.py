@@ -130,6 +130,9 @@ def test_a_vocabulary_of_pieces_is_read_and_written_as_ids(tmp_path: Path) -> No
     )
     words = [program, "sample", "--no_stop", "--tokens", "20", "--prompt", "5 600"]
     assert said(*words).split() == [str(token).encode() for token in (5, 600, *drawn)]
+    assert said(*words[:-1], " 5\t600\v\f\r\n") == said(*words)
+    for prompt in ("5 600 x", "5 700", "5 -1"):
+        refused([*words[:-1], prompt])
 
 
 def test_no_number_is_real(tmp_path: Path) -> None:
@@ -178,6 +181,21 @@ def test_damaged_weights_are_refused(tmp_path: Path) -> None:
     said(program, "sample", "--tokens", "1")
 
 
+def test_the_model_beside_the_program_is_read(tmp_path: Path) -> None:
+    """Not one that lies beside the text that it scores."""
+    needed("gcc")
+    directory = exported("one", tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "model.safetensors").write_text("another model")
+    (elsewhere / "text.txt").write_text(TEXT)
+    command = ["gcc", *STRICT, "-o", "model", "runtime.c"]
+    subprocess.run(command, cwd=directory, check=True)
+    found = said(directory / "model", "score", elsewhere / "text.txt").decode()
+    score = runtime.log2_likelihoods(export.load(directory), [TEXT.encode()])[0]
+    assert f'"log2_likelihood": {score},' in found
+
+
 def test_names_of_the_fixed_parts_are_free_for_a_network(tmp_path: Path) -> None:
     """A plug-in's tensors and variables may have any names."""
     needed("gcc")
@@ -212,6 +230,18 @@ def test_names_of_the_fixed_parts_are_free_for_a_network(tmp_path: Path) -> None
 def test_mistakes_get_one_sentence(arguments: list[str], mistaken: Path) -> None:
     """A mistake on the command line is answered with one line and exit code 2."""
     refused([mistaken, *arguments])
+
+
+@pytest.mark.parametrize("command", ["score", "sample"])
+def test_a_full_disk_is_said(command: str, mistaken: Path, tmp_path: Path) -> None:
+    """What could not be written is not passed over."""
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    (tmp_path / "text.txt").write_text(TEXT)
+    words = [mistaken, command, *([tmp_path / "text.txt"] if command == "score" else [])]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "error: the result could not be written\n")
 
 
 @pytest.fixture(scope="module")
