@@ -181,6 +181,36 @@ def test_damaged_weights_are_refused(tmp_path: Path) -> None:
     said(program, "sample", "--tokens", "1")
 
 
+def test_weights_in_the_program(tmp_path: Path) -> None:
+    """Only context tables take memory; a tensor that lies outside of the file is refused."""
+    needed("gcc", "nm")
+    directory = exported("rwkv", tmp_path)
+    array, weights = tmp_path / "weights.h", (directory / "model.safetensors").read_bytes()
+
+    def compiled(content: bytes) -> Path:
+        numbers = ",".join(map(str, content))
+        array.write_text(f"const unsigned char model_array[] = {{{numbers}}};\n")
+        options = (f'-DMODEL_ARRAY="{array}"', "-DROOM_FOR_TABLES")
+        return built(directory, "gcc", "-O1", *SANITIZED, *options)
+
+    program = compiled(weights)
+    compare(directory, [program], samplers=1)
+    symbols = said("nm", "-S", program).decode()
+    memory = re.search(r"^\w+ (\w+) b memory$", symbols, re.MULTILINE)
+    assert memory
+    assert 64 * 256 <= int(memory[1], 16) < 64 * 256 + 256
+    outside = re.sub(rb'(data_offsets":\[)(\d+),(\d+)', _far, weights, count=1)
+    assert outside != weights
+    length = int.from_bytes(weights[:8], "little") + len(outside) - len(weights)
+    refused([compiled(length.to_bytes(8, "little") + outside[8:]), "sample"])
+
+
+def _far(found: re.Match[bytes]) -> bytes:
+    """Places of a tensor near the end of the address space."""
+    begin, end = int(found[2]) + 2**63, int(found[3]) + 2**63
+    return found[1] + f"{begin},{end}".encode()
+
+
 def test_the_model_beside_the_program_is_read(tmp_path: Path) -> None:
     """Not one that lies beside the text that it scores."""
     needed("gcc")
