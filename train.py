@@ -202,9 +202,11 @@ def checked_before(settings: Config) -> "tuple[Config, Mapping[str, Any] | None]
     """
     from int_lm import config, resume, run
     from int_lm.files import checkpoint
+    from int_lm.training import origin
 
     directory = run.Paths(Path(settings.run.dir)).checkpoints
     if not checkpoint.steps(directory):
+        origin.require_named(settings)
         return settings, None
     host = checkpoint.read_host(directory)
     resume.check_host(host, directory)

@@ -60,7 +60,8 @@ class Run:
     Attributes:
       recipe: of `config`. weights: int8 NumPy arrays.
       tokenizer: its identity (kind, vocab_size, separator, digest).
-      text_sha256: of the tokens it was trained on and held out, and their layout.
+      text_sha256: of the tokens it was trained on and held out, and their layout. A tuned run has
+        that of the weights it started from; None where these do not say.
     """
 
     config: Config
@@ -68,7 +69,7 @@ class Run:
     step: int
     weights: Parameters
     tokenizer: dict[str, Any]
-    text_sha256: str
+    text_sha256: str | None
 
 
 def write_config(paths: Paths, settings: Config) -> None:
@@ -106,8 +107,20 @@ def open_run(
         step=restored.step,
         weights=State.of_stored(restored.state).weights,
         tokenizer=host["tokenizer"],
-        text_sha256=host["text_sha256"],
+        text_sha256=text_of(host),
     )
+
+
+def text_of(host: Mapping[str, Any]) -> str | None:
+    """`Run.text_sha256`, from a checkpoint's host data.
+
+    The entry text_sha256 of a tuning is the digest of its prompts.
+    """
+    if "tuning" not in host:
+        return host["text_sha256"]
+    tuning = host["tuning"]
+    found = tuning.get("text_sha256") if isinstance(tuning, dict) else None
+    return found if isinstance(found, str) else None
 
 
 def write_evaluation(

@@ -35,9 +35,14 @@ class Launched(NamedTuple):
 def launched(environment: Mapping[str, str]) -> Launched | None:
     """The processes of which this is one, if JAX can find the others; None if it is alone.
 
+    Launchers are looked at in JAX's order: `mpirun` of Open MPI 4 also where SLURM gave the nodes.
+
     Raises:
       UserError: a cluster or a launcher says that there are several, and they cannot be found.
     """
+    if "OMPI_MCA_orte_hnp_uri" in environment and _count(environment, OTHERS[0][1]) > 1:
+        count, process = _count(environment, OTHERS[0][1]), environment.get(OTHERS[0][2], "?")
+        return Launched(count, process, "the machine that mpirun runs on")
     tasks = _count(environment, "SLURM_NTASKS")
     if tasks > 1:
         needed = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID")
@@ -46,13 +51,10 @@ def launched(environment: Mapping[str, str]) -> Launched | None:
             raise UserError(
                 f"this is a SLURM job of {tasks} tasks (SLURM_NTASKS), but srun did not start "
                 f"this process, so that it would wait for {tasks - 1} others: start all of them "
-                f"with srun python train.py ..., or train in this process alone with {ALONE}"
+                f"with srun, or train in this process alone with {ALONE}"
             )
         nodes = environment["SLURM_STEP_NODELIST"]
         return Launched(tasks, environment["SLURM_PROCID"], f"the first of the nodes {nodes}")
-    if "OMPI_MCA_orte_hnp_uri" in environment and _count(environment, OTHERS[0][1]) > 1:
-        count, process = _count(environment, OTHERS[0][1]), environment.get(OTHERS[0][2], "?")
-        return Launched(count, process, "the machine that mpirun runs on")
     for launcher, size, rank in OTHERS:
         count = _count(environment, size)
         if count > 1 and rank in environment:

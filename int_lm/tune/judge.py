@@ -1,7 +1,8 @@
 """Rewards of completions: every distinct one judged once, here or in processes of their own.
 
-A function of the user's own runs in another process: what it prints cannot reach this one's output,
-and one that does not come back can be ended. The reward is taken to be a function: the same prompt,
+What the user names as "module:NAME", a function or a task, is called in other processes: what it
+prints then cannot reach this one's output, and a call that does not come back can be ended. A task
+is imported here, too, for its prompts. The reward is taken to be a function: the same prompt,
 completion and facts always get the same number.
 """
 
@@ -19,6 +20,7 @@ from typing import Any, NamedTuple, Self
 
 from int_lm import programs
 from int_lm.errors import UserError
+from int_lm.method.rewards import REWARD_MAX
 from int_lm.tune import worker
 
 SHOWN = 60  # characters of a prompt or completion in an error
@@ -47,7 +49,7 @@ class Judge:
 
     Args:
       name: a shipped task, or "module:function".
-      processes: 0 to call the function in this process, which only a shipped task's is.
+      processes: 0 to call the function in this process, without `seconds`; for a shipped task.
       seconds: that one call may take; 0 for no limit.
 
     Raises:
@@ -88,7 +90,7 @@ class Judge:
         """The reward of every question; each is asked as often as it stands here.
 
         Raises:
-          RewardError: a call raised, gave no finite number or took too long; the first such
+          RewardError: a call raised, gave no number within +-2^14 or took too long; the first such
             question, in their order, among those that were answered.
         """
         if self._function is not None:
@@ -100,12 +102,13 @@ class Judge:
         return self._asked(questions)
 
     def _number(self, question: Question, answer: dict[str, Any]) -> float:
-        if "reward" in answer:
-            return answer["reward"]
+        reward = answer.get("reward")
+        if reward is not None and abs(reward) <= REWARD_MAX:
+            return reward
+        what = answer.get("error", f"returned {reward}, beyond {REWARD_MAX} in magnitude")
         raise RewardError(
-            f"the reward {self._name} {answer['error']}, for the prompt {_shown(question.prompt)} "
-            f"and the completion {_shown(question.completion)}; mend it and run the same command "
-            "again"
+            f"the reward {self._name} {what}, for the prompt {_shown(question.prompt)} and the "
+            f"completion {_shown(question.completion)}; mend it and run the same command again"
         )
 
     def _asked(self, questions: Sequence[Question]) -> list[float]:
@@ -140,8 +143,12 @@ class Judge:
             one: _Worker = key.data
             lines = one.received()
             if lines is None:
-                question = one.asked[0][1]
-                self._number(question, {"error": "ended the process it ran in"})
+                if not one.asked:
+                    raise RewardError(
+                        f"a process for the reward {self._name} ended while it had nothing to do; "
+                        "run the same command again"
+                    )
+                self._number(one.asked[0][1], {"error": "ended the process it ran in"})
             for line in lines or ():
                 index, _ = one.asked.popleft()
                 answers[index] = json.loads(line)
@@ -187,13 +194,17 @@ class _Worker:
         Raises:
           UserError: it could not.
         """
-        for line in self._lines_within(STARTING_SECONDS):
-            if "error" in (answer := json.loads(line)):
-                raise UserError(f"{answer['error']}")
-            return
+        what = "ended before it was ready"
+        try:
+            for line in self._lines_within(STARTING_SECONDS):
+                if "error" in (answer := json.loads(line)):
+                    raise UserError(f"{answer['error']}")
+                return
+        except TimeoutError:
+            what = f"was not ready after {STARTING_SECONDS:g} seconds"
         raise UserError(
-            f"the process for the reward {self._name} ended before it was ready; import the module "
-            "in Python to see why"
+            f"the process for the reward {self._name} {what}; import the module in Python to see "
+            "why"
         )
 
     def ask(self, questions: Sequence[tuple[int, Question]]) -> None:
@@ -227,5 +238,9 @@ class _Worker:
     def _lines_within(self, seconds: float) -> Iterator[bytes]:
         with selectors.DefaultSelector() as selector:
             selector.register(self.output, selectors.EVENT_READ)
-            while selector.select(seconds) and (lines := self.received()) is not None:
+            while True:
+                if not selector.select(seconds):
+                    raise TimeoutError
+                if (lines := self.received()) is None:
+                    return
                 yield from lines

@@ -5,7 +5,7 @@ completion.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -71,6 +71,7 @@ class Tuner(Trainer):
       judge: computes rewards. prompts, coder: what is asked, and how it becomes tokens.
       tokens: read and written by all members since the run began.
       before: reward and solved share of the weights that the run started from.
+      text_sha256: of the text that these weights were trained on; None where it is not known.
     """
 
     judge: Judge = None  # type: ignore[assignment]
@@ -78,6 +79,7 @@ class Tuner(Trainer):
     coder: Coder = None  # type: ignore[assignment]
     tokens: int = 0
     before: tuple[float, float] | None = None
+    text_sha256: str | None = None
 
     program = "int_lm.tune"
 
@@ -264,12 +266,14 @@ class Tuner(Trainer):
 
     def host(self) -> dict[str, Any]:
         """As of `Trainer`, with what a resumed tuning cannot compute anew."""
-        return super().host() | {"tuning": {"tokens": self.tokens, "before": self.before}}
+        kept = {"tokens": self.tokens, "before": self.before, "text_sha256": self.text_sha256}
+        return super().host() | {"tuning": kept}
 
 
-def of_host(host: Any) -> tuple[int, tuple[float, float] | None]:
+def of_host(host: Mapping[str, Any]) -> tuple[int, tuple[float, float] | None]:
     """(tokens, before) of a `Tuner`, from a checkpoint's host data."""
-    found = host.get("tuning") if isinstance(host.get("tuning"), dict) else {}
+    tuning = host.get("tuning")
+    found = tuning if isinstance(tuning, dict) else {}
     tokens, before = found.get("tokens"), found.get("before")
     pair = before if isinstance(before, list) else []
     sound = len(pair) == 2 and all(type(x) in (int, float) for x in pair)
