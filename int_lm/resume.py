@@ -219,7 +219,7 @@ def _by_name(sections: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def in_order(settings: Config, host: Mapping[str, Any]) -> Config:
-    """`settings` with the sources of its mixture in the order of the checkpoint's, which are the same."""
+    """`settings` with its sources in the order of the checkpoint, which has the same sources."""
     order = [source["name"] for source in host["config"].get("data", {}).get("mixture", ())]
     mixture = sorted(settings.data.mixture, key=lambda source: order.index(source.name))
     data = dataclasses.replace(settings.data, mixture=tuple(mixture))
