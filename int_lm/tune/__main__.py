@@ -39,7 +39,7 @@ REMEDY = "wait until it ends, or choose another --run.dir"
 
 
 def parse(argv: Sequence[str] | None, program: str = COMMAND) -> argparse.Namespace:
-    """The command line, not yet a configuration: that needs the weights that it names."""
+    """The parsed command line. `settings_of` makes a configuration of it."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = command_line.OneLineParser(
         prog=program,
@@ -70,10 +70,13 @@ def parse(argv: Sequence[str] | None, program: str = COMMAND) -> argparse.Namesp
 
 
 def settings_of(arguments: argparse.Namespace) -> "tuple[Config, Origin | None]":
-    """The validated configuration, and what a new run starts from (None for one that goes on).
+    """The validated configuration, and the weights that a new run starts from.
+
+    Returns:
+      The configuration, and the origin of the weights; None for a run that is resumed.
 
     Raises:
-      UserError: a mistake in the arguments, or no such weights.
+      UserError: a mistake in the arguments, or the weights cannot be read.
     """
     named = {name: value for name, value in vars(arguments).items() if "." in name}
     for flag, field in (("reward", "reward.name"), ("prompts", "reward.prompts")):
@@ -109,10 +112,11 @@ def settings_of(arguments: argparse.Namespace) -> "tuple[Config, Origin | None]"
 
 
 def check(settings: Config) -> None:
-    """Refuse what is not a tuning, before anything is read or written.
+    """Refuse a configuration that is not one of tuning, before text or weights are read.
 
     Raises:
-      UserError: another objective, an unknown reward, or prompts that do not go with it.
+      UserError: the objective is not one in which members write, the reward is unknown, or the
+        prompts do not fit the reward.
     """
     from int_lm import tasks
     from int_lm.method import objective, recipe
@@ -146,7 +150,7 @@ def prompts_of(settings: Config) -> "Prompts":
     """The prompts that the configuration names.
 
     Raises:
-      UserError: names file and line of what is wrong with them.
+      UserError: a prompt is invalid; the message has file and line.
     """
     from int_lm.tasks import Example
     from int_lm.tune import prompts
@@ -160,14 +164,18 @@ def prompts_of(settings: Config) -> "Prompts":
 
 
 def tune(settings: Config, start: "Origin | None", own: Path) -> dict[str, Any] | None:
-    """Start or resume the tuning of `settings`, with the other processes of the run if any.
+    """Start or resume a tuning, together with the other processes of the run, if there are any.
 
     Args:
-      start: what a new run starts from.
-      own: the directory of the weights, which has their tokenizer.
+      settings: the configuration.
+      start: the weights that a new run starts from; None for a run that is resumed.
+      own: the run or export with these weights and their tokenizer.
 
     Returns:
-      The figures that --json prints; None where the run was asked to stop.
+      The figures that --json prints; None if a signal asked the run to stop.
+
+    Raises:
+      UserError: a mistake in configuration, prompts or run directory, or a reward that fails.
     """
     from int_lm.files import lock
     from int_lm.training import distributed
@@ -186,7 +194,7 @@ def tune(settings: Config, start: "Origin | None", own: Path) -> dict[str, Any] 
 def _tune_locked(
     settings: Config, start: "Origin | None", own: Path, prompts: "Prompts", held: "Lock | None"
 ) -> dict[str, Any] | None:
-    """`tune`, in a run directory that no other process uses."""
+    """The body of `tune`, while this run holds the lock `held` of its directory."""
     programs.make_importable()
     import tokenization
     from int_lm import resume, run
@@ -236,13 +244,13 @@ def _tune_locked(
 
 
 def _mixture(settings: Config, begun: "Begun") -> Sequence[Any]:
-    """The phases of the text that the model was trained on, which tuning does not read."""
+    """The phases of the text of the training, which tuning keeps but does not read."""
     sources = config.sources_of(settings.data)
     return begun.host["mixture"] if begun.host else [(0, [source.weight for source in sources])]
 
 
 def finish(tuner: "Tuner") -> Mapping[str, Any]:
-    """Evaluate, save, and say what can be done next; returns the figures that --json prints."""
+    """Evaluate, save, and print the next commands; returns the figures that --json prints."""
     answered = tuner.answered
     if answered is None or answered[0] != tuner.step:
         tuner.answer()
@@ -277,7 +285,12 @@ def finish(tuner: "Tuner") -> Mapping[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
-    """Tune; `program` is what the help calls this command."""
+    """Tune.
+
+    Args:
+      argv: arguments; None for those of the process.
+      program: name of this command in its help.
+    """
     arguments = parse(argv, program)
     plugins.trust(*arguments.plugin)
     settings, start = settings_of(arguments)
