@@ -1,4 +1,4 @@
-"""Compress: `python -m int_lm.compress FILE -o OUT --export DIR`; `--decompress` undoes it."""
+"""Compress or decompress: `python -m int_lm.compress FILE -o OUT --export DIR [--decompress]`."""
 
 import contextlib
 import io
@@ -18,7 +18,7 @@ COMMAND = f"python -m {PROGRAM}"
 
 
 def parser(program: str = COMMAND) -> OneLineParser:
-    """The command line."""
+    """The parser of the command line."""
     result = OneLineParser(
         prog=program,
         description="Compress a file with an exported model, losslessly. The same export reads the "
@@ -53,7 +53,7 @@ def parser(program: str = COMMAND) -> OneLineParser:
 
 @contextlib.contextmanager
 def _opened(name: str) -> Iterator[tuple[BinaryIO, int | None]]:
-    """A file to read, and its size if that is known."""
+    """Open a file to read; its size in bytes is None for standard input."""
     if name == "-":
         yield sys.stdin.buffer, None
         return
@@ -66,7 +66,10 @@ def _opened(name: str) -> Iterator[tuple[BinaryIO, int | None]]:
 
 @contextlib.contextmanager
 def _written(name: str) -> Iterator[BinaryIO]:
-    """A file that has its name only when all of it is written; `-` is held back until then."""
+    """A file to write, under a temporary name until it is complete.
+
+    For `-`, the bytes are kept in memory and written to stdout at the end.
+    """
     if name == "-":
         held = io.BytesIO()
         yield held
@@ -87,7 +90,11 @@ def _written(name: str) -> Iterator[BinaryIO]:
 
 
 def codec_of(directory: str) -> compress.Codec:
-    """The model and tokenizer of an export; errors `UserError`."""
+    """The model and tokenizer of an export.
+
+    Raises:
+      UserError: the directory is not an export, or it is damaged.
+    """
     model = export.load(directory)
     programs.make_importable()
     import tokenization
@@ -99,10 +106,11 @@ def codec_of(directory: str) -> compress.Codec:
 
 
 def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
-    """Check the arguments, then load the model: a mistake is answered at once.
+    """Check the arguments, then load the model, so that a mistake is reported at once.
 
     Args:
-      program: what the help calls this command.
+      argv: arguments; None for those of the process.
+      program: name of this command in its help.
     """
     arguments = parser(program).parse_strict(argv)
     plugins.trust(*arguments.plugin)

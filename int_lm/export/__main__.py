@@ -15,14 +15,15 @@ if TYPE_CHECKING:
 
 PROGRAM = "int_lm.export"
 COMMAND = f"python -m {PROGRAM}"
-PRICED_BYTES = 1 << 20  # of held-out text, about, on which the price of pruning is measured
+PRICED_BYTES = 1 << 20  # about so much held-out text is used to measure the cost of pruning
 
 
 def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
-    """Check the arguments, then load the run: a mistake is answered at once.
+    """Check the arguments, then load the run, so that a mistake is reported at once.
 
     Args:
-      program: what the help calls this command.
+      argv: arguments; None for those of the process.
+      program: name of this command in its help.
     """
     parser = OneLineParser(
         prog=program,
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
         raise UserError(f"--prune is {arguments.prune}, must be between 0 and 127")
     export.check_free(arguments.out, arguments.overwrite)
 
-    from int_lm import run  # with JAX, hence after the arguments are known to be sound
+    from int_lm import run  # imports JAX, so only after the arguments are checked
 
     opened = run.open_run(arguments.run, arguments.step, say=say)
     pruned = None
@@ -72,11 +73,11 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
 
 
 def _pruned(opened: "Run", root: Path, least: int) -> "tuple[Run, dict[str, Any]]":
-    """The run with pruned context tables, and what `export_model` is told of it.
+    """The run with pruned context tables, and the argument `pruned` of `export_model`.
 
     Raises:
-      UserError: the model has no context tables, or its text is not found; errors of
-        `data.open.open_trained` and `tokenization`.
+      UserError: the model has no context tables, or its text or tokenizer cannot be read or has
+        changed.
     """
     programs.make_importable()
     import tokenization

@@ -121,7 +121,7 @@ def source(model: LanguageModel, tokenizer: Mapping[str, Any]) -> str:
 
 
 def written(model: LanguageModel, tokenizer: Mapping[str, Any]) -> tuple[str, str]:
-    """(`source`, ""); or ("", what the network does that has no counterpart in C)."""
+    """The text of runtime.c and ""; or "" and the operation that cannot be written in C."""
     try:
         return source(model, tokenizer), ""
     except program.UnsupportedError as error:
@@ -129,7 +129,7 @@ def written(model: LanguageModel, tokenizer: Mapping[str, Any]) -> tuple[str, st
 
 
 def _equations(network: ModuleType | None) -> str:
-    """What an architecture's module says of it, as lines of a comment."""
+    """The docstring of an architecture's module, as lines of a C comment."""
     said = (network.__doc__ or "").replace("*/", "* /").strip() if network is not None else ""
     lines = [line for line in said.splitlines() if not expressions.is_loose(line)]
     return "\n".join(f"   {line}".rstrip() for line in lines)
@@ -141,13 +141,13 @@ def _identifier(path: str) -> str:
 
 
 def _place(path: str, struct: Any) -> str:
-    """The array of a tensor or of a leaf of the state; its only entry, where it has no more."""
+    """The C name of an array; for an array of one entry, the C expression of that entry."""
     name = "logits" if path == "logits" else _identifier(path)
     return name if math.prod(struct.shape) > 1 else f"{name}[0]"
 
 
 def _arrays(model: LanguageModel) -> tuple[dict[str, Any], dict[str, Any], Any]:
-    """Weights by path and the leaves of the state by name, as structs; the state's tree."""
+    """Shapes and dtypes of the weights by path and of the state by name; the state as a tree."""
     weights = {
         path: jax.ShapeDtypeStruct(spec.full_shape, jnp.int8)
         for path, spec in model.specs.by_path().items()
@@ -159,7 +159,7 @@ def _arrays(model: LanguageModel) -> tuple[dict[str, Any], dict[str, Any], Any]:
 
 
 def _input(key: str, struct: Any, vocab_size: int) -> program.Node:
-    """An argument of a traced function: weights are never -128, and ids lie in the vocabulary."""
+    """An argument of a traced function with its range: [-127, 127], or [0, V - 1] for ids."""
     dtype = str(struct.dtype)
     low, high = ranges.limits(dtype)
     if key in ("token", "target"):
@@ -170,7 +170,7 @@ def _input(key: str, struct: Any, vocab_size: int) -> program.Node:
 
 
 def _step(model: LanguageModel, network: ModuleType | None) -> tuple[c.Written, str]:
-    """The body of `step`, and the dtype of logits."""
+    """The body of the C function `step`, and the dtype of its logits."""
     weights, state, tree = _arrays(model)
     structs = {f"weight {path}": struct for path, struct in weights.items()}
     structs |= {f"state {name}": struct for name, struct in state.items()}
@@ -198,7 +198,7 @@ def _step(model: LanguageModel, network: ModuleType | None) -> tuple[c.Written, 
 
 
 def _likelihood(model: LanguageModel, dtype: str, tables: Mapping[str, np.ndarray]) -> c.Written:
-    """The body of `log2_likelihood`."""
+    """The body of the C function `log2_likelihood`."""
     structs = {
         "logits": jax.ShapeDtypeStruct((1, model.vocab_size), np.dtype(dtype)),
         "target": jax.ShapeDtypeStruct((1,), jnp.int32),
@@ -235,7 +235,7 @@ def _sizes(model: LanguageModel, tokenizer: Mapping[str, Any], logit: str) -> It
 
 
 def _rows(values: Sequence[str]) -> Iterator[str]:
-    """Values of an array, as many to a line as fit."""
+    """Lines with the values of an array, as many in a line as fit."""
     line = "   "
     for value in values:
         if len(line) + len(value) + 2 > reading.WIDTH:
@@ -273,7 +273,7 @@ def _roots() -> Iterator[str]:
 
 
 def _tensors(model: LanguageModel, dots: set[str]) -> Iterator[str]:
-    """The weights: a pointer to each, and what the file must say of it."""
+    """C declarations of the weights: a pointer to each, and its entry in the weights file."""
     weights, _, _ = _arrays(model)
     rows, room, of_tables = [], [], ["64"]
     index = "U8" if model.vocab_size <= 256 else "U16"
@@ -324,7 +324,7 @@ def _tensors(model: LanguageModel, dots: set[str]) -> Iterator[str]:
 
 
 def _state(model: LanguageModel) -> Iterator[str]:
-    """What a text leaves behind for its next token, and the state at its start."""
+    """C declarations of the state of a text, and of the state at its start."""
     _, structs, _ = _arrays(model)
     values = dict(zip(structs, jax.tree.leaves(model.initial_state(1)), strict=True))
     yield "struct state {"
