@@ -89,6 +89,11 @@ def _pruned(opened: "Run", root: Path, least: int) -> "tuple[Run, dict[str, Any]
         raise UserError(
             "--prune leaves out entries of context tables, of which this model has none"
         )
+    if opened.text_sha256 is None:
+        raise UserError(
+            "this run does not say which text its weights were trained on, so the price of --prune "
+            "is not known; export without it"
+        )
     weights, dropped = sparse.prune(opened.weights, least)
     tokenizer = tokenization.load(root / "tokenizer")
     data = opened.config.data
