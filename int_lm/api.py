@@ -1,11 +1,11 @@
-"""Train, load, measure, sample and export models from Python: what the commands do, as functions.
+"""Train, load, measure, sample and export models from Python: the commands as functions.
 
     model = int_lm.train("quickstart", data={"path": "book.txt"}, run={"dir": "runs/book"})
     model.evaluate(["some text"])["bits_per_byte"]
     model.export("exports/book")
 
-A model of a run is computed by JAX, one of an export by NumPy, to the same numbers and the same
-text; JAX is not imported for an export. Mistakes raise `UserError`: one sentence that says what is
+JAX computes the model of a run, NumPy the model of an export. The numbers and the text are the
+same. JAX is not imported for an export. Mistakes raise `UserError`: one sentence that says what is
 wrong, where, and what to do next.
 """
 
@@ -24,16 +24,22 @@ Text = str | bytes  # bytes are UTF-8
 
 
 class Model:
-    """The model of a run's checkpoint, or of an export. Made by `load` and `train`.
+    """The model of a run's checkpoint, or of an export. `load` and `train` make it.
 
     Attributes:
-      path: the directory it was read from.
-      step: the training step it was saved at.
-      tokenizer: its `tokenization.Tokenizer`: `encode` makes ids of bytes, `decode` bytes of ids.
+      path: the directory of the run or the export.
+      step: number of updates that the weights have had.
+      tokenizer: the `tokenization.Tokenizer`: `encode` turns bytes into ids, `decode` ids into
+        bytes.
     """
 
     def __init__(self, path: Path, subject: Any):
-        """Args: path as of the attribute; subject, an `eval.Subject`."""
+        """Make the model.
+
+        Args:
+          path: the directory of the run or the export.
+          subject: an `eval.Subject`.
+        """
         self.path = path
         self.step: int = subject.step
         self.tokenizer: Any = subject.tokenizer
@@ -46,17 +52,23 @@ class Model:
         """How well the model predicts texts: the figures of `eval.py --text --json`.
 
         Args:
-          texts: documents; each is read from a fresh state, and counts with its end.
+          texts: documents. Each is read from a fresh state, and its end is predicted, too.
 
         Returns:
-          `bits_per_byte` (of the texts' UTF-8), `interval_95` (of it over documents; None for a
-          single one), `documents`, `bytes`, `tokens` (with a separator a document),
-          `token_perplexity`, `byte_perplexity`, `log2_likelihood_units` (an integer, in 2^-16 bit),
-          `baselines` (bits per byte of the same bytes by unigram, bigram, gzip and xz), `sources`,
-          and `text`, with the digest `sha256` of the texts.
+          bits_per_byte: code length of all texts in bits, divided by the bytes of their UTF-8.
+          interval_95: 95 % interval of it over documents; None for a single document.
+          documents: number of texts.
+          bytes: bytes of their UTF-8.
+          tokens: number of tokens, with a separator for each document.
+          token_perplexity: 2 to the mean number of bits of a token.
+          byte_perplexity: 2 to the bits per byte.
+          log2_likelihood_units: the log2-likelihood, an integer in units of 2^-16 bit.
+          baselines: bits per byte of the same bytes by unigram, bigram, gzip and xz.
+          sources: these figures by source.
+          text: what is known of the texts; `sha256` is their digest.
 
         Raises:
-          UserError: no text, an empty one, one that is not UTF-8, or one with a zero byte.
+          UserError: there is no text, or a text is empty, is not UTF-8 or has a zero byte.
         """
         documents = programs.load("data.documents")
         of_texts = [
@@ -69,7 +81,13 @@ class Model:
     def log2_likelihoods(self, texts: Sequence[Text]) -> "np.ndarray":
         """The exact log2-likelihood of every text: int64 [texts], in units of 2^-16 bit.
 
-        Args and raises as `evaluate`. A text is coded with the separator that ends it.
+        It includes the separator that ends the text.
+
+        Args:
+          texts: as for `evaluate`.
+
+        Raises:
+          UserError: as `evaluate`.
         """
         ids = self.tokenizer.encode_all(_checked(texts))
         return self._subject.log2_likelihoods(ids, lambda tokens: None)
@@ -85,23 +103,25 @@ class Model:
         seed: int = 0,
         stop: bool = True,
     ) -> Any:
-        """What the model writes after `prompt`: the same for the same arguments on every machine.
+        """The text that the model writes after `prompt`.
+
+        The same arguments give the same text on every machine.
 
         Args:
           prompt: text to continue.
-          tokens: how many to add, at most; at least 1.
+          tokens: the largest number of tokens to add, at least 1.
           temperature: 1 for the model's own distribution, 0 for always the likeliest token.
           top_k: draw among the k likeliest tokens only (0: all).
           top_p: draw among the fewest likeliest tokens that have this probability together.
           seed: of the draws, 0 to 2^32 - 1.
-          stop: end where the model ends its text; otherwise begin another one there.
+          stop: whether to end where the model ends its text; otherwise another text begins there.
 
         Returns:
-          The continuation, without the prompt: bytes if that is bytes; otherwise a str, in which
-          bytes that are not UTF-8 are replacement characters.
+          The continuation, without the prompt. It is bytes if the prompt is bytes; otherwise a str,
+          in which bytes that are not UTF-8 become replacement characters.
 
         Raises:
-          UserError: a number outside its range.
+          UserError: a number is outside its range, or the prompt is not UTF-8 or has a zero byte.
         """
         if tokens < 1:
             raise UserError(f"tokens is {tokens}, must be at least 1")
@@ -119,13 +139,13 @@ class Model:
 
         Args:
           out: the directory to make.
-          overwrite: replace an export that is there.
+          overwrite: whether to replace an export at `out`.
 
         Returns:
           `out`, which `load` reads.
 
         Raises:
-          UserError: this is an export already, `out` is in the way, or the file system refused.
+          UserError: this model is an export, `out` exists, or the file system refused.
         """
         run = self._subject.run
         if run is None:
@@ -138,11 +158,13 @@ def load(path: str | Path, step: int | None = None, *, trusted: Sequence[str] = 
 
     Args:
       path: the directory.
-      step: which checkpoint of a run; the newest sound one if None.
-      trusted: code outside int_lm that it names and that may be imported, each as "module:name".
+      step: which checkpoint of a run; None for the newest one that is not damaged.
+      trusted: code outside int_lm that the run or export names and that may be imported, each as
+        "module:name".
 
     Raises:
-      UserError: no run and no export there, or what is there is damaged; `step` of an export.
+      UserError: `path` holds no run and no export, or it is damaged; or `step` is given for an
+        export.
     """
     path = Path(path)
     plugins.trust(*trusted)
@@ -164,9 +186,9 @@ def train(
 ) -> Model:
     """Train, or go on with, the run that a configuration describes, as `train.py` does.
 
-    A run directory that holds a checkpoint is resumed, bit for bit; of a finished run that is said
-    and nothing done. Progress is printed. SIGINT and SIGTERM save and stop at the next step, if
-    this is called in the main thread.
+    A run directory that holds a checkpoint is resumed, bit for bit. For a finished run, a message
+    is printed and no step is trained. Progress is printed. If this is called in the main thread,
+    SIGINT and SIGTERM save and stop at the next step.
 
     Args:
       config: a `Config`; nested values such as {"run": {"steps": 100}}; a YAML file; the name of a
@@ -174,8 +196,8 @@ def train(
       **overrides: values of single fields by section: run={"steps": 100}, data={"path": "a.txt"}.
 
     Returns:
-      The model after the last step saved. Where the run has several processes, all of them must
-      see its directory.
+      The model at the newest checkpoint. If the run has several processes, all of them must see
+      its directory.
 
     Raises:
       UserError: a mistake in the configuration, the text or the run directory.
@@ -187,7 +209,11 @@ def train(
 
 
 def _configuration(config: Any, overrides: Mapping[str, Any]) -> Config:
-    """The configuration that the arguments of `train` describe, not yet validated."""
+    """The configuration that the arguments of `train` describe, not yet validated.
+
+    Raises:
+      UserError: an unknown section or field, or a wrong type.
+    """
     if isinstance(config, str | Path):
         config = command_line.configuration(str(config))
     elif not isinstance(config, Config):
@@ -206,7 +232,11 @@ def _configuration(config: Any, overrides: Mapping[str, Any]) -> Config:
 
 
 def _checked(texts: Sequence[Text]) -> list[bytes]:
-    """Texts as documents are: UTF-8, not empty, without zero bytes, at least one."""
+    """The texts as UTF-8 bytes.
+
+    Raises:
+      UserError: there is no text, or a text is empty, is not UTF-8 or has a zero byte.
+    """
     if isinstance(texts, str | bytes):
         raise UserError("texts is a single text; give a list of texts")
     checked = [_bytes(text, f"text {number}") for number, text in enumerate(texts)]
@@ -219,7 +249,11 @@ def _checked(texts: Sequence[Text]) -> list[bytes]:
 
 
 def _bytes(text: Text, what: str) -> bytes:
-    """The UTF-8 of a text; `what` names it in an error."""
+    """The UTF-8 bytes of a text; `what` names it in an error.
+
+    Raises:
+      UserError: the text is not UTF-8 or has a zero byte.
+    """
     try:
         data = text.encode() if isinstance(text, str) else bytes(text)
         data.decode()

@@ -1,8 +1,8 @@
-"""Where the programs are: train.py, eval.py, `data`, `tokenization` and the shipped configurations.
+"""Finds the programs: train.py, eval.py, `data`, `tokenization` and the shipped configurations.
 
-In a clone they lie beside `int_lm`. In an installed package they lie inside it, in
-`int_lm/_programs`, for names such as `data` and `train` are too general for a place that all
-packages share. Commands and `int_lm.api` put that folder on the path of their own process before
+In a clone the programs lie beside `int_lm`. In an installed package they lie in `int_lm/_programs`,
+because names such as `data` and `train` are too general for the folder that all packages share.
+Commands and `int_lm.api` put the folder of the programs on the path of their own process before
 they import from it.
 """
 
@@ -14,11 +14,11 @@ from types import ModuleType
 from int_lm.errors import UserError
 
 PACKAGE = Path(__file__).resolve().parent
-NAMES = ("data", "eval", "tokenization", "train")  # of modules at the top of the folder
+NAMES = ("data", "eval", "tokenization", "train")  # modules in the folder of the programs
 
 
 def installed() -> bool:
-    """Whether this is an installed package, not a clone."""
+    """Whether int_lm is an installed package; otherwise it is a clone."""
     return (PACKAGE / "_programs").is_dir()
 
 
@@ -28,10 +28,10 @@ def folder() -> Path:
 
 
 def make_importable() -> None:
-    """Let this process import the programs; they go before other modules of their names.
+    """Let this process import the programs, before other modules of the same names.
 
     Raises:
-      UserError: the programs are not there, or another module of such a name is imported already.
+      UserError: the programs are missing, or another module of one of their names is imported.
     """
     place = folder()
     if not (place / "tokenization").is_dir():
@@ -49,13 +49,24 @@ def make_importable() -> None:
 
 
 def load(name: str) -> ModuleType:
-    """The module of the programs that `name` says, such as `data.prepare`; errors as above."""
+    """Import a module of the programs.
+
+    Args:
+      name: such as `data.prepare`.
+
+    Raises:
+      UserError: as `make_importable`.
+    """
     make_importable()
     return importlib.import_module(name)
 
 
 def configuration(name: str) -> Path | None:
-    """The shipped configuration of a bare name, such as `quickstart`; None if there is none."""
+    """The path of a shipped configuration; None if there is none of this name.
+
+    Args:
+      name: without a directory, such as `quickstart` or `quickstart.yaml`.
+    """
     if Path(name).name != name:
         return None
     path = folder() / "configs" / (name if name.endswith(".yaml") else f"{name}.yaml")
@@ -64,7 +75,7 @@ def configuration(name: str) -> Path | None:
 
 def version() -> str:
     """The version of int_lm: of the clone or of the installed package."""
-    import tomllib  # here, as the next one, so that --help answers at once
+    import tomllib  # imported here, as `metadata` is, so that --help appears at once
     from importlib import metadata
 
     if installed():

@@ -1,4 +1,4 @@
-"""What a terminal is shown: a progress bar, and text that a model wrote, made safe."""
+"""Output for a terminal: a progress bar, and text of a model without control characters."""
 
 import contextlib
 import sys
@@ -9,13 +9,13 @@ from tqdm import tqdm
 
 @contextlib.contextmanager
 def bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A progress bar with the time left, on stderr if that is a terminal.
+    """A progress bar with the time left, on stderr if stderr is a terminal.
 
-    Yields its `update(count)`, which moves it on by `count`.
+    Yields a function `update(count)`, which adds `count` to the progress.
 
     Args:
-      what: is counted, shown in front of the bar.
-      total: of all counts; None where it is not known.
+      what: the text in front of the bar.
+      total: sum of all counts at the end; None if it is not known.
     """
     with tqdm(
         total=total,
@@ -33,7 +33,10 @@ def bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
 
 
 def shown(text: bytes) -> str:
-    r"""UTF-8 text that is safe on a terminal: invalid bytes and control characters as `\x1b`."""
+    r"""UTF-8 text as a safe str for a terminal.
+
+    Invalid bytes and control characters, except newline and tab, become escapes such as `\x1b`.
+    """
     decoded = text.decode("utf-8", "backslashreplace")
     return "".join(
         c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode()

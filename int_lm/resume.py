@@ -1,11 +1,11 @@
-"""Resumption: what a checkpoint says of its run, and which runs may go on from it.
+"""Resumption: the host data of a checkpoint, and the rules for going on from it.
 
-Beside the arrays a checkpoint keeps `host_data`. A run goes on from it if its configuration, text,
-tokenizer and noise are the same, but for what changes no bit of the weights (`RESUMABLE_CHANGES`).
-`check_resumable` refuses other runs; `resumption_warning` tells what is allowed and yet makes
-another run.
+Beside the arrays a checkpoint holds `host_data`. A run may go on from a checkpoint if its
+configuration, text, tokenizer and noise are the same. Fields in `RESUMABLE_CHANGES` may differ.
+`check_resumable` refuses other runs. `resumption_warning` names a change that is allowed but leads
+to other weights.
 
-Importing this imports no JAX: exports, too, have a tokenizer that must be theirs.
+JAX is not imported here, because commands that read exports also use `check_tokenizer`.
 """
 
 import dataclasses
@@ -19,12 +19,12 @@ from int_lm.errors import UserError
 from int_lm.method import schedules
 from int_lm.runtime import VOCABULARY_MAX
 
-EXIT_NOTHING_TO_TRAIN = 4  # of train.py, for wrappers that start a run again and again
+EXIT_NOTHING_TO_TRAIN = 4  # exit status of train.py, for scripts that start a run repeatedly
 
-# Where text and tokenizer are found: the digest of what is found there decides.
+# Paths of text and tokenizer may change: the digests of text and tokenizer are compared instead.
 PLACES = frozenset({"data.path", "data.tokenizer"})
-# What may change between a run and its resumption without changing the meaning of its weights; of
-# run.steps, on which some schedules depend, `resumption_warning` says so.
+# Fields that may change when a run is resumed. Some schedules depend on run.steps: then
+# `resumption_warning` says so.
 RESUMABLE_CHANGES = (
     PLACES
     | {"es.chunk", "data.shards", "data.heldout_bytes", "data.skip_damaged"}
@@ -34,7 +34,7 @@ RESUMABLE_CHANGES = (
 )
 
 
-# -- What a checkpoint says of its run -------------------------------------------------------------
+# -- The host data of a checkpoint -----------------------------------------------------------------
 
 
 def host_data(
@@ -44,10 +44,15 @@ def host_data(
     mixture: Sequence[Any],
     seconds: float,
 ) -> dict[str, Any]:
-    """What a checkpoint keeps beside the arrays: all that a resumed run must agree with.
+    """The host data of a checkpoint: everything that a resumed run is compared with.
 
-    The position in the text is the number of the step, with `mixture`, the rounds at which the
-    weights of the sources changed.
+    The position in the text needs no entry: it follows from the step and from `mixture`.
+
+    Args:
+      tokenizer: identity of the tokenizer (kind, vocab_size, separator, digest).
+      text_sha256: digest of the text and its layout.
+      mixture: rounds at which the weights of the sources changed, with the weights.
+      seconds: of training so far.
     """
     from int_lm.arithmetic.noise import NOISE_VERSION
 
@@ -62,7 +67,7 @@ def host_data(
 
 
 def check_host(host: Mapping[str, Any], where: Path) -> None:
-    """Refuse a checkpoint's host data that are not of the form which `host_data` gives them.
+    """Refuse host data that do not have the form of `host_data`.
 
     Raises:
       UserError: names `where` and the entry.
@@ -87,7 +92,7 @@ def check_host(host: Mapping[str, Any], where: Path) -> None:
 
 
 def _is_mixture(value: Any) -> bool:
-    """Whether a JSON value is a list of phases, the first from round 0 on, of the same sources."""
+    """Whether a JSON value is a mixture: phases in order, from round 0 on, of the same sources."""
     if not (isinstance(value, list) and value and all(map(_is_phase, value))):
         return False
     rounds = [first for first, _ in value]
@@ -108,10 +113,14 @@ def _is_phase(value: Any) -> bool:
 
 
 def settings_of(host: Mapping[str, Any], where: Path) -> Config:
-    """The configuration that a checkpoint in `where` was written with; errors as of `check_host`.
+    """The configuration that a checkpoint was written with.
+
+    Args:
+      host: its host data.
+      where: its directory, for errors.
 
     Raises:
-      UserError: it is none that this program accepts.
+      UserError: the host data have a wrong form, or this version refuses the configuration.
     """
     check_host(host, where)
     settings = config.validate(config.from_dict(host["config"], f"the checkpoint in {where}"))
@@ -130,19 +139,21 @@ def settings_of(host: Mapping[str, Any], where: Path) -> Config:
 def check_config(
     saved: Mapping[str, Any], current: Mapping[str, Any], where: str = "the checkpoint"
 ) -> None:
-    """Refuse to resume under another configuration (nested dicts as of `config.to_dict`).
+    """Refuse to resume with another configuration.
 
-    Fields in `RESUMABLE_CHANGES` may differ, those of a mixture's sources too, and the weights of a
-    mixture and the order of its sources. A field that the version which wrote the checkpoint did
-    not have counts as its default, one that was removed since as absent if its value changed
-    nothing (`config.load.REMOVED`).
+    Fields in `RESUMABLE_CHANGES` may differ, also those of the sources of a mixture. The weights of
+    a mixture and the order of its sources may differ, too. A field that the saved configuration
+    does not have counts as its default. A field in `config.load.REMOVED` is ignored if it has the
+    value that changed nothing.
 
     Args:
-      where: the saved configuration stands, for sentences about it.
+      saved: the configuration in the checkpoint, in the form of `config.to_dict`.
+      current: the configuration of the run, in the same form.
+      where: the name of the checkpoint in an error.
 
     Raises:
-      UserError: names every other field that differs, with both values; or `saved` is none that
-        this program accepts.
+      UserError: other fields differ (the message has all of them, with both values), or this
+        version refuses `saved`.
     """
     complete = config.to_dict(config.from_dict(saved, where))
     before, now = _by_name(complete), _by_name(current)
@@ -154,7 +165,7 @@ def check_config(
 
 
 def check_tokenizer(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
-    """Refuse a tokenizer other than the one the weights were trained with.
+    """Refuse a tokenizer whose identity is not the one saved at the training.
 
     Raises:
       UserError: names every entry of the two identities that differs, with both values.
@@ -167,7 +178,7 @@ def check_tokenizer(saved: Mapping[str, Any], current: Mapping[str, Any]) -> Non
 
 
 def _refuse_other_sources(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
-    """Refuse a mixture that has a source more, or one less, than the checkpoint's."""
+    """Refuse a mixture with other sources than the checkpoint's."""
     before, now = (
         {source["name"] for source in sections.get("data", {}).get("mixture", ())}
         for sections in (saved, current)
@@ -187,7 +198,7 @@ def _refuse_other_sources(saved: Mapping[str, Any], current: Mapping[str, Any]) 
 def _by_name(sections: Mapping[str, Any]) -> dict[str, Any]:
     """Values by `section.key`, those of a mixture by `data.mixture.source.key`.
 
-    Those that may change are left out.
+    Fields that may change are left out.
     """
     named = {
         f"{section}.{key}": value
@@ -201,14 +212,14 @@ def _by_name(sections: Mapping[str, Any]) -> dict[str, Any]:
             for key, value in source.items()
             if key not in ("name", "weight") and f"data.{key}" not in RESUMABLE_CHANGES
         }
-    if "data.mixture" in fixed:  # whether there is one
+    if "data.mixture" in fixed:
         fixed["data.mixture"] = [source["name"] for source in fixed["data.mixture"]]
         fixed["data.mixture"].sort()
     return fixed
 
 
 def in_order(settings: Config, host: Mapping[str, Any]) -> Config:
-    """`settings` with the sources of its mixture in the order of the checkpoint, whose they are."""
+    """`settings` with its sources in the order of the checkpoint, which has the same sources."""
     order = [source["name"] for source in host["config"].get("data", {}).get("mixture", ())]
     mixture = sorted(settings.data.mixture, key=lambda source: order.index(source.name))
     data = dataclasses.replace(settings.data, mixture=tuple(mixture))
@@ -216,7 +227,7 @@ def in_order(settings: Config, host: Mapping[str, Any]) -> Config:
 
 
 def other_places(host: Mapping[str, Any], settings: Config) -> str:
-    """Where text and tokenizer were and are now, where that differs; empty if it does not."""
+    """The old and new paths of text and tokenizer, as text; empty if they are the same."""
     saved = config.from_dict(host["config"], "the checkpoint").data
     now = settings.data
     places = [("data.tokenizer", saved.tokenizer, now.tokenizer)]
@@ -227,7 +238,7 @@ def other_places(host: Mapping[str, Any], settings: Config) -> str:
 
 
 def _other_run(weights: str | None) -> str:
-    """What to do for a new run; `weights` is the directory of a run whose weights fit it."""
+    """How to start a new run, for errors; `weights`: directory of a run whose weights fit it."""
     start = f" that starts from these weights (--run.init_from {weights})" if weights else ""
     return f"start a new run{start} with another --run.dir"
 
@@ -250,13 +261,13 @@ def _refuse_differences(
 def check_resumable(
     host: Mapping[str, Any], settings: Config, tokenizer: Mapping[str, Any], text_sha256: str
 ) -> None:
-    """Refuse to go on from a checkpoint that another model, text, tokenizer or noise made.
+    """Refuse to go on from the checkpoint of another model, text, tokenizer or noise.
 
     Args:
-      host: the checkpoint's `host_data`; the others describe the run that wants to go on.
+      host: the host data of the checkpoint; the other arguments describe the run.
 
     Raises:
-      UserError: names what differs, with both values.
+      UserError: something differs; the message has both values.
     """
     from int_lm.arithmetic.noise import NOISE_VERSION
 
@@ -281,10 +292,12 @@ def check_resumable(
 
 
 def resumption_warning(host: Mapping[str, Any], settings: Config) -> str | None:
-    """What is to be known of a run that may go on, but not as an undisturbed one; None for nothing.
+    """A sentence if `run.steps` changed and the schedule depends on it; otherwise None.
+
+    The weights then differ from those of a run that had the new length from its start.
 
     Args:
-      host: `host_data` of its checkpoint, checked.
+      host: the host data of the checkpoint, checked.
     """
     before, now = host["config"].get("run", {}).get("steps"), settings.run.steps
     if type(before) is not int:
@@ -299,10 +312,11 @@ def resumption_warning(host: Mapping[str, Any], settings: Config) -> str | None:
 
 
 def nothing_to_train(host: Mapping[str, Any], settings: Config, step: int) -> str | None:
-    """Why a run that stands at `step` has no step left, and what to raise; None if it has.
+    """A sentence that says why no step is left and which limit to raise; None if steps are left.
 
     Args:
-      host: `host_data` of its checkpoint, checked.
+      host: the host data of the checkpoint, checked.
+      step: number of updates done.
     """
     run, seconds = settings.run, host["seconds"]
     reached = step >= run.steps
@@ -318,9 +332,9 @@ def nothing_to_train(host: Mapping[str, Any], settings: Config, step: int) -> st
 
 
 def shared_configuration(settings: Config) -> dict[str, Any]:
-    """What the processes of a run must have in common: all but where each finds its files.
+    """The part of the configuration that is equal in all processes of a run.
 
-    That these hold the same is for the digest of the text to say.
+    Paths of files may differ between processes: the digest of the text is compared instead.
     """
     tree = config.to_dict(settings)
     files = {"path", "shards", "tokenizer"}

@@ -1,9 +1,9 @@
-"""A run directory: what lies in it, and how to open the model it holds.
+"""A run directory: its files, and how to read the model that it holds.
 
 config.yaml      the resolved configuration
 metrics.jsonl    one object per logged step
-lock             held by the process that trains (see `lock`)
-checkpoints/     one directory per step (see `checkpoint`)
+lock             held by the process that trains (see `files.lock`)
+checkpoints/     one directory per step (see `files.checkpoint`)
 tokenizer/       the tokenizer, as `tokenization` saved it
 evaluation.json  the last full evaluation, with the hash of the weights it measured
 """
@@ -28,28 +28,37 @@ from int_lm.model.params import Parameters
 
 @dataclasses.dataclass(frozen=True)
 class Paths:
-    """The parts of a run directory."""
+    """The paths in a run directory.
+
+    Attributes:
+      root: the run directory.
+    """
 
     root: Path
 
     @property
     def config(self) -> Path:
+        """The file of the resolved configuration."""
         return self.root / "config.yaml"
 
     @property
     def metrics(self) -> Path:
+        """The file of the logged metrics."""
         return self.root / "metrics.jsonl"
 
     @property
     def checkpoints(self) -> Path:
+        """The directory of the checkpoints."""
         return self.root / "checkpoints"
 
     @property
     def tokenizer(self) -> Path:
+        """The directory of the tokenizer."""
         return self.root / "tokenizer"
 
     @property
     def evaluation(self) -> Path:
+        """The file of the last full evaluation."""
         return self.root / "evaluation.json"
 
 
@@ -58,10 +67,13 @@ class Run:
     """The model of a run at one step.
 
     Attributes:
-      recipe: of `config`. weights: int8 NumPy arrays.
-      tokenizer: its identity (kind, vocab_size, separator, digest).
-      text_sha256: of the tokens it was trained on and held out, and their layout. A tuned run has
-        that of the weights it started from; None where these do not say.
+      config: the configuration of the run.
+      recipe: made of `config`.
+      step: number of updates that the weights have had.
+      weights: int8 NumPy arrays.
+      tokenizer: identity of the tokenizer (kind, vocab_size, separator, digest).
+      text_sha256: digest of the training tokens, the held-out tokens and their layout. A tuned run
+        has the digest of the weights that it started from. None if these do not say.
     """
 
     config: Config
@@ -73,7 +85,11 @@ class Run:
 
 
 def write_config(paths: Paths, settings: Config) -> None:
-    """Keep the resolved configuration beside the run."""
+    """Write the resolved configuration into the run directory.
+
+    Raises:
+      OSError: the file system refused.
+    """
     digest.write_atomically(paths.config, config.to_yaml(settings).encode())
 
 
@@ -84,11 +100,11 @@ def open_run(
 
     Args:
       root: the run directory.
-      step: which checkpoint; the newest sound one if None.
-      say: told one sentence about every damaged checkpoint that is passed over.
+      step: which checkpoint; None for the newest one that is not damaged.
+      say: receives one sentence about every damaged checkpoint that is passed over.
 
     Raises:
-      UserError: no run, no checkpoint, or none that is sound.
+      UserError: `root` holds no run, no such checkpoint, or only damaged ones.
     """
     paths = Paths(Path(root))
     if not paths.checkpoints.is_dir():
@@ -126,13 +142,23 @@ def text_of(host: Mapping[str, Any]) -> str | None:
 def write_evaluation(
     paths: Paths, step: int, weights: Parameters, figures: Mapping[str, Any]
 ) -> None:
-    """Keep the figures of a full held-out evaluation for the model card."""
+    """Write the figures of a full evaluation to evaluation.json, for the model card.
+
+    Args:
+      paths: of the run.
+      step: number of updates that the weights have had.
+      weights: the weights that were evaluated; the file holds their hash.
+      figures: JSON-able values.
+
+    Raises:
+      OSError: the file system refused.
+    """
     content = {"step": step, "weights_hash": hashing.weights_hash(weights), **figures}
     digest.write_atomically(paths.evaluation, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def is_evaluated(paths: Paths, weights: Parameters, text_sha256: str) -> bool:
-    """Whether evaluation.json has figures of these weights on what was held out of this text."""
+    """Whether evaluation.json holds figures of these weights on the held-out part of this text."""
     figures = None
     with contextlib.suppress(OSError, untrusted.MalformedError):
         figures = untrusted.read_json(paths.evaluation, untrusted.METADATA_BYTES)
@@ -143,7 +169,11 @@ def is_evaluated(paths: Paths, weights: Parameters, text_sha256: str) -> bool:
 
 
 def folder_of(root: Path, settings: Config) -> Path:
-    """The directory that the run's relative paths start from, as far as `root` shows it."""
+    """The directory from which relative paths in the run's configuration start.
+
+    It is found if `root` ends with the relative `run.dir` of the configuration. Otherwise the
+    current directory is returned.
+    """
     own, whole = Path(settings.run.dir), root.resolve()
     if (
         not own.is_absolute()

@@ -1,12 +1,12 @@
-"""Signals that ask a program to stop, or to save, heard whatever the program is doing.
+"""Signals that ask a program to stop or to save; they are answered even during a long computation.
 
 SIGINT (Ctrl-C) and SIGTERM ask to stop. So do SIGUSR1 and SIGUSR2, which schedulers send before the
 time of a job is over (`sbatch --signal=USR1@120`), and SIGHUP, which a terminal sends when it is
-closed. Those three end a program that does not catch them, with nothing saved and nothing said.
+closed. The last three end a program that does not catch them, without a message or a save.
 
-Python runs its signal handlers only between bytecodes of the main thread, so not while a program
-compiles or a step computes. The signal number is therefore also written to a pipe, which a thread
-reads.
+Python runs its signal handlers only between bytecodes of the main thread. So they do not run while
+JAX compiles or computes. For this reason the number of the signal is also written to a pipe, which
+a thread reads.
 """
 
 import contextlib
@@ -18,23 +18,28 @@ from collections.abc import Callable, Iterable
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-# Signals of schedulers and terminals, which nobody sends to hurry a program.
+# Signals of schedulers and terminals: a second one of these does not end a program at once.
 ANNOUNCING = tuple(
     getattr(signal, name) for name in ("SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
 )
 STOPPING = (signal.SIGINT, signal.SIGTERM, *ANNOUNCING)
-LEAVING_SECONDS = 5.0  # a command that was asked to stop, and has nothing to save, may take
+LEAVING_SECONDS = 5.0  # longest time from a signal to the end of a command with nothing to save
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal ended the command; raised in the main thread, as Ctrl-C raises its base class.
+    """A signal ended the command. It is raised in the main thread.
 
     Attributes:
       number: the signal.
     """
 
     def __init__(self, number: int, kept: str = "what is finished is kept") -> None:
-        """Args: kept, what is said of the work that was done."""
+        """Make the exception.
+
+        Args:
+          number: the signal.
+          kept: the end of the message, about the work that is done.
+        """
         super().__init__(kept)
         self.number = signal.Signals(number)
 
@@ -44,16 +49,16 @@ class Stopped(KeyboardInterrupt):
 
 
 class Listener:
-    """Context manager that catches signals; does nothing outside the main thread.
+    """A context manager that catches signals; outside the main thread it does nothing.
 
-    Signals that the program was told to ignore (SIGHUP under `nohup`), and those of `ANNOUNCING`
-    that other code has a handler for, stay as they are.
+    Signals that the program ignores (SIGHUP under `nohup`) stay ignored. Signals of `ANNOUNCING`
+    for which other code has a handler keep that handler.
 
     Args:
-      numbers: the signals.
-      heard: called in a thread for every signal, whatever the main thread is doing.
-      handle: called in the main thread, when it comes to it.
-      ignored: signals of `numbers` that are caught even if the program was told to ignore them.
+      numbers: the signals to catch.
+      heard: called for every signal in a thread, at once.
+      handle: called for every signal in the main thread, as soon as Python can do so.
+      ignored: signals of `numbers` that are caught even if the program ignores them.
     """
 
     def __init__(
@@ -90,7 +95,7 @@ class Listener:
     ) -> None:
         if self._reader is None:
             return
-        for number, handler in self._previous.items():  # None: installed by other than Python
+        for number, handler in self._previous.items():  # None: the handler is not Python's
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         signal.set_wakeup_fd(self._previous_wakeup)
         os.close(self._wakeup)  # the reader sees the end of the pipe
@@ -114,17 +119,19 @@ class Listener:
         while received := os.read(read_end, 1):
             if received[0] in self._previous:
                 self._heard(signal.Signals(received[0]))
-            elif self._previous_wakeup >= 0:  # of the listener around this one
+            elif self._previous_wakeup >= 0:  # the pipe of the listener around this one
                 with contextlib.suppress(OSError):
                     os.write(self._previous_wakeup, received)
         os.close(read_end)
 
 
 class Ending(Listener):
-    """Around a command: a signal raises `Stopped`, and ends a program that does not come to it.
+    """A context for a command: a signal raises `Stopped` in the main thread.
+
+    If the command has not ended after `LEAVING_SECONDS`, the process is ended.
 
     Args:
-      say: called with what is said of a program that is ended from outside.
+      say: called with the message before the process is ended in this way.
     """
 
     def __init__(self, say: Callable[[str], None]) -> None:
@@ -141,21 +148,21 @@ class Ending(Listener):
         if not self._raised:
             self._raised = True
             raise Stopped(number)
-        if number not in ANNOUNCING:  # the command is leaving, but not fast enough
+        if number not in ANNOUNCING:  # the second signal: the command is ending too slowly
             leave(number)
 
     def _wait(self, number: signal.Signals) -> None:
-        """In the thread: the main thread may be in a long call of native code."""
+        """Runs in the thread, because the main thread may be in a long call of native code."""
         if not self._left.wait(LEAVING_SECONDS):
             self._say(str(Stopped(number)))
             leave(number)
 
 
 class Spared(Listener):
-    """Where there is nothing to save: these signals are answered, and nothing else happens.
+    """A context in which there is nothing to save: signals only print a message.
 
     Args:
-      names: such as `USR1`.
+      names: of the signals, such as `USR1`.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
@@ -168,12 +175,12 @@ class Spared(Listener):
 
 
 def tell(text: str) -> None:
-    """Write to stderr past Python's buffers, whose lock the main thread may hold."""
-    with contextlib.suppress(OSError):  # nobody is left to read it
+    """Write to stderr without Python's buffers, because the main thread may hold their lock."""
+    with contextlib.suppress(OSError):  # stderr is closed
         os.write(2, text.encode())
 
 
 def leave(number: int) -> None:
-    """End the process at once, as a signal would: restore the terminal, then exit with 128 + it."""
+    """Restore the terminal and end the process at once, with the exit status 128 + `number`."""
     tell("\x1b[0m\x1b[?25h\n" if sys.stderr.isatty() else "\n")
     os._exit(128 + number)

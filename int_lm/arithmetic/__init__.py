@@ -1,1 +1,1 @@
-"""Integer arithmetic: rounding, tables and noise. The one home of every rounding."""
+"""Integer arithmetic: rounding, tables and noise. All roundings are defined here."""

@@ -1,4 +1,4 @@
-"""Fixed-point arithmetic: the one place where values become int8, are shifted, divided and dotted.
+"""Fixed-point arithmetic: all narrowings to int8, right shifts, divisions and int8 dot products.
 
 Formats: q4 is int8 holding value x 16 (weights, residual stream, logits); q7 is int8 holding
 value x 127 (recurrent state, gates). int8 values lie in [-127, 127]: -128 never occurs.
@@ -12,13 +12,13 @@ from jax import Array
 
 from int_lm.limits import INT8_MAX
 
-# The kernels (`native`) compute with these too.
+# The kernels (`native`) use these constants, too.
 Q4_BITS = 4  # fractional bits of q4
 CREDIT_BITS = 13  # |credit| < 2^13 into `layers.norm_credit`
 CREDIT_FRACTION_BITS = 2  # of what `layers.norm_credit` returns
-ALONG_BITS = 2  # that its sum over the width leaves out
+ALONG_BITS = 2  # low bits that its sum over the width leaves out
 DIRECT_STEP_BITS = 8  # fractional bits of a step of a row of `context_tables`
-DIRECT_MEAN_BITS = 8  # more of them, of the step divided by the readings of the row
+DIRECT_MEAN_BITS = 8  # additional fractional bits of the step divided by the reads of the row
 GOLDEN_RATIO = 0x9E3779B1  # 2^32 / 1.618, made odd
 DITHER_COLUMN, DITHER_POSITION, DITHER_LAYER = 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F
 MIX_FIRST, MIX_SECOND = 0x85EBCA6B, 0xC2B2AE35  # MurmurHash3's finaliser (Appleby, 2011)
@@ -27,12 +27,12 @@ DIVISOR_MAX = INT8_MAX
 
 
 def saturate(x: Array, most: int = INT8_MAX) -> Array:
-    """Narrow any integer array to int8 by clipping to [-most, most]: the only way to int8."""
+    """Clip an integer array to [-most, most] and narrow it to int8; every narrowing uses this."""
     return jnp.clip(x, -most, most).astype(jnp.int8)
 
 
 def narrow(x: Array, dtype: type) -> Array:
-    """`saturate` for any width: clip to +-the largest value of `dtype`, a signed integer."""
+    """Clip to the largest value of a signed integer `dtype` and its negative; narrow to `dtype`."""
     most = int(jnp.iinfo(dtype).max)
     return jnp.clip(x, -most, most).astype(dtype)
 
@@ -57,7 +57,9 @@ def dither(row: Array, column: Array, position: Array, bits: int) -> Array:
     (Knuth, "The Art of Computer Programming", vol. 3, 6.4). A pure function of the coordinates.
 
     Args:
-      row, column, position: broadcastable integer coordinates.
+      row: integer coordinates; the three arrays are broadcast against each other.
+      column: integer coordinates.
+      position: integer coordinates.
       bits: 1 to 31.
     """
     word = (
@@ -81,9 +83,9 @@ def dot(x_N: Array, weight_MN: Array) -> Array:
 def reciprocals() -> tuple[np.ndarray, np.ndarray]:
     """For each divisor d in [0, 127]: a multiplier below 2^15 + 1 and a shift (index 0 unused).
 
-    Granlund and Montgomery, "Division by invariant integers using multiplication" (1994):
-    with l = ceil(log2 d), m = floor(2^(14+l) / d) + 1 gives floor(n / d) = (n m) >> (14 + l)
-    for every 0 <= n < 2^14; n m < 2^29 fits int32.
+    The method is that of Granlund and Montgomery, "Division by invariant integers using
+    multiplication" (1994). Let l = ceil(log2 d) and m = floor(2^(14+l) / d) + 1. Then
+    floor(n / d) = (n m) >> (14 + l) for every 0 <= n < 2^14. n m < 2^29 fits int32.
     """
     shifts = [DIVIDEND_BITS + max(0, (d - 1).bit_length()) for d in range(1, DIVISOR_MAX + 1)]
     multipliers = [2**shift // d + 1 for d, shift in enumerate(shifts, start=1)]

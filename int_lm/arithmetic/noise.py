@@ -1,15 +1,16 @@
 """Noise: a pure function of (seed, step, tensor, pair, lane), counter-based and versioned.
 
-Threefry-2x32-20 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011),
-written out here so that neither a change of jax's generators nor vmap, sharding, chunking or the
-number of devices can change a bit: every word is computed from its own coordinates.
+The generator is Threefry-2x32-20 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3",
+SC 2011). Every word is computed from its own coordinates. So vmap, sharding, chunking and the
+number of devices change no bit. It is written out here so that a change of jax's generators
+changes no bit either.
 
     key   = threefry((seed, NOISE_VERSION), (step, tensor))
     words = threefry(key, (pair, lane))         words 2 lane and 2 lane + 1 of that pair
 
-Pairs are the members' pair numbers i (members 2i and 2i+1). A word yields 32 rademacher entries,
-the lowest bit first, 1 for +16; or two gaussian ones, the table's entries at its low and its high
-16 bits. The words that a pair's last lane has beyond its entries are dropped.
+`pair` is the number i of a pair (members 2i and 2i+1). A word gives 32 rademacher entries: its
+lowest bit is the first, and 1 means +16. Or it gives two gaussian entries: those of the table at
+its low and at its high 16 bits. Words of the last lane that a pair does not need are dropped.
 """
 
 import jax
@@ -58,8 +59,9 @@ def threefry2x32(key: tuple[Words, Words], counter: tuple[Words, Words]) -> tupl
 def tensor_key(seed: Words, step: Words, tensor: Words) -> tuple[Words, Words]:
     """Key of one tensor at one step. All arguments are uint32, scalar or broadcastable.
 
-    A loop, unlike `threefry2x32`: XLA does not fuse across it. Fused into the draw, the key is
-    evaluated anew for every use, and LLVM can take minutes over the result.
+    The rounds are a loop, unlike those of `threefry2x32`, because XLA does not fuse across a loop.
+    If the key were fused into the draw, it would be computed again for every use, and LLVM could
+    take minutes to compile the result.
     """
     block = _start((seed, np.uint32(NOISE_VERSION)), (step, tensor))
     shape = np.broadcast_shapes(*(np.shape(word) for word in block))
@@ -79,13 +81,13 @@ def _lane(key: tuple[Array, Array], counter: tuple[Array, Array]) -> Array:
 
 @jax.jit
 def _unfused_lane(key: tuple[Array, Array], counter: tuple[Array, Array]) -> Array:
-    """`_lane`, computed once on CPUs, and not anew by everything that reads it.
+    """`_lane` in a loop of one turn, so that CPUs compute it once and not for every use.
 
-    It runs in a loop, across which XLA does not fuse, of one turn, which XLA must not know to
-    be one or it would take the loop away: a word has at most 32 bits set. Fused into what makes
-    32 entries of a word, all rounds would be computed for every entry; and where all entries read
-    one word, LLVM asks of both operands of every round whether they change from entry to entry, by
-    all ways through 20 rounds, and does not come to an end.
+    XLA does not fuse across a loop. It would remove a loop that it knows to have one turn; so the
+    number of turns is computed from the data: a word has at most 32 bits set. Without the loop, all
+    rounds would be computed for every one of the 32 entries of a word. If all entries read the same
+    word, LLVM also checks for both operands of every round whether they change between entries. It
+    does so on all paths through 20 rounds, and compiling does not end.
     """
     shape = jnp.broadcast_shapes(*(word.shape for word in (*key, *counter)))
     turns = 1 + (jax.lax.population_count(key[0].ravel()[0]) >> 6).astype(jnp.int32)
@@ -140,9 +142,14 @@ def uniform(key: tuple[Words, Words], pairs: Array, count: int) -> Array:
 
 
 def rounding(key: tuple[Words, Words], size: int, bits: int) -> Array:
-    """`size` random numbers in [0, 2^bits), int32 [..., size]: to round with, bits at most 31.
+    """`size` random numbers in [0, 2^bits) for rounding: int32 [..., size].
 
-    They use a pair number that no pair has, and so are independent of every perturbation.
+    They use a pair number that no pair has. So they are independent of every perturbation.
+
+    Args:
+      key: of `tensor_key`.
+      size: how many numbers.
+      bits: at most 31.
     """
     words = _words(key, jnp.array([2**32 - 1], jnp.uint32), size)[..., 0, :]
     return (words >> jnp.uint32(32 - bits)).astype(jnp.int32)

@@ -1,9 +1,9 @@
-"""Tables: where reals become integers, once, before a run (schedules: `method.schedules`).
+"""Tables: real numbers rounded to integers, once, before a run (schedules: `method.schedules`).
 
-Tables of the likelihood, and of roots, are made with `decimal` at 50 digits, whose results do not
-depend on the machine's floating-point library, so that every platform gets the same bits. Quantiles
-of the gaussian are made with floats, and lie so far from where they would be rounded otherwise that
-no library changes one (a test says how far).
+Tables of the likelihood and of roots are computed with `decimal` at 50 digits. Its results do not
+depend on the machine's floating-point library, so every platform gets the same bits. Quantiles of
+the gaussian are computed with floats. None of them is close to a number at which its rounding
+changes, so they are the same with every library, too (a test checks the distance).
 """
 
 import decimal
@@ -16,7 +16,7 @@ import numpy as np
 
 from int_lm.limits import LOG2_FRACTION_BITS
 
-# The kernels (`native`) compute with these too, but for the last three.
+# The kernels (`native`) use these constants, too, except the last three.
 LOGIT_UNIT_BITS = 4  # logits are in units of 2^-4 bit
 DISTANCE_MAX = 254  # no token is less likely than 2^-(254 / 16) times the likeliest
 NARROW_VOCABULARY = 256  # up to here one int32 holds the sum of all terms
@@ -25,11 +25,11 @@ WIDE_BITS = 28  # above, terms are split in two limbs of 14 bits: 65 536 * 2^14 
 OCTAVE_BITS = 30  # of an entry of `exp2_octave`
 LOG2_INDEX_BITS = 10  # the mantissa table has 2^10 + 1 entries, interpolated between
 LOG2_TABLE_BITS = 22  # fractional bits of its entries
-LOG2_REST_BITS = 12  # of a mantissa, that it is interpolated with
+LOG2_REST_BITS = 12  # low bits of a mantissa, which interpolate between two entries
 EXP2_INDEX_BITS = 10  # the table of 2^-x, 0 <= x < 1, has 2^10 entries
 EXP2_FRACTION_BITS = 15  # fractional bits of its entries
 ERROR_BITS = 16  # fractional bits of an error before it is rounded
-ERROR_FACTOR_BITS = 8  # more of them, of what a term is multiplied by
+ERROR_FACTOR_BITS = 8  # additional fractional bits of the factor of a term
 ROOT_INDEX_BITS = 12  # the table of 1 / sqrt(i) has 2^12 entries
 ROOT_BITS = 15  # fractional bits of an entry of `reciprocal_root`
 
@@ -54,8 +54,8 @@ def exp2(fraction_bits: int) -> np.ndarray:
 def exp2_octave() -> np.ndarray:
     """floor(2^30 2^(-d/16)) for d = 0..15: int32 [16].
 
-    Any entry of `exp2`, of up to 29 bits, is one of these shifted right and rounded half up: what
-    was rounded down here cannot carry into it.
+    Every entry of `exp2` with up to 29 fractional bits is one of these entries, shifted right and
+    rounded half up. That the entries here are rounded down does not change the result.
     """
     size = 1 << LOGIT_UNIT_BITS
     entries = [int(_CONTEXT.power(2, OCTAVE_BITS - Decimal(d) / size)) for d in range(size)]
@@ -112,7 +112,8 @@ def reciprocal_root() -> np.ndarray:
 def initial_scale(n_in: int) -> float:
     """Standard deviation, in q4 units, of the initial weights of a matrix with `n_in` inputs.
 
-    16 (1.0 in q4), times what the power-of-two shift of the linear leaves of sqrt(n_in).
+    It is 16 (1.0 in q4), times the factor between sqrt(n_in) and the power of two by which the
+    linear divides.
     """
     return 16.0 * 2.0 ** round(math.log2(n_in) / 2) / math.sqrt(n_in)
 

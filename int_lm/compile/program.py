@@ -94,6 +94,7 @@ class Loop:
       starts: what the first turn is handed.
       hands: what every turn hands to the next, one for each of `starts`.
       collected: what every turn computes besides, stacked along a new first axis in the results.
+      reverse: the first turn's part of what is collected is the last one of the stack.
       live: places of results that are needed; they count `hands` first, then `collected`.
     """
 
@@ -101,6 +102,7 @@ class Loop:
     starts: list[Node] = dataclasses.field(default_factory=list)
     hands: list[Node] = dataclasses.field(default_factory=list)
     collected: list[Node] = dataclasses.field(default_factory=list)
+    reverse: bool = False
     live: set[int] = dataclasses.field(default_factory=set)
 
     @property

@@ -1,6 +1,6 @@
-"""Lossless compression by an exported model: its integer probabilities code a text, exactly.
+"""Lossless compression with an exported model: its integer probabilities code the tokens.
 
-The same export reads an archive on every machine, for the probabilities are the same bits
+The same export can read an archive on every machine, because the probabilities are the same bits
 everywhere. docs/archive.md describes the format to the byte. Any bytes can be compressed: a block
 that the model would make larger is stored as it is.
 
@@ -30,11 +30,11 @@ END_KIND, CODED_KIND, STORED_KIND = 0, 1, 2
 BLOCK_BYTES = 1 << 20  # of text in a block, at most
 LANES_MAX = 1024
 LANES = 128  # of a whole block, by default
-LEARNING_LANES = 16  # the same with learning, which many lanes delay
+LEARNING_LANES = 16  # by default with learning; with more lanes, each learns later
 LEARNS = 1  # flag: context tables go on learning
-LANE_TOKENS = 512  # a lane has at least so many tokens, where lanes are not given
+LANE_TOKENS = 512  # least tokens of a lane, if the number of lanes is not given
 
-Progress = Callable[[int], None]  # told every number of tokens just coded
+Progress = Callable[[int], None]  # called with the number of tokens just coded
 Encode = Callable[[bytes], np.ndarray]
 Decode = Callable[[list[int]], bytes]
 
@@ -44,7 +44,9 @@ class Codec:
     """A model with its tokenizer.
 
     Attributes:
-      encode: bytes to ids, decode: ids to bytes. What does not come back is stored.
+      model: of an export.
+      encode: turns bytes into ids.
+      decode: turns ids into bytes. A block for which `decode(encode(block))` differs is stored.
     """
 
     model: Model
@@ -53,30 +55,35 @@ class Codec:
 
     @property
     def vocabulary(self) -> int:
+        """V, the size of the vocabulary."""
         return self.model.config["vocab_size"]
 
     @property
     def name(self) -> bytes:
-        """The hash of the weights, 16 bytes of ASCII; errors `UserError`."""
+        """The hash of the weights, 16 bytes of ASCII.
+
+        Raises:
+          UserError: config.json has no hash.
+        """
         name = self.model.config.get("weights_hash")
         if not (isinstance(name, str) and name.isascii() and len(name) == 16):
             raise UserError("the export's config.json has no hash of its weights; export it again")
         return name.encode()
 
     def header(self, flags: int) -> bytes:
-        """The first bytes of an archive of this model."""
+        """The header of an archive of this model: `HEADER.size` bytes."""
         name = self.name
         head = HEADER.pack(MAGIC, VERSION, flags, 0, self.vocabulary, name, 0)[: -CRC.size]
         return head + CRC.pack(zlib.crc32(head))
 
 
 def lane_lengths(tokens: int, lanes: int) -> np.ndarray:
-    """Tokens of every lane, int64 [P]: the first ones have one more where they are not equal."""
+    """Number of tokens of every lane, int64 [P]; the first lanes may have one token more."""
     return np.array([(tokens + lanes - 1 - lane) // lanes for lane in range(lanes)], np.int64)
 
 
 def _steps(lengths_P: np.ndarray) -> Iterator[int]:
-    """For every token of the longest lane, how many lanes have one: the first ones."""
+    """For t = 0, 1, ...: the number of lanes that have a token t. They are the first lanes."""
     for t in range(int(lengths_P[0])):
         yield len(lengths_P) if t < lengths_P[-1] else int((lengths_P > t).sum())
 
@@ -84,7 +91,7 @@ def _steps(lengths_P: np.ndarray) -> Iterator[int]:
 def _frequencies(
     codec: Codec, learner: Learner | None, lengths_P: np.ndarray
 ) -> Generator[np.ndarray, np.ndarray | None, None]:
-    """Frequencies [P, V] of the next token of every lane; is sent each lane's token, [P]."""
+    """Yield frequencies [P, V] of the next token of every lane; receive these tokens, [P]."""
     state, tokens_P = codec.model.initial_state(len(lengths_P)), np.full(len(lengths_P), SEPARATOR)
     for active in _steps(lengths_P):
         state = {name: leaf[:, :active] for name, leaf in state.items()}
@@ -101,7 +108,7 @@ def _frequencies(
 def encode_block(
     codec: Codec, learner: Learner | None, ids: np.ndarray, lanes: int, progress: Progress
 ) -> bytes:
-    """The payload of a coded block: states of the lanes, then words."""
+    """The payload of a coded block: the states of the lanes, then the words."""
     lengths_P = lane_lengths(len(ids), lanes)
     begins_P = lengths_P.cumsum() - lengths_P
     predictions, tokens_P, found = _frequencies(codec, learner, lengths_P), None, []
@@ -124,7 +131,11 @@ def decode_block(
     lanes: int,
     progress: Progress,
 ) -> np.ndarray:
-    """The ids, int64 [tokens], of a coded block; errors `coder.DamagedStreamError`."""
+    """The ids of a coded block: int64 [tokens].
+
+    Raises:
+      coder.DamagedStreamError: the payload is damaged.
+    """
     states_P = np.frombuffer(payload[: 8 * lanes], "<u8").astype(np.uint64)
     decoder = coder.Decoder(states_P, np.frombuffer(payload[8 * lanes :], "<u4"))
     lengths_P, ids = lane_lengths(tokens, lanes), np.zeros(tokens, np.int64)
@@ -139,7 +150,11 @@ def decode_block(
 
 
 def _pieces(source: BinaryIO, whole: bool) -> Iterator[bytes]:
-    """Text in pieces of at most `BLOCK_BYTES`; unless `whole`, they end with a line if they can."""
+    """The text in pieces of at most `BLOCK_BYTES`.
+
+    Args:
+      whole: whether pieces may end anywhere; otherwise they end at the end of a line if possible.
+    """
     kept = b""
     while piece := kept + source.read(BLOCK_BYTES - len(kept)):
         cut = len(piece) if whole or len(piece) < BLOCK_BYTES else piece.rfind(b"\n") + 1
@@ -157,13 +172,20 @@ def compress(
     learn: bool = False,
     progress: Progress = lambda tokens: None,
 ) -> None:
-    """Write the archive of all that `source` holds.
+    """Compress the content of `source`.
 
     Args:
-      source: is read block by block. target: is written front to back.
-      lanes: parts of a block that are coded side by side, 1 to `LANES_MAX`; 0 chooses by its size.
-      learn: context tables go on learning as they read: slower, and smaller where the text goes on
-        as it began. Raises `UserError` for a model without such tables.
+      codec: the model and its tokenizer.
+      source: file to read, block by block.
+      target: file to write, from its beginning to its end.
+      lanes: parts of a block that are coded side by side, 1 to `LANES_MAX`; 0 chooses the number
+        by the size of the block.
+      learn: whether context tables go on learning. This is slower; archives of text that resembles
+        its own beginning become smaller.
+      progress: called with the number of tokens just coded.
+
+    Raises:
+      UserError: `learn` is True and the model has no context tables.
     """
     learner = Learner(codec.model) if learn else None
     target.write(codec.header(LEARNS if learn else 0))
@@ -179,11 +201,11 @@ def compress(
 def _block(
     codec: Codec, learner: Learner | None, text: bytes, lanes: int, progress: Progress
 ) -> bytes:
-    """A block, with its CRC-32: coded, or stored where that is not larger."""
+    """A block with its CRC-32: coded, or stored if coding does not make it smaller."""
     try:
         ids = np.asarray(codec.encode(text))
         lossless = codec.decode(ids.tolist()) == text
-    except (UserError, ValueError):  # no text for this tokenizer
+    except (UserError, ValueError):  # the tokenizer cannot encode it
         ids, lossless = np.zeros(0, np.int64), False
     block = BLOCK.pack(STORED_KIND, len(text), 0, 0, len(text)) + text
     if lossless:
@@ -206,9 +228,15 @@ def decompress(
 ) -> None:
     """Write the text of an archive, block by block.
 
+    Args:
+      codec: the model that wrote the archive, and its tokenizer.
+      source: the archive.
+      target: file to write.
+      progress: called with the number of tokens just decoded.
+
     Raises:
-      ArchiveError: `source` is no archive, of another version or model, damaged or cut short. What
-        was written until then must not be taken for the text.
+      ArchiveError: `source` is not an archive, is of another version or model, or is damaged or
+        incomplete. Then `target` does not hold the text, and must not be used.
     """
     flags = check_header(codec, source.read(HEADER.size))
     learner = Learner(codec.model) if flags & LEARNS else None
@@ -239,7 +267,15 @@ def decompress(
 
 
 def check_header(codec: Codec, head: bytes) -> int:
-    """The flags; refuse, with an `ArchiveError`, an archive that this model has not written."""
+    """The flags of an archive.
+
+    Args:
+      codec: the model.
+      head: the first `HEADER.size` bytes of the archive.
+
+    Raises:
+      ArchiveError: this is not an archive, or it is damaged or of another version or model.
+    """
     if len(head) < HEADER.size or head[:8] != MAGIC:
         raise ArchiveError("it is no archive of int_lm; name a file that int_lm.compress wrote")
     _, version, flags, zero, vocabulary, name, written = HEADER.unpack(head)
@@ -265,7 +301,7 @@ def _text(codec: Codec, learner: Learner | None, payload: bytes, *block: Any) ->
 
 
 def _possible(kind: int, size: int, tokens: int, lanes: int, most: int) -> bool:
-    """Whether the numbers of a block's head can be those of a block."""
+    """Whether the numbers in the head of a block are possible."""
     if kind == CODED_KIND:
         sound = 0 < size <= BLOCK_BYTES and 0 < tokens <= 2 * BLOCK_BYTES
         sound = sound and 0 < lanes <= min(tokens, LANES_MAX) and most % 4 == 0

@@ -1,4 +1,4 @@
-"""Compress: `python -m int_lm.compress FILE -o OUT --export DIR`; `--decompress` undoes it."""
+"""Compress or decompress: `python -m int_lm.compress FILE -o OUT --export DIR [--decompress]`."""
 
 import contextlib
 import io
@@ -18,7 +18,7 @@ COMMAND = f"python -m {PROGRAM}"
 
 
 def parser(program: str = COMMAND) -> OneLineParser:
-    """The command line."""
+    """The parser of the command line."""
     result = OneLineParser(
         prog=program,
         description="Compress a file with an exported model, losslessly. The same export reads the "
@@ -53,26 +53,30 @@ def parser(program: str = COMMAND) -> OneLineParser:
 
 @contextlib.contextmanager
 def _opened(name: str) -> Iterator[tuple[BinaryIO, int | None]]:
-    """A file to read, and its size if that is known."""
+    """Open a file to read; its size in bytes is None for standard input."""
     if name == "-":
         yield sys.stdin.buffer, None
         return
-    if not Path(name).is_file():
+    path = Path(name)
+    if path.is_dir() or not path.exists():
         raise UserError(f"there is no file {name}; name the file to read")
-    with open(name, "rb") as file:
-        yield file, os.fstat(file.fileno()).st_size
+    with path.open("rb") as file:
+        yield file, os.fstat(file.fileno()).st_size if path.is_file() else None
 
 
 @contextlib.contextmanager
 def _written(name: str) -> Iterator[BinaryIO]:
-    """A file that has its name only when all of it is written; `-` is held back until then."""
+    """A file to write, under a temporary name until it is complete.
+
+    For `-`, the bytes are kept in memory and written to stdout at the end.
+    """
     if name == "-":
         held = io.BytesIO()
         yield held
         sys.stdout.buffer.write(held.getvalue())
         sys.stdout.buffer.flush()
         return
-    path = Path(name)
+    path = Path(name).resolve()  # a link goes on pointing to the file
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         with partial.open("xb") as file:
@@ -86,7 +90,11 @@ def _written(name: str) -> Iterator[BinaryIO]:
 
 
 def codec_of(directory: str) -> compress.Codec:
-    """The model and tokenizer of an export; errors `UserError`."""
+    """The model and tokenizer of an export.
+
+    Raises:
+      UserError: the directory is not an export, or it is damaged.
+    """
     model = export.load(directory)
     programs.make_importable()
     import tokenization
@@ -98,21 +106,28 @@ def codec_of(directory: str) -> compress.Codec:
 
 
 def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
-    """Check the arguments, then load the model: a mistake is answered at once.
+    """Check the arguments, then load the model, so that a mistake is reported at once.
 
     Args:
-      program: what the help calls this command.
+      argv: arguments; None for those of the process.
+      program: name of this command in its help.
     """
     arguments = parser(program).parse_strict(argv)
     plugins.trust(*arguments.plugin)
     if not 0 <= arguments.lanes <= compress.LANES_MAX:
         raise UserError(f"--lanes is {arguments.lanes}, must be between 0 and {compress.LANES_MAX}")
-    if arguments.out != "-" and os.path.lexists(arguments.out) and not arguments.overwrite:
-        raise UserError(f"{arguments.out} exists; replace it with --overwrite or choose another -o")
+    if arguments.out != "-" and os.path.lexists(arguments.out):
+        if not arguments.overwrite:
+            raise UserError(
+                f"{arguments.out} exists; replace it with --overwrite or choose another -o"
+            )
+        if not Path(arguments.out).is_file():
+            raise UserError(f"{arguments.out} is no file; choose another -o, or -")
     with _opened(arguments.file) as (source, size):
         codec = codec_of(arguments.export)
         what = "decompressing" if arguments.decompress else "compressing"
-        total = None if arguments.decompress else size
+        of_bytes = codec.model.config["tokenizer"]["kind"] == "bytes"  # else a token is several
+        total = size if of_bytes and not arguments.decompress else None
         with progress.bar(what, total) as update, _written(arguments.out) as target:
             if arguments.decompress:
                 compress.decompress(codec, source, target, progress=update)

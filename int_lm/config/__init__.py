@@ -1,6 +1,7 @@
-"""Configuration: its fields (`schema`), read (`load`), refused (`validate`), made flags of.
+"""Configuration: its fields (`schema`), files (`load`), checks (`validate`) and flags.
 
-Nothing here imports jax, so that `--help` and a wrong flag answer at once.
+`command_line` makes the flags. Nothing here imports jax, so that `--help` and errors about flags
+appear at once.
 """
 
 from int_lm.config.load import (

@@ -1,4 +1,4 @@
-"""Command lines: `--config FILE` and one `--section.field VALUE` for every field of `Config`."""
+"""Command lines: `--config FILE`, and a flag `--section.field` for every field of `Config`."""
 
 import argparse
 import contextlib
@@ -27,7 +27,7 @@ from int_lm.config import (
 )
 from int_lm.errors import UserError, nearest
 
-# How a clone starts what an installed package starts as `int-lm VERB`.
+# The arguments of `python` in a clone that start the command `int-lm VERB`, by verb.
 IN_A_CLONE = {
     "eval": "eval.py",
     "sample": "-m int_lm.sample",
@@ -38,13 +38,13 @@ IN_A_CLONE = {
 }
 
 
-_OF_PATHS = ("DIR", "FILE", "RUN", "CONFIG")  # how a command's own flags name files
+_OF_PATHS = ("DIR", "FILE", "RUN", "CONFIG")  # metavars of flags whose values are paths
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """An `ArgumentParser` whose errors are `UserError`s: one sentence, nearest flag named.
+    """An `ArgumentParser` whose errors are `UserError`s of one sentence, with the nearest flag.
 
-    Flags cannot be abbreviated: a script that did so would break when a new flag arrives.
+    Flags cannot be abbreviated: a new flag could make an abbreviation in a script ambiguous.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -56,7 +56,7 @@ class OneLineParser(argparse.ArgumentParser):
         raise UserError(f"{message}{hint} (see --help)")
 
     def add_plugin_argument(self) -> None:
-        """Add `--plugin`: code that a run or an export names, and that the user trusts."""
+        """Add `--plugin`, which names code of a run or an export that the user trusts."""
         self.add_argument(
             "--plugin",
             action="append",
@@ -67,7 +67,11 @@ class OneLineParser(argparse.ArgumentParser):
         )
 
     def parse_strict(self, argv: Sequence[str] | None) -> argparse.Namespace:
-        """Parse `argv`; an unknown flag raises `UserError` with the nearest known one."""
+        """Parse `argv` (None: the arguments of the process).
+
+        Raises:
+          UserError: a flag is unknown (the message has the nearest known one) or used wrongly.
+        """
         known, unknown = self.parse_known_args(self._with_texts(argv))
         if unknown:
             flags = list(self._option_string_actions)
@@ -86,9 +90,9 @@ class OneLineParser(argparse.ArgumentParser):
         return known
 
     def _with_texts(self, argv: Sequence[str] | None) -> list[str]:
-        """Arguments in which a text that begins with a dash, such as a prompt, is no flag.
+        """Join each text that begins with a dash to the flag before it, as in `--prompt=-x`.
 
-        It is joined to the flag before it, `--prompt=-x`, if that takes one text.
+        So argparse does not take the text for a flag. Only flags that take one text are joined.
         """
         joined: list[str] = []
         for text in sys.argv[1:] if argv is None else argv:
@@ -104,9 +108,10 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 class ConfigParser(OneLineParser):
-    """A parser that reads a configuration beside a command's own flags; prints its text as it is.
+    """A parser for a command's own flags and a configuration.
 
-    Add the command's flags, then call `parse_config`.
+    Add the flags of the command, then call `parse_config`. The description is printed with its own
+    line breaks.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -114,7 +119,11 @@ class ConfigParser(OneLineParser):
         super().__init__(*args, formatter_class=raw, **options)
 
     def parse_config(self, argv: Sequence[str] | None) -> tuple[argparse.Namespace, Config]:
-        """The arguments, and the validated configuration among them."""
+        """The arguments, and the validated configuration that they describe.
+
+        Raises:
+          UserError: a mistake in the arguments or in the configuration.
+        """
         add_config_arguments(self)
         arguments = self.parse_strict(argv)
         settings = validate(from_arguments(arguments))
@@ -156,28 +165,28 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _dashes(value: Any) -> Any:
-    """The value of a flag that takes one; argparse makes `[]` of `--`."""
+    """The value of a flag, with `--` in place of `[]`, which argparse makes of it."""
     if isinstance(value, list):
         return [_dashes(each) for each in value] if value else "--"
     return value
 
 
 def _expanded(value: Any, names: Sequence[str]) -> Any:
-    """A path, or a list of paths, given with a flag, without `~` and variables."""
+    """The value of a flag, a path or a list of paths, with `~` and variables replaced."""
     if isinstance(value, list):
         return [_expanded(path, names) for path in value]
     return type(value)(paths.expanded(str(value), names[0] or "the path"))
 
 
 def _full_name(text: str) -> str:
-    """The name of a plug-in on the command line."""
+    """`text` if it has the form module:name of a plug-in; otherwise argparse's error."""
     if not plugins.is_full(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form module:name")
     return text
 
 
 def _mapping(text: str) -> Any:
-    """A mapping on the command line, as YAML: '{name: a, path: [b.txt]}'."""
+    """The value of a mapping that is written as YAML, such as '{name: a, path: [b.txt]}'."""
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -185,23 +194,23 @@ def _mapping(text: str) -> Any:
 
 
 def interpreter() -> str:
-    """What runs this Python in a shell, for commands that are shown: `python`, or else its path."""
+    """The command that starts this Python, for messages: `python`, or its path if they differ."""
     own, found = Path(sys.executable).absolute(), shutil.which("python")
     if found and Path(found).absolute() == own:
         return "python"
-    with contextlib.suppress(ValueError, OSError):  # it is elsewhere, or the directory is gone
+    with contextlib.suppress(ValueError, OSError):  # not below the current directory
         own = own.relative_to(Path.cwd())
     return shlex.quote(str(own))
 
 
 def quoted(text: str) -> str:
-    """A text as an argument of a command that is shown."""
+    """A text quoted for a shell, for commands in messages."""
     return shlex.quote(text)
 
 
 def command(verb: str) -> str:
-    """What starts a verb of `IN_A_CLONE` from a shell, here and with this Python, to be shown."""
-    with contextlib.suppress(OSError):  # the directory is gone
+    """The command that starts a verb of `IN_A_CLONE` with this Python, for messages."""
+    with contextlib.suppress(OSError):  # the current directory does not exist any more
         if not programs.installed() and Path.cwd() == programs.folder():
             return f"{interpreter()} {IN_A_CLONE[verb]}"
     found = shutil.which("int-lm")
@@ -211,7 +220,7 @@ def command(verb: str) -> str:
 
 
 def started_as(text: str | None, own: str, program: str) -> str:
-    """A help text whose examples begin with `own`, with examples that begin with `program`."""
+    """A help text in which examples that begin with `own` begin with `program` instead."""
     lines = (text or "").splitlines(keepends=True)
     return "".join(
         line.replace(own, program) if line.lstrip().startswith(own) else line for line in lines
@@ -219,10 +228,12 @@ def started_as(text: str | None, own: str, program: str) -> str:
 
 
 def configuration(name: str) -> Config:
-    """What `--config` names: a file, or else a shipped configuration, of which is said where it is.
+    """The configuration that `--config` names: a file, or the name of a shipped configuration.
+
+    The path of a shipped configuration is printed. A file of the same name goes before it.
 
     Raises:
-      UserError: as of `load`.
+      UserError: as `load`.
     """
     if not Path(name).exists() and (shipped := programs.configuration(name)):
         errors.say(f"configuration: {shipped}")
@@ -231,26 +242,32 @@ def configuration(name: str) -> Config:
 
 
 def from_arguments(arguments: argparse.Namespace) -> Config:
-    """The configuration that `--config` and the flags describe, not yet validated."""
+    """The configuration that `--config` and the flags describe, not yet validated.
+
+    Raises:
+      UserError: as `load` and `overridden`.
+    """
     base = configuration(arguments.config) if arguments.config else Config()
     flags = {name: value for name, value in vars(arguments).items() if "." in name}
     return overridden(base, flags, "the command line")
 
 
 def overridden(config: Config, flags: Mapping[str, Any], where: str) -> Config:
-    """`config` with the values of some fields, its paths expanded (`paths`), not yet validated.
+    """`config` with other values of some fields and expanded paths (`paths`), not yet validated.
 
     Args:
+      config: the configuration.
       flags: values by `section.field`.
-      where: what to call them in an error.
+      where: the name of the source of the flags in an error.
 
     Raises:
-      UserError: an unknown field (with the nearest known one), or a wrong type.
+      UserError: a field is unknown (the message has the nearest known one), or a value has a wrong
+        type.
     """
     base = to_dict(config)
     if "data.path" in flags:
-        # files take the place of the library, of a dataset and of a mixture; they are what their
-        # names say, or else of the kind of those before
+        # files replace the standard library, a dataset or a mixture; their endings tell the source,
+        # but files with other endings keep the source json or parquet of the configuration
         named = base["data"]["source"]
         if "data.source" not in flags:
             by_name = source_by_name(flags["data.path"], "the command line")
@@ -258,7 +275,7 @@ def overridden(config: Config, flags: Mapping[str, Any], where: str) -> Config:
             named = named if kept else by_name
         flags = {"data.source": named, "data.mixture": (), **flags}
     elif flags.get("data.source") == "stdlib":
-        # a path, or a mixture, of the file would contradict the flag
+        # a path or a mixture in the configuration file would contradict the flag
         flags = {"data.path": (), "data.mixture": (), **flags}
     for name, value in flags.items():
         section, _, key = name.partition(".")

@@ -1,7 +1,7 @@
-"""Configuration: frozen dataclasses, read from YAML, overridden by `--section.field value`.
+"""Reads configurations from YAML and from plain values, and writes them.
 
-Every field is documented where it is declared (`schema`); `--help` prints the same text.
-Nothing here imports jax, so that `--help` and a wrong flag answer at once.
+`schema` documents every field; `--help` prints the same text. Nothing here imports jax, so that
+`--help` and errors about flags appear at once.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from int_lm.files import untrusted
 
 SECTIONS: dict[str, type] = {field.name: field.type for field in dataclasses.fields(Config)}  # type: ignore[misc]
 
-# How the names of files of records end, by `data.source`.
+# Endings of the names of files with records, by `data.source`.
 RECORD_SUFFIXES = {
     "json": tuple(
         f".{name}{packed}"
@@ -31,12 +31,12 @@ RECORD_SUFFIXES = {
     "parquet": (".parquet",),
 }
 
-# Fields of older versions, with the value at which they changed nothing: checkpoints have them.
+# Fields of older versions that checkpoints may hold, with the value that changed nothing.
 REMOVED = {"es.noise_reuse": 1, "es.vote_clip": 0.0}
 
 
 def to_dict(config: Config) -> dict[str, dict[str, Any]]:
-    """The configuration as plain values, ready for YAML and JSON."""
+    """The configuration as nested plain values that YAML and JSON can hold."""
     return _plain(dataclasses.asdict(config))
 
 
@@ -47,7 +47,7 @@ def _plain(value: Any) -> Any:
 
 
 def sources_of(data: DataConfig) -> tuple[MixtureConfig, ...]:
-    """The sources that `data` names: those of its mixture, or its own as the only one."""
+    """The sources of text: those of `data.mixture` or, without a mixture, the one of `data`."""
     if data.mixture:
         return data.mixture
     own = {field.name: getattr(data, field.name) for field in dataclasses.fields(SourceConfig)}
@@ -85,7 +85,17 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
 
 
 def _section(cls: type, values: dict[Any, Any], name: str, where: str) -> Any:
-    """A dataclass of plain values."""
+    """The dataclass `cls` made of plain values, each checked.
+
+    Args:
+      cls: the dataclass.
+      values: plain values by field.
+      name: of the section, for errors.
+      where: the name of their source in an error.
+
+    Raises:
+      UserError: an unknown field or a wrong value.
+    """
     hints = typing.get_type_hints(cls)
     if issubclass(cls, SourceConfig) and values.get("path"):
         values = {"source": source_by_name(values["path"], where), **values}
@@ -102,7 +112,15 @@ def _section(cls: type, values: dict[Any, Any], name: str, where: str) -> Any:
 
 
 def source_by_name(path: Any, where: str) -> str:
-    """The source that the names of files mean where none is set; `text` for any other name."""
+    """The value of `data.source` that fits the endings of file names; `text` for other endings.
+
+    Args:
+      path: one name or several.
+      where: the name of the source of the configuration, for errors.
+
+    Raises:
+      UserError: the names have endings of several formats.
+    """
     names = [path] if isinstance(path, str) else path
     kinds = {
         next(
@@ -120,10 +138,10 @@ def source_by_name(path: Any, where: str) -> str:
 
 
 def _without_removed(section: str, values: dict[Any, Any], where: str) -> dict[Any, Any]:
-    """The values of a section without fields of older versions that changed nothing.
+    """The values of a section without the fields in `REMOVED`.
 
     Raises:
-      UserError: such a field is set to something that this version cannot do.
+      UserError: such a field has another value than the one that changed nothing.
     """
     for name, neutral in REMOVED.items():
         of_section, key = name.split(".")
@@ -139,11 +157,13 @@ def from_dict(tree: Any, where: str = "configuration") -> Config:
     """Build a `Config` from nested plain values.
 
     Args:
-      tree: mapping of section names to mappings of field names to values; missing ones default.
-      where: what to call the source in an error (a file name).
+      tree: mapping of section names to mappings of field names to values. Missing fields have
+        their defaults.
+      where: the name of the source in an error, such as a file name.
 
     Raises:
-      UserError: unknown section or field (with the nearest known name), or a wrong type.
+      UserError: a section or field is unknown (the message has the nearest known name), or a value
+        has a wrong type.
     """
     if not isinstance(tree, dict):
         raise UserError(f"{where} must be a mapping of sections ({', '.join(SECTIONS)})")
@@ -161,12 +181,12 @@ def from_dict(tree: Any, where: str = "configuration") -> Config:
 
 
 def load(path: str | Path) -> Config:
-    """Read a configuration from a YAML file; fields it does not name keep their defaults.
+    """Read a configuration from a YAML file. Fields that it does not name have their defaults.
 
     `~` and `$NAME` in paths are replaced (`paths`).
 
     Raises:
-      UserError: no such file, not YAML, or not a valid configuration.
+      UserError: the file cannot be read, is not YAML, or is not a configuration.
     """
     try:
         text = untrusted.read_text(path, untrusted.YAML_BYTES)

@@ -1,6 +1,7 @@
-"""Paths as users write them: with `~`, `~user`, `$NAME` and `${NAME}` for what a shell makes of it.
+"""Replaces `~`, `~user`, `$NAME` and `${NAME}` in paths of a configuration, as a shell does.
 
-Shells replace them on a command line, but not in `--run.dir=~/runs` and not in a YAML file.
+Shells replace them on a command line, but `~` not in `--run.dir=~/runs`, and nothing in a YAML
+file.
 """
 
 import dataclasses
@@ -27,10 +28,11 @@ _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 
 
 def expanded(path: str, where: str) -> str:
-    """`path` without `~` and variables. A path that exists as it is written stays so.
+    """`path` with `~` and variables replaced; unchanged if it exists as it is written.
 
     Args:
-      where: what to call the path in an error.
+      path: a path as a user wrote it.
+      where: the name of the path in an error.
 
     Raises:
       UserError: a variable is not set, or there is no such user.
@@ -50,10 +52,14 @@ def expanded(path: str, where: str) -> str:
 
 
 def expand(config: Config, where: str) -> Config:
-    """`config` with every one of `FIELDS` expanded; names of datasets of the hub stay as they are.
+    """`config` with every field of `FIELDS` expanded, except names of datasets of the hub.
 
     Args:
-      where: the configuration stands, for errors.
+      config: the configuration.
+      where: the name of its source in an error.
+
+    Raises:
+      UserError: as `expanded`.
     """
 
     def of_section(section: Any, name: str) -> Any:

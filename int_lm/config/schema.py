@@ -1,4 +1,4 @@
-"""The fields of a configuration, documented where they are declared: frozen dataclasses."""
+"""The fields of a configuration as frozen dataclasses, with their documentation."""
 
 import dataclasses
 from typing import Any, Literal
@@ -8,8 +8,11 @@ def described(default: Any, text: str, *, least: int = 0, kind: str | None = Non
     """A dataclass field with its documentation, which `--help` prints.
 
     Args:
-      least: its least number.
-      kind: of the value that it names (`plugins`); None where it names none.
+      default: the default value.
+      text: the documentation.
+      least: the smallest value that is allowed, for numbers.
+      kind: the kind of plug-in that the field names (`plugins`), such as "update"; None if the
+        field names no plug-in.
     """
     metadata = {"help": text, "least": least, "kind": kind}
     return dataclasses.field(default=default, metadata=metadata)

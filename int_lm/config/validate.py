@@ -1,4 +1,4 @@
-"""Refuse configurations that cannot be meant."""
+"""Refuses configurations with impossible values."""
 
 import dataclasses
 import json
@@ -12,7 +12,7 @@ from int_lm.limits import DIRECT_BITS, DIRECT_LENGTH_MAX, INT8_MAX, LEARNING_RAT
 
 
 def _validate_sources(data: DataConfig) -> None:
-    """Refuse sources that name nothing, or two things."""
+    """Refuse sources of text that name no text, or contradict one another."""
     own = any(getattr(data, key) != getattr(DataConfig(), key) for key in ("source", "path"))
     require(
         not (data.mixture and own),
@@ -75,12 +75,13 @@ def _validate_distributed(distributed: DistributedConfig) -> None:
 
 
 def validate(config: Config) -> Config:
-    """Return `config` if every value is possible; imports no JAX.
+    """Return `config` if every value is possible. JAX is not imported.
 
-    `method.recipe.check` refuses what needs the method's parts to be seen: sums that overflow.
+    `method.recipe.check` checks what depends on architecture and method, such as the bounds of
+    sums.
 
     Raises:
-      UserError: one sentence with the numbers that do not fit.
+      UserError: a value is impossible, or two values do not fit; the message has the values.
     """
     model, es, data, run = config.model, config.es, config.data, config.run
     plain = to_dict(config)

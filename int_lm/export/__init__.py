@@ -1,17 +1,17 @@
-"""Export: a run's int8 weights as a directory that the NumPy runtime loads, without JAX.
+"""Export: writes a run's int8 weights as a directory that the NumPy runtime loads, without JAX.
 
 model.safetensors    int8 weights by path, context tables without zeros (`sparse`), and the int32
                      tables of the likelihood
-config.json          model, tokenizer, step, hash of the weights, and which text was held out
+config.json          model, tokenizer, step, hash of the weights, and digest of the text
 tokenizer/           the run's tokenizer
-runtime.py           loads, scores and samples all this, with NumPy alone
-runtime.c            the same in C99, without any library; not for a network that it cannot express
+runtime.py           loads the model, scores text and samples, with NumPy alone
+runtime.c            the same in C99 without any library, if the network can be written in C
 architecture.py      the network in NumPy, if its architecture is not one of int_lm's own
 README.md            the model card
 files.sha256         a digest of every file above (`sha256sum -c files.sha256`)
 
-The same run gives the same bytes. JAX is imported when a model is exported, not before:
-`python -m int_lm.export` begins by importing this file, and must answer `--help` at once.
+The same run gives the same bytes. JAX is imported only when a model is exported, so that
+`python -m int_lm.export --help`, which imports this file, answers at once.
 """
 
 import ast
@@ -52,16 +52,16 @@ _FILES = {
     TOKENIZER_FOLDER,
     digest.FILE_DIGESTS,
 }
-_CACHE = "__pycache__"  # what importing runtime.py leaves behind
-_STANDING_ALONE = {"numpy", *sys.stdlib_module_names}  # modules that an export can import
-CHECKED_TOKENS, CHECKED_LANES = 32, 4  # that both forms of a network read before an export of it
+_CACHE = "__pycache__"  # importing runtime.py makes this folder
+_STANDING_ALONE = {"numpy", *sys.stdlib_module_names}  # modules that an export may import
+CHECKED_TOKENS, CHECKED_LANES = 32, 4  # read by both forms of a plug-in's network, to compare them
 
 
 def numpy_forms(architecture: str) -> dict[str, type[runtime.Architecture]]:
-    """What `runtime.load` must be given for an architecture that it does not have, by name.
+    """The NumPy class of a plug-in's architecture by name; empty for those that `runtime` has.
 
     Raises:
-      UserError: the architecture is not found, or its class for NumPy is not.
+      UserError: the architecture or its NumPy class is not found.
     """
     if architecture in runtime.ARCHITECTURES:
         return {}
@@ -73,14 +73,14 @@ def numpy_forms(architecture: str) -> dict[str, type[runtime.Architecture]]:
 
 
 def runtime_text() -> str:
-    """The runtime.py of an export: one file that stands alone, for it holds what it imports."""
+    """The text of an export's runtime.py: `int_lm.runtime` with `int_lm.sampling` inserted."""
     text = Path(runtime.__file__).read_text(encoding="utf-8")
     of_sampling = Path(sampling.__file__).read_text(encoding="utf-8")
     return re.sub(r"from int_lm\.sampling import \([^)]*\)\n", lambda _: of_sampling, text)
 
 
 def _check_imports(file: Path) -> None:
-    """Refuse a network for NumPy whose file would not run on its own in an export."""
+    """Refuse (`UserError`) a network in NumPy whose file imports what an export does not have."""
     foreign = set()
     for node in ast.walk(ast.parse(file.read_bytes())):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
@@ -95,7 +95,7 @@ def _check_imports(file: Path) -> None:
 
 
 def _check_logits(run: "Run", exported: runtime.Model) -> None:
-    """Refuse a network for NumPy that does not compute what the one in JAX does."""
+    """Refuse (`UserError`) a network in NumPy whose logits are not those of the one in JAX."""
     import jax
     import jax.numpy as jnp
 
@@ -118,10 +118,11 @@ def _check_logits(run: "Run", exported: runtime.Model) -> None:
 
 
 def load(directory: str | Path) -> runtime.Model:
-    """Read an export, whatever its architecture; imports no JAX for int_lm's own.
+    """Read an export of any architecture. JAX is not imported for architectures of int_lm.
 
     Raises:
-      UserError: it is no sound export, or its architecture is code that is not trusted (`plugins`).
+      UserError: the directory is not an export or is damaged, or its architecture is code that is
+        not trusted (`plugins`).
     """
     try:
         return runtime.load(directory, numpy_forms(runtime.architecture_of(directory)))
@@ -130,7 +131,7 @@ def load(directory: str | Path) -> runtime.Model:
 
 
 def export_config(run: "Run") -> dict[str, Any]:
-    """The contents of config.json."""
+    """The content of config.json."""
     from int_lm.model import hashing
 
     settings = config.to_dict(run.config)
@@ -147,7 +148,7 @@ def export_config(run: "Run") -> dict[str, Any]:
 
 
 def tensors_of(run: "Run") -> dict[str, np.ndarray]:
-    """The contents of model.safetensors, contiguous: its library writes others wrongly."""
+    """The tensors of model.safetensors by name, C-contiguous: safetensors writes others wrongly."""
     from int_lm.model import likelihood
 
     narrow = run.recipe.model.vocab_size <= likelihood.NARROW_VOCABULARY
@@ -163,7 +164,7 @@ def tensors_of(run: "Run") -> dict[str, np.ndarray]:
 def weights_file(tensors: Mapping[str, np.ndarray], config_text: bytes) -> bytes:
     """The bytes of model.safetensors: the same for the same tensors and configuration.
 
-    All metadata are one entry, for the library writes several in random order.
+    All metadata are in one entry, because safetensors writes several entries in random order.
     """
     from safetensors.numpy import save
 
@@ -189,22 +190,23 @@ def export_model(
     pruned: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write an export, verify it, and only then give it its name.
+    """Write an export under a temporary name, verify it, and rename it to `out`.
 
     Args:
-      out: the directory to make. One that exists is replaced if it is empty, or if it is an export
-        and `overwrite` is set.
-      tokenizer_directory: the run's tokenizer, which is copied.
-      evaluation: what evaluation.json of the run says; figures of other weights are not shown.
-      pruned: what `run.weights` have lost, for config.json and the card (see `export.__main__`).
+      out: the directory to make. An existing directory is replaced if it is empty, or if it is an
+        export and `overwrite` is True.
+      tokenizer_directory: the directory of the run's tokenizer, which is copied.
+      evaluation: content of the run's evaluation.json. The card shows it only if it is of these
+        weights.
+      pruned: what was left out of `run.weights`, for config.json and the card (`export.__main__`).
 
     Returns:
-      The export's directory.
+      The directory of the export.
 
     Raises:
-      UserError: `out` is in the way, the tokenizer is not the run's or not one that the runtime
-        knows, a plug-in's network for NumPy does not stand alone or computes something else, or the
-        file system refused; nothing is written then.
+      UserError: nothing was written. `out` exists and may not be replaced; the tokenizer is not the
+        run's, or the runtime does not support it; a plug-in's network in NumPy imports too much or
+        computes other logits; or the file system refused.
     """
     from int_lm.export import c_runtime
 
@@ -236,7 +238,7 @@ def export_model(
             (partial / CARD_FILE).write_text(model_card, encoding="utf-8", newline="\n")
             digest.seal(partial)
             exported = runtime.load(partial, architectures)
-            if architectures:  # the tests of int_lm see to its own
+            if architectures:  # only for plug-ins: tests compare the networks of int_lm
                 _check_logits(run, exported)
     except runtime.ExportError as error:
         raise UserError(f"cannot export: {error}") from error
@@ -256,16 +258,14 @@ def export_run(
     pruned: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Export a run's model with the tokenizer and the evaluation that lie in its directory.
+    """Export a run's model with the tokenizer and the evaluation in its directory.
 
     Args:
-      run: opened from the directory `root`. out, pruned, overwrite: as of `export_model`.
-
-    Returns:
-      The export's directory.
+      run: opened from the directory `root`.
+      root: the run directory. The other arguments and the result are those of `export_model`.
 
     Raises:
-      UserError: as of `export_model`; the evaluation is damaged.
+      UserError: as `export_model`; or evaluation.json is damaged.
     """
     from int_lm.run import Paths
 
@@ -288,7 +288,7 @@ def export_run(
 
 
 def check_free(out: Path, overwrite: bool) -> None:
-    """Refuse, with a `UserError`, to replace what may be dear to the user."""
+    """Refuse (`UserError`) an `out` that exists, is not empty, and may not be replaced."""
     out = Path(out)
     if not os.path.lexists(out):
         return
@@ -307,7 +307,7 @@ def check_free(out: Path, overwrite: bool) -> None:
 
 
 def _check_tokenizer(run: "Run", directory: Path) -> None:
-    """Refuse a tokenizer that is damaged or not the one the weights were trained with."""
+    """Refuse a tokenizer that is damaged or was not used in the training (`UserError`)."""
     from int_lm import resume
 
     path = names.tokenizer_file(directory)
@@ -322,9 +322,9 @@ def _check_tokenizer(run: "Run", directory: Path) -> None:
 
 @contextlib.contextmanager
 def _named_when_complete(out: Path) -> Iterator[Path]:
-    """A new directory beside `out` that takes its name, and the place of an old one, at the end.
+    """Yield a new directory beside `out`; at the end it is renamed to `out` and replaces it.
 
-    After an exception, `out` is as it was and nothing else is left.
+    After an exception, `out` is unchanged and the new directory is deleted.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.partial-{os.getpid()}")

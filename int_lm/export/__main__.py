@@ -1,7 +1,6 @@
 """Export a run: `python -m int_lm.export --run DIR --out DIR2`."""
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,21 +8,22 @@ from typing import TYPE_CHECKING, Any
 from int_lm import export, plugins, programs
 from int_lm.config import command_line
 from int_lm.config.command_line import OneLineParser
-from int_lm.errors import UserError, reported
+from int_lm.errors import UserError, reported, say
 
 if TYPE_CHECKING:
     from int_lm.run import Run
 
 PROGRAM = "int_lm.export"
 COMMAND = f"python -m {PROGRAM}"
-PRICED_BYTES = 1 << 20  # of held-out text, about, on which the price of pruning is measured
+PRICED_BYTES = 1 << 20  # about so much held-out text is used to measure the cost of pruning
 
 
 def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
-    """Check the arguments, then load the run: a mistake is answered at once.
+    """Check the arguments, then load the run, so that a mistake is reported at once.
 
     Args:
-      program: what the help calls this command.
+      argv: arguments; None for those of the process.
+      program: name of this command in its help.
     """
     parser = OneLineParser(
         prog=program,
@@ -51,10 +51,7 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
         raise UserError(f"--prune is {arguments.prune}, must be between 0 and 127")
     export.check_free(arguments.out, arguments.overwrite)
 
-    from int_lm import run  # with JAX, hence after the arguments are known to be sound
-
-    def say(sentence: str) -> None:
-        print(sentence, file=sys.stderr)
+    from int_lm import run  # imports JAX, so only after the arguments are checked
 
     opened = run.open_run(arguments.run, arguments.step, say=say)
     pruned = None
@@ -76,14 +73,15 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
 
 
 def _pruned(opened: "Run", root: Path, least: int) -> "tuple[Run, dict[str, Any]]":
-    """The run with pruned context tables, and what `export_model` is told of it.
+    """The run with pruned context tables, and the argument `pruned` of `export_model`.
 
     Raises:
-      UserError: the model has no context tables; errors of `data.open` and `tokenization`.
+      UserError: the model has no context tables, or its text or tokenizer cannot be read or has
+        changed.
     """
     programs.make_importable()
     import tokenization
-    from data.open import open_corpus
+    from data.open import open_trained
     from int_lm.export import sparse
     from int_lm.measure import evaluate
 
@@ -91,10 +89,17 @@ def _pruned(opened: "Run", root: Path, least: int) -> "tuple[Run, dict[str, Any]
         raise UserError(
             "--prune leaves out entries of context tables, of which this model has none"
         )
+    if opened.text_sha256 is None:
+        raise UserError(
+            "this run does not say which text its weights were trained on, so the price of --prune "
+            "is not known; export without it"
+        )
     weights, dropped = sparse.prune(opened.weights, least)
     tokenizer = tokenization.load(root / "tokenizer")
-    corpus = open_corpus(opened.config.data, tokenizer, say=lambda _: None)
-    held_out = corpus.heldout(min(PRICED_BYTES, opened.config.data.heldout_bytes or PRICED_BYTES))
+    data = opened.config.data
+    folders = [Path(data.shards), root / data.shards]
+    corpus = open_trained(data, tokenizer, opened.text_sha256, folders=folders, say=say)
+    held_out = corpus.heldout(min(PRICED_BYTES, data.heldout_bytes or PRICED_BYTES))
     texts = [document.text for documents in held_out.values() for document in documents]
     ids = tokenizer.encode_all(texts)
     lengths = [len(text) for text in texts]

@@ -32,8 +32,21 @@ from int_lm.model.params import TABLES, Parameters
 FILE = "runtime.c"
 ROOTS = 96  # roots of 1/2, of 128 fractional bits, that powers of it are products of
 _PARTS = Path(__file__).parent / "c"
-_TAKEN = {"step", "initial", "state", "memory", "tensors", "target", "result", "roots"}  # names
-_TAKEN |= {"linear_rows", "linear_tiles", "i", "j", "k", "m", "n", "x", "y"}
+
+
+def _names(code: str) -> set[str]:
+    """What C code names outside of its functions, what they call, and capitals: its constants."""
+    code = re.sub(r"/\*.*?\*/|'(\\.|[^'])'|\"(\\.|[^\"])*\"", "", code, flags=re.DOTALL)
+    inside = re.findall(r"\b[A-Z_][A-Z0-9_]*\b|\b\w+(?=\()", code)
+    while (outside := re.sub(r"\{[^{}]*\}|\([^()]*\)", "", code)) != code:
+        code = outside
+    return {*inside, *re.findall(r"\b[A-Za-z_]\w*", code)}
+
+
+_TAKEN = {"state", "step", "initial", "result", "target", "tensor", "tensors", "roots", "logit"}
+_TAKEN |= {"log2_likelihood", "AXES"}  # names that weights and variables do not get
+_TAKEN |= {name for part in _PARTS.glob("*.c") for name in _names(part.read_text("utf-8"))}
+
 
 _HEAD = """\
 /* A language model: `{architecture}`, {layers} x {width}, with a vocabulary of {vocab_size}.
@@ -108,7 +121,7 @@ def source(model: LanguageModel, tokenizer: Mapping[str, Any]) -> str:
 
 
 def written(model: LanguageModel, tokenizer: Mapping[str, Any]) -> tuple[str, str]:
-    """(`source`, ""); or ("", what the network does that has no counterpart in C)."""
+    """The text of runtime.c and ""; or "" and the operation that cannot be written in C."""
     try:
         return source(model, tokenizer), ""
     except program.UnsupportedError as error:
@@ -116,7 +129,7 @@ def written(model: LanguageModel, tokenizer: Mapping[str, Any]) -> tuple[str, st
 
 
 def _equations(network: ModuleType | None) -> str:
-    """What an architecture's module says of it, as lines of a comment."""
+    """The docstring of an architecture's module, as lines of a C comment."""
     said = (network.__doc__ or "").replace("*/", "* /").strip() if network is not None else ""
     lines = [line for line in said.splitlines() if not expressions.is_loose(line)]
     return "\n".join(f"   {line}".rstrip() for line in lines)
@@ -128,13 +141,13 @@ def _identifier(path: str) -> str:
 
 
 def _place(path: str, struct: Any) -> str:
-    """The array of a tensor or of a leaf of the state; its only entry, where it has no more."""
+    """The C name of an array; for an array of one entry, the C expression of that entry."""
     name = "logits" if path == "logits" else _identifier(path)
     return name if math.prod(struct.shape) > 1 else f"{name}[0]"
 
 
 def _arrays(model: LanguageModel) -> tuple[dict[str, Any], dict[str, Any], Any]:
-    """Weights by path and the leaves of the state by name, as structs; the state's tree."""
+    """Shapes and dtypes of the weights by path and of the state by name; the state as a tree."""
     weights = {
         path: jax.ShapeDtypeStruct(spec.full_shape, jnp.int8)
         for path, spec in model.specs.by_path().items()
@@ -146,7 +159,7 @@ def _arrays(model: LanguageModel) -> tuple[dict[str, Any], dict[str, Any], Any]:
 
 
 def _input(key: str, struct: Any, vocab_size: int) -> program.Node:
-    """An argument of a traced function: weights are never -128, and ids lie in the vocabulary."""
+    """An argument of a traced function with its range: [-127, 127], or [0, V - 1] for ids."""
     dtype = str(struct.dtype)
     low, high = ranges.limits(dtype)
     if key in ("token", "target"):
@@ -157,7 +170,7 @@ def _input(key: str, struct: Any, vocab_size: int) -> program.Node:
 
 
 def _step(model: LanguageModel, network: ModuleType | None) -> tuple[c.Written, str]:
-    """The body of `step`, and the dtype of logits."""
+    """The body of the C function `step`, and the dtype of its logits."""
     weights, state, tree = _arrays(model)
     structs = {f"weight {path}": struct for path, struct in weights.items()}
     structs |= {f"state {name}": struct for name, struct in state.items()}
@@ -185,7 +198,7 @@ def _step(model: LanguageModel, network: ModuleType | None) -> tuple[c.Written, 
 
 
 def _likelihood(model: LanguageModel, dtype: str, tables: Mapping[str, np.ndarray]) -> c.Written:
-    """The body of `log2_likelihood`."""
+    """The body of the C function `log2_likelihood`."""
     structs = {
         "logits": jax.ShapeDtypeStruct((1, model.vocab_size), np.dtype(dtype)),
         "target": jax.ShapeDtypeStruct((1,), jnp.int32),
@@ -196,7 +209,8 @@ def _likelihood(model: LanguageModel, dtype: str, tables: Mapping[str, np.ndarra
 
     outputs = _traced(flat, structs, model.vocab_size, [likelihood])
     names = {"logits": _place("logits", structs["logits"]), "target": "target"}
-    return c.write([(outputs[0], "result")], names, _TAKEN, tables)
+    reserved = _TAKEN | set(map(_identifier, model.specs.by_path()))
+    return c.write([(outputs[0], "result")], names, reserved, tables)
 
 
 def _traced(
@@ -221,7 +235,7 @@ def _sizes(model: LanguageModel, tokenizer: Mapping[str, Any], logit: str) -> It
 
 
 def _rows(values: Sequence[str]) -> Iterator[str]:
-    """Values of an array, as many to a line as fit."""
+    """Lines with the values of an array, as many in a line as fit."""
     line = "   "
     for value in values:
         if len(line) + len(value) + 2 > reading.WIDTH:
@@ -259,21 +273,22 @@ def _roots() -> Iterator[str]:
 
 
 def _tensors(model: LanguageModel, dots: set[str]) -> Iterator[str]:
-    """The weights: a pointer to each, and what the file must say of it."""
+    """C declarations of the weights: a pointer to each, and its entry in the weights file."""
     weights, _, _ = _arrays(model)
-    rows, room = [], []
+    rows, room, of_tables = [], [], ["64"]
     index = "U8" if model.vocab_size <= 256 else "U16"
     for path, struct in weights.items():
         name, shape, size = _identifier(path), struct.shape, math.prod(struct.shape)
         tiled, bytes_there = f"weight {path}" in dots, str(size)
         if tiled:
-            bytes_there = f"{math.prod(shape[:-2])} * (uint64_t)MATRIX({shape[-2]}, {shape[-1]})"
+            bytes_there = f"{math.prod(shape[:-2])} * MATRIX({shape[-2]}, {shape[-1]})"
         room.append(f"({bytes_there} + 63) / 64 * 64")
         axes = ", ".join(str(size) for size in shape)
         yield f"static const int8_t *{name}; /* [{axes}] */"
         there = f"{len(shape)}, {{{axes}}}, {size}, {room[-1]}, {int(tiled)}, &{name}"
         rows.append(f'"{path}", "I8", 0, {there}')
         if path.startswith(f"{TABLES}/"):
+            of_tables.append(room[-1])
             for number, (part, dtype) in enumerate(
                 zip(runtime.PARTS, ("U8", index, index, "I8"), strict=True), start=1
             ):
@@ -290,6 +305,7 @@ def _tensors(model: LanguageModel, dots: set[str]) -> Iterator[str]:
     yield f"enum {{ TENSORS = {len(rows)}, AXES = {max(len(s.shape) for s in weights.values())} }};"
     yield f"#define HEADER_BYTES {header} /* at most */"
     yield f"#define COLUMNS {widest} /* of the widest matrix */"
+    yield f"#define TABLE_BYTES ({' + '.join(of_tables)}) /* of context tables */"
     yield "#define MEMORY_BYTES ( \\"
     yield from (f"    {part} + \\" for part in room)
     yield "    8192)"
@@ -308,7 +324,7 @@ def _tensors(model: LanguageModel, dots: set[str]) -> Iterator[str]:
 
 
 def _state(model: LanguageModel) -> Iterator[str]:
-    """What a text leaves behind for its next token, and the state at its start."""
+    """C declarations of the state of a text, and of the state at its start."""
     _, structs, _ = _arrays(model)
     values = dict(zip(structs, jax.tree.leaves(model.initial_state(1)), strict=True))
     yield "struct state {"

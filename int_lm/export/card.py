@@ -1,4 +1,4 @@
-"""The model card of an export: what the model is, how it was trained, its measurements and use."""
+"""The model card of an export: sizes, training settings, measurements and use of the model."""
 
 import re
 from collections.abc import Mapping
@@ -88,17 +88,17 @@ _FIGURES = ("bits_per_byte", "bytes", "tokens", "byte_perplexity", "token_perple
 
 
 def _table(header: tuple[str, str], rows: Mapping[str, Any]) -> str:
-    """Rows as Markdown, but for those of None."""
+    """A Markdown table; rows whose value is None are left out."""
     lines = [f"| {header[0]} | {header[1]} |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in rows.items() if value is not None]
     return "\n".join(lines) + "\n"
 
 
 def check_evaluation(evaluation: Any) -> None:
-    """Refuse what `run.write_evaluation` has not written.
+    """Check that a JSON value has the form that `run.write_evaluation` writes.
 
     Raises:
-      MalformedError: a figure is missing, or is none.
+      MalformedError: a figure is missing or is not a number.
     """
 
     def are_numbers(values: Any) -> bool:
@@ -110,7 +110,7 @@ def check_evaluation(evaluation: Any) -> None:
     sound = are_numbers(evaluation.get(name) for name in _FIGURES)
     sound = sound and isinstance(baselines, dict) and are_numbers(baselines.values())
     spread = isinstance(interval, list) and len(interval) == 2 and are_numbers(interval)
-    text = evaluation.get("text", {})  # earlier versions did not say which text it was
+    text = evaluation.get("text", {})  # older versions did not write this entry
     sound = sound and isinstance(text, dict)
     sound = sound and re.fullmatch("[0-9a-f]{64}", str(text.get("sha256", "0" * 64))) is not None
     if not (sound and (spread or interval is None)):
@@ -120,15 +120,16 @@ def check_evaluation(evaluation: Any) -> None:
 def _measured(
     settings: Mapping[str, Any], evaluation: Mapping[str, Any] | None, flags: str, described: str
 ) -> str:
-    """The figures of `evaluation`, or how to get some.
+    """The section with the figures of `evaluation`; without figures, how to measure them.
 
-    They are shown if they are of these weights, and of what was held out of the very text that the
-    weights were trained on.
+    Figures are shown only if they were measured with these weights, on text that was held out of
+    the text of their training.
 
     Args:
-      settings: the contents of config.json.
-      flags: that a command needs to read the export.
-      described: that text.
+      settings: content of config.json.
+      evaluation: content of evaluation.json, or None.
+      flags: flags that a command needs to read the export.
+      described: description of the text of the training.
     """
     evaluation = evaluation or {}
     text = evaluation.get("text")
@@ -151,7 +152,7 @@ def _measured(
 
 
 def _pruned(settings: Mapping[str, Any]) -> str | None:
-    """What was left out of the context tables, and its price; None if nothing was."""
+    """A row about pruned entries of context tables and their cost; None if nothing was pruned."""
     if not (pruned := settings.get("pruned")):
         return None
     return (
@@ -162,7 +163,7 @@ def _pruned(settings: Mapping[str, Any]) -> str | None:
 
 
 def _described(data: config.DataConfig) -> str:
-    """Where the text is from: every source, and of a dataset its name and revision."""
+    """The sources of the text; for a dataset of the hub also its name and revision."""
     described = []
     for source in config.sources_of(data):
         name = f" ({' '.join((*source.path, source.revision)).strip()})"
@@ -182,10 +183,12 @@ def model_card(
     """The card as Markdown; the same for the same run and evaluation.
 
     Args:
-      settings: the contents of config.json.
+      run: the model.
+      settings: content of config.json.
       file_size: bytes of the weights file.
-      evaluation: see `export.export_model`. architectures: of `export.numpy_forms`.
-      lacking: what keeps the network from being written in C; "" if it is.
+      evaluation: content of the run's evaluation.json; None if there is none.
+      architectures: as `export.numpy_forms` returns them.
+      lacking: the operation of the network that cannot be written in C; "" if there is none.
     """
     from int_lm.model import params
 

@@ -1,15 +1,17 @@
-"""Context tables as exports store them: most entries are 0, and those are left out.
+"""Context tables as exports store them: without the entries that are 0, as most are.
 
 A table int8 [R, V] becomes four tensors, which `runtime.Table` reads:
 
-    NAME/rows      uint8 [ceil(R / 8)]: bit r % 8, the lowest first, of byte r // 8 is 1 if row r
-                   has an entry other than 0
-    NAME/counts    of each such row the number of these entries, less one
-    NAME/columns   of these entries, row by row, the columns, ascending
-    NAME/values    int8, their values
+    NAME/rows      uint8 [ceil(R / 8)]: bit r % 8 (0 is the lowest) of byte r // 8 is 1 if row r has
+                   an entry other than 0
+    NAME/counts    for each such row, the number of entries other than 0, minus 1
+    NAME/columns   for each entry other than 0, its column; row by row, ascending in a row
+    NAME/values    int8, for each entry other than 0, its value
 
-Counts and columns are uint8 up to a vocabulary of 256, else uint16. A table that this would not
-make smaller is stored as it is. Nothing is lost; `prune` is what loses something.
+Counts and columns are uint8 up to a vocabulary of 256, else uint16. A table that would not become
+smaller is stored as one tensor. This form loses nothing; only `prune` changes tables.
+
+Axes: R rows, V vocabulary.
 """
 
 import dataclasses
@@ -25,7 +27,12 @@ if TYPE_CHECKING:
 
 
 def stored(tensors: Mapping[str, np.ndarray], tables: Iterable[str]) -> dict[str, np.ndarray]:
-    """`tensors` with those that `tables` names, [R, V], in the smaller of both forms."""
+    """`tensors` with the context tables in the smaller of the two forms.
+
+    Args:
+      tensors: by name.
+      tables: names of the context tables among them, int8 [R, V].
+    """
     result = dict(tensors)
     for name in tables:
         parts = dict(zip((f"{name}/{part}" for part in PARTS), _parts(result[name]), strict=True))
@@ -36,7 +43,7 @@ def stored(tensors: Mapping[str, np.ndarray], tables: Iterable[str]) -> dict[str
 
 
 def _parts(table_RV: np.ndarray) -> tuple[np.ndarray, ...]:
-    """The four tensors of a table."""
+    """The four tensors of a table: rows, counts, columns and values."""
     index = np.uint8 if table_RV.shape[1] <= 256 else np.uint16
     places = np.flatnonzero(table_RV)  # row by row
     rows = places // table_RV.shape[1]
@@ -50,7 +57,14 @@ def _parts(table_RV: np.ndarray) -> tuple[np.ndarray, ...]:
 
 
 def prune(weights: "Parameters", least: int) -> tuple["Parameters", int]:
-    """(weights whose context tables have 0 for entries nearer to 0 than `least`, their number)."""
+    """Set the small entries of context tables to 0.
+
+    Args:
+      least: entries whose absolute value is below this become 0.
+
+    Returns:
+      The weights, and the number of entries that were changed.
+    """
     tables, dropped = {}, 0
     for name, table_RV in weights.tables.items():
         small_RV = (np.abs(table_RV) < least) & (table_RV != 0)

@@ -1,16 +1,16 @@
-"""Checkpoints: what one looks like on the disk, and how it is read and verified.
+"""Checkpoints: their files, and how they are read and verified.
 
 A directory holds one subdirectory per step:
 
     <step>/state/         the arrays, in Orbax's format
-    <step>/host/host.json what else a run needs: configuration, tokenizer identity, data position,
+    <step>/host/host.json the other data of a run: configuration, tokenizer identity, mixture,
                           with the format version, a digest of every array and one of itself
     <step>/files.sha256   a digest of every file above (`sha256sum -c files.sha256`)
 
-A step appears under its name only when Orbax has written all of it; one without `files.sha256`
-(the process was killed just then) counts if all array digests are right. Nothing here changes the
-disk (`checkpointer` writes), and nothing knows the model: a state is any pytree of arrays, and it
-comes back as NumPy arrays.
+A step gets its name only when Orbax has written all of it. If the process was killed after that,
+`files.sha256` may be missing; such a step is accepted if the digests of all arrays are right.
+Nothing here writes (`checkpointer` does), and nothing depends on the model: a state is any pytree
+of arrays, and it is returned with NumPy arrays.
 """
 
 import dataclasses
@@ -34,7 +34,13 @@ _T = TypeVar("_T")
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-    """A verified checkpoint: its step, the state as NumPy arrays, and the caller's host data."""
+    """A verified checkpoint.
+
+    Attributes:
+      step: number of updates done.
+      state: the pytree that was saved, with NumPy arrays.
+      host: the host data that was saved beside it.
+    """
 
     step: int
     state: Any
@@ -42,7 +48,7 @@ class Restored:
 
 
 def steps(directory: str | Path) -> list[int]:
-    """The steps that `directory` holds, in increasing order (none if it does not exist)."""
+    """The steps that `directory` holds, in increasing order; empty if it does not exist."""
     try:
         names = [entry.name for entry in os.scandir(directory) if entry.is_dir()]
     except FileNotFoundError:
@@ -60,10 +66,10 @@ def read_host(directory: str | Path, step: int | None = None) -> dict[str, Any]:
 
     Args:
       directory: the directory of the checkpoints.
-      step: which one; the newest whose files are right if None.
+      step: which checkpoint; None for the newest one whose files are not damaged.
 
     Raises:
-      UserError: no such checkpoint, every one is damaged, or another format version.
+      UserError: there is no such checkpoint, all are damaged, or the format version is another one.
     """
     return _newest_sound(Path(directory), step, _checked_document, lambda _: None)["host"]
 
@@ -77,21 +83,21 @@ def restore(
 ) -> Restored | None:
     """Read and verify a checkpoint.
 
-    To resume, compare configurations first (`read_host`, `resume.check_config`): a difference there
-    says more than the difference in shapes that follows from it.
+    To resume, compare configurations first (`read_host`, `resume.check_config`): an error about a
+    configuration says more than one about the shapes that follow from it.
 
     Args:
       directory: the directory of the checkpoints.
-      abstract_state: a pytree whose leaves have the `shape` and `dtype` to expect.
-      step: which one; None is the newest sound one, older ones taking the place of damaged ones.
-      say: told one sentence, naming the file, for every damaged step that is passed over.
+      abstract_state: a pytree whose leaves have the expected `shape` and `dtype`.
+      step: which checkpoint; None for the newest one that is not damaged.
+      say: receives one sentence, with the name of the file, for every damaged step passed over.
 
     Returns:
       The checkpoint, or None if `step` is None and there is no checkpoint at all.
 
     Raises:
-      UserError: no such step, no sound step, another format version, or arrays that differ from
-        `abstract_state` in name, dtype or shape.
+      UserError: there is no such step, all are damaged, the format version is another one, or
+        arrays differ from `abstract_state` in name, dtype or shape.
     """
     root = Path(directory)
     if step is None and not steps(root):
@@ -110,7 +116,7 @@ def leaves(tree: Any) -> dict[str, Any]:
 
 
 def signature(leaf: Any) -> dict[str, Any]:
-    """What host.json says of an array beside its digest."""
+    """The entries of host.json for an array, without its digest: dtype and shape."""
     return {"dtype": np.dtype(leaf.dtype).name, "shape": list(leaf.shape)}
 
 
@@ -119,7 +125,7 @@ def _shown(array: Mapping[str, Any]) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """What went wrong, in few words, whichever layer (Python, Orbax, TensorStore) it comes from."""
+    """The reason of an error of Python, Orbax or TensorStore, in a few words."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if code := re.search(r"os_error_code='(\d+)'", str(error)):
@@ -131,8 +137,8 @@ def _document(root: Path, step: int) -> dict[str, Any]:
     """The verified content of a step's host.json.
 
     Raises:
-      DamagedError: missing, not JSON, or not what was written.
-      UserError: written in another format version.
+      DamagedError: the file is missing, not JSON, or differs from what was written.
+      UserError: the file has another format version.
     """
     path = root / str(step) / "host" / HOST_FILE
     name = path.relative_to(root).as_posix()
@@ -160,7 +166,7 @@ def _document(root: Path, step: int) -> dict[str, Any]:
 
 
 def _is_document(value: dict[str, Any]) -> bool:
-    """Whether every entry of a host.json is there and of its kind."""
+    """Whether every entry of a host.json is there and has the right type."""
     arrays, bits = value.get("arrays"), value.get("valid_bits_per_byte", False)
     return (
         type(value.get("step")) is int
@@ -182,11 +188,11 @@ def _checked_document(root: Path, step: int) -> dict[str, Any]:
 
 
 def _restore_step(root: Path, step: int, abstract_state: Any) -> Restored:
-    """One step, verified.
+    """Read and verify one step.
 
     Raises:
-      DamagedError: a file is not what was written.
-      UserError: it is sound but does not fit `abstract_state`, or cannot be read.
+      DamagedError: a file differs from what was written.
+      UserError: the step is not damaged, but it does not fit `abstract_state` or cannot be read.
     """
     sealed = digest.check(root / str(step))
     document = _document(root, step)
@@ -202,7 +208,7 @@ def _restore_step(root: Path, step: int, abstract_state: Any) -> Restored:
     except MemoryError:
         raise
     except Exception as error:
-        if sealed:  # every file is as written, so it is not the checkpoint that is at fault
+        if sealed:  # every file is as written: the checkpoint is not damaged
             raise UserError(f"cannot read checkpoint {place}: {reason(error)}") from error
         raise DamagedError(f"{step}/state cannot be read: {reason(error)}") from error
     for path, array in arrays.items():
@@ -217,7 +223,7 @@ def _restore_step(root: Path, step: int, abstract_state: Any) -> Restored:
 
 
 def _check_leaves(place: Path, saved: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    """Compare names, dtypes and shapes before reading: Orbax would cast without a word."""
+    """Compare names, dtypes and shapes before reading: Orbax would cast without an error."""
     for path in [*saved, *(path for path in expected if path not in saved)]:
         old = _shown(saved[path]) if path in saved else "nothing"
         new = _shown(signature(expected[path])) if path in expected else "nothing"
@@ -231,7 +237,7 @@ def _check_leaves(place: Path, saved: Mapping[str, Any], expected: Mapping[str, 
 def _newest_sound(
     root: Path, step: int | None, read: Callable[[Path, int], _T], say: Callable[[str], None]
 ) -> _T:
-    """`read` of `step`, or of the newest step at which it does not raise `DamagedError`."""
+    """The result of `read` for `step`, or for the newest step that is not damaged."""
     found = steps(root)
     if not found:
         raise UserError(f"no checkpoint in {root}; train one first, or name another directory")
@@ -253,7 +259,7 @@ def _newest_sound(
 
 
 def evaluations(root: Path) -> dict[int, float | None]:
-    """Bits per byte of held-out text by step; None where not evaluated or not readable."""
+    """Bits per byte of held-out text by step; None for a step not evaluated or not readable."""
     found: dict[int, float | None] = {}
     for step in steps(root):
         try:
@@ -264,6 +270,6 @@ def evaluations(root: Path) -> dict[int, float | None]:
 
 
 def best_of(bits_per_byte: Mapping[int, float | None]) -> int | None:
-    """The step with the lowest value, the newest of equals; None if no step has one."""
+    """The step with the lowest value (of equal ones, the newest); None if no step has a value."""
     known = [(value, -step) for step, value in bits_per_byte.items() if value is not None]
     return -min(known)[1] if known else None

@@ -19,9 +19,9 @@ from int_lm.errors import UserError
 from int_lm.files import checkpoint, digest, storage
 from int_lm.files.lock import Lock
 
-COPIED_BYTES = 1 << 26  # of arrays to be let go: more than this is not copied, but waited for
-FIRST_RETRY = 1  # seconds after a save that failed; twice as long after every further one ...
-LAST_RETRY = 300  # ... but never longer than this
+COPIED_BYTES = 1 << 26  # arrays that are not lasting are copied up to this size
+FIRST_RETRY = 1  # seconds until the next try after a save failed; doubled after each failure
+LAST_RETRY = 300  # the longest of these times
 _UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a step that Orbax has not finished
 
 
@@ -43,13 +43,15 @@ class _NewestAndBest:
 class Checkpointer:
     """Writes checkpoints of one run in the background; a context manager.
 
-    Creating it makes the directory and removes what killed saves left behind, so only the process
-    that trains may create one. The newest `keep` steps and the best one are kept.
+    Creating a Checkpointer makes the directory and removes incomplete steps of killed processes.
+    So only the process that trains may create one.
 
-    A save that fails ends nothing, for training can go on: `poll` reports it, `retry_due` says when
-    to save again, and `close` raises it if no later save has succeeded.
+    A save that fails does not end the run: `poll` reports the failure, `retry_due` says when to
+    save again, and `close` raises the error if no later save has succeeded.
 
     Args:
+      directory: of the checkpoints.
+      keep: how many of the newest steps are kept; the best step is kept, too.
       lock: of the run directory; checked before and after every save.
 
     Raises:
@@ -68,7 +70,7 @@ class Checkpointer:
         self._saving_step = self._written_step = -1
         self._error: Exception | None = None
         self._evaluations: dict[int, float | None] = {}
-        self._failure: UserError | None = None  # since the last save that succeeded
+        self._failure: UserError | None = None  # of the last save; None if it succeeded
         self._reported = True
         self._retry_after = FIRST_RETRY
         self._retry_at = 0.0
@@ -94,18 +96,18 @@ class Checkpointer:
         valid_bits_per_byte: float | None,
         lasting: bool = False,
     ) -> None:
-        """Write `state` in the background; waits for the save before, if any.
+        """Write `state` in the background, after the previous save has ended.
 
-        Arrays that are not lasting are copied first or, if they are large, written before this
-        returns: only the digests of files are left to the background then. Whether all of it
-        succeeds is known later: see `poll`.
+        If the arrays are not lasting, they are copied first. If they are also larger than
+        `COPIED_BYTES`, they are written before this returns; only the digests of the files are
+        computed in the background. `poll` says later whether the save failed.
 
         Args:
           step: number of updates done; larger than that of every checkpoint in the directory.
           state: pytree of non-empty arrays.
-          host: JSON-able data to keep beside it.
+          host: JSON-able data to keep beside the arrays.
           valid_bits_per_byte: bits per byte of held-out text at this step; None if not evaluated.
-          lasting: whether the arrays stay as they are, and may be held, until they are written.
+          lasting: whether the arrays can be held, and do not change, until they are written.
         """
         self._finish()
         arrays = {path: np.asarray(leaf) for path, leaf in checkpoint.leaves(state).items()}
@@ -133,12 +135,15 @@ class Checkpointer:
         self._saving.start()
 
     def failed(self, step: int, error: Exception) -> None:
-        """Note that `step` could not be saved: for a caller who could not even begin."""
+        """Record that `step` was not saved, for a caller who could not call `save`."""
         self._finish()
         self._failed(step, error)
 
     def poll(self) -> UserError | None:
-        """A save that failed, once; call it at every step, it never waits."""
+        """The error of the last save, if it failed; each error is returned once, then None.
+
+        Call this at every step: it never waits.
+        """
         if self._saving is not None and not self._saving.is_alive():
             self._finish()
         failure = None if self._reported else self._failure
@@ -146,7 +151,10 @@ class Checkpointer:
         return failure
 
     def retry_due(self) -> bool:
-        """The last save failed, and it is time to try again: 1 s later, then 2 s, 4 s ... 300 s."""
+        """Whether the last save failed and it is time to try again.
+
+        The time between tries is 1 s, then 2 s, 4 s, ..., at most 300 s.
+        """
         return (
             self._saving is None
             and self._failure is not None
@@ -154,12 +162,12 @@ class Checkpointer:
         )
 
     def wait(self) -> bool:
-        """Wait for the last save; whether it is on the disk."""
+        """Wait for the last save; returns whether it succeeded."""
         self._finish()
         return self._failure is None
 
     def discard_after(self, step: int) -> None:
-        """Delete the checkpoints newer than `step`, so that a run that fell back can write again.
+        """Delete the checkpoints newer than `step`: a run that resumes at `step` writes them again.
 
         Raises:
           OSError: the file system refused.
@@ -167,13 +175,13 @@ class Checkpointer:
         self._finish()
         newest_first = reversed(checkpoint.steps(self._directory))
         for newer in itertools.takewhile(lambda found: found > step, newest_first):
-            doomed = self._directory / f"{newer}{_UNFINISHED}"  # a kill from here on leaves no step
+            doomed = self._directory / f"{newer}{_UNFINISHED}"  # not a step any more if killed now
             (self._directory / str(newer)).rename(doomed)
             shutil.rmtree(doomed)
         self._forget()
 
     def close(self) -> None:
-        """Wait until everything is on the disk.
+        """Wait for the last save, and close Orbax's manager.
 
         Raises:
           UserError: the last save failed.
@@ -187,9 +195,9 @@ class Checkpointer:
             raise UserError(f"{failure}; mend that and run the same command again")
 
     def _write(self, arrays: Mapping[str, np.ndarray], document: dict[str, Any]) -> None:
-        """Let Orbax write a step, unless it did, and only the digests of its files are missing.
+        """Let Orbax write a step, unless an earlier try of this step wrote all but the digests.
 
-        In a thread, but for large arrays that are not lasting.
+        Runs in a thread, except for large arrays that are not lasting.
         """
         step = document["step"]
         if self._failure and step == self._written_step == checkpoint.latest_step(self._directory):
@@ -215,7 +223,7 @@ class Checkpointer:
         self._written_step = step
 
     def _open(self) -> Any:
-        """Orbax's manager of the directory as it is now."""
+        """A new manager of Orbax for the current content of the directory."""
         self._evaluations = checkpoint.evaluations(self._directory)
         orbax, alone = storage.orbax_module(), storage.processes_of_orbax()
         return orbax.CheckpointManager(
@@ -227,7 +235,7 @@ class Checkpointer:
                 ),
             },
             options=orbax.CheckpointManagerOptions(
-                create=False,  # it was made when this checkpointer was
+                create=False,  # `__init__` has made the directory
                 multiprocessing_options=alone,
                 preservation_policy=_NewestAndBest(self._keep, self._evaluations),
                 lightweight_initialize=True,  # a damaged metadata file must not stop it
@@ -236,12 +244,12 @@ class Checkpointer:
         )
 
     def _complete(self, write: Callable[[], None] | None) -> None:
-        """Runs in a thread: write, if that is left to do, then list the digests of the files."""
+        """Runs in a thread: call `write` if it is given, then write the digests of the files."""
         try:
             if write is not None:
                 write()
             digest.seal(self._directory / str(self._saving_step))
-            if self._lock:  # TensorStore makes directories that have gone away again
+            if self._lock:  # TensorStore creates a directory again if it was moved or deleted
                 self._lock.check()
         except Exception as error:
             self._error = error
@@ -273,12 +281,12 @@ class Checkpointer:
         self._retry_after = min(2 * self._retry_after, LAST_RETRY)
 
     def _forget(self) -> None:
-        """Drop what is remembered of the directory, which has changed behind Orbax's back."""
+        """Close Orbax's manager: its record of the directory is out of date."""
         if self._manager is not None:
-            with contextlib.suppress(Exception):  # it repeats the error that brought us here
+            with contextlib.suppress(Exception):  # it can raise the error of the save again
                 self._manager.close()
         self._manager = None
-        for leftover in self._leftovers():  # it may be what fills the disk
+        for leftover in self._leftovers():  # they may be what fills the disk
             shutil.rmtree(leftover, ignore_errors=True)
 
     def _leftovers(self) -> list[Path]:

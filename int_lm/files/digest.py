@@ -1,7 +1,7 @@
-"""SHA-256 digests of arrays, JSON values and directories: how a damaged checkpoint is recognised.
+"""SHA-256 digests of arrays, JSON values and directories, by which damaged files are recognised.
 
-Neither Orbax nor safetensors notices a flipped bit in the bytes of an array, so this project keeps
-its own digests: one per array, and one per file in `files.sha256`, which `sha256sum -c` reads too.
+Neither Orbax nor safetensors notices a flipped bit in the bytes of an array. So int_lm keeps its
+own digests: one per array, and one per file in `files.sha256`, which `sha256sum -c` reads, too.
 """
 
 import errno
@@ -18,15 +18,19 @@ import numpy as np
 from int_lm.files import untrusted
 
 FILE_DIGESTS = "files.sha256"
-_SELF = "# sha256 of the lines above: "  # a comment to `sha256sum -c`
+_SELF = "# sha256 of the lines above: "  # `sha256sum -c` ignores this line
 
 
 class DamagedError(Exception):
-    """A file is not what was written; the message names it and says what is wrong with it."""
+    """A file differs from what was written; the message names the file and the damage."""
 
 
 def canonical_json(value: Any) -> str:
-    """`value` as JSON text that depends on its content only (no NaN or infinity)."""
+    """`value` as JSON text that depends on its content only.
+
+    Raises:
+      ValueError: a number is NaN or infinite.
+    """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
@@ -51,7 +55,7 @@ def _of_file(path: Path, *, sync: bool = False) -> str:
 
 
 def sync_directory(directory: Path) -> None:
-    """Make the names in `directory` survive a power cut."""
+    """Write the entries of `directory` to the disk, so that they survive a power cut."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -60,10 +64,12 @@ def sync_directory(directory: Path) -> None:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Replace the file at `path` by `data`: after a kill or a power cut, all of it or none of it.
+    """Replace the file at `path` by `data`.
+
+    After a kill or a power cut, the file holds all of `data` or its old content.
 
     Raises:
-      OSError: the file system refused; `path` is as it was.
+      OSError: the file system refused.
     """
     partial = path.with_name(path.name + ".tmp")
     with partial.open("wb") as file:
@@ -80,10 +86,10 @@ def _files_below(directory: Path) -> Iterator[Path]:
 
 
 def seal(directory: Path) -> None:
-    """Write every file below `directory` through to the disk and list it in `files.sha256`.
+    """Write every file below `directory` to the disk, and their digests to `files.sha256`.
 
     Raises:
-      OSError: the file system refused; no `files.sha256` is left half-written.
+      OSError: the file system refused. `files.sha256` is never incomplete.
     """
     lines = "".join(
         f"{_of_file(path, sync=True)}  {path.relative_to(directory).as_posix()}\n"
@@ -98,11 +104,11 @@ def seal(directory: Path) -> None:
 
 
 def _inside(directory: Path, name: str) -> Path:
-    """The regular file `name` below `directory`; links that lead out of it are not followed.
+    """The path of the regular file `name` below `directory`.
 
     Raises:
-      DamagedError: no name of such a file.
-      OSError: it is missing or cannot be reached.
+      DamagedError: `name` leads out of `directory`, also by a link, or is not a regular file.
+      OSError: the file is missing or cannot be reached.
     """
     path, listed = directory / name, PurePosixPath(name)
     outside = not name or "\0" in name or listed.is_absolute() or ".." in listed.parts
@@ -117,13 +123,14 @@ def check(directory: Path) -> bool:
     """Compare every file that `files.sha256` lists with its digest there.
 
     Returns:
-      True if all are as written; False if there is no such list (the writer was killed before it).
+      True if all files are as written; False if there is no `files.sha256`, because the process
+      that wrote the directory was killed before it could write it.
 
     Raises:
-      DamagedError: a listed file differs or is missing, or the list itself is damaged; the message
-        begins with its path relative to the parent of `directory`. Names that lead out of
-        `directory` are damage, too.
-      OSError: a file cannot be read for another reason (permission).
+      DamagedError: a listed file differs or is missing, a name leads out of `directory`, or the
+        list itself is damaged. The message begins with the path relative to the parent of
+        `directory`.
+      OSError: a file cannot be read for another reason, such as a missing permission.
     """
     own = directory / FILE_DIGESTS
     try:
@@ -132,7 +139,7 @@ def check(directory: Path) -> bool:
         return False
     except untrusted.MalformedError as error:
         raise DamagedError(f"{directory.name}/{FILE_DIGESTS} is no list: {error}") from error
-    end = max(0, content.rfind(_SELF.encode()))  # compared as bytes: no copy of what is not ours
+    end = max(0, content.rfind(_SELF.encode()))  # compared as bytes: no text that may be invalid
     trailer = f"{_SELF}{hashlib.sha256(memoryview(content)[:end]).hexdigest()}\n"
     if not content.isascii() or content[end : end + len(trailer) + 1] != trailer.encode():
         raise DamagedError(f"{directory.name}/{FILE_DIGESTS} has changed since it was written")

@@ -1,7 +1,8 @@
-"""One process at a time in a directory, by a lock that no killed process leaves behind.
+"""A lock that lets one process at a time use a directory.
 
-The lock is the kernel's (`flock` on a file named `lock`), which drops it with the process that
-holds it, however that ended. What the file says (which process, where, since when) is for people.
+The lock is `flock` on a file named `lock`. The kernel releases it when the process that holds it
+ends, also when it is killed. The text in the file (process, machine, start of the lock) is for
+people: no program reads it except to show it in an error.
 """
 
 import contextlib
@@ -24,7 +25,7 @@ class HeldError(UserError):
 
 
 class Lock:
-    """The lock of a directory, held by this process. Made by `hold`."""
+    """The lock of a directory, held by this process. `hold` makes it."""
 
     def __init__(self, directory: Path, remedy: str):
         self._path = directory / FILE
@@ -32,12 +33,13 @@ class Lock:
         self._descriptor = self._acquired()
 
     def check(self) -> None:
-        """Make sure that the directory is still this process's; call it before writing to it.
+        """Check that the path still names the locked directory; call it before writing to it.
 
         Raises:
-          HeldError: it is another one, which another process has.
-          UserError: it is another one, locked from now on, so that the next call succeeds.
-          OSError: it is gone, or the file system refused.
+          HeldError: the path names another directory, which another process holds.
+          UserError: the path names another directory. This process has locked it now, so that the
+            next call succeeds.
+          OSError: the directory is gone, or the file system refused.
         """
         if _same(self._descriptor, self._path):
             return
@@ -47,8 +49,8 @@ class Lock:
         raise UserError(f"{self._path.parent} is not the directory it was, but is used from now on")
 
     def release(self) -> None:
-        """Let others have the directory."""
-        with contextlib.suppress(OSError):  # no harm in a file that nobody locks
+        """Release the lock, so that other processes can use the directory."""
+        with contextlib.suppress(OSError):  # a file that is left and not locked does no harm
             if _same(self._descriptor, self._path):
                 self._path.unlink()
         os.close(self._descriptor)
@@ -58,7 +60,7 @@ class Lock:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
             try:
                 _lock(descriptor)
-                if _same(descriptor, self._path):  # not one that was released meanwhile
+                if _same(descriptor, self._path):  # else its holder deleted the file meanwhile
                     _describe(descriptor)
                     return descriptor
             except BlockingIOError as error:
@@ -76,15 +78,17 @@ class Lock:
 
 @contextlib.contextmanager
 def hold(directory: Path, remedy: str) -> Iterator[Lock]:
-    """Keep every other process out of `directory`, which is made; no empty one is left behind.
+    """Make `directory` and hold its lock, so that no other process uses it.
 
-    Where the file system knows no locks, it goes on without.
+    Directories that were made here and are empty at the end are removed. On a file system without
+    locks, the directory is used without one.
 
     Args:
+      directory: the directory to use.
       remedy: what the user of a second process should do, for the error.
 
     Raises:
-      HeldError: another process holds it; the message says which one, where and since when.
+      HeldError: another process holds the lock; the message names process, machine and time.
       OSError: the file system refused.
     """
     made = [path for path in (directory, *directory.parents) if not path.exists()]
@@ -112,7 +116,7 @@ def _lock(descriptor: int) -> None:
 def _describe(descriptor: int) -> None:
     since = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     holder = f"pid {os.getpid()} on {socket.gethostname()} since {since}\n"
-    with contextlib.suppress(OSError):  # a full disk is no reason not to hold it
+    with contextlib.suppress(OSError):  # the lock holds without this text, on a full disk too
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, holder.encode(), 0)
 

@@ -1,8 +1,8 @@
-"""Orbax as checkpoints use it: silent, one process alone, and failing only when it is at rest.
+"""Orbax for checkpoints: silent, in one process alone, and without threads left after an error.
 
-Nothing here runs in the background. Orbax's `AsyncCheckpointer` is not used: its `__del__` asks a
-thread whether it lives, and where Python collects garbage while it starts another thread, that
-waits for ever for a lock that it holds itself.
+Nothing here runs in the background. Orbax's `AsyncCheckpointer` is not used: its `__del__` asks
+whether a thread is alive. If Python collects garbage while it starts another thread, that call
+waits for ever for a lock that the same thread holds.
 """
 
 import asyncio
@@ -17,12 +17,12 @@ def orbax_module() -> Any:
     import absl.logging
     import orbax.checkpoint
 
-    absl.logging.set_verbosity(absl.logging.FATAL)  # every failure reaches us as an exception
+    absl.logging.set_verbosity(absl.logging.FATAL)  # every failure also raises an exception
     return orbax.checkpoint
 
 
 def processes_of_orbax() -> Any:
-    """What tells Orbax that this process reads or writes alone, whatever other ones there are."""
+    """Orbax's options for a process that reads or writes alone, also in a run of several."""
     import jax
 
     own = jax.process_index()
@@ -31,7 +31,7 @@ def processes_of_orbax() -> Any:
 
 
 def tree_handler() -> Any:
-    """What reads and writes trees of NumPy arrays, without copying them."""
+    """The handler that reads and writes trees of NumPy arrays without copying them."""
     orbax = orbax_module()
     registry = orbax.type_handlers.create_type_handler_registry((np.ndarray, _patient_handler()))
     return orbax.PyTreeCheckpointHandler(
@@ -43,12 +43,12 @@ def read_arrays(place: Path, target: dict[str, np.ndarray]) -> dict[str, np.ndar
     """The arrays that Orbax wrote into the directory `place`.
 
     Args:
-      place: absolute.
-      target: an array of the dtype and shape to expect for every name. Orbax casts, pads and cuts
-        what differs without a word.
+      place: an absolute path.
+      target: by name, an array of the dtype and shape that the stored array has. If they differ,
+        Orbax casts, pads or cuts without an error.
 
     Raises:
-      Exception: what Orbax and TensorStore raise, when no array is being read any more.
+      Exception: errors of Orbax and TensorStore, after the reading of all arrays has ended.
     """
     orbax = orbax_module()
     arguments = orbax.args.PyTreeRestore(
@@ -60,15 +60,15 @@ def read_arrays(place: Path, target: dict[str, np.ndarray]) -> dict[str, np.ndar
 
 
 def _patient_handler() -> Any:
-    """Orbax's handler of arrays, which waits for all of them even if one fails.
+    """A handler of arrays that waits for all of them, even if one fails.
 
-    Orbax's own leaves at the first error and closes the event loop under the others: TensorStore's
-    threads then print tracebacks, go on writing, or meet an interpreter that has ended.
+    Orbax's own handler returns at the first error and closes the event loop that the other arrays
+    use. TensorStore's threads then print tracebacks, go on writing, or outlive the interpreter.
     """
 
     class PatientHandler(orbax_module().type_handlers.NumpyHandler):
         async def serialize(self, values: Any, infos: Any, args: Any) -> list[Any]:
-            """Writes each array in a thread; returns when all are done."""
+            """Write each array in a thread; return when all writes have ended."""
             own = super().serialize
             each = zip(values, infos, args, strict=True)
             writes = [write for one in each for write in await own(*([part] for part in one))]
@@ -92,7 +92,7 @@ def _patient_handler() -> Any:
 
 
 def _error_of(write: Any) -> Exception | None:
-    """Wait for a write; what went wrong."""
+    """Wait for a write; the error that it raised, or None."""
     try:
         write.result()
     except Exception as error:

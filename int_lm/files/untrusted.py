@@ -1,8 +1,8 @@
-"""Files from elsewhere, read without running what they say and without believing their sizes.
+"""Readers for files from elsewhere: they run no code and keep within fixed bounds.
 
-JSON and YAML come back as plain values within bounds: the bytes of the file, the depth of nesting,
-the size of numbers, text that can be encoded. What is written twice is refused, and so are YAML's
-aliases, whose few bytes can stand for gigabytes, and its tags, which can name code.
+JSON and YAML are returned as plain values. There are bounds for the bytes of a file, the depth of
+nesting and the size of integers; text must be encodable. A key that occurs twice is refused. So are
+YAML's aliases, of which a few bytes can stand for gigabytes, and its tags, which can name code.
 """
 
 import errno
@@ -18,30 +18,32 @@ import yaml
 from yaml.composer import ComposerError
 from yaml.constructor import ConstructorError
 
-METADATA_BYTES = 1 << 20  # of a JSON file or a list of digests, at most
-DEPTH = 64  # of nested JSON
+METADATA_BYTES = 1 << 20  # largest JSON file or list of digests
+DEPTH = 64  # of nested JSON, at most
 YAML_BYTES, YAML_DEPTH, YAML_VALUES = 1 << 20, 16, 10_000
 INTEGER_MAX = 2**63 - 1
 
 
 class MalformedError(ValueError):
-    """A file that cannot be what it should be; the message says why in a few words."""
+    """The content of a file is not valid; the message says why in a few words."""
 
 
 def is_inside(path: str | Path, directory: str | Path) -> bool:
-    """Whether a path, with all links followed, lies below a directory."""
+    """Whether a path lies in a directory after all links of both are followed."""
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(directory))
 
 
 def read_bytes(path: str | Path, most: int, *, inside: Path | None = None) -> bytes:
-    """The contents of a regular file of at most `most` bytes: pipes and devices may never end.
+    """The contents of a regular file. Pipes and devices are refused, because they may never end.
 
     Args:
-      inside: a directory out of which no link may lead.
+      path: of the file.
+      most: largest size in bytes.
+      inside: a directory in which the file must lie after all links are followed; None: anywhere.
 
     Raises:
-      MalformedError: larger, no regular file, or outside.
-      OSError: it cannot be read.
+      MalformedError: the file is larger, not regular, or outside of `inside`.
+      OSError: the file cannot be read.
     """
     if inside is not None and not is_inside(path, inside):
         raise MalformedError("it is a link that leads elsewhere")
@@ -61,12 +63,21 @@ def read_bytes(path: str | Path, most: int, *, inside: Path | None = None) -> by
 
 
 def reason(error: OSError | MalformedError) -> str:
-    """Why a file cannot be read, in few words."""
+    """The reason why a file cannot be read, in a few words."""
     return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
 def read_text(path: str | Path, most: int) -> str:
-    """The UTF-8 text of a file or pipe of at most `most` bytes; errors as of `read_bytes`."""
+    """The UTF-8 text of a file or a pipe.
+
+    Args:
+      path: of the file.
+      most: largest size in bytes.
+
+    Raises:
+      MalformedError: the file is larger, or it is not UTF-8.
+      OSError: the file cannot be read.
+    """
     data = bytearray()
     with open(path, "rb", opener=_not_waiting) as file:
         while block := file.read(1 << 16):
@@ -80,26 +91,30 @@ def read_text(path: str | Path, most: int) -> str:
 
 
 def _not_waiting(path: str, flags: int) -> int:
-    """Open a file; a pipe that nobody writes to is empty, and one that somebody does is read."""
+    """Open a file without waiting; a pipe that no process has opened for writing is empty."""
     descriptor = os.open(path, flags | os.O_NONBLOCK)
     os.set_blocking(descriptor, True)
     return descriptor
 
 
 def read_json(path: str | Path, most: int, *, inside: Path | None = None) -> Any:
-    """The value of a JSON file in ASCII, as everything here writes it.
+    """The value of a JSON file in ASCII; int_lm writes all its JSON files in ASCII.
 
-    Its text is never there more than twice; what it says may take 25 times as much, as a list of
-    empty objects does.
+    The text is in memory at most twice. The value can need 25 times the memory of the text, for
+    example if it is a list of empty objects.
 
     Args:
-      most, inside: as of `read_bytes`, whose errors are raised, too.
+      path: of the file.
+      most: largest size in bytes.
+      inside: as for `read_bytes`.
 
     Raises:
-      MalformedError: not JSON, a key twice in one object, or a value outside the bounds above.
+      MalformedError: the file is not JSON, an object has a key twice, a value is outside the bounds
+        of this module, or `read_bytes` refuses the file.
+      OSError: the file cannot be read.
     """
     data = read_bytes(path, most, inside=inside)
-    if not data.isascii():  # the error of `decode` would hold a copy
+    if not data.isascii():  # checked here, because the error of `decode` would hold a copy
         raise MalformedError("it is not JSON")
     try:
         text = data.decode("ascii")
@@ -122,8 +137,9 @@ def parse_yaml(text: str) -> Any:
     """The value of YAML text: mappings, lists, text, numbers, dates, true, false and null.
 
     Raises:
-      yaml.YAMLError: not YAML; anchors, aliases, tags, a key twice; too deep, too many values.
-      ValueError: a value outside the bounds above; an impossible date.
+      yaml.YAMLError: the text is not YAML, has anchors, aliases, tags or a key twice, is nested too
+        deeply or has too many values.
+      ValueError: a value is outside the bounds of this module, or a date is impossible.
     """
     try:
         value = yaml.load(text, Loader=_PlainLoader)
@@ -152,7 +168,7 @@ def _finite(text: str) -> float:
 
 
 def _check(value: Any, depth: int) -> None:
-    """Refuse what would trip those who print, hash or write the value."""
+    """Refuse values that cannot be printed, hashed or written safely."""
     if depth < 0:
         raise MalformedError("it is nested too deeply")
     if isinstance(value, dict):
@@ -174,7 +190,7 @@ def _check(value: Any, depth: int) -> None:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """YAML without anchors, aliases and tags."""
+    """A loader of YAML that refuses anchors, aliases, tags and keys that occur twice."""
 
     _depth = _values = 0
 

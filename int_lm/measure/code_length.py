@@ -1,6 +1,7 @@
-"""Code lengths of documents, and what they say in bits per byte. NumPy only.
+"""Code lengths of documents, and bits per byte. NumPy only.
 
-Bits are summed in whole units of 2^-16 bit and divided, once, by the bytes of the raw text.
+Code lengths are summed as integers, in units of 2^-16 bit. The sum is divided once, by the bytes
+of the raw text.
 """
 
 import dataclasses
@@ -15,11 +16,12 @@ from int_lm.arithmetic import tables
 
 @dataclasses.dataclass(frozen=True)
 class CodeLengths:
-    """Code lengths of documents; every summary divides sums, it never averages ratios.
+    """Code lengths of documents. Every figure is a ratio of sums, never a mean of ratios.
 
     Attributes:
-      log2_likelihoods: int64 [documents], units of 2^-16 bit.
-      text_bytes, tokens: int64 [documents]; tokens count the separator that ends a document.
+      log2_likelihoods: int64 [documents], at most 0, in units of 2^-16 bit.
+      text_bytes: int64 [documents], bytes of the raw text.
+      tokens: int64 [documents], with the separator that ends each document.
     """
 
     log2_likelihoods: np.ndarray
@@ -28,17 +30,20 @@ class CodeLengths:
 
     @property
     def bits(self) -> float:
+        """The code length of all documents in bits."""
         return tables.bits(int(self.log2_likelihoods.sum()))
 
     @property
     def bits_per_byte(self) -> float:
+        """The code length of all documents, divided by the bytes of their raw text."""
         return self.bits / int(self.text_bytes.sum())
 
     @property
     def interval_95(self) -> tuple[float, float] | None:
-        """95 % interval of bits per byte over documents; None for a single document.
+        """(low, high) of the 95 % interval of bits per byte over documents; None for one document.
 
-        The ratio estimator's linearised variance (Cochran, "Sampling Techniques", 1977, ch. 6).
+        It uses the linearised variance of the ratio estimator (Cochran, "Sampling Techniques",
+        1977, chapter 6).
         """
         count = len(self.text_bytes)
         if count < 2:
@@ -50,7 +55,7 @@ class CodeLengths:
         return self.bits_per_byte - half, self.bits_per_byte + half
 
     def of(self, indices: Sequence[int]) -> Self:
-        """The code lengths of some of the documents."""
+        """The code lengths of the documents with these indices."""
         chosen = np.array(indices, np.int64)
         return dataclasses.replace(
             self,
@@ -60,14 +65,18 @@ class CodeLengths:
         )
 
     def summaries(self, groups: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """The summary of every group of documents; `groups` has the group of each."""
+        """The summary of every group of documents, by the name of the group.
+
+        Args:
+          groups: for every document, the name of its group.
+        """
         found: dict[str, list[int]] = {}
         for index, name in enumerate(groups):
             found.setdefault(name, []).append(index)
         return {name: self.of(indices).summary() for name, indices in found.items()}
 
     def summary(self) -> dict[str, Any]:
-        """The figures that `eval.py --json` prints, except baselines."""
+        """The figures that `eval.py --json` prints, without baselines."""
         return {
             "bits_per_byte": self.bits_per_byte,
             "interval_95": self.interval_95,
@@ -81,5 +90,5 @@ class CodeLengths:
 
 
 def perplexity(bits: float) -> float:
-    """2^bits."""
+    """The perplexity of a mean code length in bits: 2^bits."""
     return 2.0**bits

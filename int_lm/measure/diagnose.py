@@ -1,8 +1,8 @@
-"""Diagnostics of a run: do two halves of the population agree, and what do activations look like?
+"""Diagnosis of a run: how often two halves of the population agree, and how activations are spread.
 
-Everything is counted in integers; `summary` makes shares and bits of the counts.
+Everything is counted in integers. `summary` turns the counts into shares and bits.
 
-Axes: P members, L layers; 255 values from -127 to 127.
+Axes: P members, L layers, S streams, T segment length; 255 values from -127 to 127.
 """
 
 import dataclasses
@@ -27,13 +27,14 @@ from int_lm.settings import StrategySettings
 
 @dataclasses.dataclass(frozen=True)
 class Counts:
-    """What is counted.
+    """The counts of one diagnosis.
 
     Attributes:
-      agreeing: by path, weights on which the votes of both halves have one sign.
-      voting: by path, weights on which both halves' votes are not 0.
-      histograms: by path, how often each value stands among the inputs of a layer's matrices:
-        int32 [L, 255], [1, 255] of a matrix outside the layers.
+      agreeing: by path, the number of weights on which the votes of both halves have the same sign
+        and are not 0.
+      voting: by path, the number of weights on which the votes of both halves are not 0.
+      histograms: by path of a matrix, how often each value -127, ..., 127 occurs among its inputs:
+        int32 [L, 255]; [1, 255] for a matrix outside the layers.
     """
 
     agreeing: dict[str, int]
@@ -42,14 +43,22 @@ class Counts:
 
 
 def possible(es: StrategySettings) -> bool:
-    """A population can be halved if a half still holds whole streams."""
+    """Whether the population can be divided into two halves of whole streams."""
     return es.population // 2 % es.members_per_stream == 0
 
 
 def histograms(
     recipe: Recipe, weights: Parameters, members: Tree, tokens_P: Array
 ) -> dict[str, Array]:
-    """Values of the inputs of every layer's matrices: the bare model reads one more token."""
+    """Histograms of the inputs of matrices, while the unperturbed model reads one token.
+
+    Args:
+      members: states of the members.
+      tokens_P: int32, the token that every member reads.
+
+    Returns:
+      By path, int32 [L, 255]; [1, 255] for a matrix outside the layers.
+    """
     _, _, activity = recipe.model.step(perturb.unperturbed(weights), members, tokens_P)
     specs, counted = dict(params.flatten(recipe.model.specs.network)), {}
     for path, use in params.flatten(activity.uses):
@@ -69,7 +78,13 @@ def _half(
     clock: Clock,
     half: Array,
 ) -> tuple[dict[str, Array], dict[str, Array]]:
-    """One half of the population on its own: the signs of its votes, int8, and its histograms."""
+    """The signs of the votes (int8) and the histograms of one half of the population.
+
+    Args:
+      members: states of the members of this half.
+      tokens_ST: tokens of the streams of this half.
+      half: 0 or 1, int32: the pairs, and with them the noise, that belong to the half.
+    """
     pairs_CI = chunks.pairs(recipe.es, 2)  # of chunks that divide the halves
     pairs_CI = pairs_CI.reshape(2, -1, pairs_CI.shape[1])[half]
     own = population.outcome(recipe, weights, members, tokens_ST, clock, pairs_CI)
@@ -83,7 +98,7 @@ def _half(
 
 @functools.cache
 def _compiled_half(recipe: Recipe) -> Callable[..., Any]:
-    # it runs too seldom for the compiler to take pains with it; other compilers may not know how
+    # compile fast, because it runs seldom; compilers of other platforms may not have this option
     easily = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
     return jax.jit(functools.partial(_half, recipe), compiler_options=easily)
 
@@ -91,7 +106,7 @@ def _compiled_half(recipe: Recipe) -> Callable[..., Any]:
 def _arguments(
     recipe: Recipe, weights: Parameters, members: Tree, tokens_ST: np.ndarray, step: int, half: int
 ) -> tuple[Any, ...]:
-    """What `_half` takes, of one half."""
+    """The arguments of `_half` after `recipe`, for one half."""
 
     def own(leaf: Any) -> np.ndarray:
         return np.split(np.asarray(leaf), 2, axis=1)[half]
@@ -102,7 +117,11 @@ def _arguments(
 
 
 def prepare(recipe: Recipe, tokens_ST: np.ndarray) -> None:
-    """Compile what `count` needs, which it then does not wait for."""
+    """Compile what `count` needs, so that its first call does not have to.
+
+    Args:
+      tokens_ST: tokens of any step; their shape and dtype matter.
+    """
     like = evolve.abstract(recipe)
     members = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like.members)
     arguments = _arguments(recipe, like.weights, members, tokens_ST, 0, 0)
@@ -112,9 +131,15 @@ def prepare(recipe: Recipe, tokens_ST: np.ndarray) -> None:
 def count(
     recipe: Recipe, weights: Parameters, members: Tree, tokens_ST: np.ndarray, step: int
 ) -> Counts:
-    """The counts at a state, with the tokens and perturbations of a step; changes nothing.
+    """The counts at a state, with the tokens and perturbations of a step. Nothing is changed.
 
-    It takes as long as a step.
+    It takes about as long as a step.
+
+    Args:
+      weights: int8.
+      members: states of all members.
+      tokens_ST: tokens of the step.
+      step: its number, from which the perturbations follow.
     """
     signs_of = _compiled_half(recipe)
     (first, counted), (second, more) = (
@@ -129,11 +154,14 @@ def count(
 
 
 def summary(counts: Counts) -> dict[str, Any]:
-    """What `metrics.jsonl` carries.
+    """The entries that a diagnosis adds to `metrics.jsonl`.
 
-    vote_agreement: by path, share of the weights both halves vote on whose signs agree (0.5 is
-    noise, 1 certainty); null where they vote on none. activation_saturation, activation_entropy: by
-    path, a list over layers: share of values at +-127, and bits per value (at most 7.99).
+    Returns:
+      vote_agreement: by path, the share of weights with votes of the same sign, among the weights
+        on which both halves have a vote other than 0. It is 0.5 for pure noise and 1 if both
+        halves always agree; None if there is no such weight.
+      activation_saturation: by path, a list over layers: the share of values at -127 or 127.
+      activation_entropy: by path, a list over layers: entropy in bits per value, at most 7.99.
     """
     agreement = {
         path: agreeing / counts.voting[path] if counts.voting[path] else None

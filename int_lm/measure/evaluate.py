@@ -1,9 +1,9 @@
 """Evaluation: the exact integer log-likelihood of documents under the bare model.
 
 A document of ids d1..dn is coded as d1..dn and the separator that ends it, read from a fresh
-state after a separator: inputs [0, d1..dn], targets [d1..dn, 0]. Documents are laid end to end in
-lanes that are read side by side; separators reset the state between them, so how they are laid
-out changes no bit.
+state after a separator: inputs [0, d1..dn], targets [d1..dn, 0]. Documents are placed end to end
+in lanes that are read side by side. Separators reset the state between documents, so the placement
+changes no bit of the result.
 
 Axes: B lanes, T tokens of a segment.
 """
@@ -24,14 +24,17 @@ from int_lm.model.language_model import LanguageModel
 from int_lm.model.params import Parameters, Tree
 
 LANES_AT_MOST = 256  # documents read side by side
-FEWER_LANES = (64, 16, 4, 1)  # when others have ended; each count compiles once
-WORTH_COMPILING = 16  # segments that fewer lanes must still have to read
+FEWER_LANES = (64, 16, 4, 1)  # lane counts after the other lanes have ended; each compiles once
+WORTH_COMPILING = 16  # segments that are left when the count of lanes becomes smaller, at least
 SEGMENT_LENGTH = 256  # tokens per call of the compiled reader
-PIECE_BYTES = 8 * SEGMENT_LENGTH - 1  # of held-out text, read while training: a separator is added
+PIECE_BYTES = 8 * SEGMENT_LENGTH - 1  # of validation documents; with a separator: 8 segments
 
 
 def greedy_hit(logits_PV: Array, targets_P: Array) -> Array:
-    """1 where the target is the likeliest token (of equals, the lowest id), else 0: int32 [P]."""
+    """1 where the target is the likeliest token, else 0: int32 [P].
+
+    Of several tokens that are equally likely, the one with the lowest id counts.
+    """
     return (jnp.argmax(logits_PV, axis=-1).astype(jnp.int32) == targets_P).astype(jnp.int32)
 
 
@@ -43,10 +46,10 @@ def _reader(
 
 
 def _rows(lengths: Sequence[int]) -> list[int]:
-    """How many lanes to read in every segment: all at first, fewer when many have ended.
+    """The number of lanes to read in every segment: all at first, fewer when many have ended.
 
     Args:
-      lengths: of the lanes, in segments, the longest first.
+      lengths: of every lane, its length in segments; the longest lane first.
     """
     rows = [len(lengths)] * lengths[0]
     for count in FEWER_LANES:
@@ -59,14 +62,15 @@ def _rows(lengths: Sequence[int]) -> list[int]:
 def _lay_out(
     documents: Sequence[np.ndarray], lanes: int
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Documents in lanes, longest first into the shortest lane; longer lanes come first.
+    """Place documents in lanes: the longest document first, each into the shortest lane.
 
-    A lane is as long as what it holds, in whole segments: beside one long document, many short
-    ones take no more than their own room.
+    A lane is as long as its documents, rounded up to whole segments. So many short documents beside
+    a long one need no more than their own length.
 
     Returns:
-      tokens [n + 1] of every lane, a separator before, between and after documents, and its owners,
-      int32 [n]: the document that target t+1 belongs to, -1 in the padding.
+      tokens: of every lane, [n + 1]: separators stand before, between and after documents.
+      owners: of every lane, int32 [n]: the index of the document to which target t+1 belongs;
+        -1 in the padding. The longest lane comes first in both lists.
     """
     queue = [(0, lane) for lane in range(lanes)]
     contents: list[list[int]] = [[] for _ in range(lanes)]
@@ -91,7 +95,7 @@ def _lay_out(
 
 
 def _from(owners: np.ndarray, documents: Sequence[np.ndarray], firsts: Sequence[int]) -> np.ndarray:
-    """Owners of a lane, less the targets before `firsts` and the separators."""
+    """`owners` of a lane with -1 for separators and for targets before `firsts`."""
     counted = np.full_like(owners, -1)
     edges = np.flatnonzero(np.diff(owners, prepend=-2))
     for begin in edges[owners[edges] >= 0].tolist():
@@ -103,7 +107,7 @@ def _from(owners: np.ndarray, documents: Sequence[np.ndarray], firsts: Sequence[
 def _side_by_side(
     lanes: Sequence[np.ndarray], start: int, end: int, rows: int, filler: int
 ) -> np.ndarray:
-    """Entries start:end of the lanes, [rows, end - start], rows beyond them `filler`."""
+    """Entries start:end of the lanes: [rows, end - start]; rows without a lane hold `filler`."""
     together = np.full((rows, end - start), filler, lanes[0].dtype)
     for row, lane in enumerate(lanes):
         together[row] = lane[start:end]
@@ -119,15 +123,18 @@ def log2_likelihoods(
     score: Callable[[Array, Array], Array] = likelihood.log2_likelihood,
     firsts: Sequence[int] | None = None,
 ) -> np.ndarray:
-    """Exact log2-likelihood of every document, int64 in units of 2^-16 bit, or its sum of `score`.
+    """The exact log2-likelihood of every document: int64 [documents], in units of 2^-16 bit.
+
+    With another `score`, the sum of its values over the tokens of every document.
 
     Args:
+      model: architecture and sizes.
       weights: int8.
       documents: at least one array of ids, all of one unsigned dtype.
-      progress: called with the number of tokens read since its last call.
-      score: of logits [P, V] and targets int32 [P].
-      firsts: the place from which the tokens of each document count, its separator then not;
-        all count if None.
+      progress: called after every segment with the number of tokens just read.
+      score: (logits [P, V], targets int32 [P]) -> int32 [P].
+      firsts: for every document, the index of the first token that counts; then its separator does
+        not count. None: all tokens and the separator count.
     """
     tokens, owners = _lay_out(documents, min(len(documents), LANES_AT_MOST))
     counted = owners
@@ -137,7 +144,7 @@ def log2_likelihoods(
     state = model.initial_state(len(owners))
     bare = jax.tree.map(jnp.asarray, perturb.unperturbed(weights))
     for segment, rows in enumerate(_rows([len(lane) // SEGMENT_LENGTH for lane in owners])):
-        # lanes that have ended are left behind: they are the last ones
+        # lanes that have ended are not read any more: they are the last ones
         start, end = segment * SEGMENT_LENGTH, (segment + 1) * SEGMENT_LENGTH
         going_on = sum(len(lane) > start for lane in owners)
         segment_BT = _side_by_side(tokens[:going_on], start, end + 1, rows, SEPARATOR)
@@ -150,10 +157,12 @@ def log2_likelihoods(
 
 
 def prepare(model: LanguageModel, weights: Parameters, documents: Sequence[np.ndarray]) -> None:
-    """Compile what `evaluate` needs for these documents, which it then does not wait for.
+    """Compile what `evaluate` needs for these documents, so that it does not have to.
 
     Args:
-      weights: int8, or what they are like (`jax.ShapeDtypeStruct`s).
+      model: architecture and sizes.
+      weights: int8, or `jax.ShapeDtypeStruct`s of their shapes and dtypes.
+      documents: as for `log2_likelihoods`.
     """
     tokens, _ = _lay_out(documents, min(len(documents), LANES_AT_MOST))
     bare = jax.eval_shape(perturb.unperturbed, weights)
@@ -171,7 +180,15 @@ def evaluate(
     *,
     progress: Callable[[int], None] = lambda tokens: None,
 ) -> CodeLengths:
-    """Code `documents` with the bare model; `text_bytes` are the bytes of their raw text."""
+    """The code lengths of documents under the unperturbed model.
+
+    Args:
+      model: architecture and sizes.
+      weights: int8.
+      documents: as for `log2_likelihoods`.
+      text_bytes: of every document, the number of bytes of its raw text.
+      progress: as for `log2_likelihoods`.
+    """
     return CodeLengths(
         log2_likelihoods=log2_likelihoods(model, weights, documents, progress=progress),
         text_bytes=np.asarray(text_bytes, np.int64),

@@ -1,1 +1,1 @@
-"""The method: one step of training in integers: perturb, objective, votes, update."""
+"""The method: a step of training in integers (perturb, objective, votes, update)."""

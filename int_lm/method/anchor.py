@@ -1,12 +1,13 @@
 """The anchor: weights are pulled back towards those that a run started from, against forgetting.
 
 Decoupled weight decay (Loshchilov and Hutter, ICLR 2019) towards other weights than 0, in integers.
-In each step a weight w goes back `es.anchor` times its distance from the start w0, times the decay
-of `es.schedule`, rounded up or down at random so that the mean is right:
+In each step a weight w moves towards its start w0, by `es.anchor` times their distance, times the
+decay of `es.schedule`. The move is rounded up or down at random, so that its mean is exact:
 
     w -= sign(w - w0) floor((rate |w - w0| + random) / 2^16)      random uniform in [0, 2^16)
 
-It comes after the moves of an update, whichever that is, as one more part of that update.
+The pull follows the moves of an update and becomes a part of that update. It works with every
+update.
 """
 
 from collections.abc import Iterable
@@ -38,7 +39,8 @@ def pulled(tensor: Tensor, weight: Array, start: Array, rate: Array) -> Array:
 
     Args:
       tensor: its number, and the run's clock.
-      weight, start: int8, of one shape.
+      weight: int8.
+      start: int8, w0, of the same shape.
       rate: int32 scalar, of `rate`: a product is at most 254 * 2^16 + 2^16 < 2^24.
     """
     clock = tensor.clock
@@ -50,10 +52,10 @@ def pulled(tensor: Tensor, weight: Array, start: Array, rate: Array) -> Array:
 
 
 def anchored(update: Update) -> Update:
-    """The update, with the pull after it. Its memory has w0, which `evolve.initial` fills in.
+    """`update`, followed by the pull. Its memory also has w0, which `evolve.initial` fills in.
 
     Raises:
-      UserError: where its `memory` or `values` are asked, the update itself has that name in them.
+      UserError: by `memory` and `values`, if the update itself has the name `anchor` there.
     """
 
     def refuse(names: Iterable[str]) -> None:

@@ -1,4 +1,4 @@
-"""Chunks: members of a device are evaluated some at a time, which bounds memory and fits caches.
+"""Chunks: parts of a device's members that are evaluated together, to save memory and fit caches.
 
 The size of a chunk changes memory and speed; it changes no bit of the result.
 

@@ -61,7 +61,7 @@ def result(
 
     Args:
       weights: int8.
-      counts: counts of the context tables: steps that have read each row, int32 by name.
+      counts: number of steps that have read each row, int32 by name of the context table.
       members: recurrent states, leaves [L, P, ...].
       tokens_ST: [S, T+1], any integer dtype.
       clock: seed and step.

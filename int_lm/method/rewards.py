@@ -1,8 +1,8 @@
-"""Rewards as integers, and the fitness of pairs that follows from them.
+"""Rewards as integers, and the fitness of pairs that is made of them.
 
-A reward is a number that a Python function gave. It is rounded to units of 2^-16, and from there on
-everything is computed with Python's integers, which have no largest one: exact on every machine,
-and free of overflow. There are few numbers: one for each completion.
+A reward is a number that a Python function returns. It is rounded to units of 2^-16. Then only
+Python's integers are used: they have no largest value, so all results are exact on every machine.
+This is fast enough, because there is only one number for each completion.
 
 Axes: P members, I = P/2 pairs, K completions that a member writes of its prompt.
 """
@@ -22,10 +22,10 @@ KINDS = ("sign", "rank", "standard")
 
 
 def fixed_point(reward: float) -> int:
-    """A finite reward of at most 2^14 in units of 2^-16, rounded half to even.
+    """A finite reward in units of 2^-16, rounded half to even.
 
     Raises:
-      UserError: it is larger.
+      UserError: the magnitude of the reward exceeds 2^14.
     """
     if abs(reward) > REWARD_MAX:
         raise UserError(
@@ -44,11 +44,12 @@ def fitness(kind: str, scores_P: Sequence[int], members_per_prompt: int) -> np.n
     """Fitness of every pair, from the scores of the members of its prompt: int8 [I].
 
         sign      sign(score+ - score-)
-        rank      7 (rank+ - rank-) / (2 (M - 1)), rank = members below - members above it, of M
+        rank      7 (rank+ - rank-) / (2 (M - 1)), where the rank of a member is the number of
+                  members with lower scores minus the number of those with higher scores
         standard  2 (score+ - score-) / standard deviation of the M scores, at most 7
 
-    Quotients are rounded to the nearest integer, halves away from 0. Prompts of which all members
-    have the same score have no say.
+    Quotients are rounded to the nearest integer, halves away from 0. If all members of a prompt
+    have the same score, the fitness of its pairs is 0.
 
     Args:
       scores_P: integers; members 2i and 2i+1 are pair i.
@@ -70,7 +71,7 @@ def fitness(kind: str, scores_P: Sequence[int], members_per_prompt: int) -> np.n
 
 
 def centred_ranks(scores: Sequence[int]) -> list[int]:
-    """Of every score: how many are below it, less how many are above it."""
+    """For every score: the number of scores below it minus the number of scores above it."""
     ordered = sorted(scores)
     below: dict[int, int] = {}
     above: dict[int, int] = {}

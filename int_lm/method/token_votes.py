@@ -167,7 +167,7 @@ def _by_layer(function: Callable[[Any], Array], operands: Any) -> Array:
     """Apply `function` to one layer after another, and stack the results: int32 [L, ...].
 
     Args:
-      function: takes the operands of one layer: weight, records [T, ...], and `through`.
+      function: takes the operands of one layer, which are weight, records [T, ...] and `through`.
       operands: weight [L, ...], records [T, L, ...], and `through` [L, ...] or None.
     """
     weight, records, through = operands

@@ -7,9 +7,9 @@ A reward is computed by any Python function, so a step has three parts:
     (recipe, state, fitness, clock, values)       -> (state, metrics)                  compiled
 
 The two compiled parts are pure functions of integers, as `evolve.step` is, and draw the same noise.
-Member p writes completions of prompt p // members_per_stream. A pair gets the same random words, so
-that its two members differ by their perturbation alone; every pair has words of its own, so that
-the votes on a prompt are an average over draws, and not right for one of them only.
+Member p writes completions of prompt p // members_per_stream. Both members of a pair use the same
+random words, so that they differ by their perturbation alone. Different pairs use different words,
+so that the votes on a prompt are an average over draws.
 
 Axes: P members, I = P/2 pairs, S prompts, N tokens of a prompt, K completions of a member, C tokens
 of a completion, V vocabulary.
@@ -45,7 +45,7 @@ Learner = Callable[[State, np.ndarray, np.ndarray, int], tuple[State, Metrics]]
 
 
 def words(recipe: Recipe, clock: Clock, pairs_I: Array) -> Array:
-    """The random words of the members of some pairs, uint32 [K, P, C], one for both of a pair."""
+    """The random words of the members of some pairs: uint32 [K, P, C], equal for both of a pair."""
     settings = recipe.settings.reward
     key = noise.tensor_key(clock.seed, clock.step, jnp.uint32(_WORDS))
     count = settings.pass_at * settings.tokens
@@ -64,13 +64,14 @@ def completions(
     *,
     axis: str | None = None,
 ) -> Array:
-    """What the members of some chunks write, one device's first, then all devices' together.
+    """The completions that members write. A device computes its own; then all are gathered.
 
     Args:
       pairs_CI: indices of the pairs of this device's chunks, int32.
       weights: int8.
-      prompts_SN: of the prompts of these members, int32; see `reward.write`.
+      prompts_SN: prompts of these members, int32; see `reward.write`.
       ends_V: bool, see `reward.write`.
+      clock: seed and step.
       axis: name of the mesh axis of the devices; None for a single device.
 
     Returns:
@@ -107,7 +108,15 @@ def votes(
     axis: str | None = None,
     split: dict[str, PartitionSpec] | None = None,
 ) -> dict[str, Array]:
-    """The votes of all members by path, int32; arguments as of `population.of_device`."""
+    """The votes of all members by path, int32.
+
+    Args:
+      pairs_CI: indices of the pairs of this device's chunks, int32.
+      fitness_I: fitness of all pairs of all devices, int8.
+      clock: seed and step.
+      axis: as for `population.of_device`.
+      split: as for `population.of_device`.
+    """
     found = population.votes_of_fitness(recipe, fitness_I[pairs_CI], clock, pairs_CI)
     return {
         path: placement.summed(sums, axis, split[path] if split else None)
@@ -129,7 +138,12 @@ def learn(
 
     Args:
       vote: `votes` with a recipe, divided among the devices of `place`.
-      scores_P: int32, for the metrics. fitness_I: int8.
+      place: the devices; None for a single one.
+      state: the state before the step.
+      scores_P: scores of all members, int32, for the metrics.
+      fitness_I: fitness of all pairs, int8.
+      clock: seed and step.
+      values: schedule values of this step.
     """
     result = PopulationResult(
         scores_P=scores_P,
@@ -173,7 +187,8 @@ def compiled_writer(recipe: Recipe, place: Placement | None = None) -> Writer:
 def compiled_learner(recipe: Recipe, place: Placement | None = None) -> Learner:
     """`(state, scores_P, fitness_I, step) -> (state, metrics)`: the update after a step's rewards.
 
-    Context tables stay as they are: rewards say nothing of a single row.
+    Context tables do not change, because there are no errors of single tokens from which their rows
+    could learn.
     """
     vote = functools.partial(votes, recipe)
     if place is not None:
@@ -225,5 +240,13 @@ def answers(
     ends_V: np.ndarray,
     length: int,
 ) -> Array:
-    """What the bare model writes, greedily: int32 [P, C]; see `reward.write`."""
+    """Completions of the unperturbed model, always of the likeliest token: int32 [P, C].
+
+    Args:
+      model: architecture and sizes.
+      weights: int8.
+      prompts_PN: as for `reward.write`.
+      ends_V: as for `reward.write`.
+      length: C.
+    """
     return _answer(model, length)(weights, prompts_PN.astype(np.int32), ends_V)

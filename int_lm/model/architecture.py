@@ -70,5 +70,9 @@ def check(name: str, specs: Tree) -> None:
 
 
 def get(name: str) -> Architecture:
-    """The architecture that a configuration names; errors as of `plugins.resolve`."""
+    """The architecture that a configuration names.
+
+    Raises:
+      UserError: as `plugins.resolve`.
+    """
     return plugins.resolve("architecture", name, Architecture)

@@ -1,4 +1,4 @@
-"""Reading: a model reads tokens one after another, and something is kept of each.
+"""Reading: a model reads tokens one after another, and values are kept for each token.
 
 Axes: P members (or any batch), T tokens, V vocabulary, L layers.
 """
@@ -52,7 +52,7 @@ def scored(
     tokens_PT: Array,
     score: Callable[[Array, Array], Array] = likelihood.log2_likelihood,
 ) -> tuple[Tree, Array]:
-    """`read`, of which `score(logits [P, V], target int32 [P])` is kept: [T, P]."""
+    """`read`, which keeps `score(logits [P, V], target int32 [P])` of every token: [T, P]."""
 
     def keep(activity: Activity, logits_PV: Array, token_P: Array, target_P: Array) -> Array:
         return score(logits_PV, target_P)

@@ -34,12 +34,12 @@ def weights(temperature: float, vocab_size: int) -> np.ndarray:
 
 
 def greedy(logits_PV: Array) -> Array:
-    """The likeliest token, of equals the lowest id: int32 [P]."""
+    """The likeliest token (of equal ones, the lowest id): int32 [P]."""
     return jnp.argmax(logits_PV, axis=-1).astype(jnp.int32)
 
 
 def drawn(logits_PV: Array, weights: Array, words_P: Array) -> Array:
-    """A token by its weight: int32 [P].
+    """A random token, with a probability proportional to its weight: int32 [P].
 
     Args:
       logits_PV: int8 or int16 in units of 1/16 bit.

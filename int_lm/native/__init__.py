@@ -1,13 +1,13 @@
-"""Kernels: what some JAX functions compute, to the bit and faster.
+"""Kernels: faster programs that compute the same bits as some JAX functions.
 
     @native.accelerated(cpu="likelihood")
     def log2_likelihood(logits_PV, targets_P): ...
 
-attaches a kernel to a function: of `cpu` (C++) or of `gpu` (Pallas). The function is called as
-before; `log2_likelihood.by_jax` is the plain one. Kernels for CPUs are built by
-`python -m int_lm.native`, which `make` does; those for GPUs are compiled where they run. Without
-them, on other platforms, or with INT_LM_NATIVE=0 in the environment, JAX computes everything: the
-same integers.
+attaches a kernel of `cpu` (C++) or of `gpu` (Pallas) to a function. Callers call the function as
+if it had none; `log2_likelihood.by_jax` is the function without its kernels. `make` builds the
+kernels for CPUs with `python -m int_lm.native`; JAX compiles those for GPUs when they run. Without
+kernels, on other platforms, or with INT_LM_NATIVE=0 in the environment, JAX computes the same
+integers.
 """
 
 from int_lm.native.dispatch import accelerated, available, instructions, on_gpu, without_kernels

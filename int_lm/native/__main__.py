@@ -1,10 +1,10 @@
-"""Build the kernels for CPUs: `python -m int_lm.native`. Without a compiler nothing is lost."""
+"""Build the kernels for CPUs: `python -m int_lm.native`. int_lm also works without them."""
 
 from int_lm.native import build
 
 
 def main() -> None:
-    """Build, and say what came of it."""
+    """Build the kernels and print whether they were built."""
     print(build.build())
 
 

@@ -1,4 +1,4 @@
-"""Compiles the kernels for CPUs, once for each version of their sources, jaxlib and machine."""
+"""Compiles the kernels for CPUs, once for each combination of sources, jaxlib and machine type."""
 
 import hashlib
 import os
@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 PARTS = ("vectors", "tile", "outer", "credit", "direct", "hash", "handlers")
 SOURCES = ("kernels.cc", *(f"{part}.inc" for part in PARTS))
 COMPILERS = ("c++", "g++", "clang++")
-SHARED = {  # the names of constants that the sources use, by the module that defines them
+SHARED = {  # names of the constants that the sources use, by the module that defines them
     limits: ("LOG2_FRACTION_BITS", "NO_TARGET"),
     fixed: (
         *("Q4_BITS", "CREDIT_BITS", "CREDIT_FRACTION_BITS", "ALONG_BITS", "DIVIDEND_BITS"),
@@ -33,14 +33,14 @@ SHARED = {  # the names of constants that the sources use, by the module that de
 
 
 def definitions() -> list[str]:
-    """The shared constants as options of a compiler: -DNAME=VALUE."""
+    """The shared constants as options of the compiler: -DNAME=VALUE."""
     values = {name: getattr(home, name) for home, names in SHARED.items() for name in names}
-    # from 2^31 on an integer without the suffix would be a 64-bit one
+    # without the suffix, a value of 2^31 or more would be a 64-bit integer in C++
     return [f"-D{name}={value}{'u' * (value >= 2**31)}" for name, value in values.items()]
 
 
 def library() -> Path:
-    """Where the kernels of these sources, for this jaxlib and machine, are when they are built."""
+    """The path of the built kernels. Its name has a digest of sources, jaxlib and machine type."""
     import jaxlib.version
 
     digest = hashlib.blake2b(digest_size=6)
@@ -52,7 +52,11 @@ def library() -> Path:
 
 
 def build() -> str:
-    """Compile the kernels; says what came of it. They replace older ones."""
+    """Compile the kernels, unless they exist, and delete older ones.
+
+    Returns:
+      One sentence: whether there are kernels, and why not.
+    """
     if platform.machine() not in ("x86_64", "AMD64") or os.name != "posix":
         return f"no kernels for {platform.machine()}: JAX computes everything"
     path = library()

@@ -1,5 +1,7 @@
 """Kernels for CPUs: each calls C++ (`kernels.cc`) for the JAX function of the same signature.
 
+The docstring of each kernel names the function that it replaces, and the result.
+
 Axes: P members, I = P/2 pairs, T tokens of a segment, J = T I, N inputs, M outputs, R rank,
 D width, E effects, F inputs of a projection, V vocabulary.
 """
@@ -18,7 +20,7 @@ from int_lm.limits import INT8_MAX
 
 
 class Weight(Protocol):
-    """What kernels read of `perturb.Weight`."""
+    """The fields of `perturb.Weight` that kernels read."""
 
     @property
     def value(self) -> Array: ...
@@ -33,7 +35,7 @@ class Weight(Protocol):
 
 
 class Rounding(Protocol):
-    """What kernels read of `rounding.Rounding`."""
+    """The fields of `rounding.Rounding` that kernels read."""
 
     @property
     def pairs_I(self) -> Array: ...  # noqa: N802
@@ -47,14 +49,14 @@ def _call(name: str, shape: Sequence[int], dtype: type, width: type | None = Non
     """The kernel int_lm_NAME, whose result has this shape and dtype.
 
     Args:
-      width: int8 or int16, where there is a kernel for each.
+      width: int8 or int16, if there is a kernel for each of them.
     """
     bits = "" if width is None else str(8 * jnp.dtype(width).itemsize)
     return jax.ffi.ffi_call(f"int_lm_{name}{bits}", jax.ShapeDtypeStruct(shape, dtype))
 
 
 def _flat(x: Array) -> Array:
-    """[..., N] as [J, N]."""
+    """An array [..., N] as [J, N]."""
     return x.reshape(-1, x.shape[-1])
 
 
@@ -83,12 +85,12 @@ def likelihood(logits_PV: Array, targets_P: Array) -> Array:
 
 
 def outer(left_TIM: Array, x_TIN: Array) -> Array:
-    """`outer.outer`: int32 [M, N]. Contract: the sums fit int32."""
+    """`outer.outer`: int32 [M, N]. The caller must make sure that the sums fit into int32."""
     shape = left_TIM.shape[-1], x_TIN.shape[-1]
     return _call("outer", shape, jnp.int32)(_flat(left_TIM), _flat(x_TIN))
 
 
-# -- What votes are made of: the pairs' numbers and the step, for the dither, come first ---------
+# -- Operands of votes: the first arguments, pairs and step, are for the dither ------------------
 
 
 def errors(logits_TIV: Array, targets_TI: Array, rounding: Rounding) -> Array:
@@ -169,7 +171,7 @@ def direct_update(
     rate: int,
     spare_bits: int,
 ) -> tuple[Array, Array]:
-    """`context_tables.learnt`: the table and its counts, in place where XLA lets them be."""
+    """`context_tables.learnt`: the table and its counts, changed in place where XLA allows it."""
     shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (table, counts)]
     call = jax.ffi.ffi_call("int_lm_direct_update", shapes, input_output_aliases={0: 0, 1: 1})
     operands = table, counts, rows_J, errors_JV, step, jnp.asarray(tables.reciprocal_root())
@@ -181,7 +183,7 @@ def direct_update(
 
 
 def hash_words(keys: np.ndarray, values_RN: Array) -> Array | NotImplementedType:
-    """`hashing.of_rows`: uint32 [2]; only of whole words, N a multiple of 4."""
+    """`hashing.of_rows`: uint32 [2]; NotImplemented unless N is a multiple of 4."""
     if values_RN.shape[1] % 4:
         return NotImplemented
     return _call("hash", (2,), jnp.uint32)(values_RN, jnp.asarray(keys[:2]))

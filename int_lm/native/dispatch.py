@@ -1,4 +1,4 @@
-"""Attaches kernels to the JAX functions that they stand for, and chooses between them."""
+"""Attaches kernels to JAX functions, and chooses at each call between kernel and function."""
 
 import contextlib
 import ctypes
@@ -11,18 +11,18 @@ import jax
 
 from int_lm.native import build
 
-SWITCH = "INT_LM_NATIVE"  # of the environment: 0 leaves everything to JAX
+SWITCH = "INT_LM_NATIVE"  # environment variable: with 0, JAX computes everything
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")  # an array or a tree of arrays
 
 
 class Accelerated(Generic[Parameters, Result]):
-    """A function in JAX with kernels of the same signature and the same result.
+    """A JAX function with kernels of the same signature and the same result.
 
     Attributes:
       by_jax: the function without its kernels.
-      kernels: their names, by the module of this package that has them: `cpu`, `gpu`.
+      kernels: names of the kernels, by the module of this package that has them (`cpu` or `gpu`).
     """
 
     def __init__(self, by_jax: Callable[Parameters, Result], kernels: dict[str, str]) -> None:
@@ -30,9 +30,10 @@ class Accelerated(Generic[Parameters, Result]):
         functools.update_wrapper(self, by_jax)
 
     def __call__(self, *args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
-        """The kernel of the platform that the program runs on, where there is one; else JAX.
+        """Call the kernel for the platform of the program; without one, the JAX function.
 
-        A kernel that returns NotImplemented does not take such operands: JAX computes the result.
+        A kernel returns NotImplemented for operands that it does not support. Then the JAX
+        function computes the result.
         """
 
         def by_kernel(module: str) -> Result:
@@ -50,17 +51,20 @@ class Accelerated(Generic[Parameters, Result]):
         return jax.lax.platform_dependent(**branches, default=default)
 
 
-attached: list[Accelerated] = []  # every function with kernels, of the modules that are imported
+attached: list[Accelerated] = []  # every function with kernels in the modules imported so far
 _wanted = True
 
 
 def accelerated(
     **kernels: str,
 ) -> Callable[[Callable[Parameters, Result]], Accelerated[Parameters, Result]]:
-    """Decorates a JAX function with kernels: `@accelerated(cpu="norm")` is `cpu.norm`.
+    """A decorator that attaches kernels: `@accelerated(cpu="norm")` attaches `cpu.norm`.
 
-    The kernel has the function's signature. It gives the same bits, or returns NotImplemented for
-    operands that it does not take.
+    The kernel has the function's signature. It computes the same bits, or returns NotImplemented
+    for operands that it does not support.
+
+    Args:
+      kernels: the name of the kernel, by module (`cpu` or `gpu`).
     """
 
     def attach(function: Callable[Parameters, Result]) -> Accelerated[Parameters, Result]:
@@ -71,9 +75,9 @@ def accelerated(
 
 
 def kernel(module: str, name: str) -> Callable:
-    """The kernel of this name, of `cpu` or `gpu`."""
+    """The kernel called `name` of the module `cpu` or `gpu`."""
     if module == "gpu":
-        from int_lm.native import gpu as kernels  # imports Pallas, which takes a while
+        from int_lm.native import gpu as kernels  # imports Pallas, which is slow
     else:
         from int_lm.native import cpu as kernels
     return getattr(kernels, name)
@@ -81,7 +85,11 @@ def kernel(module: str, name: str) -> Callable:
 
 @functools.cache
 def available() -> bool:
-    """The kernels are built, wanted, and made for this processor; registers them with JAX."""
+    """Whether the kernels for CPUs can be used; if so, they are registered with JAX.
+
+    They can be used if they are built, if this processor has their instructions, and if
+    INT_LM_NATIVE is not 0.
+    """
     if os.environ.get(SWITCH) == "0" or not build.library().exists():
         return False
     loaded = ctypes.CDLL(str(build.library()))
@@ -94,13 +102,13 @@ def available() -> bool:
 
 
 def on_gpu() -> bool:
-    """Programs run on a GPU, unless they are told not to, and its kernels are wanted."""
+    """Whether JAX's default platform is a GPU and INT_LM_NATIVE is not 0."""
     return os.environ.get(SWITCH) != "0" and jax.default_backend() == "gpu"
 
 
 @contextlib.contextmanager
 def without_kernels() -> Iterator[None]:
-    """Programs that are traced inside call no kernel. For tests and benchmarks."""
+    """A context in which traced programs call no kernel. For tests and benchmarks."""
     global _wanted
     before, _wanted = _wanted, False
     try:
@@ -111,9 +119,12 @@ def without_kernels() -> Iterator[None]:
 
 @contextlib.contextmanager
 def instructions(name: Literal["widest", "avx2"]) -> Iterator[None]:
-    """Kernels for CPUs that run inside use no wider instructions. For tests and benchmarks.
+    """A context in which kernels for CPUs use no wider instructions. For tests and benchmarks.
 
-    Results must be waited for inside: JAX starts programs without waiting.
+    Wait for results inside the context: JAX starts programs without waiting for them.
+
+    Args:
+      name: `avx2` for AVX2 only, `widest` for the widest that the processor has.
     """
     only = ctypes.CDLL(str(build.library())).int_lm_avx2_only
     only(int(name == "avx2"))

@@ -1,7 +1,8 @@
 """Kernels for GPUs, in Pallas (Triton): the perturbed linear in one pass, to the bit.
 
-XLA writes the int32 sums of a matmul to memory and reads them again to add the perturbation and to
-narrow them: several times the bytes of the inputs. Here they stay in registers.
+XLA writes the int32 sums of a matmul to memory, then reads them to add the perturbation and to
+narrow the result. That moves several times the bytes of the inputs. Here the sums stay in
+registers.
 
 Axes: P members, I = P/2 pairs, N inputs, M outputs.
 """
@@ -19,12 +20,18 @@ from jax.experimental.pallas import triton as pallas_triton
 from int_lm.arithmetic import fixed
 from int_lm.native.cpu import Weight
 
-SCORE_ROWS = 32  # of a program of `_scores`
+SCORE_ROWS = 32  # rows that one program of `_scores` computes
 
 
 @dataclasses.dataclass(frozen=True)
 class Tile:
-    """What one program computes, rows x outputs, and how many inputs it takes at a time."""
+    """The part of a result that one program computes.
+
+    Attributes:
+      rows: number of rows.
+      outputs: number of outputs.
+      inputs: number of inputs that the program reads at a time.
+    """
 
     rows: int
     outputs: int
@@ -32,7 +39,11 @@ class Tile:
 
 
 def tile_of(rows: int, inputs: int, outputs: int) -> Tile | None:
-    """The tile for these shapes, powers of two that divide them; None if they are too small."""
+    """The tile for these sizes: powers of two, at most 128, that divide them.
+
+    Returns:
+      None if one of the powers of two is below 32.
+    """
     most = [min(128, size & -size) for size in (rows, outputs, inputs)]
     return Tile(*most) if min(most) >= 32 else None
 
@@ -40,10 +51,19 @@ def tile_of(rows: int, inputs: int, outputs: int) -> Tile | None:
 def linear(
     weight: Weight, x_PN: Array, high: int, dtype: type, interpret: bool = False
 ) -> Array | NotImplementedType:
-    """`layers.narrowed`, of rank 0 or 1 and of shapes that have a tile: int8 or int16 [P, M].
+    """The kernel of `layers.narrowed`: int8 or int16 [P, M].
+
+    It supports perturbations of rank 1, none at all, and shapes that have a tile.
 
     Args:
-      interpret: compute on any platform, slowly, for tests.
+      weight: the matrix, with or without its perturbation.
+      x_PN: int8.
+      high: right shift of the sum.
+      dtype: of the result: int8 or int16.
+      interpret: compute on any platform, slowly; for tests.
+
+    Returns:
+      NotImplemented for other ranks and shapes.
     """
     (rows, inputs), outputs = x_PN.shape, weight.value.shape[-2]
     tile = tile_of(rows, inputs, outputs)
@@ -76,14 +96,14 @@ def linear(
 
 
 def _of_layer(stacked: Array | None, layer: Array | None) -> Array | None:
-    """One layer of a stacked tensor; the tensor itself for None."""
+    """One layer of a stacked tensor; the tensor itself if `layer` is None."""
     if stacked is None or layer is None:
         return stacked
     return jax.lax.dynamic_index_in_dim(stacked, layer, keepdims=False)
 
 
 def _linear(x_ref, weight_ref, *refs, tile: Tile, low: int, high: int) -> None:
-    """One tile of the outputs."""
+    """The program that computes one tile of the result."""
     *noise_refs, out_ref = refs
 
     def add(step: Array, total: Array) -> Array:
@@ -102,7 +122,7 @@ def _linear(x_ref, weight_ref, *refs, tile: Tile, low: int, high: int) -> None:
 
 
 def _scores(x_PN: Array, right_IN: Array, tile: Tile, interpret: bool) -> Array:
-    """+-(x B), + for even rows: int32 [P]."""
+    """x B for even rows and -(x B) for odd rows: int32 [P]."""
     (rows, inputs), block = x_PN.shape, tile.inputs
 
     def program(x_ref, right_ref, out_ref) -> None:
@@ -133,7 +153,7 @@ def _scores(x_PN: Array, right_IN: Array, tile: Tile, interpret: bool) -> Array:
 
 
 def _pairs(shape: tuple[int, int]) -> Array:
-    """Number of the pair of every row of a tile, counted from its first: int32."""
+    """The index of the pair of every row of a tile, 0 for its first pair: int32."""
     return jax.lax.broadcasted_iota(jnp.int32, shape, 0) // 2
 
 

@@ -1,7 +1,7 @@
-"""Samples of a run's weights: its own one-token step under JAX, the draw of the NumPy runtime.
+"""Samples of a run's weights: JAX computes the logits, and the NumPy runtime draws the tokens.
 
-JAX is imported when a reader is made, not before: `python -m int_lm.sample` begins by importing
-this file, and must answer `--help`, or sample an export, without JAX.
+JAX is imported only when a reader is made, so that `python -m int_lm.sample`, which imports this
+file, prints its help and samples an export without JAX.
 """
 
 import functools
@@ -29,10 +29,11 @@ def _compiled_step(model: "LanguageModel") -> Callable[..., Any]:
 
 
 def prepare(model: "LanguageModel", weights: "Parameters") -> None:
-    """Compile what `generate` needs, which it then does not wait for.
+    """Compile the step that `generate` needs, so that it does not have to.
 
     Args:
-      weights: int8, or what they are like (`jax.ShapeDtypeStruct`s).
+      model: architecture and sizes.
+      weights: int8, or `jax.ShapeDtypeStruct`s of their shapes and dtypes.
     """
     import jax
     import jax.numpy as jnp
@@ -47,10 +48,12 @@ def prepare(model: "LanguageModel", weights: "Parameters") -> None:
 def reader(
     model: "LanguageModel", weights: "Parameters", state: Any = None
 ) -> sampling.StateReader:
-    """A reader of one document, with the bare model, from `state` or from a fresh one.
+    """A reader of one document with the unperturbed model.
 
     Args:
-      weights: int8, NumPy's or JAX's. state: leaves [., 1, ...], NumPy's or JAX's.
+      model: architecture and sizes.
+      weights: int8 arrays of NumPy or JAX.
+      state: the state to begin with, leaves [., 1, ...] of NumPy or JAX; None for the initial one.
     """
     import jax
     import jax.numpy as jnp
@@ -65,7 +68,7 @@ def reader(
         return state, np.asarray(logits_PV)[0]
 
     fresh = model.initial_state(1)
-    if state is not None:  # of NumPy, perhaps: the same values in wider integers
+    if state is not None:  # the NumPy runtime may hold the same values in wider integers
         fresh = jax.tree.map(lambda leaf, own: jnp.asarray(leaf).astype(own.dtype), state, fresh)
     return sampling.StateReader(step, fresh)
 
@@ -79,8 +82,16 @@ def generate(
     tokens: int,
     stop: bool = True,
 ) -> Iterator[int]:
-    """Yield at most `tokens` ids that follow `prompt`; with `stop`, end where a text ends.
+    """Yield the ids that the model writes after `prompt`.
 
     An export of the same weights gives the same ids for the same prompt and sampler.
+
+    Args:
+      model: architecture and sizes.
+      weights: int8.
+      prompt: ids.
+      sampler: settings of the draws.
+      tokens: the largest number of ids.
+      stop: whether to end where the model ends its text; otherwise another text begins there.
     """
     return runtime.generate(reader(model, weights), prompt, sampler, tokens=tokens, stop=stop)

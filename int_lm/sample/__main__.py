@@ -26,15 +26,19 @@ def stream(
     decode: Callable[[list[int]], bytes] = bytes,
     stops: Sequence[bytes] = (),
 ) -> None:
-    """Write the prompt and then every token as it comes to stdout, as UTF-8 text.
-
-    The text ends before the first of `stops` that is drawn.
+    """Write the prompt, and then every token as soon as it is drawn, to stdout as UTF-8 text.
 
     Bytes that are not UTF-8 become replacement characters. On a terminal, control characters
-    become escapes such as `\\x1b`, for a model may well write one that commands the terminal.
+    become escapes such as `\\x1b`, so that the text of a model cannot control the terminal.
+
+    Args:
+      prompt: UTF-8.
+      ids: the tokens.
+      decode: turns ids into bytes.
+      stops: the text ends before the first of these that occurs in it.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # where stdout cannot show a character
+        sys.stdout.reconfigure(errors="replace")  # for characters that stdout cannot show
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def write(piece: bytes, final: bool = False) -> None:
@@ -51,7 +55,7 @@ def stream(
 
 
 def parser(program: str = COMMAND) -> OneLineParser:
-    """The command line; the defaults of the draw are those of `runtime.Sampler`."""
+    """The parser of the command line; its defaults of draws are those of `runtime.Sampler`."""
     default = runtime.Sampler()
     result = OneLineParser(
         prog=program,
@@ -137,10 +141,11 @@ def parser(program: str = COMMAND) -> OneLineParser:
 
 
 def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
-    """Check the arguments, then load the model: a mistake is answered at once.
+    """Check the arguments, then load the model, so that a mistake is reported at once.
 
     Args:
-      program: what the help calls this command.
+      argv: arguments; None for those of the process.
+      program: name of this command in its help.
     """
     arguments = parser(program).parse_strict(argv)
     plugins.trust(*arguments.plugin)
@@ -154,7 +159,7 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
     else:
         if not Path(arguments.run).is_dir():
             raise UserError(f"no run at {arguments.run}; name the directory that train.py printed")
-        from int_lm import run  # with JAX, which an export does not need
+        from int_lm import run  # imports JAX, which an export does not need
         from int_lm.model import hashing
 
         opened = run.open_run(
@@ -193,7 +198,7 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
                 print(f"=== seed {sampler.seed}")
             stream(prompt, text, tokenizer.decode, stops)
             last, text = text, next(written, text)
-    except KeyboardInterrupt as stopped:  # enough text
+    except KeyboardInterrupt as stopped:  # the user has enough text
         sys.stdout.write("\n")
         sys.exit(explained(stopped)[0])
     if arguments.save_state:
@@ -201,10 +206,10 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
 
 
 def _samplers(arguments: argparse.Namespace) -> list[runtime.Sampler]:
-    """A sampler for every text, with one seed after another.
+    """One sampler for each text, with consecutive seeds.
 
     Raises:
-      UserError: an argument is out of its range.
+      UserError: an argument is outside its range, or arguments contradict one another.
     """
     for name in ("tokens", "samples"):
         if getattr(arguments, name) < 1:
@@ -228,7 +233,7 @@ def _prompt(arguments: argparse.Namespace) -> bytes:
     """The bytes of the prompt.
 
     Raises:
-      UserError: its file cannot be read.
+      UserError: the file with the prompt cannot be read.
     """
     name = arguments.prompt_file
     if name is None:

@@ -1,9 +1,9 @@
-"""A saved state: where a text stopped, so that it can go on as if it had not.
+"""Saved states, from which a text that was stopped can go on as if it had not been stopped.
 
-The file is a safetensors file: the model's state (one int32 tensor a leaf, named state/LEAF),
-`before` (the ids of the document so far, for the repetition penalty), and metadata: the hash of the
-weights, the number of the next draw, and the ids that the state has not read yet. It is the same
-from a run and from its export.
+A saved state is a safetensors file. Its tensors are the model's state (int32, one tensor for each
+leaf, named state/LEAF) and `before` (the ids of the document so far, for the repetition penalty).
+Its metadata are the hash of the weights, the number of the next draw, and the ids that the state
+has not read yet. A run and its export write the same file.
 """
 
 import dataclasses
@@ -23,13 +23,13 @@ BYTES_MAX = 1 << 30
 
 @dataclasses.dataclass(frozen=True)
 class Saved:
-    """Where a text stopped.
+    """The state of a text that was stopped.
 
     Attributes:
-      state: leaves [., 1, ...] as of `initial_state(1)`.
+      state: leaves [., 1, ...] like those of the model's `initial_state(1)`.
       before: ids of the document so far, without the separator at its beginning.
-      unread: the ids that `state` has not read yet.
-      number: of the next draw.
+      unread: the ids that `state` has not read yet, at least one.
+      number: number of the next draw, 0 for the first.
     """
 
     state: Tensors
@@ -39,13 +39,22 @@ class Saved:
 
 
 def beginning(initial_state: Any) -> Saved:
-    """A document's start."""
+    """The state at the beginning of a document: only the separator is not read yet."""
     leaves = {name: np.asarray(leaf) for name, leaf in initial_state.items()}
     return Saved(leaves, [], [SEPARATOR], 0)
 
 
 def write(path: str | Path, saved: Saved, weights_hash: str) -> None:
-    """Replace the file at `path`; errors `OSError`."""
+    """Write a saved state, in place of the file at `path` if there is one.
+
+    Args:
+      path: of the file.
+      saved: the state.
+      weights_hash: hash of the model's weights.
+
+    Raises:
+      OSError: the file system refused.
+    """
     from safetensors.numpy import save
 
     tensors = {
@@ -63,14 +72,16 @@ def write(path: str | Path, saved: Saved, weights_hash: str) -> None:
 
 
 def read(path: str | Path, initial_state: Any, weights_hash: str, V: int) -> Saved:
-    """Read what `write` wrote.
+    """Read a saved state.
 
     Args:
-      initial_state: of the model, for one document: what the leaves must be like.
-      weights_hash: of the model. V: its vocabulary.
+      path: of the file.
+      initial_state: the model's state for one document, with the expected leaves.
+      weights_hash: hash of the model's weights.
+      V: size of the model's vocabulary.
 
     Raises:
-      UserError: no such file, a damaged one, or one of another model.
+      UserError: the file cannot be read, is damaged, or is of another model.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -98,7 +109,13 @@ def read(path: str | Path, initial_state: Any, weights_hash: str, V: int) -> Sav
 
 
 def _checked(metadata: dict[str, Any], tensors: Tensors, initial_state: Any, V: int) -> Saved:
-    """The content of a file; errors `ValueError`, `KeyError` and `TypeError`."""
+    """The content of a file after all checks.
+
+    Raises:
+      ValueError: a value is wrong.
+      KeyError: an entry is missing.
+      TypeError: an entry has a wrong type.
+    """
     before, state = tensors.pop("before"), {}
     if set(tensors) != {f"state/{name}" for name in initial_state}:
         raise ValueError("other leaves")

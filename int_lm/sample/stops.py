@@ -1,16 +1,17 @@
-"""Stop strings: a text that comes in pieces, cut before the first of some strings."""
+"""Stop strings: cuts a text that arrives in pieces before the first of several strings."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
 
 def until(pieces: Iterable[bytes], stops: Sequence[bytes]) -> Iterator[bytes]:
-    """Yield the text of `pieces` up to the first of `stops`, which is left out.
+    """Yield the text of `pieces` up to the first stop string, which is left out.
 
-    Bytes that may be the beginning of a stop string are held back until that is known. No piece is
-    taken after the one that completes a stop string.
+    Bytes that may begin a stop string are yielded only when it is known that they do not. No piece
+    is taken after the one that completes a stop string.
 
     Args:
-      stops: none of them empty.
+      pieces: the text.
+      stops: the stop strings, none of them empty.
     """
     held = b""
     for piece in pieces:
@@ -28,6 +29,6 @@ def until(pieces: Iterable[bytes], stops: Sequence[bytes]) -> Iterator[bytes]:
 
 
 def _overlap(text: bytes, stop: bytes) -> int:
-    """How long the longest end of `text` is that begins `stop`."""
+    """The length of the longest end of `text` that is a beginning of `stop`."""
     longest = min(len(text), len(stop) - 1)
     return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)

@@ -1,4 +1,4 @@
-"""Write texts: from a place in a document on, one or several, each of which can go on later."""
+"""Writes one or several texts from a saved state; each text can itself be saved and continued."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -7,12 +7,20 @@ from int_lm.runtime import SEPARATOR, Sampler, generate
 from int_lm.sample.saved import Saved
 from int_lm.sampling import StateReader
 
-OpenReader = Callable[[dict], StateReader]  # a reader that goes on from a state
+OpenReader = Callable[[dict], StateReader]  # makes a reader that begins with a state
 
 
 @dataclasses.dataclass
 class Text:
-    """A text that is being written: iterate over its ids once, then ask where it stopped."""
+    """A text that is being written. Iterate over its ids once, then call `stopped`.
+
+    Attributes:
+      start: the state at which the text begins.
+      reader: reads the tokens.
+      sampler: settings of the draws.
+      tokens: the largest number of ids.
+      stop: whether to end where the model ends its text.
+    """
 
     start: Saved
     reader: StateReader
@@ -35,7 +43,7 @@ class Text:
             yield token
 
     def stopped(self) -> Saved:
-        """Where it stopped; a text that the model has ended goes on as a new one."""
+        """The state at the end. If the model has ended the text, it is that of a new document."""
         unread = [*self.start.unread, *self.drawn][self.reader.count :]
         number = self.start.number + len(self.drawn)
         if not unread:  # the separator was drawn

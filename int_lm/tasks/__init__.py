@@ -4,12 +4,13 @@
     prompt, facts = tasks.training(task, seed=0, index=17)
     task.reward(prompt, "3*7+5\n", facts)
 
-Everything is a function of names, seeds and indices, the same on every machine: no clock, no hash
-of Python's own, and of random numbers only what `int_lm.tasks.task` says is stable.
+All results depend on names, seeds and indices alone and are the same on every machine. Nothing uses
+a clock or Python's own hashes, and random numbers come from the functions of `int_lm.tasks.task`.
 
-A prompt belongs to training or is held out. Its own bytes decide (`is_held_out`), so training and
-pretraining text never have a prompt that is held out, whatever the seeds are. Tasks that draw
-examples alike, such as countdown and countdown_graded, have the same ones under the same numbers.
+A prompt belongs to training or is held out. This depends on its own bytes alone (`is_held_out`). So
+training and pretraining text never have a held-out prompt, for any seed. Tasks that draw examples
+in the same way, such as countdown and countdown_graded, have the same examples under the same
+numbers.
 
 Nothing here imports JAX or NumPy.
 """
@@ -22,17 +23,20 @@ from int_lm.errors import UserError
 from int_lm.tasks import reasoning
 from int_lm.tasks.task import Example as Example, Task as Task
 
-HELD_OUT_SHARE = 5  # one prompt in so many is held out
-TRIES = 10_000  # draws in a row that may give nothing new
+HELD_OUT_SHARE = 5  # one of five prompts is held out
+TRIES = 10_000  # draws without a new example after which the search stops
 
 
 def names() -> list[str]:
-    """The names of tasks, ours and installed ones; those of reasoning-gym are `reasoning.names`."""
+    """The names of int_lm's tasks and of installed ones, without those of `reasoning.names`."""
     return plugins.names("task")
 
 
 def of(name: str) -> Task:
-    """The task of a name: ours, an installed one, `reasoning_gym/NAME`, or `module:name` in full.
+    """The task of a name.
+
+    Args:
+      name: of a task of int_lm or an installed one, `reasoning_gym/NAME`, or `module:name`.
 
     Raises:
       UserError: there is no such task, or it is code outside int_lm that is not trusted
@@ -44,13 +48,18 @@ def of(name: str) -> Task:
 
 
 def is_held_out(prompt: str) -> bool:
-    """Whether a prompt is held out: one in five is."""
+    """Whether a prompt is held out; about one of five is."""
     digest = hashlib.blake2b(prompt.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big") % HELD_OUT_SHARE == 0
 
 
 def training(task: Task, seed: int, index: int) -> Example:
-    """The example of a number, never one whose prompt is held out; may be equal to another one.
+    """A training example; its prompt is never held out. Different numbers may have equal examples.
+
+    Args:
+      task: the task.
+      seed: another seed gives other examples.
+      index: number of the example.
 
     Raises:
       UserError: the task has no prompt for training.
@@ -64,10 +73,10 @@ def training(task: Task, seed: int, index: int) -> Example:
 
 
 def held_out(task: Task, count: int) -> list[Example]:
-    """The first `count` held-out examples, all of different prompts; fewer are their beginning.
+    """The first `count` held-out examples, all with different prompts.
 
     Raises:
-      UserError: the task has not so many.
+      UserError: the task has fewer held-out prompts.
     """
     rng = generator("held out")
     found: dict[str, Example] = {}
@@ -84,13 +93,13 @@ def held_out(task: Task, count: int) -> list[Example]:
 
 
 def text(task: Task, seed: int, index: int) -> str:
-    """A text to pretrain on: the training example of a number, a solution, and the stop."""
+    """A text to pretrain on: the prompt of `training`, a right completion, and the stop."""
     example = training(task, seed, index)
     solution = task.solution(example, generator("solution", seed, index))
     return example.prompt + solution + task.stop
 
 
 def generator(*key: str | int) -> random.Random:
-    """The generator that belongs to a key; other keys have independent ones."""
+    """The random generator of a key. Generators of different keys are independent."""
     digest = hashlib.blake2b(repr(key).encode(), digest_size=16).digest()
     return random.Random(int.from_bytes(digest, "big"))

@@ -14,15 +14,16 @@ from int_lm.tasks import Task, reasoning
 
 PROGRAM = "int_lm.tasks"
 COMMAND = f"python -m {PROGRAM}"
-SHOWN = 10  # examples, where no number is given
+SHOWN = 10  # examples, if no number is given
 AT_ONCE = 1000  # examples between two moves of the progress bar
 
 
 def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
-    """List the tasks, or show or write examples of some.
+    """List the tasks, or print or write examples of some tasks.
 
     Args:
-      program: what the help calls this command.
+      argv: arguments; None for those of the process.
+      program: name of this command in its help.
     """
     arguments = _parser(program).parse_strict(argv)
     if not arguments.names:
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
 
 
 def _parser(program: str) -> OneLineParser:
-    """The command line."""
+    """The parser of the command line."""
     result = OneLineParser(
         prog=program,
         description="Without NAME: list the tasks, each with an example. With NAME: print examples "
@@ -88,7 +89,7 @@ def _parser(program: str) -> OneLineParser:
 
 
 def _list() -> None:
-    """Print a line for every task, and what can be installed or named."""
+    """Print a line for every task, and how to use others."""
     shown = []
     for name in tasks.names():
         task = tasks.of(name)
@@ -106,13 +107,13 @@ def _list() -> None:
 
 
 def _training(chosen: Sequence[Task], count: int, seed: int) -> Iterator[dict[str, Any]]:
-    """Rows of pretraining text; tasks take turns."""
+    """Rows of pretraining text; the tasks take turns."""
     for index in range(count):
         yield {"text": tasks.text(chosen[index % len(chosen)], seed, index)}
 
 
 def _held_out(chosen: Sequence[Task], count: int) -> Iterator[dict[str, Any]]:
-    """Rows of held-out examples, `count` of all tasks together; tasks take turns."""
+    """Rows of held-out examples, `count` of all tasks together; the tasks take turns."""
     each = [tasks.held_out(task, -(-count // len(chosen))) for task in chosen]
     for index in range(count):
         task, number = chosen[index % len(chosen)], index // len(chosen)
@@ -122,7 +123,7 @@ def _held_out(chosen: Sequence[Task], count: int) -> Iterator[dict[str, Any]]:
 
 
 def _write(out: Path, rows: Iterator[dict[str, Any]], count: int) -> int:
-    """Write JSON lines; the file appears when all is written. Returns its size in bytes."""
+    """Write JSON lines under a temporary name, then rename the file; returns its size in bytes."""
     unfinished = out.with_name(f"{out.name}.unfinished")
     try:
         with (

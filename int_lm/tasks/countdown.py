@@ -3,13 +3,13 @@
     prompt        3 5 7>26:        numbers in rising order, then the target
     completion    3*7+5            every number once, in any order
 
-Numbers are from 1 to 12, targets from 1 to 99, and each can be reached with whole numbers on the
-way. The judge uses fractions: 8/(3-8/3) is 24, exactly. As in the judge of TinyZero
-(https://github.com/Jiayi-Pan/TinyZero), every number must be used exactly once.
+Numbers are from 1 to 12, targets from 1 to 99. Every target can be reached by an expression whose
+intermediate results are whole numbers. The judge computes with fractions: 8/(3-8/3) is exactly 24.
+As in the judge of TinyZero (https://github.com/Jiayi-Pan/TinyZero), every number must be used
+exactly once.
 
-A completion comes from a model, so it can be anything. It is parsed, never run: the judge looks at
-its length and its characters before Python's own parser sees it, and at the numbers in it before
-anything is computed.
+A model can write any text as a completion. The judge parses it and never runs it. It checks length
+and characters before it calls Python's parser, and the numbers before it computes the value.
 """
 
 import ast
@@ -22,11 +22,11 @@ from typing import Any
 
 from int_lm.tasks.task import STOP, Example, Task, before_stop, between, choice
 
-LARGEST = 12  # number
+LARGEST = 12  # largest number of a prompt
 TARGETS = range(1, 100)
-KEPT = 4  # solutions of a target: the shortest
-LONGEST = 64  # characters of an expression
-WELL_FORMED, RIGHT_NUMBERS = 0.1, 0.2  # graded rewards of what is not solved
+KEPT = 4  # number of the shortest solutions of a target that are kept
+LONGEST = 64  # characters of an expression, at most
+WELL_FORMED, RIGHT_NUMBERS = 0.1, 0.2  # graded rewards of expressions with another value
 _CHARACTERS = re.compile(r"[0-9+\-*/() ]+")
 _LONG_NUMBER = re.compile(r"[0-9]{4}")
 _OPERATIONS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
@@ -35,7 +35,8 @@ _OPERATIONS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
 def parse(text: str) -> ast.expr | None:
     """The tree of an expression of numbers, + - * / and parentheses; None for any other text.
 
-    Signs (-3), powers, floor divisions and numbers of more than three digits are other texts.
+    None is also returned for signs (-3), powers, floor divisions and numbers of more than three
+    digits.
     """
     text = text.strip(" ")
     if len(text) > LONGEST or not _CHARACTERS.fullmatch(text) or _LONG_NUMBER.search(text):
@@ -78,12 +79,12 @@ def value_of(tree: ast.expr) -> Fraction | None:
 
 
 def reward(prompt: str, completion: str, facts: dict[str, Any]) -> float:
-    """1.0 for an expression of all the numbers that has the value of the target, else 0.0."""
+    """1.0 for an expression that uses every number once and has the value of the target, else 0."""
     return float(graded(prompt, completion, facts) == 1.0)
 
 
 def graded(prompt: str, completion: str, facts: dict[str, Any]) -> float:
-    """1.0 as `reward`; 0.2 for an expression of all the numbers, 0.1 for another one, else 0.0."""
+    """1.0 as `reward`; 0.2 for an expression with the right numbers, 0.1 for any other, else 0."""
     tree = parse(before_stop(completion))
     if tree is None:
         return 0.0
@@ -100,7 +101,7 @@ _Term = tuple[int, str, int]
 
 
 def _binary(left: _Term, operation: str, right: _Term, value: int) -> _Term:
-    """A term of two others, with the parentheses that it needs."""
+    """The term that joins two others, with the parentheses that it needs."""
     binds = 0 if operation in "+-" else 1
     a = left[1] if left[2] >= binds else f"({left[1]})"
     b = right[1] if right[2] >= binds + (operation in "-/") else f"({right[1]})"
@@ -108,7 +109,7 @@ def _binary(left: _Term, operation: str, right: _Term, value: int) -> _Term:
 
 
 def _joined(a: _Term, b: _Term) -> list[_Term]:
-    """All terms that two others make, as long as they are whole numbers."""
+    """All terms that join two others and whose values are whole numbers."""
     found = [_binary(a, "+", b, a[0] + b[0]), _binary(a, "*", b, a[0] * b[0])]
     for left, right in ((a, b), (b, a)):
         found.append(_binary(left, "-", right, left[0] - right[0]))
@@ -119,7 +120,7 @@ def _joined(a: _Term, b: _Term) -> list[_Term]:
 
 @functools.cache  # at most 364 entries of three numbers and 1365 of four
 def solutions(numbers: tuple[int, ...]) -> dict[int, list[str]]:
-    """The shortest expressions for every target that numbers reach; both in a fixed order."""
+    """By target that the numbers can reach, its shortest expressions; both in a fixed order."""
     found: dict[int, set[str]] = {}
 
     def search(terms: Sequence[_Term]) -> None:

@@ -3,9 +3,9 @@
     prompt        the question, and "Answer:" on a line of its own
     completion    the answer; an empty line ends it
 
-The judge is the package's own: most give 1.0 for a right answer and something smaller for others.
-The same seed gives the same example in every version of Python only as far as the package does:
-it draws with `randrange`, `choice` and `shuffle`.
+The package judges the answers: most of its judges give 1.0 for a right answer and less for others.
+The package draws with `randrange`, `choice` and `shuffle`, so another version of Python may give
+another example for the same seed.
 """
 
 import functools
@@ -24,17 +24,17 @@ from int_lm.tasks.task import Example, Task, before_stop, below
 PREFIX = "reasoning_gym/"
 STOP = "\n\n"
 SEEDS = 2**31
-KEPT = 4096  # entries, so that judging an example does not make it anew each time
+KEPT = 4096  # cached entries, so that judging does not make an example again each time
 _RUNS_TEXT = re.compile(r"\b(eval|exec|parse_expr|sympify)\(")
 
 
 def installed() -> bool:
-    """Whether the package is there."""
+    """Whether the package is installed."""
     return importlib.util.find_spec("reasoning_gym") is not None
 
 
 def names() -> Iterator[str]:
-    """The names of all tasks that can be used; none where the package is not installed."""
+    """The names of all tasks that can be used; none if the package is not installed."""
     if installed():
         for name, (kind, _) in sorted(_known().items()):
             if name != "composite" and not _runs_answers(kind):
@@ -42,11 +42,15 @@ def names() -> Iterator[str]:
 
 
 def task(name: str, **settings: Any) -> Task:
-    """A task of the package, with settings of its own, such as `max_animals=5`.
+    """A task of the package.
+
+    Args:
+      name: of the data set, without the prefix.
+      settings: of the data set, such as `max_animals=5`.
 
     Raises:
-      UserError: the package is not installed, has no such data set or setting, or its judge of this
-        one runs answers as code: what a model wrote must not be run.
+      UserError: the package is not installed or has no such data set or setting; or the judge of
+        the data set runs answers as code, which text of a model must not be.
     """
     if not installed():
         raise UserError(
@@ -81,7 +85,7 @@ def task(name: str, **settings: Any) -> Task:
         dataset, found = entry(facts["seed"])
         try:
             score = float(dataset.score_answer(before_stop(completion, STOP).strip(), found))
-        except Exception:  # an answer over which the judge stumbles
+        except Exception:  # the judge cannot handle the answer
             return 0.0
         return score if math.isfinite(score) else 0.0
 

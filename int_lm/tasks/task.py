@@ -1,9 +1,9 @@
-"""What a task is, and the draws that it is made with.
+"""The type of tasks, and the functions with which tasks draw random numbers.
 
-Of `random.Random`, Python promises one thing across its versions: the same integer seed gives the
-same sequence of `random()`. It does not promise that of `randrange`, `choice`, `sample` or
-`shuffle`. So tasks draw with the functions here, which use `random()` alone: the same examples on
-every machine and every Python.
+Python guarantees for all its versions that `random.Random` with the same integer seed gives the
+same sequence of `random()`. It does not guarantee this for `randrange`, `choice`, `sample` and
+`shuffle`. So tasks draw with the functions here, which use `random()` alone. The examples are then
+the same on every machine and in every Python.
 """
 
 import random
@@ -12,15 +12,15 @@ from typing import Any, NamedTuple, TypeVar
 
 T = TypeVar("T")
 
-STOP = "\n"  # ends the completions of our own tasks
+STOP = "\n"  # ends the completions of int_lm's own tasks
 
 
 class Example(NamedTuple):
-    """A prompt, and what is needed to judge a completion of it.
+    """A prompt, and the facts that its judge needs.
 
     Attributes:
       prompt: text without a zero character, which separates documents.
-      facts: what JSON holds: None, bool, int, float, str, and lists and dicts of these.
+      facts: a JSON value: None, bool, int, float, str, or lists and dicts of these.
     """
 
     prompt: str
@@ -28,15 +28,15 @@ class Example(NamedTuple):
 
 
 class Task(NamedTuple):
-    """Prompts without end, and a judge of completions.
+    """A generator of prompts without end, and a judge of completions.
 
     Attributes:
-      name: what a command line calls it.
-      example: the example that a generator draws. It uses nothing else: no clock, no file.
-      reward: (prompt, completion, facts) -> a finite number, the higher the better; a function of
-        these alone. It accepts every text as a completion. What stands after the first `stop` has
-        no effect on it.
-      solution: one completion that is right, without `stop`; may be one of several, drawn.
+      name: name on the command line.
+      example: (random generator) -> an example that depends on the generator alone.
+      reward: (prompt, completion, facts) -> a finite number that depends on these alone; higher is
+        better. It accepts every text as a completion. Text after the first `stop` has no effect.
+      solution: (example, random generator) -> a right completion without `stop`; if there are
+        several, one of them.
       stop: text that ends a completion.
       solved: the least reward that counts as solved.
       about: one line for the list of tasks.
@@ -72,7 +72,7 @@ def letters(rng: random.Random, alphabet: str, least: int, most: int) -> str:
 
 
 def before_stop(completion: str, stop: str = STOP) -> str:
-    """What is judged: the text before the first `stop`, or all of it."""
+    """The text that is judged: `completion` up to the first `stop`, or all of it."""
     return completion.partition(stop)[0]
 
 
@@ -84,7 +84,8 @@ def exact(completion: str, facts: dict[str, str]) -> float:
 def agreement(completion: str, facts: dict[str, str]) -> float:
     """Share of characters that agree with the answer, in [0, 1]; 1.0 only if all of them do.
 
-    Characters are compared place by place. The longer of the two texts counts as the whole.
+    Characters at the same position are compared. Their number is divided by the length of the
+    longer text.
     """
     answer, written = facts["answer"], before_stop(completion)
     same = sum(a == b for a, b in zip(answer, written, strict=False))

@@ -1,9 +1,9 @@
-"""Processes: how those of a run find one another, agree, and do not wait for ever.
+"""The processes of a run: how they meet, compare what they see, and notice that one is lost.
 
-JAX's own runtime carries them (`jax.distributed`): every process runs the same command, sees the
-devices of all, and computes its members' part of every step. What is here is what a run needs
-beside that. Every process reads text, evaluates and counts steps by itself, from the same numbers;
-the first one alone writes.
+JAX's own runtime (`jax.distributed`) connects them: every process runs the same command, sees the
+devices of all processes, and computes its members' part of every step. This module adds what a run
+needs beyond that. Every process reads text, evaluates and counts steps by itself, from the same
+numbers. Only the first process writes.
 """
 
 import contextlib
@@ -27,20 +27,23 @@ from int_lm.errors import UserError
 from int_lm.training import launchers
 
 CONNECTING_SECONDS = 300  # for processes that start one after another
-SILENT_SECONDS = 3.0  # of those, until it is said for whom a process waits; again every minute
-# The runtime aborts a process whose peers give no sign of life. `Watchdog`, which says why, is to
-# be there before it, also where a process reaches what it must wait in late, from an evaluation:
-# heartbeats may be missing for this many times `timeout`, and a minute.
+SILENT_SECONDS = 3.0  # then a message says for whom a process waits; again every minute
+# JAX's runtime aborts a process if the heartbeats of another one are missing for too long.
+# `Watchdog` must act earlier, because it says why. Its time may begin late: an evaluation can
+# delay a process. So heartbeats may be missing for this many times `timeout`, plus a minute.
 HEARTBEATS_OVER_TIMEOUT, HEARTBEAT_SECONDS = 2, 60
 
 
 def expected(
     distributed: DistributedConfig, environment: Mapping[str, str]
 ) -> launchers.Launched | None:
-    """The processes to meet; None if there are no others.
+    """The processes that this one must meet; None if there are no others.
+
+    Args:
+      environment: the environment variables, in which launchers describe their processes.
 
     Raises:
-      UserError: a launcher speaks of others, and they cannot be found.
+      UserError: a launcher started several processes, and they cannot find one another.
     """
     if distributed.coordinator == "auto":
         return launchers.launched(environment)
@@ -52,10 +55,13 @@ def expected(
 
 @contextlib.contextmanager
 def processes(program: str, distributed: DistributedConfig) -> Iterator[None]:
-    """Meet the other processes of the run, if there are any, and part from them at the end.
+    """Meet the other processes of the run, if there are any, and disconnect at the end.
 
-    What goes wrong in one process ends it at once with one sentence, without the courtesies for
-    which it would wait for the others; they lose it, and end as well.
+    An error inside ends this process at once, after one sentence on stderr. An orderly exit would
+    wait for the other processes. They notice that this one is gone, and end as well.
+
+    Args:
+      program: the name of the command, with which the sentence begins.
 
     Raises:
       UserError: the others cannot be met.
@@ -78,7 +84,7 @@ def processes(program: str, distributed: DistributedConfig) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _told(program: str, others: launchers.Launched) -> Iterator[None]:
-    """Say for whom this process waits, and where, if it does not find them soon; then give up."""
+    """Say for whom this process waits, and where; end it after `CONNECTING_SECONDS`."""
     met = threading.Event()
     waits = f"process {others.process} of {others.processes}"
 
@@ -111,7 +117,7 @@ def _told(program: str, others: launchers.Launched) -> Iterator[None]:
 def _connect(distributed: DistributedConfig) -> None:
     named = distributed.coordinator != "auto"
     heartbeats = HEARTBEAT_SECONDS + math.ceil(HEARTBEATS_OVER_TIMEOUT * distributed.timeout)
-    # Otherwise the runtime takes SIGTERM for itself; `interrupt` sees to it, and `most`.
+    # Otherwise JAX would handle SIGTERM. `interrupt` does, and `most` tells the other processes.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
@@ -130,7 +136,7 @@ def _connect(distributed: DistributedConfig) -> None:
 
 
 def _explained(error: BaseException) -> tuple[int, str]:
-    """Exit status and sentence for what ended this process."""
+    """Exit status and sentence for the error that ended this process."""
     if isinstance(error, UserError | OSError | KeyboardInterrupt):
         return errors.explained(error)
     if isinstance(error, SystemExit):
@@ -158,17 +164,20 @@ def shares() -> tuple[int, int]:
 
 
 def wait_for_first() -> None:
-    """Go on when the first process has come here too, which may take it long."""
+    """Wait until the first process has called this, too. All processes must call it."""
     most(0)
 
 
 def most(value: int) -> int:
-    """The largest of the values that the processes give; all must ask."""
+    """The largest of the values (int32) of all processes. All processes must call it."""
     return int(np.max(everyones(np.asarray(value, np.int32))))
 
 
 def everyones(value: np.ndarray) -> np.ndarray:
-    """The values of all processes, stacked in their order; all must ask."""
+    """The arrays of all processes on a new first axis, in the order of the processes.
+
+    All processes must call it, with arrays of the same shape and dtype.
+    """
     if jax.process_count() == 1:
         return value[None]
     from jax.experimental import multihost_utils
@@ -177,7 +186,11 @@ def everyones(value: np.ndarray) -> np.ndarray:
 
 
 def require_agreement(what: str, value: Any) -> None:
-    """Stop where processes see different things.
+    """Stop the run if its processes see different values.
+
+    Args:
+      what: names the value, for the error.
+      value: its text (`str`) is compared.
 
     Raises:
       UserError: names the processes that differ from most of them.
@@ -193,9 +206,10 @@ def require_agreement(what: str, value: Any) -> None:
 
 
 def require_equal_weights(step: int, lanes: np.ndarray) -> None:
-    """Stop a run whose copies of the weights have come apart.
+    """Stop the run if copies of the weights differ.
 
     Args:
+      step: number of updates done, for the error.
       lanes: the hash of every copy of this process, uint32 [devices, 2].
 
     Raises:
@@ -221,13 +235,15 @@ def _odd_ones(values: list[bytes]) -> list[int]:
 
 
 class Watchdog:
-    """Ends this process if the others keep it waiting: a context manager around what may wait.
+    """Ends this process if the others keep it waiting: a context manager around calls that wait.
 
-    Collectives have no time limit of their own that could be relied on, and a process that waits in
-    one cannot be interrupted, so a thread ends it.
+    The time limits of collectives are not reliable, and a process that waits in one cannot be
+    interrupted. So a thread ends the process, with the exit status `errors.EXIT_LOST_PROCESS`.
+    A run of one process is never ended.
 
     Args:
-      program: begins the sentence. seconds: 0 to wait for ever.
+      program: the name of the command, with which the message begins.
+      seconds: time limit; 0 for none.
     """
 
     def __init__(self, program: str, seconds: float):

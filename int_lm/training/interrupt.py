@@ -1,26 +1,26 @@
-"""Signals while a run trains: a request to save and stop at the next step, or to save and go on."""
+"""Signals during training: each asks the run to save and stop, or to save and go on."""
 
 import signal
 from collections.abc import Iterable
 
 from int_lm import signals
 
-HURRYING = (signal.SIGINT, signal.SIGTERM)  # the second of these stops at once
+HURRYING = (signal.SIGINT, signal.SIGTERM)  # the second one of these ends the process at once
 
 
 class StopFlag(signals.Listener):
     """Context manager that catches `signals.STOPPING`; does nothing outside the main thread.
 
-    SIGINT and SIGTERM hurry: the second of them ends the process at once. A scheduler's or a
-    terminal's signal may come several times, and SIGTERM after it, and the save is still finished.
+    The second SIGINT or SIGTERM ends the process at once. The other signals of a scheduler or a
+    terminal may come several times, and one SIGTERM after them: the save is still finished.
 
     Args:
       going_on: names, such as `USR1`, of signals at which the run saves and goes on.
 
     Attributes:
-      requested: name of the signal that asked to stop, None so far. Poll it at every step, and
-        leave the manager before what takes long and has nothing to save.
-      save_requested: whether a signal asked to save and go on; set it to False before saving.
+      requested: name of the signal that asked to stop, such as `SIGINT`; None before there was one.
+        Read it at every step. Leave the context before long work that has nothing to save.
+      save_requested: whether a signal asked to save and go on. Set it to False before saving.
     """
 
     def __init__(self, going_on: Iterable[str] = ()) -> None:

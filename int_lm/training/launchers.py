@@ -1,8 +1,8 @@
-"""What the launchers of clusters say of the processes they started, in the environment.
+"""Reads the environment variables by which launchers describe the processes they started.
 
-JAX finds the other processes by itself where `srun`, or `mpirun` of Open MPI 4, started them. In an
-allocation of such a cluster the same variables may be there without the launcher: a plain command
-would then wait for processes that nobody starts.
+JAX finds the other processes by itself if `srun`, or `mpirun` of Open MPI 4, started them. Inside
+an allocation of a cluster the same variables may be set although no launcher started the command.
+It would then wait for processes that nobody starts.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,8 @@ from typing import NamedTuple
 from int_lm.errors import UserError
 
 ALONE = "--distributed.coordinator none"
-# Launchers that JAX does not know: their name, how many processes, which of them this one is.
+# Launchers that JAX does not know: (name, variable with the number of processes, variable with
+# the index of this process).
 OTHERS = (
     ("mpirun", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),  # of Open MPI 5
     ("mpiexec", "PMI_SIZE", "PMI_RANK"),  # MPICH, Intel MPI, Cray PALS; also on PBS
@@ -20,11 +21,12 @@ OTHERS = (
 
 
 class Launched(NamedTuple):
-    """Processes that a launcher started, of which this is one.
+    """The processes of a run; this process is one of them.
 
     Attributes:
-      processes: how many there are. process: which of them this one is, as the launcher says.
-      where: they meet.
+      processes: their number.
+      process: the index of this process, as text.
+      where: the place at which they meet, for messages.
     """
 
     processes: int
@@ -33,12 +35,12 @@ class Launched(NamedTuple):
 
 
 def launched(environment: Mapping[str, str]) -> Launched | None:
-    """The processes of which this is one, if JAX can find the others; None if it is alone.
+    """The processes that a launcher started, if JAX can find them; None if this one is alone.
 
     Launchers are looked at in JAX's order: `mpirun` of Open MPI 4 also where SLURM gave the nodes.
 
     Raises:
-      UserError: a cluster or a launcher says that there are several, and they cannot be found.
+      UserError: the variables speak of several processes, and JAX cannot find the others.
     """
     if "OMPI_MCA_orte_hnp_uri" in environment and _count(environment, OTHERS[0][1]) > 1:
         count, process = _count(environment, OTHERS[0][1]), environment.get(OTHERS[0][2], "?")

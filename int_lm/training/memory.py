@@ -1,4 +1,4 @@
-"""Memory of this process: the most it has had, and what the C library keeps and gives back."""
+"""Memory of this process: its peak, and whether the C library keeps or returns freed memory."""
 
 import ctypes
 import resource
@@ -9,25 +9,29 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of GNU's <malloc.h>
 
 
 def peak(usage: resource.struct_rusage | None = None) -> int:
-    """The most bytes that have been resident: here so far, or by the `usage` of another process."""
+    """The largest resident size so far, in bytes.
+
+    Args:
+      usage: of another process; None for this one.
+    """
     unit = 1 if sys.platform == "darwin" else 1024
     return unit * (usage or resource.getrusage(resource.RUSAGE_SELF)).ru_maxrss
 
 
 def trim() -> None:
-    """Give back to the system what nobody uses any more; after a compilation that is some 200 MB.
+    """Return freed memory to the system: some 200 MB after a compilation.
 
-    GNU's C library alone is asked, others keep less.
+    Only GNU's C library is told to do so; others keep less. Elsewhere this does nothing.
     """
     if give_back := _of_c_library("malloc_trim"):
         give_back(0)
 
 
 def keep() -> None:
-    """Keep what is freed from now on, until `trim`, for whoever needs as much next.
+    """Keep memory that is freed from now on, for later allocations. `trim` still returns it.
 
-    A step's scratch memory is some 40 MB, which GNU's C library would map anew, page by page, in
-    every step. Other libraries are left alone.
+    A step needs some 40 MB of temporary memory. GNU's C library would return them after every step
+    and map them again, page by page, in the next one. With other libraries this does nothing.
     """
     if set_option := _of_c_library("mallopt"):
         set_option(_M_MMAP_MAX, 0)

@@ -1,8 +1,8 @@
 """The weights that a new run starts from (`run.init_from`): those of another run or of an export.
 
 The new run has its own configuration, text and schedules. It takes the weights of the network, and
-those context tables that both models have. The counts of the tables, the members' states and what
-the update remembers begin anew, so the start depends on the weights alone.
+those context tables that both models have. The counts of the tables, the members' states and the
+update's memory begin anew, so the start depends on the weights alone.
 """
 
 import dataclasses
@@ -21,16 +21,17 @@ from int_lm.model.params import Parameters
 
 
 class Origin(NamedTuple):
-    """What `run.init_from` names.
+    """The run or export that `run.init_from` names.
 
     Attributes:
       path: of the run directory or the export.
-      model, data: sections of its configuration, as plain values.
-      tokenizer: its identity (kind, vocab_size, separator, digest).
-      step: at which the weights were saved.
+      model: the section `model` of its configuration, as plain values.
+      data: the section `data`, likewise.
+      tokenizer: identity of its tokenizer (kind, vocab_size, separator, digest).
+      step: number of updates that the weights have had.
       weights: int8 NumPy arrays.
-      weights_hash: their hash, 16 hex digits.
-      text_sha256: of the text that they were trained on; None if an export does not say.
+      weights_hash: hash of the weights, 16 hex digits.
+      text_sha256: digest of the text that they were trained on; None if an export does not say.
     """
 
     path: Path
@@ -47,10 +48,11 @@ def read(path: str | Path, *, say: Callable[[str], None] = lambda _: None) -> Or
     """Read the weights of a run's newest sound checkpoint, or of an export.
 
     Args:
-      say: told one sentence about every damaged checkpoint that is passed over.
+      path: the run directory or the export.
+      say: receives one sentence about every damaged checkpoint that is passed over.
 
     Raises:
-      UserError: neither is there, or it is damaged.
+      UserError: `path` holds neither a run nor an export, or it is damaged.
     """
     path = Path(path)
     if (path / "checkpoints").is_dir():
@@ -76,6 +78,7 @@ def check(origin: Origin, settings: Config, tokenizer: Mapping[str, Any]) -> Non
     """Refuse an origin whose weights would mean something else in the new run.
 
     Args:
+      settings: the configuration of the new run.
       tokenizer: identity of the new run's tokenizer.
 
     Raises:
@@ -128,8 +131,8 @@ def _tokenizer_of(origin: Origin) -> str:
 def weights_for(origin: Origin, recipe: Recipe) -> Parameters:
     """The initial weights of a run of `recipe`: int8 NumPy arrays.
 
-    A context table that the origin does not have begins as in a new run. One that `recipe` does not
-    have is left out.
+    A context table that the origin does not have begins as in a run without an origin. A context
+    table that `recipe` does not have is left out.
 
     Raises:
       UserError: names the first tensor whose shape differs, and the shapes.
@@ -156,7 +159,7 @@ def _sizes(model: Mapping[str, Any]) -> str:
 
 
 def description(origin: Origin, recipe: Recipe) -> str:
-    """One line for the log: which weights a run starts from, and which tables it leaves out."""
+    """One line for the log: the origin of the weights, and which context tables differ."""
     text = f"starting from {origin.path} at step {origin.step}, weights {origin.weights_hash}"
     own, found = (set(part.tables) for part in (recipe.model.specs, origin.weights))
     for what, names in (("without its", found - own), ("with new", own - found)):
@@ -166,7 +169,7 @@ def description(origin: Origin, recipe: Recipe) -> str:
 
 
 def settled(settings: Config, origin: Origin | None) -> Config:
-    """The configuration with the hash of the weights that the run starts from."""
+    """`settings` with the hash of the origin's weights; unchanged without an origin."""
     if origin is None:
         return settings
     changed = dataclasses.replace(settings.run, init_hash=origin.weights_hash)
@@ -178,6 +181,7 @@ def kept(host: Mapping[str, Any], settings: Config) -> Config:
 
     Args:
       host: the checkpoint's `resume.host_data`, checked.
+      settings: the configuration that was asked for.
 
     Raises:
       UserError: `settings` name an origin with other weights than the run started from.

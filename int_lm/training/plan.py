@@ -1,8 +1,9 @@
-"""What a configuration costs: weights, operations, bytes moved and held, seconds, before it runs.
+"""The cost of a configuration, before it runs: weights, operations, bytes and seconds.
 
-`costs` counts, from the parameter tree alone; `measure` asks the compiler for memory and times
-small populations. `python train.py --plan` prints both. A multiplication and its addition are two
-operations; only those of matrices are counted, of which there are hundreds for every other one.
+`costs` counts, from the parameter tree alone. `measure` asks the compiler for memory and times
+small populations. `python train.py --plan` prints both. A multiplication and its addition count as
+two operations. Only operations of matrices are counted: there are hundreds of them for each other
+one.
 
 Axes: P members, T segment length, M outputs, N inputs, R rank, V vocabulary.
 """
@@ -26,18 +27,19 @@ from int_lm.training import memory, warmup
 
 @dataclasses.dataclass(frozen=True)
 class Costs:
-    """Of one configuration.
+    """The costs of one configuration. "Per token" means: for each token that a member reads.
 
     Attributes:
-      weights: of the network, in number and, being int8, in bytes.
-      table_weights: of the context tables, likewise.
-      inference_operations: per token read, of the bare model's matrices.
-      perturbation_operations: per token, of x B and the addition of A.
-      voting_operations: per token, of the votes gathered token by token; plain ones are free of T.
-      inference_bytes: per token, that must be moved: inputs and outputs of every matrix, int8, the
-        members' states read and written, and logits.
-      state_bytes: of the members' recurrent states.
-      carried_bytes: of the update's memory and of the counts of context tables.
+      weights: number of weights of the network; also their bytes, because they are int8.
+      table_weights: number of entries of the context tables; also their bytes.
+      inference_operations: per token, of the matrices of the unperturbed model.
+      perturbation_operations: per token, of x B and of the addition of A.
+      voting_operations: per token, of the votes made token by token. Votes made from the fitness
+        of pairs cost nothing per token.
+      inference_bytes: per token, that must be moved: int8 inputs and outputs of every matrix, the
+        member's state read and written, and the logits.
+      state_bytes: bytes of the recurrent states of all members.
+      carried_bytes: bytes of the update's memory and of the counts of the context tables.
     """
 
     weights: int
@@ -51,12 +53,12 @@ class Costs:
 
     @property
     def operations(self) -> int:
-        """Per token, of a training step."""
+        """Operations of a training step, per token."""
         return self.inference_operations + self.perturbation_operations + self.voting_operations
 
     @property
     def held_bytes(self) -> int:
-        """Of everything that a run carries from step to step."""
+        """Bytes of everything that a run carries from step to step."""
         return self.weights + self.table_weights + self.state_bytes + self.carried_bytes
 
 
@@ -92,17 +94,17 @@ def costs(recipe: Recipe) -> Costs:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a run of a configuration will take on this machine.
+    """What a run of a configuration will need on this machine.
 
     Attributes:
-      costs: counted.
-      step_bytes: at the height of a step: what is held, the network and the members' states once
-        more as they become, and what the compiler needs besides.
-      process_bytes: of Python and JAX when they have compiled what a run needs; most of it is free
-        then.
-      seconds: of a step.
-      tokens_per_s: member tokens.
-      compile_seconds: of the step.
+      costs: counted from the parameter tree.
+      step_bytes: memory at the peak of a step: everything that is held, a second copy of it
+        without the context tables, and the temporary memory of the compiled step.
+      process_bytes: peak memory of Python and JAX after they have compiled what a run needs. Most
+        of it is free afterwards.
+      seconds: of one step.
+      tokens_per_s: tokens of all members per second.
+      compile_seconds: time to compile the step.
     """
 
     costs: Costs
@@ -114,15 +116,15 @@ class Plan:
 
 
 PROBE_MEMBERS = (128, 512)  # populations that are timed in place of a larger one
-PROBE_TABLE_BITS = 12  # and 2^12 rows in their tables of context tables at most
+PROBE_TABLE_BITS = 12  # each of their context tables has at most 2^12 rows
 PROBE_REPEATS = 5
 
 
 def measure(config: Config, vocab_size: int) -> Plan:
     """The plan of a configuration: its step is compiled, and smaller populations are timed.
 
-    Nothing of the run's own size is allocated: the compiler says what a step needs. A step's time
-    is linear in the population, so that two sizes give it.
+    No array of the run's own size is allocated: the compiler says how much memory a step needs.
+    The time of a step is taken to be linear in the population, so two smaller sizes give it.
     """
     whole = recipe.of(config, vocab_size)
     counted, es = costs(whole), config.es
@@ -133,7 +135,7 @@ def measure(config: Config, vocab_size: int) -> Plan:
     sampling = config.run.sample_tokens > 0
     with warmup.beside(whole, tokens_ST, pieces, sampling=sampling) as ready:  # as a run compiles
         needed = _lowered(whole).compile().memory_analysis()
-        temporary = needed.temp_size_in_bytes if needed else 0  # some platforms do not say
+        temporary = needed.temp_size_in_bytes if needed else 0  # None on some platforms
         compile_seconds = time.perf_counter() - started
         ready()
     process_bytes = memory.peak()
@@ -144,7 +146,7 @@ def measure(config: Config, vocab_size: int) -> Plan:
     times = _timed([recipe.of(probe, vocab_size) for probe in probes])
     slope = max(times[-1] - times[0], 0.0) / max(1, large - small)
     seconds = times[-1] + slope * (es.population - large)
-    renewed = counted.held_bytes - counted.table_weights  # the tables are changed in place
+    renewed = counted.held_bytes - counted.table_weights  # tables are changed in place
     return Plan(
         costs=counted,
         step_bytes=counted.held_bytes + renewed + temporary,
@@ -181,7 +183,7 @@ def _probe(config: Config, population: int) -> Config:
 
 
 def _timed(probes: list[Recipe]) -> list[float]:
-    """Median seconds of a step of each recipe, taking turns."""
+    """Median seconds of a step of each recipe; the recipes take turns."""
     generator = np.random.default_rng(0)
     steps = [evolve.compiled_step(probe) for probe in probes]
     states = [evolve.initial(probe) for probe in probes]
@@ -201,7 +203,7 @@ def _timed(probes: list[Recipe]) -> list[float]:
 
 
 def lines(config: Config, found: Plan) -> list[str]:
-    """The plan for a reader."""
+    """The plan as lines of text."""
     counted, es = found.costs, config.es
     tokens = es.population * es.segment_length
     weights = f"{counted.weights:,} int8 of the network"

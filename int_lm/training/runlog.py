@@ -1,7 +1,7 @@
-"""What a run reports: `metrics.jsonl`, and lines, tables and samples on the console.
+"""The reports of a run: `metrics.jsonl`, and lines, tables and samples on the console.
 
-Lines go to stdout and the progress bar to stderr, and only if that is a terminal. Numbers arrive
-here ready: this is display, a place where floats are allowed.
+Lines go to stdout. The progress bar goes to stderr if stderr is a terminal. Numbers arrive here
+ready to be shown, so floats are allowed here.
 """
 
 import contextlib
@@ -22,23 +22,23 @@ from int_lm.errors import UserError
 
 Cells = list[tuple[str, int, str]]  # of one line: (title, width, text) of every column
 
-_HEADER_EVERY = 20  # lines between repetitions of the header
+_HEADER_EVERY = 20  # lines below each header
 
 
 class MetricsFile:
     """`metrics.jsonl`: one JSON object per logged step, in increasing order of `step`.
 
-    Opening it removes a last line that was torn by a kill.
+    Opening the file removes a last line that is incomplete because the process was killed.
 
     Raises:
-      UserError: a line before the last is not one of ours.
-      OSError: it cannot be written.
+      UserError: a line before the last one is not a row of metrics.
+      OSError: the file cannot be written.
     """
 
     def __init__(self, path: str | Path):
         self._path = Path(path)
         self._last_step = -1
-        self._pending = b""  # rows, or the rest of one, that the file system has not taken
+        self._pending = b""  # rows, or the rest of one, that are not in the file yet
         self._file = self._reopened(math.inf)
 
     def __enter__(self) -> Self:
@@ -54,7 +54,7 @@ class MetricsFile:
             self.close()
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Add a row; another process sees it at once.
+        """Add a row; other processes can read it at once.
 
         Args:
           row: JSON-able values, with an int `step` above that of the row before.
@@ -70,7 +70,7 @@ class MetricsFile:
         self._write()
 
     def truncate_after(self, step: int) -> None:
-        """Drop the rows of steps above `step`, which the resumed run will write again."""
+        """Remove the rows of steps above `step`: the resumed run will write them again."""
         self._file.close()
         self._file = self._reopened(step)
 
@@ -100,7 +100,7 @@ class MetricsFile:
             self._pending = self._pending[self._file.write(self._pending) :]
 
     def _reopened(self, last_step: float) -> Any:
-        """The file, open for appending, with the whole rows up to `last_step` and nothing else."""
+        """The file, open for appending; it keeps only complete rows up to `last_step`."""
         data = self._path.read_bytes() if self._path.exists() else b""
         lines = data.splitlines(keepends=True)
         kept = []
@@ -126,7 +126,7 @@ class MetricsFile:
 
 
 def _step_of(line: bytes) -> int | None:
-    """The step of a whole row, None for anything else."""
+    """The step of a complete row; None for any other line."""
     if not line.endswith(b"\n"):
         return None
     try:
@@ -138,15 +138,14 @@ def _step_of(line: bytes) -> int | None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Standing:
-    """What every line of the log has.
+    """The figures that every line of the log has.
 
     Attributes:
-      step: updates done.
-      changed, saturated: fractions of the weights that moved in the last step, that stand at +-127.
-      tokens_per_second: tokens of all members, over the time that steps took since the last report:
-        evaluating, logging and saving do not count.
-      seconds: of training since the run began, earlier processes included, and all that it did
-        beside steps, up to the end of this step.
+      step: number of updates done.
+      changed: fraction of the weights that the last step moved.
+      saturated: fraction of the weights whose value is -127 or 127.
+      tokens_per_second: of all members, over the time of steps alone, after the previous report.
+      seconds: of training so far, earlier processes and all work between the steps included.
       weights_hash: hex digest of the weights.
     """
 
@@ -158,11 +157,11 @@ class Standing:
     weights_hash: str
 
     def measured(self) -> Cells:
-        """The cells between the step and what follows: figures of what is trained."""
+        """The cells after the step: figures that depend on the kind of training."""
         return []
 
     def cells(self, left: str) -> Cells:
-        """(title, width, text) of every column; `left` is the time left."""
+        """(title, width, text) of every column; `left` is the time left, as text."""
         return [
             ("step", 8, str(self.step)),
             *self.measured(),
@@ -180,9 +179,10 @@ class Report(Standing):
     """One line of the log of training on text.
 
     Attributes:
-      train_bits_per_byte: of the population, on the tokens of this step; None for objectives that
-        are no log-likelihood. train_score: for these, the mean score of a member instead.
-      valid_bits_per_byte: on held-out text, None where not evaluated.
+      train_bits_per_byte: of the population, on the tokens of this step; None if the objective is
+        not a log-likelihood.
+      train_score: mean score of a member in this step; None if the objective is a log-likelihood.
+      valid_bits_per_byte: of the bare model on held-out text; None if it was not evaluated.
     """
 
     train_bits_per_byte: float | None
@@ -202,10 +202,11 @@ class RewardReport(Standing):
     """One line of the log of tuning.
 
     Attributes:
-      reward_mean, reward_best: of what the population wrote in this step.
-      solved: share of it that counts as solved.
-      heldout_reward, heldout_solved: of the bare model's answers to held-out prompts; None where
-        not evaluated.
+      reward_mean: mean reward of the completions that the population wrote in this step.
+      reward_best: the largest of these rewards.
+      solved: share of these completions that count as solved.
+      heldout_reward: mean reward of the bare model on held-out prompts; None if not evaluated.
+      heldout_solved: share of these answers that count as solved; None likewise.
     """
 
     reward_mean: float
@@ -226,7 +227,7 @@ class RewardReport(Standing):
 
 
 def row(report: Standing) -> dict[str, Any]:
-    """A report as a row of metrics; without what was not measured."""
+    """A report as a row of metrics; values that are None are left out."""
     found = dataclasses.asdict(report)
     return {name: value for name, value in found.items() if value is not None}
 
@@ -235,9 +236,9 @@ class Console:
     """Lines on stdout and, on a terminal, a progress bar on stderr; a context manager.
 
     Args:
-      steps: the run stops after this many steps ...
-      seconds: ... or after this many seconds of training (0: no limit), whichever comes first.
-      quiet: say nothing, for a process whose run is reported by another one.
+      steps: the run stops after this many steps.
+      seconds: the run stops after this many seconds of training if that is earlier; 0: no limit.
+      quiet: print nothing, because another process of the run reports it.
     """
 
     def __init__(self, *, steps: int, seconds: float, quiet: bool = False):
@@ -271,7 +272,7 @@ class Console:
         self._bar.close()
 
     def advance(self, step: int, seconds: float) -> None:
-        """Move the progress bar; call it at every step (cheap), with `seconds` as in `Report`."""
+        """Move the progress bar; call it at every step, with the values of `Standing`."""
         if self._start is None:  # after the first step, which compiles
             self._start = (step, seconds)
         if self._bar.disable:
@@ -283,7 +284,7 @@ class Console:
         self._bar.update(0)
 
     def report(self, report: Standing) -> None:
-        """Print one line, below the header where that is due."""
+        """Print one line, and the header above it where it is due."""
         self.advance(report.step, report.seconds)
         cells = report.cells(self._left(report.step, report.seconds))
         if self._lines_until_header == 0:
@@ -293,7 +294,7 @@ class Console:
         self._write(" ".join(text.rjust(width) for _, width, text in cells))
 
     def table(self, title: str, bits_per_byte: Mapping[str, float]) -> None:
-        """Print a title and, below it, bits per byte by name: baselines, results."""
+        """Print a title and, below it, one line of bits per byte for every name."""
         width = max(map(len, bits_per_byte), default=0)
         self.note(title)
         for name, value in bits_per_byte.items():
@@ -311,7 +312,7 @@ class Console:
         self._lines_until_header = 0
 
     def warn(self, text: str) -> None:
-        """Print a sentence about what went wrong, and did not end the run, on stderr."""
+        """Print a sentence on stderr about an error that does not end the run."""
         with contextlib.suppress(OSError):
             tqdm.write(text, file=sys.stderr)
 
@@ -322,15 +323,15 @@ class Console:
         try:
             tqdm.write(text.encode(encoding, "backslashreplace").decode(encoding), file=sys.stdout)
             sys.stdout.flush()
-        except BrokenPipeError:  # nobody reads it any more; metrics.jsonl has it, training goes on
+        except BrokenPipeError:  # the reader of the pipe has ended; training goes on
             self._quiet = True
             with contextlib.suppress(OSError), open(os.devnull, "wb") as nowhere:
                 os.dup2(nowhere.fileno(), sys.stdout.fileno())
-        except OSError:  # the disk that a log goes to is full: no reason to stop training
+        except OSError:  # stdout is a file on a full disk, for example; training goes on
             pass
 
     def _left(self, step: int, seconds: float) -> str:
-        """Time until the first limit is reached; empty before it can be known."""
+        """Time until the first limit is reached, as text; empty while it cannot be known."""
         remaining = [max(0.0, self._seconds - seconds)] if self._seconds else []
         if self._start is not None and step > self._start[0]:
             per_step = (seconds - self._start[1]) / (step - self._start[0])

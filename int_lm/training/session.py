@@ -1,7 +1,7 @@
 """A run from its start or its newest checkpoint to its end: what all kinds of training share.
 
-`begin` finds the state to go on from, `opened` holds what the run writes to, and a `Trainer` is
-made of the parts of both.
+`begin` makes or restores the state. `opened` opens the files and the console that the run writes
+to. `parts` gives the arguments of a `Trainer`, which `trained` runs.
 """
 
 import contextlib
@@ -32,12 +32,14 @@ class Begun(NamedTuple):
     """A run that can begin.
 
     Attributes:
-      settings: with the hash of the weights that it started from, if they are others'.
-      state: laid out over the devices of `place`, None for one.
-      first: step that the state was saved at, 0 for a new run.
+      settings: the configuration; it holds the hash of the weights of `run.init_from`, if any.
+      recipe: made of `settings`.
+      state: weights, members' states and memory of the update, laid out over the devices.
+      place: the devices; None for one device.
+      first: the step at which the state was saved; 0 for a new run.
       host: host data of the checkpoint; None for a new run.
-      start: what a new run starts from; None for random weights, and for a resumed run.
-      nothing: why no step is left, if none is; it has been said.
+      start: whose weights a new run starts from; None for random weights and for a resumed run.
+      nothing: why no step is left to train; None if steps are left. It has been printed.
     """
 
     settings: Config
@@ -60,13 +62,14 @@ def begin(
     """Read the newest sound checkpoint of the run, or make the state before its first step.
 
     Args:
-      identity: of the tokenizer.
-      text_sha256: of what the run reads.
-      start: what a new run starts from; None for random weights.
+      settings: the configuration.
+      identity: of the tokenizer (kind, vocab_size, separator, digest).
+      text_sha256: digest of the text that the run reads.
+      start: whose weights a new run starts from; None for random weights.
 
     Raises:
       UserError: the run directory holds a run of another configuration, text or tokenizer, or the
-        processes see different things.
+        processes of the run see different ones.
     """
     paths = run.Paths(Path(settings.run.dir))
     if checkpoint.steps(paths.checkpoints):
@@ -86,7 +89,7 @@ def begin(
     weights = origin.weights_for(start, recipe) if start else None
     state = State.of_stored(resumed.state) if resumed else evolve.initial(recipe, weights)
     first, host = (resumed.step, resumed.host) if resumed else (0, None)
-    del resumed, weights  # what JAX makes of their arrays takes their place
+    del resumed, weights  # `state` holds their values: free the NumPy arrays
     distributed.require_agreement("newest checkpoint", first)
     distributed.require_agreement("configuration", resume.shared_configuration(settings))
     distributed.require_agreement("text", text_sha256)
@@ -101,10 +104,14 @@ def begin(
 
 @dataclasses.dataclass(frozen=True)
 class Session:
-    """What a run watches and writes to. In processes that do not write, the last two are None.
+    """The open files, the console and the signal handling of a run.
 
     Attributes:
-      signals: what catches signals; close it where nothing is left to save.
+      stop: says whether a signal asked the run to stop or to save.
+      signals: catches signals until it is closed. Close it when nothing is left to save.
+      console: prints lines; it is quiet in processes that do not write.
+      metrics: `metrics.jsonl`; None in processes that do not write.
+      checkpointer: writes checkpoints; None in processes that do not write.
     """
 
     stop: StopFlag
@@ -116,11 +123,16 @@ class Session:
 
 @contextlib.contextmanager
 def opened(begun: Begun, tokenizer: Tokenizer, held: Lock | None) -> Iterator[Session]:
-    """Open everything that the run writes to, and say what it is.
+    """Open everything that the run writes to, and print what model is trained.
 
     Args:
-      tokenizer: kept beside the run.
-      held: the lock on the run directory, in the process that writes.
+      begun: the run.
+      tokenizer: saved in the run directory by the process that writes.
+      held: the lock on the run directory; None in processes that do not write.
+
+    Raises:
+      UserError: `metrics.jsonl` is damaged.
+      OSError: the file system refused.
     """
     settings, paths, writes = begun.settings, begun.paths, distributed.is_first()
     with contextlib.ExitStack() as stack:
@@ -134,7 +146,7 @@ def opened(begun: Begun, tokenizer: Tokenizer, held: Lock | None) -> Iterator[Se
             metrics = stack.enter_context(MetricsFile(paths.metrics))
             checkpointer.discard_after(begun.first)
             metrics.truncate_after(begun.first if begun.host else -1)
-            if not begun.nothing:  # the length that the run has, not one that it is beyond
+            if not begun.nothing:  # else `settings` may ask for fewer steps than were trained
                 run.write_config(paths, settings)
             tokenizer.save(paths.tokenizer)
         console = stack.enter_context(
@@ -152,13 +164,13 @@ def opened(begun: Begun, tokenizer: Tokenizer, held: Lock | None) -> Iterator[Se
 
 
 def say_resuming(begun: Begun, session: Session) -> None:
-    """Say at which step the run goes on, if it does."""
+    """Print the step at which a resumed run goes on; nothing for a new run."""
     if begun.host:
         session.console.note(f"resuming {begun.paths.root} at step {begun.first}")
 
 
 def parts(begun: Begun, session: Session) -> dict[str, Any]:
-    """The arguments of a `Trainer` but its text."""
+    """The arguments of a `Trainer`, except its text."""
     return {
         "settings": begun.settings,
         "recipe": begun.recipe,
@@ -175,10 +187,10 @@ def parts(begun: Begun, session: Session) -> dict[str, Any]:
 
 
 def trained(trainer: Trainer, session: Session, finish: Callable[[], None]) -> bool:
-    """Train; then call `finish` if the run has come to its end, and was not asked to stop.
+    """Train; then call `finish`, unless a signal asked the run to stop.
 
     Returns:
-      Whether it has.
+      Whether the run reached its end, so that `finish` was called.
     """
     finished = trainer.loop()
     if not finished or distributed.most(session.stop.requested is not None):
@@ -186,7 +198,7 @@ def trained(trainer: Trainer, session: Session, finish: Callable[[], None]) -> b
             session.checkpointer.close()
         session.console.note(f"saved step {trainer.step}; the same command goes on from there")
         return False
-    if trainer.kept():  # with nothing left to save, Ctrl-C ends the program at once
+    if trainer.kept():  # the last state is saved: Ctrl-C may end the program at once
         session.signals.close()
     finish()
     return True

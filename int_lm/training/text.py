@@ -1,4 +1,7 @@
-"""What a run reads: tokens of its steps, held-out documents, and the tokenizer that made them."""
+"""The input of a run: tokens of its steps, held-out documents, and their tokenizer.
+
+Axes: S streams, T segment length.
+"""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -9,18 +12,18 @@ import numpy as np
 
 
 class Streams(Protocol):
-    """Where the tokens of a step come from: pure functions of the step."""
+    """The source of the tokens of every step. All its methods are pure functions of the step."""
 
     def at(self, step: int) -> np.ndarray:
-        """Tokens [S, T+1]."""
+        """The tokens of a step, an unsigned dtype [S, T+1]: inputs [:, :-1], targets [:, 1:]."""
         ...
 
     def text_bytes(self, step: int) -> int:
-        """Bytes of raw text among the step's targets."""
+        """The number of bytes of raw text that the targets of a step stand for."""
         ...
 
     def shares(self, step: int) -> dict[str, float]:
-        """The share that each source of text has had before the step."""
+        """By source of text, its share (0 to 1) of what was read before the step."""
         ...
 
 
@@ -36,7 +39,13 @@ class Tokenizer(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Documents:
-    """Documents to evaluate on: ids, the bytes of raw text they stand for, and their source."""
+    """Documents to evaluate on.
+
+    Attributes:
+      ids: of every document, an array of token ids without separators.
+      text_bytes: of every document, the number of bytes of its raw text.
+      sources: of every document, the name of its source.
+    """
 
     ids: Sequence[np.ndarray]
     text_bytes: Sequence[int]
@@ -45,13 +54,16 @@ class Documents:
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-    """Everything a run reads.
+    """Everything that a run reads.
 
     Attributes:
+      tokenizer: made the ids; it also encodes prompts and decodes samples.
       identity: of the tokenizer (kind, vocab_size, separator, digest).
-      sha256: of the training tokens and their layout; a resumed run must read the same.
+      streams: the tokens of every step.
+      sha256: digest of the training tokens and their layout; a resumed run must read the same.
       mixture: rounds at which the weights of the sources changed, with the weights (JSON).
-      validation: a fixed part of the held-out text, for evaluation while training.
+      heldout: all held-out documents.
+      validation: a fixed part of the held-out text, for evaluation during training.
     """
 
     tokenizer: Tokenizer

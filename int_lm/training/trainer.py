@@ -1,6 +1,6 @@
-"""The training loop: step, log, evaluate, sample, checkpoint, until done or asked to stop.
+"""The training loop: step, log, evaluate, sample, save, until the end or a request to stop.
 
-It sees token ids only; what they mean enters through `Text`, which `train.py` puts together.
+The loop sees token ids only. `Text`, which `train.py` makes, has the tokenizer and the documents.
 """
 
 import dataclasses
@@ -30,25 +30,33 @@ from int_lm.training.runlog import Console, MetricsFile
 from int_lm.training.text import Documents as Documents, Text as Text
 
 SAMPLE_TEMPERATURE = 0.7
-COMPILING_SECONDS = 3600.0  # that a process may wait longer for the others at its first step
-# How a run stands: the largest that a process says holds.
+COMPILING_SECONDS = 3600.0  # added to the watchdog's time at the first step, which compiles
+# The status of a run; if processes differ, the largest value holds.
 GOING_ON, SAVING, FINISHED, STOPPED = range(4)
 
 
 @dataclasses.dataclass
 class Trainer:
-    """A run under way: its state, and everything that watches and keeps it.
-
-    Attributes:
-      recipe: of `settings`. place: the devices, None for one.
-      metrics, checkpointer: None in processes that do not write.
-      step: steps done. saved: step that was saved last, if it succeeded, -1 for none.
-      seconds_before: seconds of training in earlier processes.
+    """A run that is being trained: its state, and the objects that report and save it.
 
     `tune.tuner` trains with a reward in place of text: it has other steps, reports and samples.
+
+    Attributes:
+      settings: the configuration.
+      recipe: made of `settings`.
+      text: the tokens, documents and tokenizer of the run.
+      console: prints lines.
+      metrics: `metrics.jsonl`; None in processes that do not write.
+      checkpointer: writes checkpoints; None in processes that do not write.
+      stop: says whether a signal asked the run to stop or to save.
+      state: the current state, laid out over the devices of `place`.
+      place: the devices; None for one device.
+      step: number of updates done.
+      saved: the step whose save began last, whether or not it succeeded; -1 for none.
+      seconds_before: seconds of training in earlier processes of the run.
     """
 
-    program = "train.py"  # begins a sentence of the watchdog
+    program = "train.py"  # the watchdog's message begins with it
 
     settings: Config
     recipe: Recipe
@@ -65,21 +73,23 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self._started = time.monotonic()
-        self._stepped, self._seconds_of_steps = 0, 0.0  # since the last row of metrics
-        self._valid: float | None = None  # of the last save
+        # steps after the last row of metrics, and the seconds that they took
+        self._stepped, self._seconds_of_steps = 0, 0.0
+        self._valid: float | None = None  # validation bits per byte of the last save
 
     @property
     def seconds(self) -> float:
+        """Seconds of training so far, with those of earlier processes of the run."""
         return self.seconds_before + time.monotonic() - self._started
 
     def _watchdog(self, longer: float = 0) -> Watchdog:
-        """Around what waits for the other processes; `longer` seconds beside the time they have."""
+        """A context for calls that wait for other processes, `longer` seconds beyond the limit."""
         return Watchdog(self.program, self.settings.distributed.timeout + longer)
 
     def _standing(self) -> int:
-        """Whether the run goes on, is to save now, has reached its end, or is asked to stop.
+        """Whether the run goes on, must save now, has reached its end, or was asked to stop.
 
-        All processes ask at the same steps, and get one answer.
+        All processes call this at the same steps, and get the same answer.
         """
         settings = self.settings.run
         again = self.checkpointer is not None and self.checkpointer.retry_due()
@@ -91,18 +101,27 @@ class Trainer:
         return distributed.most(own)
 
     def loop(self) -> bool:
-        """Step until the run is finished (True) or is asked to stop; the last state is saved."""
+        """Train until the end of the run or a request to stop, then begin to save the last state.
+
+        Returns:
+          Whether the run reached its end.
+        """
         tokens_ST, validation = self.text.streams.at(self.step), self.text.validation.ids
         sampling = self.settings.run.sample_tokens > 0
         with warmup.beside(self.recipe, tokens_ST, validation, sampling=sampling) as ready:
             return self._steps(tokens_ST, ready)
 
     def step_function(self) -> evolve.StepFunction:
-        """What computes a step from the state, what it reads, and its number."""
+        """The compiled step: (state, tokens_ST, step) -> (next state, metrics)."""
         return evolve.compiled_step(self.recipe, self.place)
 
     def _steps(self, tokens_ST: np.ndarray, ready: Callable[[], None]) -> bool:
-        """`loop`, from the next step's tokens on; `ready` waits for what evaluating needs."""
+        """The body of `loop`.
+
+        Args:
+          tokens_ST: tokens of the next step.
+          ready: waits until the programs that an evaluation needs are compiled.
+        """
         take_step = self.step_function()
         settings, first = self.settings.run, self.step
         standing, valid = self._standing(), None
@@ -142,11 +161,11 @@ class Trainer:
 
     @property
     def weights(self) -> Parameters:
-        """The weights as this process's first device has them."""
+        """The weights, as the first device of this process holds them."""
         return placement.copies(self.state.weights)[0]
 
     def hash_weights(self) -> str:
-        """The hash of the weights, after every copy of them was found to be the same.
+        """The hash of the weights, 16 hex digits, after a check that all copies are the same.
 
         Raises:
           UserError: names the device and process whose copy differs.
@@ -158,11 +177,16 @@ class Trainer:
         return hashing.shown(lanes[0])
 
     def patience(self, first: bool) -> float:
-        """Seconds that the other processes may take longer for a step, or for the first one."""
+        """Seconds that a step may take beyond the limit; `first` is True for the first step."""
         return COMPILING_SECONDS if first else 0
 
     def standing(self, measured: Metrics, tokens: int) -> dict[str, Any]:
-        """What every report has (`runlog.Standing`); `tokens` per step since the last one."""
+        """The values of `runlog.Standing` by name.
+
+        Args:
+          measured: metrics of the step just done.
+          tokens: tokens of all members in each step after the last report.
+        """
         seconds, speed = self.seconds, self._stepped * tokens / self._seconds_of_steps
         self._stepped, self._seconds_of_steps = 0, 0.0
         count = sum(leaf.size for _, leaf in params.flatten(self.state.network))
@@ -176,7 +200,16 @@ class Trainer:
         }
 
     def log(self, measured: Metrics, evaluate: bool, last: bool) -> float | None:
-        """Report the step just done; returns the validation bits per byte if evaluated."""
+        """Report the step just done.
+
+        Args:
+          measured: metrics of the step.
+          evaluate: whether to measure bits per byte of the validation text.
+          last: whether it is the last step of the run.
+
+        Returns:
+          Bits per byte of the validation text; None if not evaluated.
+        """
         es = self.settings.es
         score = int(np.asarray(measured.scores_P, np.int64).sum())
         in_bits, tokens = self.recipe.objective.in_bits, es.population * es.segment_length
@@ -197,14 +230,14 @@ class Trainer:
             row |= diagnose.summary(self._diagnose())
         self.append(row)
         self.console.report(report)
-        if evaluate and not last:  # the end shows one beside the final figures
+        if evaluate and not last:  # the end of the run shows one beside the final figures
             self.sample()
-        if evaluate:  # at the first one, that was compiled
+        if evaluate:  # the first evaluation may have compiled programs
             memory.trim()
         return valid
 
     def append(self, row: dict[str, Any]) -> None:
-        """Add a row to the metrics; a file system that refuses it is no reason to stop."""
+        """Add a row to the metrics; if the file system refuses it, warn and go on."""
         try:
             if self.metrics:
                 self.metrics.append(row)
@@ -215,7 +248,7 @@ class Trainer:
             )
 
     def _diagnose(self) -> diagnose.Counts:
-        """Counts at the state reached, with the tokens and perturbations of the next step."""
+        """The diagnosis of the current state, with tokens and perturbations of the next step."""
         with self._watchdog():
             members = placement.on_host(self.state.members)
         tokens_ST = self.text.streams.at(self.step)
@@ -234,7 +267,7 @@ class Trainer:
             )
 
     def sample(self) -> None:
-        """Show what the model writes after the configured prompt."""
+        """Print what the model writes after the configured prompt."""
         settings = self.settings.run
         if settings.sample_tokens == 0:
             return
@@ -252,7 +285,10 @@ class Trainer:
     def save(self, valid: float | None) -> None:
         """Checkpoint the state in the background, after the log of its steps is on the disk.
 
-        All processes bring their members' states together; the one that writes writes them.
+        All processes must call this: their members' states are collected. One process writes them.
+
+        Args:
+          valid: bits per byte of the validation text at this step; None if not evaluated.
         """
         self.stop.save_requested = False
         with self._watchdog():
@@ -274,22 +310,22 @@ class Trainer:
         )
 
     def host(self) -> dict[str, Any]:
-        """What a checkpoint of this step keeps beside the arrays."""
+        """The host data of a checkpoint: all that it keeps beside the arrays (`resume`)."""
         text = self.text
         return resume.host_data(
             self.settings, text.identity, text.sha256, text.mixture, self.seconds
         )
 
     def kept(self) -> bool:
-        """Wait for the last save; whether the state reached is on the disk."""
+        """Wait for the last save; returns whether it succeeded. All processes must call this."""
         failed = self.checkpointer is not None and not self.checkpointer.wait()
         return not distributed.most(failed)
 
     def secure(self) -> None:
-        """Wait until the state reached is on the disk; if its save failed, try once more.
+        """Wait until the current state is on the disk; if its save failed, try once more.
 
         Raises:
-          UserError: it failed again; the checkpoints before it are as they were.
+          UserError: it failed again; the earlier checkpoints are unchanged.
         """
         if not self.kept():
             self.save(self._valid)

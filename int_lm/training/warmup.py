@@ -1,7 +1,8 @@
-"""Warm-up: what evaluating needs is compiled beside the first steps, what saving needs imported.
+"""Warm-up: during the first steps, a thread compiles and imports what later work needs.
 
-A step takes all cores and a compilation one; a run that waited for three of them at its first
-evaluation spent as long on them as on a hundred steps.
+It compiles the programs for evaluation, diagnosis and samples, and imports Orbax for saving. A
+compilation uses one core, a step all of them. Waiting for three compilations at the first
+evaluation would take as long as a hundred steps.
 """
 
 import contextlib
@@ -25,14 +26,16 @@ def beside(
     *,
     sampling: bool,
 ) -> Iterator[Callable[[], None]]:
-    """Yields a function that waits until everything is there.
+    """Start the warm-up; yields a function that waits until it is done.
 
-    Only shapes are read, never a state, whose tables the steps change. What fails here fails again
-    where it is needed, and is reported there; what has not begun when the context is left is
-    dropped.
+    Only shapes are read, never a state: steps change its context tables in place. An error here
+    is ignored, because it occurs again, and is reported, where the program is needed. Work that
+    has not begun when the context ends is dropped.
 
     Args:
-      tokens_ST: of a step. documents: those that are read while training.
+      recipe: of the run.
+      tokens_ST: tokens of any step; their shape and dtype matter.
+      documents: token ids of the documents that are evaluated during training.
       sampling: whether samples are shown.
     """
     native.available()  # registers the kernels, in one thread

@@ -1,9 +1,9 @@
 """Tuning: `python -m int_lm.tune` goes on from weights with a reward as the objective.
 
-prompts.py   what members are asked: of a shipped task, or of a file; what is held out
-judge.py     rewards of completions, each computed once, here or in processes (worker.py)
-tuner.py     the training loop with rewards: what a step does, what is logged
+prompts.py   the prompts of a shipped task or of a file, for training and held out
+judge.py     computes the rewards of completions, in this process or in others (worker.py)
+tuner.py     the training loop with rewards
 __main__.py  the command
 
-Importing this imports nothing: `worker.py` starts with it.
+This file imports nothing, so that the processes of `worker.py` start fast.
 """

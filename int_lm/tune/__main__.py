@@ -40,7 +40,7 @@ REMEDY = "wait until it ends, or choose another --run.dir"
 
 
 def parse(argv: Sequence[str] | None, program: str = COMMAND) -> argparse.Namespace:
-    """The command line, not yet a configuration: that needs the weights that it names."""
+    """The parsed command line. `settings_of` makes a configuration of it."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = command_line.OneLineParser(
         prog=program,
@@ -71,9 +71,9 @@ def parse(argv: Sequence[str] | None, program: str = COMMAND) -> argparse.Namesp
 
 
 def asked_of(arguments: argparse.Namespace) -> tuple[Config, dict[str, Any]]:
-    """What the user wrote, and by itself what flags say of it, by `section.field`.
+    """The configuration that the user wrote, and the values of the flags by `section.field`.
 
-    Its sections model and data are not in force yet: `settings_of` takes those of the weights.
+    `settings_of` replaces its sections `model` and `data` by those of the weights.
 
     Raises:
       UserError: a mistake in the arguments.
@@ -121,10 +121,11 @@ def settings_of(asked: Config, flags: Mapping[str, Any]) -> "tuple[Config, Origi
 
 
 def check(settings: Config) -> None:
-    """Refuse what is not a tuning, before anything is read or written.
+    """Refuse a configuration that is not one of tuning, before text or weights are read.
 
     Raises:
-      UserError: another objective, an unknown reward, or prompts that do not go with it.
+      UserError: the objective is not one in which members write, the reward is unknown, or the
+        prompts do not fit the reward.
     """
     from int_lm import tasks
     from int_lm.method import objective, recipe
@@ -158,7 +159,7 @@ def prompts_of(settings: Config) -> "Prompts":
     """The prompts that the configuration names.
 
     Raises:
-      UserError: names file and line of what is wrong with them.
+      UserError: a prompt is invalid; the message has file and line.
     """
     from int_lm.tasks import Example
     from int_lm.tune import prompts
@@ -172,14 +173,18 @@ def prompts_of(settings: Config) -> "Prompts":
 
 
 def tune(asked: Config, flags: Mapping[str, Any], own: Path) -> dict[str, Any] | None:
-    """Start or resume a tuning, with the other processes of the run if any.
+    """Start or resume a tuning, together with the other processes of the run, if there are any.
 
     Args:
-      asked, flags: of `asked_of`.
-      own: the directory of the weights, which has their tokenizer.
+      asked: of `asked_of`.
+      flags: of `asked_of`.
+      own: the run or export with the weights and their tokenizer.
 
     Returns:
-      The figures that --json prints; None where the run was asked to stop.
+      The figures that --json prints; None if a signal asked the run to stop.
+
+    Raises:
+      UserError: a mistake in configuration, prompts or run directory, or a reward that fails.
     """
     from int_lm.files import lock
     from int_lm.training import distributed
@@ -199,7 +204,7 @@ def tune(asked: Config, flags: Mapping[str, Any], own: Path) -> dict[str, Any] |
 def _tune_locked(
     settings: Config, start: "Origin | None", own: Path, prompts: "Prompts", held: "Lock | None"
 ) -> dict[str, Any] | None:
-    """`tune`, in a run directory that no other process uses."""
+    """The body of `tune`, while this run holds the lock `held` of its directory."""
     programs.make_importable()
     import tokenization
     from int_lm import resume, run
@@ -252,13 +257,13 @@ def _tune_locked(
 
 
 def _mixture(settings: Config, begun: "Begun") -> Sequence[Any]:
-    """The phases of the text that the model was trained on, which tuning does not read."""
+    """The phases of the text of the training, which tuning keeps but does not read."""
     sources = config.sources_of(settings.data)
     return begun.host["mixture"] if begun.host else [(0, [source.weight for source in sources])]
 
 
 def finish(tuner: "Tuner") -> Mapping[str, Any]:
-    """Evaluate, save, and say what can be done next; returns the figures that --json prints."""
+    """Evaluate, save, and print the next commands; returns the figures that --json prints."""
     answered = tuner.answered
     if answered is None or answered[0] != tuner.step:
         tuner.answer()
@@ -293,7 +298,12 @@ def finish(tuner: "Tuner") -> Mapping[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
-    """Tune; `program` is what the help calls this command."""
+    """Tune.
+
+    Args:
+      argv: arguments; None for those of the process.
+      program: name of this command in its help.
+    """
     arguments = parse(argv, program)
     plugins.trust(*arguments.plugin)
     asked, flags = asked_of(arguments)

@@ -1,9 +1,9 @@
-"""Rewards of completions: every distinct one judged once, here or in processes of their own.
+"""Computes rewards of completions, in this process or in others.
 
-What the user names as "module:NAME", a function or a task, is called in other processes: what it
-prints then cannot reach this one's output, and a call that does not come back can be ended. A task
-is imported here, too, for its prompts. The reward is taken to be a function: the same prompt,
-completion and facts always get the same number.
+What the user names as "module:NAME", a function or a task, is called in another process. So its
+output cannot mix with the output of this process, and a call that takes too long can be ended. A
+task is imported in this process too, for its prompts. The same prompt, completion and facts must
+always get the same reward.
 """
 
 import collections
@@ -24,16 +24,22 @@ from int_lm.method.rewards import REWARD_MAX
 from int_lm.tune import worker
 
 SHOWN = 60  # characters of a prompt or completion in an error
-BATCH = 64  # completions that a process is given at once, at most
-STARTING_SECONDS = 600.0  # that a process may take to import the function
+BATCH = 64  # largest number of completions that a process gets at once
+STARTING_SECONDS = 600.0  # longest time that a process may take to import the function
 
 
 class RewardError(UserError):
-    """The reward did not come to a number; names prompt and completion."""
+    """A reward could not be computed; the message has prompt and completion."""
 
 
 class Question(NamedTuple):
-    """What is judged. `facts` is JSON text, so that equal questions are equal."""
+    """A completion to judge.
+
+    Attributes:
+      prompt: the prompt.
+      completion: the text that was written after it.
+      facts: the facts of the prompt as JSON text, so that questions can be compared and hashed.
+    """
 
     prompt: str
     completion: str
@@ -45,12 +51,12 @@ def _shown(text: str) -> str:
 
 
 class Judge:
-    """Computes rewards; a context manager, which ends its processes.
+    """Computes rewards; a context manager that ends its processes.
 
     Args:
       name: a shipped task, or "module:function".
-      processes: 0 to call the function in this process, without `seconds`; for a shipped task.
-      seconds: that one call may take; 0 for no limit.
+      processes: number of processes; 0 to call a shipped task in this process, without `seconds`.
+      seconds: longest time of one call in another process; 0 for no limit.
 
     Raises:
       UserError: the function cannot be imported.
@@ -87,11 +93,11 @@ class Judge:
         self._workers = []
 
     def rewards(self, questions: Sequence[Question]) -> list[float]:
-        """The reward of every question; each is asked as often as it stands here.
+        """The reward of every question. Equal questions are computed each time.
 
         Raises:
-          RewardError: a call raised, gave no number within +-2^14 or took too long; the first such
-            question, in their order, among those that were answered.
+          RewardError: a call raised an exception, returned no number within +-2^14, or took too
+            long. The message is about the first such question among those answered so far.
         """
         if self._function is not None:
             answers = (
@@ -112,7 +118,7 @@ class Judge:
         )
 
     def _asked(self, questions: Sequence[Question]) -> list[float]:
-        """`rewards` by the processes, each of which has one batch at a time."""
+        """`rewards` with processes; each has one batch of questions at a time."""
         size = max(1, min(BATCH, -(-len(questions) // (4 * len(self._workers)))))
         waiting = collections.deque(range(0, len(questions), size))
         answers: dict[int, dict[str, Any]] = {}
@@ -134,7 +140,15 @@ class Judge:
     def _receive(
         self, selector: selectors.BaseSelector, answers: dict[int, dict[str, Any]]
     ) -> None:
-        """Wait for answers of any process, but no longer than a call may take."""
+        """Wait for answers of any process, at most until a call has taken too long.
+
+        Args:
+          selector: of the outputs of the processes.
+          answers: by index of the question; new answers are added.
+
+        Raises:
+          RewardError: a process has ended, or a call took too long.
+        """
         busy = [one for one in self._workers if one.asked]
         limit = self._seconds or None
         if limit is not None:
@@ -165,9 +179,9 @@ class _Worker:
     """A process that computes rewards (`worker`).
 
     Attributes:
-      asked: questions that are not answered yet, with their indices.
-      since: when the last answer, or the first question, of them came.
-      output: its file descriptor to read answers from.
+      asked: (index, question) of the questions that are not answered yet.
+      since: time (`time.monotonic`) of the last answer, or of the last batch if that is later.
+      output: file descriptor from which answers are read.
     """
 
     def __init__(self, name: str):
@@ -178,7 +192,7 @@ class _Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))},
-            start_new_session=True,  # Ctrl-C in a terminal is for the program that asks
+            start_new_session=True,  # Ctrl-C in a terminal must not reach this process
         )
         assert self._process.stdin is not None and self._process.stdout is not None
         self._input, self._stdout = self._process.stdin, self._process.stdout
@@ -189,10 +203,10 @@ class _Worker:
         self._send(name)
 
     def begin(self) -> None:
-        """Wait until it has imported the function.
+        """Wait until the process has imported the function.
 
         Raises:
-          UserError: it could not.
+          UserError: the function cannot be imported.
         """
         what = "ended before it was ready"
         try:
@@ -208,13 +222,13 @@ class _Worker:
         )
 
     def ask(self, questions: Sequence[tuple[int, Question]]) -> None:
-        """Give it questions; it must have none."""
+        """Send (index, question) pairs to the process, which must have no questions."""
         self.asked.extend(questions)
         self.since = time.monotonic()
         self._send([[one.prompt, one.completion, json.loads(one.facts)] for _, one in questions])
 
     def received(self) -> list[bytes] | None:
-        """The answers that have come; None if the process has ended."""
+        """Read the answers that have arrived, as lines; None if the process has ended."""
         data = os.read(self.output, 1 << 16)
         if not data:
             return None
@@ -223,7 +237,7 @@ class _Worker:
         return lines
 
     def end(self) -> None:
-        """End it, whatever it is doing."""
+        """End the process at once."""
         self._process.kill()
         with contextlib.suppress(OSError):
             self._input.close()
@@ -231,7 +245,7 @@ class _Worker:
         self._stdout.close()
 
     def _send(self, value: Any) -> None:
-        with contextlib.suppress(BrokenPipeError):  # that it has ended is seen where it answers
+        with contextlib.suppress(BrokenPipeError):  # `received` finds that the process has ended
             self._input.write(json.dumps(value).encode() + b"\n")
             self._input.flush()
 

@@ -1,4 +1,4 @@
-"""Prompts: what members are asked at every step, what is held out, and how it becomes tokens.
+"""Prompts for training and held-out prompts, and their conversion to and from tokens.
 
 Axes: S prompts of a step, N tokens of a prompt, P members, C tokens of a completion, V vocabulary.
 """
@@ -34,13 +34,13 @@ class Prompts(NamedTuple):
     """The prompts of a run.
 
     Attributes:
-      at: (step) -> the examples of that step, S of them: a pure function.
+      at: a pure function (step) -> the S examples of the step.
       held_out: examples that never occur in training.
       stop: text that ends a completion; empty for none.
       solved: least reward that counts as solved.
-      examples: all of a file; none of a task, which has prompts without end.
-      sha256: of a task's name, stop and first held-out example, or of all examples of a file; a
-        resumed run must have the same.
+      sha256: digest of a task's name, stop and first held-out example, or of all examples of a
+        file; a resumed run must have the same.
+      examples: all examples of a file; empty for a task, whose examples have no end.
     """
 
     at: Callable[[int], list[Example]]
@@ -55,10 +55,13 @@ def of_task(name: str, settings: RewardConfig, count: int, seed: int) -> Prompts
     """The prompts of a shipped task.
 
     Args:
-      count: S. seed: of the run.
+      name: of the task.
+      settings: of the rewards; the number of held-out prompts is used.
+      count: S, prompts of a step.
+      seed: of the run.
 
     Raises:
-      UserError: there is no such task; the sentence has the nearest name.
+      UserError: there is no such task; the message has the nearest name.
     """
     task = tasks.of(name)
 
@@ -72,9 +75,16 @@ def of_task(name: str, settings: RewardConfig, count: int, seed: int) -> Prompts
 
 
 def of_file(examples: Sequence[Example], settings: RewardConfig, count: int, seed: int) -> Prompts:
-    """The prompts of a file, of which a part is held out: those whose text hashes lowest.
+    """The prompts of a file. Those with the lowest hashes of their text are held out.
 
-    Every other one is asked once in a pass over the file, in an order that seed and pass determine.
+    Every other prompt occurs once in each pass over the file, in an order that depends on seed and
+    pass.
+
+    Args:
+      examples: of the file.
+      settings: of the rewards.
+      count: S, prompts of a step.
+      seed: of the run.
 
     Raises:
       UserError: fewer than two different prompts.
@@ -93,7 +103,7 @@ def of_file(examples: Sequence[Example], settings: RewardConfig, count: int, see
     @functools.lru_cache(maxsize=2)
     def order(number: int) -> list[int]:
         generator = random.Random((number << 32) + seed)
-        draws = [generator.random() for _ in training]  # the one method that Python keeps
+        draws = [generator.random() for _ in training]  # only these are the same in every Python
         return sorted(range(len(training)), key=draws.__getitem__)
 
     def at(step: int) -> list[Example]:
@@ -111,21 +121,35 @@ def _hash(prompt: str) -> bytes:
 
 
 class Batch(NamedTuple):
-    """Examples, and their prompts as tokens, int32 [S, N]."""
+    """Examples and their tokens.
+
+    Attributes:
+      examples: S examples.
+      tokens_SN: their prompts, int32 [S, N], with separators in front.
+    """
 
     examples: Sequence[Example]
     tokens_SN: np.ndarray
 
 
 class Coder:
-    """Prompts to tokens, and tokens to completions.
+    """Converts prompts to tokens, and tokens to completions.
 
-    Prompts are made as long as the longest one so far, in steps of 8 tokens, by separators in front
-    of them. These change no completion, and a new length compiles the writing of them anew.
+    All prompts get the length of the longest prompt so far, rounded up to a multiple of 8 tokens,
+    by separators in front. Separators change no completion. Every new length is compiled once.
+
+    Attributes:
+      ends_V: bool [V], the tokens that end a completion.
     """
 
     def __init__(self, tokenizer: Tokenizer, stop: str, most: int):
-        """Args: stop ends a completion; most, tokens of a prompt that are not refused."""
+        """Make a coder.
+
+        Args:
+          tokenizer: of the model.
+          stop: text that ends a completion; empty for none.
+          most: largest number of tokens of a prompt.
+        """
         self._tokenizer, self._stop, self._most = tokenizer, stop, most
         self._length = 8
         ids = range(tokenizer.vocab_size)
@@ -138,10 +162,14 @@ class Coder:
         )
 
     def check(self, prompts: Prompts, where: str) -> None:
-        """Refuse prompts of a file that cannot be read, at once; those of tasks come one by one.
+        """Check all prompts of a file at the start; those of a task are checked step by step.
 
         Args:
+          prompts: of the run.
           where: the file; empty for a task.
+
+        Raises:
+          UserError: as `batch`.
         """
         if where:
             for first in range(0, len(prompts.examples), 1024):
@@ -151,7 +179,7 @@ class Coder:
         """The prompts as tokens.
 
         Raises:
-          UserError: a prompt is too long, or holds what stands between texts.
+          UserError: a prompt is too long, or has a zero byte.
         """
         encoded = self._tokenizer.encode_all([example.prompt.encode() for example in examples])
         for example, ids in zip(examples, encoded, strict=True):
@@ -170,14 +198,14 @@ class Coder:
         return Batch(examples, tokens_SN)
 
     def completion(self, ids_C: np.ndarray) -> str:
-        """The text of a completion, up to its stop; bytes that are not UTF-8 are replaced."""
+        """The text of a completion before its stop; bytes that are not UTF-8 are replaced."""
         ends = np.flatnonzero(self.ends_V[ids_C])
         ids = ids_C[: ends[0] + 1] if len(ends) else ids_C
         text = self._tokenizer.decode(ids[ids != SEPARATOR]).decode(errors="replace")
         return text.partition(self._stop)[0] if self._stop else text
 
     def written(self, ids: np.ndarray) -> int:
-        """How many tokens were written of completions [..., C], with the one that ends each."""
+        """The number of tokens of completions [..., C], with the token that ends each."""
         ends = self.ends_V[ids]
         first = np.where(ends.any(axis=-1), ends.argmax(axis=-1) + 1, ids.shape[-1])
         return int(first.sum())

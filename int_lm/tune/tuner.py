@@ -23,25 +23,33 @@ from int_lm.tune.judge import Judge, Question, RewardError
 from int_lm.tune.prompts import Batch, Coder, Prompts
 
 EXAMPLES = 3  # answers that are shown at every evaluation
-PROMPTS_AT_ONCE = 256  # of held-out ones
+PROMPTS_AT_ONCE = 256  # held-out prompts that are answered together
 
 
 class Batches(NamedTuple):
-    """The prompts of every step as tokens: what `Text.streams` is in training on text."""
+    """The prompts of every step as tokens, in place of `Text.streams`.
+
+    Attributes:
+      prompts: of the run.
+      coder: converts them to tokens.
+    """
 
     prompts: Prompts
     coder: Coder
 
     def at(self, step: int) -> Batch:
+        """The prompts of a step."""
         return self.coder.batch(self.prompts.at(step))
 
 
 class Written(NamedTuple):
-    """What the population wrote in one step.
+    """The completions of the population in one step.
 
     Attributes:
-      rewards: of all completions, in units of 2^-16. distinct: completions that differ.
-      tokens: written, and read of prompts, by all members.
+      rewards: of all completions, in units of 2^-16.
+      distinct: number of distinct pairs of prompt and completion.
+      written: number of tokens that all members wrote.
+      tokens: number of tokens that all members wrote, and read in prompts.
     """
 
     rewards: list[int]
@@ -51,11 +59,12 @@ class Written(NamedTuple):
 
 
 class Answers(NamedTuple):
-    """What the bare model answers to the held-out prompts, greedily.
+    """The answers of the unperturbed model to the held-out prompts, always the likeliest token.
 
     Attributes:
-      reward: mean. solved: share.
-      examples: some of them: (prompt, completion, reward).
+      reward: mean reward.
+      solved: share of answers that count as solved.
+      examples: (prompt, completion, reward) of the first few.
     """
 
     reward: float
@@ -65,13 +74,16 @@ class Answers(NamedTuple):
 
 @dataclasses.dataclass
 class Tuner(Trainer):
-    """A tuning under way.
+    """A tuning that is being trained.
 
     Attributes:
-      judge: computes rewards. prompts, coder: what is asked, and how it becomes tokens.
-      tokens: read and written by all members since the run began.
-      before: reward and solved share of the weights that the run started from.
-      text_sha256: of the text that these weights were trained on; None where it is not known.
+      judge: computes rewards.
+      prompts: the prompts for training and the held-out ones.
+      coder: converts prompts to tokens, and tokens to completions.
+      tokens: number of tokens that all members have read and written in this run.
+      before: (mean reward, share solved) of the weights that the run started from, on the held-out
+        prompts; None before they are evaluated.
+      text_sha256: digest of the text that these weights were trained on; None if not known.
     """
 
     judge: Judge = None  # type: ignore[assignment]
@@ -86,14 +98,14 @@ class Tuner(Trainer):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._written: Written | None = None  # in the last step
-        self._since = 0  # tokens since the last row of metrics
+        self._since = 0  # tokens after the last row of metrics
         self.answered: tuple[int, Answers] | None = None  # the last evaluation, and its step
 
     def loop(self) -> bool:
-        """As of `Trainer`. Where a reward fails, the steps before are saved first.
+        """As `Trainer.loop`. If a reward fails, the steps before are saved first.
 
         Raises:
-          RewardError: the reward of this step's completions is no number.
+          RewardError: the reward of a completion could not be computed.
         """
         try:
             if self.before is None:
@@ -124,7 +136,7 @@ class Tuner(Trainer):
         self.show(answers)
 
     def patience(self, first: bool) -> float:
-        return COMPILING_SECONDS  # rewards may take long, in one process longer than in another
+        return COMPILING_SECONDS  # the time of rewards can differ much between processes
 
     def step_function(self) -> StepFunction:
         write = tuning.compiled_writer(self.recipe, self.place)
@@ -153,7 +165,15 @@ class Tuner(Trainer):
     def _judged(
         self, examples: Sequence[Example], written_PKC: np.ndarray
     ) -> tuple[list[int], int]:
-        """Rewards of completions [P, K] in units of 2^-16, in order; how many were distinct."""
+        """Rewards of completions in units of 2^-16, in the order of members and completions.
+
+        Args:
+          examples: the example of every member.
+          written_PKC: ids of the completions.
+
+        Returns:
+          The rewards, and the number of distinct pairs of prompt and completion.
+        """
         texts: dict[bytes, str] = {}
         questions: list[Question] = []
         facts = {id(example): canonical_json(example.facts) for example in examples}
@@ -169,10 +189,10 @@ class Tuner(Trainer):
         return [found[number[question]] for question in questions], len(distinct)
 
     def _shared(self, questions: list[Question]) -> list[int]:
-        """Rewards in units of 2^-16: every process of the run computes its share of them.
+        """Rewards in units of 2^-16; every process of the run computes a part of them.
 
         Raises:
-          RewardError: in every process, if one of them met it.
+          RewardError: a reward failed in one of the processes. It is raised in all of them.
         """
         own, count = distributed.shares()
         mine = questions[own::count]
@@ -189,10 +209,10 @@ class Tuner(Trainer):
         return distributed.everyones(values).sum(axis=0).tolist()
 
     def answer(self) -> Answers:
-        """What the bare model answers to the held-out prompts.
+        """Let the unperturbed model answer the held-out prompts.
 
         Raises:
-          RewardError: the reward of an answer is no number.
+          RewardError: the reward of an answer could not be computed.
         """
         held_out, found, shown = self.prompts.held_out, [], []
         length = self.settings.reward.tokens
@@ -228,7 +248,7 @@ class Tuner(Trainer):
         return value >= rewards.fixed_point(self.prompts.solved)
 
     def log(self, measured: Metrics, evaluate: bool, last: bool) -> None:
-        """Report the step just done."""
+        """Report the step just done; the arguments are those of `Trainer.log`."""
         written, steps = self._written, max(1, self._stepped)
         assert written is not None
         standing = self.standing(measured, self._since // steps)
@@ -265,13 +285,13 @@ class Tuner(Trainer):
         self.console.note("-" * 60)
 
     def host(self) -> dict[str, Any]:
-        """As of `Trainer`, with what a resumed tuning cannot compute anew."""
+        """As `Trainer.host`, with `tokens`, `before` and `text_sha256`."""
         kept = {"tokens": self.tokens, "before": self.before, "text_sha256": self.text_sha256}
         return super().host() | {"tuning": kept}
 
 
 def of_host(host: Mapping[str, Any]) -> tuple[int, tuple[float, float] | None]:
-    """(tokens, before) of a `Tuner`, from a checkpoint's host data."""
+    """The attributes `tokens` and `before` of a `Tuner`, from a checkpoint's host data."""
     tuning = host.get("tuning")
     found = tuning if isinstance(tuning, dict) else {}
     tokens, before = found.get("tokens"), found.get("before")

@@ -1,11 +1,11 @@
 """A process that computes rewards: JSON lines in, JSON lines out, until its input ends.
 
     in   "package.module:function"                        the first line
-    out  {} or {"error": why it cannot be used}
+    out  {} or {"error": why the function cannot be used}
     in   [[prompt, completion, facts], ...]               any number of times
-    out  {"reward": r} or {"error": what it did}          for every one, in order
+    out  {"reward": r} or {"error": what happened}        for each completion, in order
 
-What the function prints goes to stderr, so that it cannot stand between results.
+The output of the function goes to stderr, so that it cannot mix with the results.
 """
 
 import json
@@ -26,10 +26,10 @@ SECONDS_BEHIND = 1.0  # that this process lives longer than its parent, at most
 
 
 def function_of(name: str) -> Callable[..., Any]:
-    """The reward function that "module:function" names, or the one of a task.
+    """The reward function of a task, or the function that "module:function" names.
 
     Raises:
-      UserError: it cannot be imported, or is no function.
+      UserError: the function cannot be imported, or the name is not one of a function.
     """
     if plugins.is_full(name):
         found = plugins.attribute(name, f"the reward {name}")
@@ -43,7 +43,7 @@ def function_of(name: str) -> Callable[..., Any]:
 
 
 def judged(function: Callable[..., Any], prompt: str, completion: str, facts: Any) -> dict:
-    """{"reward": a finite number}, or {"error": what the function did instead}."""
+    """Call a reward function: {"reward": a finite number}, or {"error": what happened instead}."""
     try:
         value = function(prompt, completion, facts)
     except Exception as error:
@@ -68,10 +68,10 @@ def end_with(parent: int) -> None:
 
 
 def main() -> None:
-    """Answer until the input ends; the parent process closes it."""
+    """Answer questions until the parent process closes the input."""
     threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # print, and what C libraries write, from here on
+    os.dup2(2, 1)  # from here on, output of `print` and of C libraries goes to stderr
     questions = sys.stdin
 
     def say(answer: dict) -> None:

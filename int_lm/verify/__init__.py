@@ -1,8 +1,8 @@
-"""Verification: steps of a run computed again, and their hashes compared with those it logged.
+"""Verification: steps of a run are computed again and compared with the hashes in its log.
 
-A run is a function of its configuration and its text. From any checkpoint, `recompute` walks the
-steps after it once more and compares the hash of the weights at every step that `metrics.jsonl`
-has: who distrusts a log, a disk or a processor need not trust them.
+A run is a function of its configuration and its text. `recompute` begins at any checkpoint,
+computes the steps after it, and compares the hash of the weights at every step that
+`metrics.jsonl` has. So a log can be checked without trust in the disk or processor of the run.
 """
 
 import dataclasses
@@ -21,12 +21,12 @@ from int_lm.model import hashing
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """What came out.
+    """The result of a verification.
 
     Attributes:
-      confirmed: logged steps whose hash was found again.
-      differs: the first logged step whose hash is another one, with the hash logged and the hash
-        found; None if there is none.
+      confirmed: the logged steps whose hash was computed again.
+      differs: (step, logged hash, computed hash) of the first logged step with another hash; None
+        if all hashes are equal.
     """
 
     confirmed: list[int]
@@ -37,11 +37,11 @@ def logged_hashes(metrics: Path) -> dict[int, str]:
     """The hash of the weights by step, from a run's `metrics.jsonl`.
 
     Raises:
-      UserError: it cannot be read, or a line of it is none of ours.
+      UserError: the file cannot be read, or a line is not a row of metrics.
     """
     found: dict[int, str] = {}
     try:
-        lines = metrics.read_bytes().split(b"\n")[:-1]  # the last piece is empty, or was torn
+        lines = metrics.read_bytes().split(b"\n")[:-1]  # the last piece is empty or incomplete
     except OSError as error:
         raise UserError(f"cannot read {metrics}: {error.strerror or error}") from error
     for number, line in enumerate(lines, start=1):
@@ -62,12 +62,15 @@ def recompute(
     *,
     progress: Callable[[int], None] = lambda step: None,
 ) -> Comparison:
-    """Compute the steps after `first` until the last of `expected`, or until one differs.
+    """Compute the steps after `first` up to the last one of `expected`, or until a hash differs.
 
     Args:
-      state: after step `first`; its context tables are given up.
-      tokens_at: tokens [S, T+1] of a step.
-      expected: hashes by step, those of `first` and before are passed over.
+      recipe: of the run.
+      state: the state after `first` steps. Do not use it afterwards: its context tables are
+        changed in place.
+      tokens_at: (step) -> tokens [S, T+1] of the step.
+      first: number of updates that the state has had.
+      expected: hashes by step; those of steps up to `first` are ignored.
       progress: called after every step with 1.
     """
     take_step = evolve.compiled_step(recipe)

@@ -16,10 +16,11 @@ EXIT_DIFFERENT = 1
 
 
 def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
-    """Exit with 0 if every hash was found again, with 1 if one was not.
+    """Verify a run; exit with 0 if all hashes are equal, with 1 if one differs.
 
     Args:
-      program: what the help calls this command.
+      argv: arguments; None for those of the process.
+      program: name of this command in its help.
     """
     parser = OneLineParser(
         prog=program,
@@ -119,7 +120,7 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
         state = evolve.initial(steps_of, origin.weights_for(start, steps_of))
     else:
         state = evolve.initial(steps_of)
-    # the newest checkpoint knows at which rounds weights of sources changed before and since
+    # only the newest checkpoint has all rounds at which the weights of sources changed
     newest = checkpoint.read_host(paths.checkpoints)
     resume.check_host(newest, paths.checkpoints)
     streams = opened.streams(settings, newest["mixture"])

@@ -52,7 +52,7 @@ class TokenVotes(NamedTuple):
     """Votes made token by token.
 
     Attributes:
-      record: (spec, use) -> what to keep of one token for one tensor: a tree of arrays with an axis
+      record: (spec, use) -> the record of one token for one tensor, a tree of arrays with an axis
         of pairs in place of the axis of members.
       prepare: (segment) -> what the votes on all tensors need; computed once for a segment.
       votes: (spec, weight, records, through, prepared, rounding) -> int32 sums of `spec.shape`; for
@@ -99,7 +99,11 @@ class Estimator(NamedTuple):
 
 
 def get(name: str) -> Estimator:
-    """The estimator that a configuration names; errors as of `plugins.resolve`."""
+    """The estimator that a configuration names.
+
+    Raises:
+      UserError: as `plugins.resolve`.
+    """
     return plugins.resolve("estimator", name, Estimator)
 
 

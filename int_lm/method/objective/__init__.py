@@ -45,5 +45,9 @@ class Objective(NamedTuple):
 
 
 def get(name: str) -> Objective:
-    """The objective that a configuration names; errors as of `plugins.resolve`."""
+    """The objective that a configuration names.
+
+    Raises:
+      UserError: as `plugins.resolve`.
+    """
     return plugins.resolve("objective", name, Objective)

@@ -1,8 +1,8 @@
-"""`reward`: a member writes completions of prompts; its score is what a function gives for them.
+"""`reward`: a member writes completions of prompts; a Python function computes its score.
 
-The function is any Python function, so the scores are not computed inside of a step: `write` is the
-part of the objective that the population runs, and `method.tuning` has the steps of it. Members
-carry no state from step to step: every completion begins at a document's start.
+The scores are not computed inside of a step, because the function may be any Python function.
+`write` is the part of the objective that the population runs; `method.tuning` has the steps of
+training. Members carry no state from step to step: every prompt begins at a document's start.
 
 Axes: P members, N tokens of a prompt, C tokens of a completion, V vocabulary.
 """
@@ -31,14 +31,14 @@ def write(
 ) -> Array:
     """Completions of prompts, int32 [P, C].
 
-    A completion ends with the first token of `ends_V`, which is its last one; what follows is
-    separators. All prompts have the same length: shorter ones begin with further separators, which
-    change nothing, because a separator resets the state.
+    A completion ends with its first token that `ends_V` marks; separators follow. All prompts have
+    the same length: shorter ones begin with more separators. These change nothing, because a
+    separator resets the state.
 
     Args:
       members: a `perturb.Weight` for every tensor.
       prompts_PN: int32, at least one token each.
-      ends_V: whether a token ends a completion, bool; it must do so for the separator.
+      ends_V: bool, whether a token ends a completion; True for the separator.
       length: C, at least 1.
       draws: (weights, of `sampler.weights`; random words, uint32 [P, C]); None for the likeliest
         token every time.

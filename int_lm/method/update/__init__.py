@@ -74,5 +74,9 @@ class Update(NamedTuple):
 
 
 def get(name: str) -> Update:
-    """The update that a configuration names; errors as of `plugins.resolve`."""
+    """The update that a configuration names.
+
+    Raises:
+      UserError: as `plugins.resolve`.
+    """
     return plugins.resolve("update", name, Update)

@@ -35,7 +35,7 @@ VOTE_MAX = 4000  # largest |u|, some 31 mean magnitudes; the sums of squares the
 MEAN_BITS = 3  # fractional bits of m beside those of u
 BETA_BITS = 7  # beta1 and beta2 are multiples of 2^-7
 MANTISSA_BITS = 3
-_LEAST_EXPONENT = BETA_BITS + MANTISSA_BITS  # below it the steps of `encoded` no longer shrink
+_LEAST_EXPONENT = BETA_BITS + MANTISSA_BITS  # below this one the steps of `encoded` are equal
 _ROOT_BITS = 14  # fractional bits of the inverse roots
 _RATIO_BITS = 7  # fractional bits of m / sqrt(v)
 _RATIO_MAX = 8 << _RATIO_BITS
@@ -138,12 +138,14 @@ def adapted(
     Args:
       weight: int8.
       remainder: int16 in [-2^11, 2^11), in units of 2^-12 of the weight's unit.
-      mean: m, int8: the sign, and |m| as of `encoded`, in units of 2^-10 mean magnitudes.
-      square: v, uint8: as of `encoded`, in units of u^2.
+      mean: m, int8. Its sign is that of m. Its magnitude is the code of |m| (`encoded`), in units
+        of 2^-10 mean magnitudes.
+      square: v, uint8. It is the code of v (`encoded`), in units of u^2.
       votes: int32.
       step: uint32 scalar, for the dither.
       rate: int32 scalar, of `learning_rate`.
-      beta1, beta2: in units of 2^-7, of `beta_units`.
+      beta1: in units of 2^-7, of `beta_units`.
+      beta2: in units of 2^-7, of `beta_units`.
 
     Returns:
       Arrays like the first four.

@@ -1,4 +1,4 @@
-"""How large the votes on a tensor are, for updates that measure one vote by the others."""
+"""The magnitude of the votes on a tensor, for updates that compare each vote with the others."""
 
 import math
 
@@ -8,10 +8,11 @@ from jax import Array
 
 
 def coarse_votes(votes: Array, most_bits: int) -> tuple[Array, Array]:
-    """(votes of fewer bits, their mean magnitude, rounded down).
+    """Votes with fewer bits, and their mean magnitude, rounded down.
 
-    All votes are shifted down by the same number of bits, so that they have at most `most_bits`
-    bits; fewer if an axis is so long that the sum of the magnitudes would overflow int32.
+    All votes are shifted right by the same number of bits, so that they have at most `most_bits`
+    bits. They have fewer bits if an axis is so long that the sum of their magnitudes would
+    otherwise overflow int32.
     """
     bits = min(most_bits, 30 - max(math.ceil(math.log2(size)) for size in votes.shape))
     width = 32 - jax.lax.clz(jnp.max(jnp.abs(votes)))
