@@ -8,7 +8,6 @@ python eval.py --export exports/quickstart           the same numbers, from NumP
 import argparse
 import dataclasses
 import json
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,7 +128,7 @@ def open_run(root: Path, step: int | None) -> Subject:
     from int_lm import resume, run, sample
     from int_lm.measure import evaluate
 
-    opened = run.open_run(root, step, say=_say)
+    opened = run.open_run(root, step, say=errors.say)
     paths = run.Paths(root)
     tokenizer = tokenization.load(paths.tokenizer)
     resume.check_tokenizer(opened.tokenizer, tokenization.identity(tokenizer))
@@ -206,9 +205,9 @@ def documents_of(
         )
         if arguments.source:
             data = dataclasses.replace(data, source=arguments.source)
-            documents = sources.read_documents(data, notice=_say)
+            documents = sources.read_documents(data, notice=errors.say)
         else:
-            documents = sources.read_files(arguments.text, data, notice=_say)
+            documents = sources.read_files(arguments.text, data, notice=errors.say)
         return {"text": documents}, corpus.text_figures(" ".join(arguments.text), documents, None)
     if subject.text_sha256 is None:
         raise errors.UserError(
@@ -229,7 +228,7 @@ def documents_of(
         subject.tokenizer,
         subject.text_sha256,
         folders=[] if arguments.path else [Path(data.shards), subject.folder / data.shards],
-        say=_say,
+        say=errors.say,
     )
     heldout = opened.heldout(data.heldout_bytes)
     return heldout, opened.figures_of(heldout)
@@ -248,7 +247,7 @@ def measure(subject: Subject, arguments: argparse.Namespace) -> dict[str, Any]:
         try:
             subject.keep(figures)
         except OSError as error:
-            _say(f"the figures are not kept in {subject.name}: {error.strerror or error}")
+            errors.say(f"the figures are not kept in {subject.name}: {error.strerror or error}")
     if arguments.word_perplexity:
         texts = (document.text for documents in by_source.values() for document in documents)
         count = sum(len(text.split()) for text in texts)
@@ -293,7 +292,7 @@ def last_words(subject: Subject, path: str, skip_damaged: int) -> dict[str, Any]
     from int_lm import progress
 
     documents, firsts = tasks.last_words(
-        path, subject.tokenizer, skip_damaged=skip_damaged, notice=_say
+        path, subject.tokenizer, skip_damaged=skip_damaged, notice=errors.say
     )
     with progress.bar("evaluating", sum(len(ids) + 1 for ids in documents)) as update:
         hits = subject.hits(documents, firsts, update)
@@ -307,7 +306,7 @@ def pairs(subject: Subject, path: str, skip_damaged: int) -> dict[str, Any]:
     from data import tasks
     from int_lm import progress
 
-    documents = tasks.pairs(path, subject.tokenizer, skip_damaged=skip_damaged, notice=_say)
+    documents = tasks.pairs(path, subject.tokenizer, skip_damaged=skip_damaged, notice=errors.say)
     with progress.bar("evaluating", sum(len(ids) + 1 for ids in documents)) as update:
         likelihoods = subject.log2_likelihoods(documents, update)
     good = int((likelihoods[0::2] > likelihoods[1::2]).sum())
@@ -347,10 +346,6 @@ def show(figures: dict[str, Any]) -> None:
     print("bits per byte of the same bytes by")
     for name, value in figures["baselines"].items():
         print(f"  {name:<24}  {value:.4f}")
-
-
-def _say(sentence: str) -> None:
-    print(sentence, file=sys.stderr)
 
 
 def main(argv: Sequence[str] | None = None, program: str = "eval.py") -> None:

@@ -81,7 +81,9 @@ def load_tokenizer(settings: Config, host: "Mapping[str, Any] | None") -> "Token
     own = run.Paths(Path(settings.run.dir)).tokenizer
     gone = settings.data.tokenizer != "bytes" and not Path(settings.data.tokenizer).exists()
     if host and gone and own.is_dir():
-        _say(f"{settings.data.tokenizer} is not there any more; going on with the run's {own}")
+        errors.say(
+            f"{settings.data.tokenizer} is not there any more; going on with the run's {own}"
+        )
         tokenizer = tokenization.load(own)
     else:
         tokenizer = tokenization.load(settings.data.tokenizer)
@@ -136,7 +138,7 @@ def lay_out(opened: "Corpus", begun: "Begun") -> "tuple[Text, dict[str, Any]]":
 
     streams = opened.streams(settings, phases)
     if distributed.is_first() and (missed := streams.shares_missed(settings.run.steps)):
-        _say(missed)
+        errors.say(missed)
     heldout = opened.heldout(settings.data.heldout_bytes)
     share = settings.run.eval_bytes // len(heldout)
     validation = {
@@ -220,7 +222,7 @@ def read_origin(settings: Config) -> "Origin":
     from int_lm.method import recipe
     from int_lm.training import origin
 
-    found = origin.read(settings.run.init_from, say=_say)
+    found = origin.read(settings.run.init_from, say=errors.say)
     tokenizer = tokenization.load(settings.data.tokenizer)
     origin.check(found, settings, tokenization.identity(tokenizer))
     origin.weights_for(found, recipe.of(settings, tokenizer.vocab_size))
@@ -301,10 +303,6 @@ def finish(
         f"  {sample} {run_flag} --prompt 'def ' --tokens 200\n"
         f"  {export} {run_flag} --out {paths.root}/export"
     )
-
-
-def _say(sentence: str) -> None:
-    print(sentence, file=sys.stderr)
 
 
 def main(argv: Sequence[str] | None = None, program: str = "train.py") -> None:

@@ -29,11 +29,13 @@ from jax import Array
 
 from benchmarks import backprop
 from int_lm.arithmetic import tables
+from int_lm.config import RewardConfig
 from int_lm.limits import SEPARATOR
 from int_lm.model import params
 from int_lm.model.language_model import LanguageModel
 from int_lm.model.params import Parameters, Tree
 from int_lm.tasks import Example, Task
+from int_lm.tune.prompts import Coder
 
 EPSILON = 1e-4  # of a group's standard deviation
 
@@ -64,36 +66,6 @@ class Written(NamedTuple):
     tokens_BT: Array
     drawn_BC: Array
     counts_BC: Array
-
-
-class Coder:
-    """Prompts to tokens, and tokens to text."""
-
-    def __init__(self, tokenizer: Any, stop: str):
-        """A completion ends with a token that holds `stop`, or with a separator."""
-        self._tokenizer, self._stop, self._longest = tokenizer, stop, 0
-        pieces = [tokenizer.decode([token]) for token in range(tokenizer.vocab_size)]
-        self.ends_V = np.array([stop.encode() in piece for piece in pieces])
-        self.ends_V[SEPARATOR] = True
-
-    def prompts(self, examples: Sequence[Example]) -> np.ndarray:
-        """int32 [B, N]. Separators in front of shorter ones change nothing: they reset the state.
-
-        N is a multiple of 8, and never falls, so that few lengths are compiled.
-        """
-        encoded = self._tokenizer.encode_all([example.prompt.encode() for example in examples])
-        self._longest = max(self._longest, *(-(-(len(ids) + 1) // 8) * 8 for ids in encoded))
-        tokens_BN = np.full((len(encoded), self._longest), SEPARATOR, np.int32)
-        for row, ids in zip(tokens_BN, encoded, strict=True):
-            row[len(row) - len(ids) :] = ids
-        return tokens_BN
-
-    def text(self, tokens_C: np.ndarray) -> str:
-        """A completion up to its stop."""
-        ends = np.flatnonzero(self.ends_V[tokens_C])
-        ids = tokens_C[: ends[0] + 1] if len(ends) else tokens_C
-        text = self._tokenizer.decode(ids[ids != SEPARATOR]).decode(errors="replace")
-        return text.partition(self._stop)[0]
 
 
 def _nats(logits_BV: Array) -> Array:
@@ -261,7 +233,7 @@ class Grpo:
         import optax
 
         self._model, self._task, self._settings = model, task, settings
-        self.coder = Coder(tokenizer, task.stop)
+        self.coder = Coder(tokenizer, task.stop, RewardConfig().prompt_tokens)
         self.latent = _real(weights)
         self._origin = self.latent
         self._key = jax.random.key(seed)
@@ -314,7 +286,7 @@ class Grpo:
 
     def _prompts(self, examples: Sequence[Example]) -> np.ndarray:
         """Each prompt as often as it is completed: int32 [B, N]."""
-        return np.repeat(self.coder.prompts(examples), self._settings.completions, axis=0)
+        return np.repeat(self.coder.batch(examples).tokens_SN, self._settings.completions, axis=0)
 
     def step(self, examples: Sequence[Example]) -> float:
         """One step on Q prompts; returns the mean reward of what was written."""
@@ -336,7 +308,7 @@ class Grpo:
 
     def answers(self, examples: Sequence[Example]) -> np.ndarray:
         """Rewards of the greedy completions of examples."""
-        prompts_BN = self.coder.prompts(examples)
+        prompts_BN = self.coder.batch(examples).tokens_SN
         tokens_BT = np.asarray(self._likeliest(self.latent, jnp.asarray(prompts_BN)))
         return self._rewards(examples, tokens_BT, prompts_BN.shape[1])
 
@@ -344,7 +316,7 @@ class Grpo:
         self, examples: Sequence[Example], tokens_BT: np.ndarray, first: int
     ) -> np.ndarray:
         reward: Callable[..., float] = self._task.reward
-        texts = [self.coder.text(row[first:]) for row in tokens_BT]
+        texts = [self.coder.completion(row[first:]) for row in tokens_BT]
         return np.array(
             [
                 reward(example.prompt, text, example.facts)

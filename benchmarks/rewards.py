@@ -29,8 +29,8 @@ from typing import TYPE_CHECKING, Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import common
-from int_lm import run as runs, tasks
-from int_lm.errors import UserError, reported
+from int_lm import plugins, run as runs, tasks
+from int_lm.errors import UserError, reported, say
 from int_lm.run import Run
 from int_lm.tasks import Example, Task
 
@@ -78,19 +78,20 @@ def grpo(
         recent.append(tuner.step(examples(step)))
         step += 1
         if curve and step % 20 == 0:
-            _say(f"  grpo seed {seed} step {step}: reward {statistics.fmean(recent[-20:]):.4f}")
+            say(f"  grpo seed {seed} step {step}: reward {statistics.fmean(recent[-20:]):.4f}")
     spent = time.perf_counter() - began
     return _row(task, "grpo", seed, spent, step, before, answer(), len(held_out))
 
 
 def ours(
-    run: str, task: Task, seconds: float, seed: int, prompts: int, flags: list[str]
+    run: str, name: str, seconds: float, seed: int, prompts: int, flags: list[str]
 ) -> dict[str, Any]:
-    """Run `python -m int_lm.tune` for `seconds`; a row."""
+    """Run `python -m int_lm.tune` for `seconds` on the task of this name; a row."""
+    task = tasks.of(name)
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as output:
         common.run(
             [
-                *("-m", "int_lm.tune", "--run", run, "--reward", task.name, "--json"),
+                *("-m", "int_lm.tune", "--run", run, "--reward", name, "--json"),
                 *("--run.dir", f"{folder}/tuned", "--run.seed", str(seed)),
                 *("--run.seconds", str(seconds), "--run.steps", str(NEVER)),
                 *("--run.eval_every", str(NEVER), "--run.checkpoint_every", str(NEVER)),
@@ -151,7 +152,7 @@ def compare(opened: Run, tokenizer: Any, task: Task) -> None:
     sentence = f"bits per token of {TEXTS} solutions: {integer:.5f}, by the twin {floating:.5f}"
     if abs(integer - floating) > LARGEST_DIFFERENCE:
         raise UserError(f"{sentence}: the twin is another model")
-    _say(sentence)
+    say(sentence)
 
 
 def _grpo_settings(changes: list[str]) -> "Settings":
@@ -169,10 +170,6 @@ def _grpo_settings(changes: list[str]) -> "Settings":
         except ValueError:
             raise UserError(f"--grpo {change}: {value!r} is no number of its kind") from None
     return Settings(**values)
-
-
-def _say(sentence: str) -> None:
-    print(sentence, file=sys.stderr, flush=True)
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -215,6 +212,7 @@ def main() -> None:
     parser.add_argument("--curve", action="store_true", help="print GRPO's reward as it goes")
     parser.add_argument("--out", metavar="FILE", help="append every row to it, as JSON lines")
     arguments = parser.parse_args()
+    plugins.trust(arguments.task)
     task = tasks.of(arguments.task)
     held_out = tasks.held_out(task, arguments.prompts)
     opened = runs.open_run(arguments.run)
@@ -232,14 +230,16 @@ def main() -> None:
         for method in arguments.method:  # taking turns, so that a slow hour is both's
             if method == "ours":
                 flags = shlex.split(arguments.ours)
-                row = ours(arguments.run, task, arguments.seconds, seed, arguments.prompts, flags)
+                row = ours(
+                    arguments.run, arguments.task, arguments.seconds, seed, arguments.prompts, flags
+                )
             else:
                 row = grpo(
                     opened, tokenizer, task, held_out, arguments.seconds, seed, settings,
                     arguments.curve,
                 )  # fmt: skip
             rows.append(row)
-            _say(_line(row))
+            say(_line(row))
             if arguments.out:
                 with open(arguments.out, "a") as file:
                     file.write(json.dumps(row) + "\n")

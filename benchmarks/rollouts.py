@@ -18,15 +18,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import jax
 import numpy as np
 
 from benchmarks import common
 from int_lm.config import Config, EsConfig, ModelConfig, RewardConfig, RunConfig
 from int_lm.method import evolve, recipe as recipes, tuning
 from int_lm.method.clock import Clock
-from int_lm.method.objective import reward
-from int_lm.model import perturb
 
 PROMPT = 16
 SIZES = ((64, 1), (128, 2), (256, 2))  # width, layers
@@ -58,11 +55,6 @@ def row(width: int, layers: int, population: int, length: int, repeats: int) -> 
     prompts = random.integers(1, VOCAB_SIZE, (recipe.es.streams, PROMPT)).astype(np.int32)
     every = np.repeat(prompts, recipe.es.members_per_stream, axis=0)
     endless = np.zeros(VOCAB_SIZE, bool)
-    bare = jax.jit(
-        lambda weights, prompts, ends: reward.write(
-            recipe.model, perturb.unperturbed(weights), prompts, ends, length, None
-        )
-    )
     drawing = recipes.of(settings_of(width, layers, population, length, 1.0), VOCAB_SIZE)
     greedy, drawn = tuning.compiled_writer(recipe), tuning.compiled_writer(drawing)
     text = dataclasses.replace(
@@ -74,7 +66,7 @@ def row(width: int, layers: int, population: int, length: int, repeats: int) -> 
     tokens = random.integers(1, VOCAB_SIZE, (training.es.streams, length + 1)).astype(np.uint8)
     clock = Clock(np.uint32(0), np.uint32(0))
     functions = {
-        "bare": functools.partial(bare, weights, every, endless),
+        "bare": functools.partial(tuning.answers, recipe.model, weights, every, endless, length),
         "perturbed": functools.partial(greedy, weights, prompts, endless, 0),
         "drawn": functools.partial(drawn, weights, prompts, endless, 0),
         "training": lambda: step(*evolve.donated(state), tokens, clock, evolve.values(training, 0))[

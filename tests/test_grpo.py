@@ -1,11 +1,13 @@
 """GRPO of the benchmarks: what it writes, how likely it says that is, what it learns from it."""
 
+import json
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import ROOT, RunCommand
 
 import tokenization
 from benchmarks import backprop, grpo
@@ -17,6 +19,7 @@ from int_lm.model.language_model import LanguageModel
 from int_lm.model.params import Parameters, Tree
 from int_lm.runtime import Sampler
 from int_lm.tasks import Example
+from int_lm.tune.prompts import Coder
 
 SETTINGS = ModelConfig(architecture="rwkv", width=8, layers=1, ffn_multiple=1)
 LENGTH = 5
@@ -41,9 +44,9 @@ def weights() -> Parameters:
 
 
 @pytest.fixture(scope="module")
-def coder() -> grpo.Coder:
+def coder() -> Coder:
     """Bytes; a line end ends a completion."""
-    return grpo.Coder(tokenization.load("bytes"), "\n")
+    return Coder(tokenization.load("bytes"), "\n", most=9)
 
 
 def real(weights: Parameters) -> Tree:
@@ -51,20 +54,11 @@ def real(weights: Parameters) -> Tree:
     return backprop.real(params.map_leaves(jnp.asarray, weights.network))
 
 
-def write(model: LanguageModel, weights: Tree, coder: grpo.Coder, key) -> grpo.Written:
+def write(model: LanguageModel, weights: Tree, coder: Coder, key) -> grpo.Written:
     """Four completions, two of each example."""
-    prompts = jnp.asarray(np.repeat(coder.prompts(EXAMPLES), 2, axis=0))
+    prompts = jnp.asarray(np.repeat(coder.batch(EXAMPLES).tokens_SN, 2, axis=0))
     start = backprop.real(model.initial_state(len(prompts)))
     return grpo.write(weights, start, prompts, jnp.asarray(coder.ends_V), LENGTH, key)
-
-
-def test_prompts_and_text(coder: grpo.Coder) -> None:
-    """Separators stand in front; a completion ends before its line end or separator."""
-    rows = coder.prompts(EXAMPLES)
-    assert rows.shape == (2, 8) and bytes(rows[0].tolist()) == b"\0\0\0\0\0ab;"
-    assert np.flatnonzero(coder.ends_V).tolist() == [0, 10]
-    for written, text in ((b"ab\ncd", "ab"), (b"ab\0cd", "ab"), (b"abcd\xff", "abcd\ufffd")):
-        assert coder.text(np.frombuffer(written, np.uint8)) == text
 
 
 def test_the_likeliest_completion_is_that_of_the_integer_model(model, weights, coder) -> None:
@@ -161,3 +155,17 @@ def test_what_is_rewarded_becomes_likelier(model, weights) -> None:
         means = [tuner.step(EXAMPLES * 2) for _ in range(80)]
     assert np.mean(means[:5]) < 0.1 < 0.5 < np.mean(means[-5:])
     assert tuner.answers(EXAMPLES).tolist() == [1.0, 1.0]
+
+
+@pytest.mark.slow
+def test_a_task_named_in_full_is_tuned(whole, run_command: RunCommand) -> None:
+    """`benchmarks/rewards.py --task module:NAME`: what the user names is trusted, here and in
+    `int_lm.tune`."""
+    small = "--es.population 8 --es.members_per_stream 4 --reward.tokens 4"
+    flags = ["--task", "plugins.parity:PARITY", "--method", "ours", "--seconds", "1"]
+    flags += ["--prompts", "8", f"--ours={small}", "--json"]
+    here = {"PYTHONPATH": str(ROOT / "tests")}
+    done = run_command("benchmarks/rewards.py", "--run", str(whole[0]), *flags, env=here)
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(done.stdout)["rows"]
+    assert (row["task"], row["prompts"]) == ("parity", 8) and row["steps"] > 0

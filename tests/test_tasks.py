@@ -339,7 +339,11 @@ def test_lists_and_examples_are_printed(capsys: pytest.CaptureFixture[str]) -> N
             ["copying", "--out", "text.txt"],
             "--out is text.txt, expected the name of a file of JSON",
         ),
-        (["copying", "--out", "nowhere/text.jsonl"], "cannot write nowhere/text.jsonl: No such"),
+        (["copying", "--out", "text.jsonl"], "how many examples text.jsonl is to hold is not said"),
+        (
+            ["copying", "--examples", "9", "--out", "nowhere/text.jsonl"],
+            "cannot write nowhere/text.jsonl: No such",
+        ),
         (["copying", "--exampels", "5"], "unknown argument --exampels; did you mean --examples?"),
         (["countdown3", "--held_out", "--examples", "9999"], "9999 held-out prompts of countdown3"),
         (["reasoning_gym/nothing"], "reasoning"),

@@ -1,12 +1,16 @@
 """`python -m int_lm.tune`: rewards of any function, prompts, resumption, and every mistake."""
 
 import json
+import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from tiny_command import rows
 
 import eval as eval_command
@@ -90,6 +94,33 @@ def test_what_is_no_reward_is_said_with_its_prompt(folder: Path, name: str, expe
     ending = ", for the prompt 'p1' and the completion 'ae'; mend it"
     with pytest.raises(RewardError, match=f"rewards_of_mine:{name} {expected}{ending}"):
         judged(name, QUESTIONS[1:2], limit, processes=1)
+
+
+def test_no_process_outlives_the_program(folder: Path) -> None:
+    """Also one that ends without a word, during a call that does not come back."""
+    (folder / "endless.py").write_text(
+        "import time\n"
+        "def reward(prompt, completion, facts):\n"
+        "    open('called', 'w').close()\n"
+        "    time.sleep(60)\n"
+    )
+    program = (
+        "import os, threading, time\n"
+        "from int_lm.tune.judge import Judge, Question\n"
+        "judge = Judge('endless:reward', processes=1, seconds=0)\n"
+        "ask = lambda: judge.rewards([Question('p', 'c', '{}')])\n"
+        "threading.Thread(target=ask, daemon=True).start()\n"
+        "while not os.path.exists('called'): time.sleep(0.05)\n"
+        "os._exit(3)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,  # which comes to its end when the process of rewards has ended, too
+        check=False,
+        timeout=30,
+    )
+    assert done.returncode == 3, done.stderr
 
 
 def test_a_process_that_ends_with_nothing_to_do_is_told(folder: Path) -> None:

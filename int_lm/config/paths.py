@@ -14,7 +14,16 @@ from int_lm.config.schema import Config, SourceConfig
 from int_lm.errors import UserError
 
 # The fields of a configuration that name files or directories.
-FIELDS = frozenset({"data.path", "data.tokenizer", "data.shards", "run.dir", "run.init_from"})
+FIELDS = frozenset(
+    {
+        "data.path",
+        "data.tokenizer",
+        "data.shards",
+        "run.dir",
+        "run.init_from",
+        "reward.prompts",
+    }
+)
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 
 

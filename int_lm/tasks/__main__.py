@@ -47,6 +47,8 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
     out = Path(arguments.out)
     if out.suffix != ".jsonl":
         raise UserError(f"--out is {out}, expected the name of a file of JSON lines, *.jsonl")
+    if arguments.examples is None:
+        raise UserError(f"how many examples {out} is to hold is not said; add --examples N")
     size = _write(out, rows, count)
     print(f"{out}: {count:,} examples of {', '.join(arguments.names)}, {size:,} bytes")
 
@@ -68,7 +70,10 @@ def _parser(program: str) -> OneLineParser:
         "`reasoning`, or module:name, code of yours",
     )
     result.add_argument(
-        "--examples", type=int, metavar="N", help=f"how many (default: {SHOWN} to print)"
+        "--examples",
+        type=int,
+        metavar="N",
+        help=f"how many (default: {SHOWN} to print; --out needs it)",
     )
     result.add_argument("--out", metavar="FILE", help="write to this file, *.jsonl")
     result.add_argument(
@@ -121,7 +126,10 @@ def _write(out: Path, rows: Iterator[dict[str, Any]], count: int) -> int:
     """Write JSON lines under a temporary name, then rename the file; returns its size in bytes."""
     unfinished = out.with_name(f"{out.name}.unfinished")
     try:
-        with progress.bar("examples", count) as update, unfinished.open("w") as file:
+        with (
+            progress.bar("examples", count) as update,
+            unfinished.open("w", encoding="ascii", newline="\n") as file,
+        ):
             for number, row in enumerate(rows, start=1):
                 file.write(json.dumps(row) + "\n")
                 if number % AT_ONCE == 0:

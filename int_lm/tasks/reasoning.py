@@ -114,5 +114,9 @@ def _package() -> Any:
 
 
 def _runs_answers(kind: type) -> bool:
-    """Whether the judge of a data set, by its source, evaluates text as code."""
+    """Whether the method `score_answer` of a data set calls what evaluates text as code.
+
+    Its own source alone is looked at. In version 0.1.25, no function that one of them calls
+    evaluates an answer.
+    """
     return _RUNS_TEXT.search(inspect.getsource(kind.score_answer)) is not None  # type: ignore[attr-defined]

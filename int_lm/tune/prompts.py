@@ -38,8 +38,8 @@ class Prompts(NamedTuple):
       held_out: examples that never occur in training.
       stop: text that ends a completion; empty for none.
       solved: least reward that counts as solved.
-      sha256: digest of everything outside the configuration that the prompts depend on; a resumed
-        run must have the same.
+      sha256: digest of a task's name, stop and first held-out example, or of all examples of a
+        file; a resumed run must have the same.
       examples: all examples of a file; empty for a task, whose examples have no end.
     """
 
@@ -69,8 +69,8 @@ def of_task(name: str, settings: RewardConfig, count: int, seed: int) -> Prompts
         return [tasks.training(task, seed, step * count + number) for number in range(count)]
 
     held_out = tasks.held_out(task, settings.heldout_prompts)
-    shown = [list(example) for example in held_out]
-    sha256 = digest.of_json([task.name, task.stop, shown[:1]])
+    first = list(held_out[0])
+    sha256 = digest.of_json([task.name, task.stop, [first]])
     return Prompts(at, held_out, task.stop, task.solved, sha256)
 
 

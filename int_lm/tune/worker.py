@@ -12,6 +12,8 @@ import json
 import math
 import os
 import sys
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +22,7 @@ from int_lm.errors import UserError
 from int_lm.tasks import Task
 
 SHOWN = 200  # characters of an error message
+SECONDS_BEHIND = 1.0  # that this process lives longer than its parent, at most
 
 
 def function_of(name: str) -> Callable[..., Any]:
@@ -57,8 +60,16 @@ def judged(function: Callable[..., Any], prompt: str, completion: str, facts: An
     return {"reward": number}
 
 
+def end_with(parent: int) -> None:
+    """End this process soon after its parent, also during a call, and however that has ended."""
+    while os.getppid() == parent:
+        time.sleep(SECONDS_BEHIND)
+    os._exit(0)
+
+
 def main() -> None:
     """Answer questions until the parent process closes the input."""
+    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # from here on, output of `print` and of C libraries goes to stderr
     questions = sys.stdin
