@@ -54,7 +54,7 @@ class Stages:
         return self.directory / f"stage-{number:05}"
 
     def facts(self, number: int) -> dict[str, Any]:
-        """The manifest of a stage, which may be deleted by now: counts, `after`, `last`."""
+        """The manifest of a stage: counts, `after`, `last`. It is kept if the stage is deleted."""
         if not (self._path(number) / manifest.FILE).exists():
             self._make(number)
         return manifest.read(self._path(number))

@@ -26,7 +26,7 @@ from int_lm.errors import UserError
 from tokenization.interface import Tokenizer
 
 BLOCK = 1024  # windows in which the shares of a mixture are exact
-TOLERANCE = 0.1  # by which a share may miss what was asked, as a part of it, without a word
+TOLERANCE = 0.1  # relative error of a share from which on a message is printed
 
 
 @dataclass(frozen=True)
@@ -233,7 +233,7 @@ class Streams:
         return before + (after - before) * (segment / self.steps_per_round)
 
     def shares_missed(self, steps: int) -> str | None:
-        """What to say of the last weights if `steps` steps do not reach them, within a tenth."""
+        """A message if `steps` steps miss a share of the last weights by over a tenth, or None."""
         first_round, weights = self.mixture.phases[-1]
         first = first_round * self.steps_per_round
         names = [part.name for part in self._parts]

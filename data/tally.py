@@ -22,7 +22,7 @@ class Tally:
 
         Args:
           most_damaged: `data.skip_damaged`, damaged records that may be left out.
-          found: what was counted before, as of `state`.
+          found: the counts so far, as `state` returns them.
         """
         self._most = most_damaged
         self._found = {

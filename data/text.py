@@ -229,7 +229,8 @@ def walk(root: str, without: frozenset[str] = frozenset(), tally: Tally | None =
     Args:
       root: directory to search.
       without: names of directories and files to leave out.
-      tally: counts what is left out: hidden names, links to directories, and what is not a file.
+      tally: counts hidden names, links to directories and entries that are not regular files, which
+        are left out.
     """
     left_out: list[tuple[str, str]] = []
 
