@@ -170,7 +170,7 @@ def train(
             model_type=model_type,
             vocab_size=vocab_size,
             user_defined_symbols=list(symbols),
-            character_coverage=1.0,  # of what `parts` leaves
+            character_coverage=1.0,  # of the characters that `parts` leaves
             byte_fallback=True,
             normalization_rule_name="identity",
             add_dummy_prefix=False,
@@ -183,7 +183,7 @@ def train(
             bos_id=-1,
             eos_id=-1,
             max_sentence_length=8 * PART_BYTES,
-            num_threads=1,  # with more the model depends on their number
+            num_threads=1,  # with more threads, the model depends on their number
             minloglevel=2,
         )
     except (RuntimeError, OSError) as error:
