@@ -28,13 +28,16 @@ class Hub:
         self._sleep: Callable[[float], None] = time.sleep
 
     def fingerprint(self) -> list[str]:
+        """See `Source.fingerprint`."""
         source = self._source
         return [source.path[0], source.subset, source.split, source.revision]
 
     def size(self) -> None:
+        """See `Source.size`."""
         return None
 
     def read(self, position: Position = None) -> Iterator[tuple[Document, Position]]:
+        """See `Source.read`."""
         source, failures = self._source, 0
         name = source.path[0]
         while True:

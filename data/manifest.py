@@ -62,6 +62,7 @@ def facts_of(data: DataConfig, source: MixtureConfig, tokenizer: Tokenizer) -> d
 
 
 def shard_name(number: int) -> str:
+    """The name of a shard's directory."""
     return f"{number:05}"
 
 

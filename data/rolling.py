@@ -205,6 +205,7 @@ class RollingCorpus(Corpus):
     stages: Stages
 
     def streams(self, settings: Config, phases: Phases) -> Streams:
+        """The training streams; `phases` is not used, because there is only one source."""
         es = settings.es
         return RollingStreams(
             self.stages,

@@ -62,12 +62,14 @@ class BlockWriter(Reader):
                 yield from self.walk(operand, own, same and node.operation == "convert")
 
     def needs(self, node: Node, own: set[Node]) -> Iterator[tuple[Node, bool]]:
+        """(site that `node` reads, whether only at the same index) of every such site."""
         shape = stages.loop_shape(node) if stages.kind(node) == "loop" else ()
         for operand in node.operands:
             for needed, same in self.walk(operand, own, True):
                 yield needed, same and needed.shape == shape and stages.kind(node) != "barrier"
 
     def scalar(self, node, readers, kept, group) -> None:
+        """Write the declaration of a scalar, or leave its expression to its only reader."""
         once = len(readers) == 1 and node not in kept
         once = once and readers[0][0] in group and stages.kind(readers[0][0]) == "scalar"
         if once and len(self.expression(node, ())) <= INLINE:

@@ -154,7 +154,7 @@ class _Writer(BlockWriter):
         self.say(f"{_OPEN}{matrix.value}{_OPEN}({name}, {start}, {operand}, {count}, {inputs});")
 
     def contiguous(self, x: Node) -> str | None:
-        """The C pointer to an int8 vector; None unless it is contiguous with a length 4 divides."""
+        """The C pointer to an int8 vector; None unless contiguous, of a length that 4 divides."""
         if x.shape[0] % 4:
             return None
         if x in self.stored:
@@ -208,7 +208,7 @@ class _Writer(BlockWriter):
         self.say(f"{kind} {name}{size};")
 
     def collected(self, turn: Node, result: Node, counter: str) -> str:
-        """The entry, or the pointer to the part, of the array of all turns for one turn's result."""
+        """The C place of one turn's result in the array of all turns: an entry or a pointer."""
         array = self.places.get(turn)
         if array is None:
             array = self.fresh("all")

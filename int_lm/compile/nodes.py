@@ -14,6 +14,7 @@ from int_lm.compile.program import Node, Note, Shape, UnsupportedError, combine,
 
 
 def kept(shape: Sequence[int]) -> Shape:
+    """A shape without its axes of length 1."""
     return tuple(int(size) for size in shape if size != 1)
 
 
@@ -56,6 +57,7 @@ def fitted(node: Node, own: Shape, shape: Shape) -> Node:
 
 
 def reduce(operation: str, x: Node, axes: Sequence[int], dtype: str, note: Note) -> Node:
+    """A reduction of some axes of `x`; `x` itself, or index 0, if there are none."""
     if not axes:
         return x if operation != "first_largest" else constant(0, dtype)
     count = int(np.prod([x.shape[axis] for axis in axes]))

@@ -169,6 +169,7 @@ class Reader:
         raise AssertionError(f"{operation} is read before it is computed")
 
     def expression(self, node: Node, index: tuple[str, ...]) -> str:
+        """The C expression that computes one entry of a node from stored values."""
         return expressions.pointwise(
             node, [self.at(o, index if o.shape else ()) for o in node.operands]
         )

@@ -34,6 +34,7 @@ def kind(node: Node) -> str:
 
 
 def loop_shape(node: Node) -> Shape:
+    """The shape over which a node of the kind "loop" loops."""
     return node.operands[0].shape if node.operation in program.REDUCTIONS else node.shape
 
 
