@@ -52,7 +52,7 @@ class Hub:
                 )
                 _check_declared(dataset.features, source.field, name)
                 dataset = dataset.with_format("arrow")
-                if position is not None:  # of this very object
+                if position is not None:  # a position of this object
                     dataset.load_state_dict(position["at"][0])
                 for texts, state in _batches(dataset, source.field):
                     after = None
@@ -168,7 +168,7 @@ def _may_pass(error: Exception) -> bool:
 
 
 def _on_own_disk(error: Exception) -> bool:
-    """Whether a file of this machine is in the way: the cache that `datasets` keeps in the home."""
+    """Whether the error is about a file of this machine: `datasets` keeps a cache there."""
     return isinstance(error, OSError) and error.errno is not None and bool(error.filename)
 
 

@@ -1,4 +1,4 @@
-"""A source larger than the disk: stages of shards, prepared while the ones before are read.
+"""A source larger than the disk: stages of shards; each is prepared while the one before is read.
 
 A stage is a run of consecutive documents whose tokens take a quarter of `data.window_bytes`. At
 most four stages are held: the first, whose held-out documents are evaluated; the one before; the

@@ -1,4 +1,4 @@
-"""Count what is left out, or changed, on the way from files to text, and where it was first."""
+"""Counts files and records that are left out or read as something else, by kind."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
