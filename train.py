@@ -66,10 +66,7 @@ def show_plan(settings: Config) -> None:
 
 
 def encoded(tokenizer: "Tokenizer", documents: "dict[str, list[Document]]") -> "Documents":
-    """The documents of all sources as ids, for evaluation.
-
-    `documents` are given by the name of their source.
-    """
+    """Documents, given by the name of their source, as ids for evaluation."""
     from int_lm.training.trainer import Documents
 
     flat = [(name, document.text) for name in documents for document in documents[name]]
@@ -230,9 +227,11 @@ def checked_before(settings: Config) -> "tuple[Config, Mapping[str, Any] | None]
     """
     from int_lm import config, resume, run
     from int_lm.files import checkpoint
+    from int_lm.training import origin
 
     directory = run.Paths(Path(settings.run.dir)).checkpoints
     if not checkpoint.steps(directory):
+        origin.require_named(settings)
         return settings, None
     host = checkpoint.read_host(directory)
     resume.check_host(host, directory)

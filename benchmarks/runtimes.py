@@ -38,6 +38,7 @@ SHAPES = {
     "D 96, L 2": ModelConfig(width=96, layers=2),
     "D 512, L 6": ModelConfig(width=512, layers=6),
 }
+LEAST_TOKENS = 10_000
 BANDWIDTH = """
 #include <stdint.h>
 #include <stdio.h>
@@ -117,6 +118,8 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=100_000, help="that the C runtime writes")
     parser.add_argument("--compiler", default="gcc")
     arguments = parser.parse_args()
+    if arguments.tokens < LEAST_TOKENS:  # the difference of two runs would be noise
+        parser.error(f"--tokens {arguments.tokens}: at least {LEAST_TOKENS}; fewer take no time")
     rows = []
     for name, model in SHAPES.items():
         with tempfile.TemporaryDirectory() as folder:

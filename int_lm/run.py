@@ -72,7 +72,8 @@ class Run:
       step: number of updates that the weights have had.
       weights: int8 NumPy arrays.
       tokenizer: identity of the tokenizer (kind, vocab_size, separator, digest).
-      text_sha256: digest of the training tokens, the held-out tokens and their layout.
+      text_sha256: digest of the training tokens, the held-out tokens and their layout. A tuned run
+        has the digest of the weights that it started from. None if these do not say.
     """
 
     config: Config
@@ -80,7 +81,7 @@ class Run:
     step: int
     weights: Parameters
     tokenizer: dict[str, Any]
-    text_sha256: str
+    text_sha256: str | None
 
 
 def write_config(paths: Paths, settings: Config) -> None:
@@ -122,8 +123,20 @@ def open_run(
         step=restored.step,
         weights=State.of_stored(restored.state).weights,
         tokenizer=host["tokenizer"],
-        text_sha256=host["text_sha256"],
+        text_sha256=text_of(host),
     )
+
+
+def text_of(host: Mapping[str, Any]) -> str | None:
+    """`Run.text_sha256`, from a checkpoint's host data.
+
+    The entry text_sha256 of a tuning is the digest of its prompts.
+    """
+    if "tuning" not in host:
+        return host["text_sha256"]
+    tuning = host["tuning"]
+    found = tuning.get("text_sha256") if isinstance(tuning, dict) else None
+    return found if isinstance(found, str) else None
 
 
 def write_evaluation(

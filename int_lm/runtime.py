@@ -334,7 +334,8 @@ def load(
     """Read an export; raises `ExportError` unless all of it is as it was written.
 
     `architectures` are classes by name, for networks that this file does not have. Nothing that the
-    files say is run, and nothing is allocated before it is known to be there.
+    files say is run. Nothing is allocated before it is known to be there, except the address space
+    of sparse context tables, which takes memory where rows are read.
     """
     directory, known = Path(directory), {**ARCHITECTURES, **(architectures or {})}
     with _sound(directory):

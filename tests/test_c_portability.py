@@ -10,18 +10,17 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from test_c_runtime import STRICT, built, compare, exported, needed
+from test_c_runtime import SANITIZED, STRICT, built, compare, exported, needed
 
 pytestmark = pytest.mark.slow
 
 BOARD = Path(__file__).parent / "board"
-SANITIZED = "-fsanitize=undefined,address"
 NETWORKS = ("egg", "rwkv", "gru")
 NATIVE = [
-    ("gcc", "-O0", SANITIZED, "-fno-sanitize-recover=all"),
-    ("gcc", "-O3", SANITIZED, "-fno-sanitize-recover=all"),
-    ("clang", "-O0", SANITIZED, "-fno-sanitize-recover=all"),
-    ("clang", "-O3", SANITIZED, "-fno-sanitize-recover=all"),
+    ("gcc", "-O0", *SANITIZED),
+    ("gcc", "-O3", *SANITIZED),
+    ("clang", "-O0", *SANITIZED),
+    ("clang", "-O3", *SANITIZED),
     ("gcc", "-O3", "-march=native"),
     ("clang", "-O3", "-march=native"),
     ("gcc", "-O3", "-DPLAIN"),

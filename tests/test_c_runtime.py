@@ -7,19 +7,17 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny_run import MODEL, export_tiny_run, tiny_run
 
 from int_lm import export, plugins, runtime
-from int_lm.arithmetic import fixed
-from int_lm.compile import c, program, trace
+from int_lm.compile import trace
 from int_lm.config import ModelConfig
 from int_lm.export import c_runtime
 from int_lm.model.params import Parameters
 
+SANITIZED = ("-fsanitize=undefined,address", "-fno-sanitize-recover=all")
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-pedantic", "-Werror")
 TEXT = "Naïve café, 12 €: " * 3 + "end"
 OPTIONS = ("temperature", "top_k", "top_p", "seed")
@@ -64,6 +62,14 @@ def said(*command: str | Path) -> bytes:
     done = subprocess.run(command, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout
+
+
+def refused(command: Sequence[str | Path]) -> None:
+    """The command says one sentence, and ends with 2."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, ""), command
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
 
 
 def compare(directory: Path, command: Sequence[str | Path], samplers: int = 3) -> None:
@@ -124,67 +130,9 @@ def test_a_vocabulary_of_pieces_is_read_and_written_as_ids(tmp_path: Path) -> No
     )
     words = [program, "sample", "--no_stop", "--tokens", "20", "--prompt", "5 600"]
     assert said(*words).split() == [str(token).encode() for token in (5, 600, *drawn)]
-
-
-def test_operations_equal_jax(tmp_path: Path) -> None:
-    """Wrap-around, shifts, floors, reductions and products that the networks lack."""
-    needed("gcc")
-
-    def function(x_AB: jax.Array, y_B: jax.Array, w_CB: jax.Array) -> list[jax.Array]:
-        y = y_B.astype(jnp.int32)
-        word = x_AB.astype(jnp.uint32) * np.uint32(2654435761) >> np.uint32(7)
-        product = jax.lax.dot_general(x_AB, x_AB, (((1,), (1,)), ((), ())))
-        turned, _ = jax.lax.scan(lambda c, row: (c * 3 + row[::1].sum(), row), y[0], x_AB)
-        return [
-            x_AB * x_AB + y[None],
-            (x_AB << 5) - (x_AB >> 3),
-            -(x_AB // 7) * jnp.sign(x_AB),
-            word.astype(jnp.int32) ^ ~x_AB,
-            jax.lax.clz(x_AB),
-            x_AB.sum(axis=0),
-            x_AB.max(axis=1) - x_AB.min(axis=1),
-            jnp.argmax(y),
-            product,
-            x_AB.T.reshape(2, -1),
-            x_AB.astype(jnp.int8).astype(jnp.int32) + jnp.concatenate([y, y])[4:][None],
-            fixed.dot(y_B[None], w_CB),
-            turned,
-        ]
-
-    generator = np.random.default_rng(0)
-    arrays = [
-        generator.integers(-(2**31), 2**31, (3, 4)).astype(np.int32),
-        generator.integers(-127, 128, 4).astype(np.int8),
-        generator.integers(-127, 128, (5, 4)).astype(np.int8),
-    ]
-    inputs = []
-    for name, array in zip("uvw", arrays, strict=True):
-        low, high = (-127, 127) if array.dtype == np.int8 else (-(2**31), 2**31 - 1)
-        inputs.append(program.argument(name, array.shape, str(array.dtype), low, high))
-    outputs = trace.trace(function, inputs, [array.shape for array in arrays], set())
-    places = [f"out{k}" if node.shape else f"out{k}[0]" for k, node in enumerate(outputs)]
-    names = {name: name for name in "uvw"}
-    written = c.write(list(zip(outputs, places, strict=True)), names, {*"uvw", *places})
-    parts = Path(c_runtime.__file__).parent / "c"
-    lines = [(parts / f"{name}.c").read_text() for name in ("arithmetic", "linear")]
-    for name, array in [*zip("uvw", arrays, strict=True), *written.tables.items()]:
-        values = ", ".join(map(str, array.reshape(-1).tolist())).replace(str(-(2**31)), "INT32_MIN")
-        lines.append(f"static const {array.dtype}_t {name}[] = {{{values}}};")
-    lines.append("int main(void) {")
-    for k, node in enumerate(outputs):
-        lines.append(f"    int32_t out{k}[{int(np.prod(node.shape))}];")
-    lines += [line.replace("linear(", "linear_rows(") for line in written.lines]
-    for k, node in enumerate(outputs):
-        size = int(np.prod(node.shape))
-        lines.append(f'    for (int i = 0; i < {size}; i++) printf("%ld ", (long)out{k}[i]);')
-    lines += ['    puts("");', "    return 0;", "}", ""]
-    source, binary = tmp_path / "operations.c", tmp_path / "operations"
-    source.write_text("\n".join(lines))
-    flags = ("-std=c99", "-DPLAIN", "-O1", "-fsanitize=undefined,address")
-    subprocess.run(["gcc", *flags, "-o", binary, source], check=True)
-    found = [int(word) for word in said(binary).split()]
-    expected = [np.asarray(value).reshape(-1) for value in jax.jit(function)(*arrays)]
-    assert found == np.concatenate(expected).tolist()
+    assert said(*words[:-1], " 5\t600\v\f\r\n") == said(*words)
+    for prompt in ("5 600 x", "5 700", "5 -1"):
+        refused([*words[:-1], prompt])
 
 
 def test_no_number_is_real(tmp_path: Path) -> None:
@@ -200,7 +148,7 @@ def test_damaged_weights_are_refused(tmp_path: Path) -> None:
     needed("gcc")
     directory = exported("rwkv", tmp_path)
     program, weights = (
-        built(directory, "gcc", "-O0", "-fsanitize=undefined,address"),
+        built(directory, "gcc", "-O0", *SANITIZED),
         directory / "model.safetensors",
     )
     sound = weights.read_bytes()
@@ -228,12 +176,66 @@ def test_damaged_weights_are_refused(tmp_path: Path) -> None:
         damaged.append(sound[:place] + flipped + sound[place + 1 :])
     for content in damaged:
         weights.write_bytes(content)
-        done = subprocess.run([program, "sample"], capture_output=True, text=True, check=False)
-        assert (done.returncode, done.stdout) == (2, ""), content[:200]
-        assert done.stderr.startswith("error: ")
-        assert done.stderr.count("\n") == 1
+        refused([program, "sample"])
     weights.write_bytes(sound)
     said(program, "sample", "--tokens", "1")
+
+
+def test_weights_in_the_program(tmp_path: Path) -> None:
+    """Only context tables take memory; a tensor that lies outside of the file is refused."""
+    needed("gcc", "nm")
+    directory = exported("rwkv", tmp_path)
+    array, weights = tmp_path / "weights.h", (directory / "model.safetensors").read_bytes()
+
+    def compiled(content: bytes) -> Path:
+        numbers = ",".join(map(str, content))
+        array.write_text(f"const unsigned char model_array[] = {{{numbers}}};\n")
+        options = (f'-DMODEL_ARRAY="{array}"', "-DROOM_FOR_TABLES")
+        return built(directory, "gcc", "-O1", *SANITIZED, *options)
+
+    program = compiled(weights)
+    compare(directory, [program], samplers=1)
+    symbols = said("nm", "-S", program).decode()
+    memory = re.search(r"^\w+ (\w+) b memory$", symbols, re.MULTILINE)
+    assert memory
+    assert 64 * 256 <= int(memory[1], 16) < 64 * 256 + 256
+    outside = re.sub(rb'(data_offsets":\[)(\d+),(\d+)', _far, weights, count=1)
+    assert outside != weights
+    length = int.from_bytes(weights[:8], "little") + len(outside) - len(weights)
+    refused([compiled(length.to_bytes(8, "little") + outside[8:]), "sample"])
+
+
+def _far(found: re.Match[bytes]) -> bytes:
+    """Places of a tensor near the end of the address space."""
+    begin, end = int(found[2]) + 2**63, int(found[3]) + 2**63
+    return found[1] + f"{begin},{end}".encode()
+
+
+def test_the_model_beside_the_program_is_read(tmp_path: Path) -> None:
+    """Not one that lies beside the text that it scores."""
+    needed("gcc")
+    directory = exported("one", tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "model.safetensors").write_text("another model")
+    (elsewhere / "text.txt").write_text(TEXT)
+    command = ["gcc", *STRICT, "-o", "model", "runtime.c"]
+    subprocess.run(command, cwd=directory, check=True)
+    found = said(directory / "model", "score", elsewhere / "text.txt").decode()
+    score = runtime.log2_likelihoods(export.load(directory), [TEXT.encode()])[0]
+    assert f'"log2_likelihood": {score},' in found
+
+
+def test_names_of_the_fixed_parts_are_free_for_a_network(tmp_path: Path) -> None:
+    """A plug-in's tensors and variables may have any names."""
+    needed("gcc")
+    plugins.trust("plugins.names:NAMES")
+    run = tiny_run(model=ModelConfig(architecture="plugins.names:NAMES", width=4, layers=1))
+    text, lacking = c_runtime.written(run.recipe.model, run.tokenizer)
+    assert not lacking
+    assert "int32_t leading_zeros2 =" in text
+    (tmp_path / "runtime.c").write_text(text)
+    built(tmp_path, "gcc", "-fsyntax-only")
 
 
 @pytest.mark.parametrize(
@@ -257,10 +259,19 @@ def test_damaged_weights_are_refused(tmp_path: Path) -> None:
 )
 def test_mistakes_get_one_sentence(arguments: list[str], mistaken: Path) -> None:
     """A mistake on the command line is answered with one line and exit code 2."""
-    done = subprocess.run([mistaken, *arguments], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
+    refused([mistaken, *arguments])
+
+
+@pytest.mark.parametrize("command", ["score", "sample"])
+def test_a_full_disk_is_said(command: str, mistaken: Path, tmp_path: Path) -> None:
+    """What could not be written is not passed over."""
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    (tmp_path / "text.txt").write_text(TEXT)
+    words = [mistaken, command, *([tmp_path / "text.txt"] if command == "score" else [])]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "error: the result could not be written\n")
 
 
 @pytest.fixture(scope="module")
@@ -273,8 +284,6 @@ def test_a_network_without_counterpart_is_said_to_have_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An operation that C has not leaves the export without runtime.c, and the card says why."""
-    from int_lm.compile import trace
-
     monkeypatch.delitem(trace._POINTWISE, "abs")
     directory = exported("one", tmp_path)
     assert not (directory / "runtime.c").exists()

@@ -85,6 +85,7 @@ def read_by_the_document(codec: compress.Codec, archive: bytes) -> bytes:
             assert at == len(archive)
             return bytes(text)
         if kind == 2:
+            assert len(data) == size
             text += data
             deltas, counts = {}, {}
             continue
@@ -132,8 +133,9 @@ def read_by_the_document(codec: compress.Codec, archive: bytes) -> bytes:
                     for old, *move in zip(deltas[row], *added, strict=True)
                 ]
         assert states == [2**32] * L and next(words, None) is None
-        text += bytes(v for lane in lanes for v in lane)
-        assert len(text) >= size
+        decoded = bytes(v for lane in lanes for v in lane)
+        assert len(decoded) == size
+        text += decoded
 
 
 @pytest.mark.parametrize("lanes", [0, 1, 3, 64])

@@ -18,6 +18,10 @@ from int_lm.config import Config, DistributedConfig
 from int_lm.errors import UserError
 from int_lm.training import distributed, launchers
 
+TUNING = ["--es.population", "8", "--es.members_per_stream", "4", "--es.sigma_shift", "1"]
+TUNING += ["--reward.tokens", "4", "--reward.heldout_prompts", "4", "--run.steps", "2"]
+TUNING += ["--es.schedule", "constant", "--es.learning_rate", "2", "--run.log_every", "1"]
+
 
 def free_port() -> int:
     """A port of this machine that nothing uses just now."""
@@ -34,22 +38,19 @@ def start(
     **changes,
 ) -> list[subprocess.Popen[str]]:
     """Start a run of so many processes on this machine."""
-    port = free_port()
+    arguments = train_arguments(text, run, data_dot_shards=run.parent / "shards", **changes)
+    return start_command(count, [ROOT / "train.py", *arguments], environment)
+
+
+def start_command(
+    count: int, arguments: Sequence[str | Path], environment: dict[str, str]
+) -> list[subprocess.Popen[str]]:
+    """Start so many processes of a Python program that meet on this machine."""
+    meeting = ["--distributed.coordinator", f"127.0.0.1:{free_port()}"]
+    meeting += ["--distributed.processes", str(count)]
     return [
         subprocess.Popen(
-            [
-                sys.executable,
-                ROOT / "train.py",
-                *train_arguments(
-                    text,
-                    run,
-                    data_dot_shards=run.parent / "shards",
-                    distributed_dot_coordinator=f"127.0.0.1:{port}",
-                    distributed_dot_processes=count,
-                    distributed_dot_process_id=number,
-                    **changes,
-                ),
-            ],
+            [sys.executable, *arguments, *meeting, "--distributed.process_id", str(number)],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -93,6 +94,22 @@ def test_four_processes_give_the_bits_of_one(
     assert_same_run(run, whole[0])
 
 
+@pytest.mark.slow
+@pytest.mark.alone
+def test_two_processes_tune_a_run_to_the_bits_of_one(
+    whole, tmp_path: Path, command_environment
+) -> None:
+    """From its start: the weights of the run are read before the processes meet."""
+    arguments = ["-m", "int_lm.tune", "--run", whole[0], "--reward", "sorting", *TUNING]
+    environment = command_environment | {"PYTHONPATH": str(ROOT)}
+    both = start_command(2, [*arguments, "--run.dir", tmp_path / "two"], environment)
+    outputs = ended(both)
+    assert [process.returncode for process in both] == [0, 0], outputs
+    command = [sys.executable, *arguments, "--run.dir", tmp_path / "one"]
+    subprocess.run(command, env=environment, check=True, timeout=300, stdout=subprocess.DEVNULL)
+    assert_same_run(tmp_path / "two", tmp_path / "one")
+
+
 # -- In one process --------------------------------------------------------------------------------
 
 STEP = {
@@ -103,6 +120,7 @@ STEP = {
     "SLURM_LOCALID": "0",
 }
 OPEN_MPI = {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1"}
+OPEN_MPI_4 = OPEN_MPI | {"OMPI_MCA_orte_hnp_uri": "1.0;tcp://10.0.0.1:3"}
 
 
 @pytest.mark.parametrize(
@@ -113,7 +131,8 @@ OPEN_MPI = {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1"}
         (DistributedConfig(), {"SLURM_NTASKS": ""}, None),
         (DistributedConfig(), STEP, 4),
         (DistributedConfig(), STEP | {"SLURM_STEP_NUM_TASKS": "4"}, 4),
-        (DistributedConfig(), OPEN_MPI | {"OMPI_MCA_orte_hnp_uri": "1.0;tcp://10.0.0.1:3"}, 2),
+        (DistributedConfig(), OPEN_MPI_4, 2),
+        (DistributedConfig(), OPEN_MPI_4 | {"SLURM_NTASKS": "4", "SLURM_JOB_ID": "17"}, 2),
         (DistributedConfig(), {"WORLD_SIZE": "1", "RANK": "0"}, None),
         (DistributedConfig(), {"WORLD_SIZE": "8"}, None),  # a container's, of no launcher
         (DistributedConfig(coordinator="none"), {"SLURM_NTASKS": "4"}, None),
@@ -133,7 +152,7 @@ def test_launchers_are_recognised(
 @pytest.mark.parametrize(
     ("variables", "words"),
     [
-        ({"SLURM_NTASKS": "4"}, "SLURM job of 4 tasks .* wait for 3 others: .* srun python"),
+        ({"SLURM_NTASKS": "4"}, "SLURM job of 4 tasks .* wait for 3 others: .* with srun, or"),
         (STEP | {"SLURM_STEP_NUM_TASKS": "1"}, "SLURM job of 4 tasks"),  # a shell of salloc
         (OPEN_MPI, "mpirun started 2 processes .*process_id \\$OMPI_COMM_WORLD_RANK"),
         ({"PMI_SIZE": "3", "PMI_RANK": "1"}, "mpiexec started 3 .*distributed.processes 3"),

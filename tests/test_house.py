@@ -309,6 +309,17 @@ def test_links_of_documents_lead_somewhere() -> None:
     assert broken(link_problems, documents) == []
 
 
+def test_the_index_of_the_log_names_every_entry() -> None:
+    """`docs/log.md` is the way in: an entry that it does not link is not found."""
+    index = (ROOT / "docs" / "log.md").read_text(encoding="utf-8")
+    linked = {target.partition("log/")[2] for target in LINK.findall(index)}
+    for month in sorted((ROOT / "docs" / "log").glob("*.md")):
+        text = month.read_text(encoding="utf-8")
+        entries = anchors("\n".join(re.findall(r"^## .*$", text, re.MULTILINE)))
+        missing = [entry for entry in entries if f"{month.name}#{entry}" not in linked]
+        assert entries and missing == []
+
+
 def test_documents_that_programs_name_exist() -> None:
     """A document, or a heading of one, that a comment, docstring or message names is there."""
     names = ["*.py", "Makefile", "configs/**/*.yaml"]

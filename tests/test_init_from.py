@@ -89,8 +89,6 @@ def test_weights_that_mean_something_else_are_refused() -> None:
     other = settings_of(init_from="first", init_hash="cd34")
     with pytest.raises(UserError, match=r"have the hash ab12, run.init_hash is cd34"):
         origin.check(start, other, BYTES)
-    with pytest.raises(UserError, match=r"run.init_from, which is empty"):
-        config.validate(settings_of(init_hash="ab12"))
 
 
 def test_nothing_to_start_from(tmp_path: Path) -> None:
@@ -108,10 +106,22 @@ def test_a_resumed_run_keeps_its_origin(monkeypatch: pytest.MonkeyPatch) -> None
     elsewhere = {"moved": origin_of(), "other": origin_of()._replace(weights_hash="cd34")}
     monkeypatch.setattr(origin, "read", lambda path: elsewhere[path])
     assert origin.kept(same, settings_of(init_from="moved")).run.init_from == "moved"
+    asked = settings_of(init_hash="ab12")  # as the run's own config.yaml has it
+    origin.require_named(origin.kept(same, asked))
     with pytest.raises(UserError, match="with the hash ab12, run.init_from other has cd34"):
         origin.kept(same, settings_of(init_from="other"))
     with pytest.raises(UserError, match="started from no other's weights"):
         origin.kept({"config": config.to_dict(settings_of())}, settings_of(init_from="moved"))
+
+
+@pytest.mark.parametrize(("field", "value"), [("es.anchor", "0.5"), ("run.init_hash", "ab12")])
+def test_what_needs_other_weights_is_refused_without_them(
+    tmp_path: Path, field: str, value: str
+) -> None:
+    """Before any text is prepared."""
+    flags = [f"--{field}", value, "--run.dir", str(tmp_path / "run")]
+    with pytest.raises(UserError, match=rf"{field} .* run.init_from, which is empty"):
+        train.train(train.parse(["--data.path", str(tmp_path / "none"), *flags])[1])
 
 
 def test_a_run_starts_from_a_run_or_from_its_export(
@@ -135,7 +145,8 @@ def test_a_run_starts_from_a_run_or_from_its_export(
     assert rows(tmp_path / "a") == rows(tmp_path / "b")
     assert rows(tmp_path / "a")[0]["train_bits_per_byte"] < rows(first)[0]["train_bits_per_byte"]
 
-    train.train(train.parse(arguments(tmp_path / "a", None) + ["--run.steps", "3"])[1])
+    same = ["--run.init_hash", last_hash, "--run.steps", "3"]  # as config.yaml has it
+    train.train(train.parse(arguments(tmp_path / "a", None) + same)[1])
     assert rows(tmp_path / "a")[-1]["step"] == 3
     assert checkpoint.read_host(tmp_path / "a/checkpoints")["config"]["run"]["init_from"]
     opened = run_module.open_run(tmp_path / "a")

@@ -408,3 +408,31 @@ def test_a_run_without_its_last_evaluation_is_evaluated(here: Path, capsys) -> N
     assert "nothing to train" in capsys.readouterr().err
     assert kept() == before and "steps: 4\n" in Path("run/config.yaml").read_text()
     assert not train_here()
+
+
+def test_the_price_of_pruning_is_of_what_was_held_out(
+    here: Path, figures: Callable[..., dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Entries near 0 are 0 in the export; the price is what `eval.py` says; other text has none."""
+    assert train_here(
+        **{"run_dot_dir": "tables", "model_dot_direct": "1", "model_dot_direct_bits": 8},
+        **{"es_dot_readout": "exact", "es_dot_direct_rate": 40.0},
+    )
+    export_command.main(["--run", "tables", "--out", "whole"])
+    capsys.readouterr()
+    export_command.main(["--run", "tables", "--out", "pruned", "--prune", "9"])
+    whole, pruned = runtime.load("whole"), runtime.load("pruned")
+    before, after = (model.weights["direct/context_1"] for model in (whole, pruned))
+    small = (abs(before) < 9) & (before != 0)
+    assert 0 < small.sum() < (before != 0).sum()
+    assert after.tolist() == (before * ~small).tolist()
+    said = pruned.config["pruned"]
+    assert (said["least"], said["dropped"]) == (9, small.sum())
+    assert f"{said['dropped']:,} entries of context tables" in capsys.readouterr().out
+    bits = [figures("--export", name)["bits_per_byte"] for name in ("whole", "pruned")]
+    assert said["price"] == pytest.approx(bits[1] - bits[0], abs=1e-9) and said["price"] != 0
+    shutil.rmtree("shards")
+    Path("words.txt").write_text("other\n" + Path("words.txt").read_text())
+    with pytest.raises(UserError, match="not what the model was trained on"):
+        export_command.main(["--run", "tables", "--out", "other", "--prune", "9"])
+    assert not Path("other").exists()

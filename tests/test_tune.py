@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 from tiny_command import rows
 
+import eval as eval_command
 import tokenization
 from data import tasks as readers
-from int_lm import tasks
+from int_lm import export, run as run_module, tasks
 from int_lm.config import RewardConfig
 from int_lm.errors import UserError
 from int_lm.files import checkpoint
 from int_lm.tasks import Example
-from int_lm.tune import __main__ as command, prompts
+from int_lm.tune import __main__ as command, judge as judge_module, prompts
 from int_lm.tune.judge import Judge, Question, RewardError
 from int_lm.tune.prompts import Coder
 
@@ -79,6 +80,7 @@ def test_rewards_come_in_order_from_several_processes(folder: Path) -> None:
         ("text", "returned '1.0', which is no number"),
         ("raises", "raised ZeroDivisionError: division by zero"),
         ("ends", "ended the process it ran in"),
+        ("large", "returned 1000000000.0, beyond 16384 in magnitude"),
         ("sleeps", r"took more than 0.2 seconds \(--reward.seconds\)"),
     ],
 )
@@ -88,6 +90,50 @@ def test_what_is_no_reward_is_said_with_its_prompt(folder: Path, name: str, expe
     ending = ", for the prompt 'p1' and the completion 'ae'; mend it"
     with pytest.raises(RewardError, match=f"rewards_of_mine:{name} {expected}{ending}"):
         judged(name, QUESTIONS[1:2], limit, processes=1)
+
+
+def test_a_process_that_ends_with_nothing_to_do_is_told(folder: Path) -> None:
+    with Judge("rewards_of_mine:whole", processes=2, seconds=60.0) as judge:
+        idle = judge._workers[1]
+        idle._process.kill()
+        idle._process.wait()
+        with pytest.raises(RewardError, match="ended while it had nothing to do; run the same"):
+            judge.rewards(QUESTIONS[:1])
+
+
+def test_a_process_that_is_never_ready_is_told(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Apart from one that has ended."""
+    monkeypatch.setattr(judge_module, "STARTING_SECONDS", 1.0)
+    for name, content, expected in (
+        ("waits", "import time; time.sleep(60)", "was not ready after 1 seconds; import"),
+        ("leaves", "import os; os._exit(1)", "ended before it was ready; import"),
+    ):
+        (folder / f"{name}.py").write_text(content)
+        with pytest.raises(UserError, match=expected):
+            Judge(f"{name}:x", processes=1, seconds=60.0)
+
+
+def test_a_task_of_the_users_own_is_judged_in_another_process(
+    whole: tuple[Path, str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that reward.seconds holds for it; a shipped one in this process."""
+    asked = {}
+
+    class AskedError(Exception):
+        pass
+
+    def judge(name: str, *, processes: int, seconds: float) -> None:
+        asked[name] = processes
+        raise AskedError
+
+    monkeypatch.setattr(judge_module, "Judge", judge)
+    few = ["--reward.heldout_prompts", "4"]
+    for name in ("plugins.parity:PARITY", "sorting"):
+        with pytest.raises(AskedError):
+            command.main(["--run", str(whole[0]), "--reward", name, "--run.dir", "a", *TINY, *few])
+    assert asked == {"plugins.parity:PARITY": 1, "sorting": 0}
 
 
 def test_what_a_reward_prints_stands_in_nobodys_way(folder: Path, capfd: Any) -> None:
@@ -180,6 +226,59 @@ OWN = ["--reward", "rewards_of_mine:vowels", "--prompts", "prompts.jsonl"]
 
 def tune(base: Path, run: str, *more: str) -> None:
     command.main(["--run", str(base), *OWN, "--run.dir", run, *TINY, *more])
+
+
+def test_a_checkpoint_cannot_name_code_to_run(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An architecture that stands in it alone is not imported."""
+    (folder / "of_a_checkpoint.py").write_text("open('ran', 'w').close()\nX = 5\n")
+    saved = {"config": {"model": {"architecture": "of_a_checkpoint:X"}}}
+    monkeypatch.setattr(checkpoint, "steps", lambda place: [1])
+    monkeypatch.setattr(checkpoint, "read_host", lambda place: saved)
+    with pytest.raises(UserError, match=r"is code outside int_lm; .* --plugin of_a_checkpoint:X"):
+        tune(folder, "new")
+    assert not (folder / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ({"text_sha256": "of text"}, "of text"),
+        ({"text_sha256": "of prompts", "tuning": {"text_sha256": "of text"}}, "of text"),
+        ({"text_sha256": "of prompts", "tuning": {"text_sha256": None}}, None),
+        ({"text_sha256": "of prompts", "tuning": {}}, None),
+        ({"text_sha256": "of prompts", "tuning": 5}, None),
+    ],
+)
+def test_prompts_are_not_the_text_of_a_model(host: dict[str, Any], expected: str | None) -> None:
+    assert run_module.text_of(host) == expected
+
+
+def evaluated(capsys: pytest.CaptureFixture[str], *named: str) -> dict[str, Any]:
+    eval_command.main([*named, "--json"])
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.slow
+def test_a_tuned_run_and_its_export_know_the_text_of_their_model(
+    whole: tuple[Path, str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`eval.py` measures them on what the model's own text held out, also after resumption, and
+    after a tuning of the tuned run."""
+    own = run_module.open_run(whole[0]).text_sha256
+    one = ["--run.steps", "1", "--run.eval_every", "9", "--reward.tokens", "1"]
+    tune(whole[0], "a", *one)
+    tune(whole[0], "a", *one, "--run.steps", "2")
+    tune(folder / "a", "b", *one)
+    capsys.readouterr()
+    before = evaluated(capsys, "--run", str(whole[0]))["text"]
+    assert before["held_out_of"] == own
+    for name in ("a", "b"):
+        assert evaluated(capsys, "--run", name)["text"] == before
+    export.export_run(run_module.open_run("b"), folder / "b", folder / "export")
+    assert evaluated(capsys, "--export", "export")["text"] == before
+    assert "held out of" in (folder / "export/README.md").read_text()
 
 
 def test_a_run_is_the_same_broken_off_or_not(

@@ -4,6 +4,7 @@ Completions, votes, weights and the pull towards the start are compared number f
 device and on several. What a user sees of it is in test_tune.py.
 """
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -19,7 +20,7 @@ from test_step import plain
 
 from int_lm.config import Config, DistributedConfig, RewardConfig, RunConfig
 from int_lm.errors import UserError
-from int_lm.method import chunks, evolve, placement, rewards, tuning
+from int_lm.method import anchor, chunks, evolve, placement, rewards, tuning
 from int_lm.method.clock import Clock
 from int_lm.method.recipe import Recipe
 from int_lm.model import hashing, sampler
@@ -257,6 +258,23 @@ def test_both_parts_of_a_step_are_integers() -> None:
     scores, fitness = (jax.ShapeDtypeStruct((n,), t) for n, t in ((8, np.int32), (4, np.int8)))
     values = evolve.values(recipe, 0)
     assert inexact(jax.make_jaxpr(learn)(state, scores, fitness, clock, values)) == []
+
+
+def test_an_update_may_keep_an_array_of_the_name_anchor() -> None:
+    """It begins as the update says; together with es.anchor, which adds one, it is refused."""
+    recipe = tiny()
+    own, twos = recipe.update.memory, functools.partial(jnp.full, fill_value=2, dtype=jnp.int8)
+    named = recipe.update._replace(
+        name="mine", memory=lambda spec: own(spec) | {"anchor": twos(spec.full_shape)}
+    )
+    memory = evolve.initial(dataclasses.replace(recipe, update=named)).memory["anchor"]
+    assert all(np.all(np.asarray(array) == 2) for array in memory.values())
+    pulled = tiny(anchor=0.5)
+    for update in (named, recipe.update._replace(name="mine", values=lambda *_: {"anchor": 1})):
+        with pytest.raises(UserError, match="the update mine has a 'anchor' of its own"):
+            both = dataclasses.replace(pulled, update=anchor.anchored(update))
+            evolve.values(both, 0)
+            evolve.initial(both)
 
 
 def test_the_pull_fades_with_the_schedule() -> None:

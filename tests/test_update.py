@@ -215,7 +215,7 @@ def test_a_moment_is_rounded_without_bias():
         assert abs(float(np.mean(found)) * 128 - number) <= max(1.0, number / 2**13)
 
 
-@pytest.mark.parametrize("rate", [0, 1, 4096, RATE_MAX, 2**18])
+@pytest.mark.parametrize("rate", [0, 1, 4096, RATE_MAX, 2**19 - 1])
 def test_adaptive_equals_the_oracle(rate: int):
     """Moments, remainders, weights and votes at their ends, under several words and decays."""
     means, squares = [-104, -60, -1, 0, 7, 90, 104], [0, 1, 50, 120, 176]
@@ -258,9 +258,11 @@ def test_adaptive_moves_a_steady_vote_by_the_rate_and_noise_by_less():
     assert 1 < np.std(moved[256:]) < 4, "about the square root of 100 steps, times a quarter"
 
 
-@pytest.mark.parametrize("beta", [(0.8, 0.9), (0.99, 0.995), (0.001, 0.999)])
+@pytest.mark.parametrize("beta", [(0.8, 0.9), (0.99, 0.995), (0.001, 0.999), (0.9884, 0.977)])
 def test_the_adaptive_rate_corrects_the_bias_of_the_first_steps(beta: tuple[float, float]):
-    """Equal to the oracle's, and the ratio of the first step times it is the rate again."""
+    """Equal to the oracle's, below 2^19, and the ratio of the first step times it is the rate."""
+    largest = EsConfig(update="adaptive", learning_rate=4.0, beta1=beta[0], beta2=beta[1])
+    assert max(adaptive.learning_rate(Config(es=largest), step) for step in range(99)) < 2**19
     es = EsConfig(update="adaptive", beta1=beta[0], beta2=beta[1], schedule="constant")
     config = Config(es=es)
     for step in (0, 1, 2, 50, 10**6):
@@ -268,6 +270,14 @@ def test_the_adaptive_rate_corrects_the_bias_of_the_first_steps(beta: tuple[floa
     first, second = (units / 128 for units in oracle.betas(config))
     ratio = (1 - first) / (1 - second) ** 0.5
     assert abs(adaptive.learning_rate(config, 0) * ratio - es.learning_rate * 4096) <= ratio
+
+
+def adapted_at_its_ends(weight: jax.Array, mean: int, votes: np.ndarray) -> jax.Array:
+    """Weights after `adaptive`, with the largest mean and rate and the least remainder."""
+    rest, means = jnp.full(votes.shape, -2048, jnp.int16), jnp.full(votes.shape, mean, jnp.int8)
+    squares, rate = jnp.zeros(votes.shape, jnp.uint8), jnp.int32(2**19 - 1)
+    moments = rest, means, squares
+    return adapted(weight, *moments, int32(votes), jnp.uint32(7), rate, beta1=127, beta2=1)[0]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -280,5 +290,6 @@ def test_no_vote_makes_a_weight_minus_128(name: str):
             carry(weight, jnp.full(votes.shape, -2048, jnp.int16), int32(votes), rate)[0],
             stochastic(weight, int32(votes), rate, jnp.full(votes.shape, 4095, jnp.int32)),
             by_magnitude(weight, int32(votes), jnp.int32(0)),
+            *(adapted_at_its_ends(weight, mean, votes) for mean in (-104, 104)),
         ]
         assert min(int(m.min()) for m in moved) >= -127

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from int_lm.compile import expressions, layout, program, ranges, stages
+from int_lm.compile import expressions, layout, program, stages
 from int_lm.compile.program import Node
 from int_lm.compile.reading import Reader
 
@@ -92,8 +92,7 @@ class BlockWriter(Reader):
                 name = self.name(node)
                 self.start(node, name)
                 lines.append(self.accumulated(node, name, self.at(node.operands[0], counters)))
-                wrap = f"wrap{ranges.BITS[node.dtype]}({name})"
-                self.stored[node] = wrap if node.wraps else name
+                self.stored[node] = expressions.wrapped(name, node.dtype) if node.wraps else name
                 continue
             text = self.expression(node, counters)
             mine = readers[node]

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from int_lm.compile import expressions, layout, program, ranges
+from int_lm.compile import expressions, layout, program
 from int_lm.compile.blocks import BlockWriter
 from int_lm.compile.program import Node, UnsupportedError
 
@@ -64,7 +64,11 @@ def write(
         if not (found := re.search(f"{_OPEN}(.*?){_OPEN}", line)):
             return line
         line = line.replace(found[0], "linear" if found[1] in dots else "linear_rows")
-        return line if found[1] in dots else re.sub(r"MATRIX\((\d+), (\d+)\)", r"\1 * \2", line)
+        return (
+            line
+            if found[1] in dots
+            else re.sub(r"MATRIX\((\d+), (\d+)\)", r"(uint64_t)\1 * \2", line)
+        )
 
     return Written([settled(line) for line in writer.lines], writer.tables, dots)
 
@@ -122,7 +126,7 @@ class _Writer(BlockWriter):
         line = self.accumulated(node, total, self.at(x, counters))
         sizes = tuple(x.shape[axis] for axis in node.value)
         self.nest(sizes, [counters[axis] for axis in node.value], [line])
-        result = f"wrap{ranges.BITS[node.dtype]}({total})" if node.wraps else total
+        result = expressions.wrapped(total, node.dtype) if node.wraps else total
         target = layout.entry(name, node.shape, tuple(counters[a] for a in free))
         self.say(layout.assignment(node, target, result))
         for _ in free:
@@ -175,7 +179,8 @@ class _Writer(BlockWriter):
         for place in sorted(loop.live):
             result, turn = loop.results[place], self.turns_of.get((node, place))
             if place >= len(loop.starts) and turn is not None:
-                outputs.append((result, self.collected(turn, result, counter)))
+                kept = f"({loop.length - 1} - {counter})" if loop.reverse else counter
+                outputs.append((result, self.collected(turn, result, kept)))
                 continue
             array = self.fresh("carry")
             self.reserve(result, array)
@@ -207,13 +212,13 @@ class _Writer(BlockWriter):
         size = f"[{math.prod(node.shape)}]" if node.shape else ""
         self.say(f"{kind} {name}{size};")
 
-    def collected(self, turn: Node, result: Node, counter: str) -> str:
-        """The C place of one turn's result in the array of all turns: an entry or a pointer."""
+    def collected(self, turn: Node, result: Node, kept: str) -> str:
+        """The C place of one turn's result in the array of all turns: entry `kept` or a pointer."""
         array = self.places.get(turn)
         if array is None:
             array = self.fresh("all")
             self.reserve(turn, array)
         self.stored[turn] = array
         if not result.shape:
-            return f"{array}[{counter}]"
-        return f"{array} + {counter} * {math.prod(result.shape)}"
+            return f"{array}[{expressions.bare(kept)}]"
+        return f"{array} + {kept} * {math.prod(result.shape)}"

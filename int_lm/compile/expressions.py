@@ -50,7 +50,7 @@ def cast(text: str, source: str, dtype: str) -> str:
     return f"({register(dtype)}){text}"
 
 
-def _wrapped(text: str, dtype: str) -> str:
+def wrapped(text: str, dtype: str) -> str:
     """An unsigned expression as a value of the dtype, modulo 2^bits."""
     if dtype in ("uint32", "uint64"):
         return f"({dtype}_t)({text})"
@@ -72,24 +72,20 @@ def pointwise(node: Node, texts: Sequence[str]) -> str:
         if node.wraps:
             kind = unsigned(register(dtype))
             of = "" if kind == register(dtype) else f"({kind})"
-            return _wrapped(f"{of}{a} {_OPERATORS[operation]} {of}{b}", dtype)
+            return wrapped(f"{of}{a} {_OPERATORS[operation]} {of}{b}", dtype)
         return f"({a} {_OPERATORS[operation]} {b})"
     if operation == "convert":
         return _converted(node, x, a)
     if operation == "not":
         return (
-            f"(!{a})"
-            if dtype == "bool"
-            else _wrapped(f"~{a}", dtype)
-            if "u" in dtype
-            else f"(~{a})"
+            f"(!{a})" if dtype == "bool" else wrapped(f"~{a}", dtype) if "u" in dtype else f"(~{a})"
         )
     if operation in ("max", "min"):
         return _bounded(node, texts)
     if operation in ("abs", "neg"):
         if node.wraps:
             kind = unsigned(register(dtype))
-            negative = _wrapped(f"({kind})0 - ({kind}){a}", dtype)
+            negative = wrapped(f"({kind})0 - ({kind}){a}", dtype)
         else:
             negative = f"-{a}"
         return f"({negative})" if operation == "neg" else f"({a} < 0 ? {negative} : {a})"
@@ -140,7 +136,7 @@ def _converted(node: Node, x: Node, a: str) -> str:
     if not node.wraps:
         return cast(a, x.dtype, node.dtype)
     kind = "uint64_t" if ranges.BITS[node.dtype] == 64 else "uint32_t"
-    return _wrapped(f"({kind}){a}", node.dtype)
+    return wrapped(f"({kind}){a}", node.dtype)
 
 
 def _shifted(node: Node, x: Node, y: Node, a: str, b: str) -> str:
@@ -152,7 +148,7 @@ def _shifted(node: Node, x: Node, y: Node, a: str, b: str) -> str:
         return f"shift_floor{'_64' if bits == 64 else ''}({bare(a)}, {bare(count)})"
     if node.operation == "shift_left":
         text = f"({unsigned(kind)}){a} << {b}"
-        text = _wrapped(text, dtype) if node.wraps or x.low < 0 else f"({a} << {b})"
+        text = wrapped(text, dtype) if node.wraps or x.low < 0 else f"({a} << {b})"
     elif x.low >= 0 or node.operation == "shift_floor":
         text = f"({a} >> {b})"
     elif dtype == "int32":

@@ -193,15 +193,16 @@ def _gather(params, operands, shapes, shape, dtype, note) -> Node:
 def _concatenate(params, operands, shapes, shape, dtype, note) -> Node:
     parts = [full(x, own) for x, own in zip(operands, shapes, strict=True)]
     axis = params["dimension"]
-    own = [(*part[:axis], part[axis], *part[axis + 1 :]) for part in shapes]
     places = kept_axes(shape, [axis])
-    if any(part[axis] == 1 and shape[axis] != 1 for part in own):
+    if not places:  # the axis has length 1: there is one part
+        return parts[0]
+    if any(part[axis] == 1 for part in shapes):
         # a part of length 1 along the axis lacks it: the axis is added again
         parts = [
             Node("broadcast", (part,), _with_axis(part.shape, places[0]), part.dtype, part.low,
                  part.high, tuple(k for k in range(len(part.shape) + 1) if k != places[0]))
             if size[axis] == 1 else part
-            for part, size in zip(parts, own, strict=True)
+            for part, size in zip(parts, shapes, strict=True)
         ]  # fmt: skip
     low, high = min(part.low for part in parts), max(part.high for part in parts)
     return Node("concatenate", tuple(parts), kept(shape), dtype, low, high, places[0], note=note)

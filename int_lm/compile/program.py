@@ -105,6 +105,7 @@ class Loop:
       starts: the carried values before the first turn.
       hands: the carried values after a turn, one for each of `starts`.
       collected: other results of a turn, stacked along a new first axis in the result of the loop.
+      reverse: whether the results of the first turn are the last ones of the stack.
       live: places of the results that are needed, counted in `hands` and then in `collected`.
     """
 
@@ -112,6 +113,7 @@ class Loop:
     starts: list[Node] = dataclasses.field(default_factory=list)
     hands: list[Node] = dataclasses.field(default_factory=list)
     collected: list[Node] = dataclasses.field(default_factory=list)
+    reverse: bool = False
     live: set[int] = dataclasses.field(default_factory=set)
 
     @property

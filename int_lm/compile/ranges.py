@@ -97,7 +97,10 @@ def result(operation: str, operands: Sequence[Ranged], dtype: str) -> tuple[int,
     if operation == "convert":
         return (x.low, x.high) if dtype != "bool" else (int(x.low > 0), int(x.high != 0))
     if operation == "clz":
-        return bits - max(x.high, 0).bit_length(), bits if x.low <= 0 else bits - x.low.bit_length()
+        low = 0 if x.low < 0 else bits - x.high.bit_length()
+        if x.low > 0:
+            return low, bits - x.low.bit_length()
+        return low, bits if x.high >= 0 else 0
     if operation in ("div", "floor_divide") and y.low > 0:
         divide = _truncated if operation == "div" else lambda a, b: a // b
         return _corners(divide, x, y)

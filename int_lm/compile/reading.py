@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from int_lm.compile import expressions, layout, program, stages
-from int_lm.compile.program import Node, Shape
+from int_lm.compile.program import Node, Shape, UnsupportedError
 
 RESERVED = {
     *("auto", "break", "case", "char", "const", "continue", "default", "do", "else", "enum"),
@@ -16,7 +16,10 @@ RESERVED = {
     *("short", "signed", "sizeof", "static", "struct", "switch", "typedef", "union", "unsigned"),
     *("void", "volatile", "while", "main", "linear", "clip", "minimum", "maximum", "token"),
     *("logits", "before", "after", "abs", "div", "exp", "log", "floor", "index", "signal"),
+    *("rand", "random", "remove", "rename", "select", "system"),
 }
+COUNTERS = "ijkmn"  # of nested loops
+RESERVED |= set(COUNTERS)
 WIDTH = 100  # characters of a line, at most
 ROWS = 16  # `linear` writes whole blocks of so many rows
 
@@ -82,7 +85,9 @@ class Reader:
 
     def counters(self, shape: Shape) -> tuple[str, ...]:
         """Names of the counters of loops over a shape."""
-        return tuple("ijkmn"[axis] for axis in range(len(shape)))
+        if len(shape) > len(COUNTERS):
+            raise UnsupportedError(f"an array of {len(shape)} axes longer than 1")
+        return tuple(COUNTERS[: len(shape)])
 
     def declare(self, node: Node, name: str) -> None:
         """Declare the array that holds a node."""

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from int_lm.compile import program, ranges
 from int_lm.compile.program import Node, Shape
 
-_VIRTUAL = {"constant", "input", "index", "carried", "broadcast", "slice", "take", "transpose"}
-
-
-_VIRTUAL |= {"reshape", "iota", "turn"}
+_VIRTUAL = {
+    *("constant", "input", "index", "carried", "broadcast", "slice", "take", "transpose"),
+    *("reshape", "iota", "turn"),
+}
 
 
 def is_virtual(node: Node) -> bool:

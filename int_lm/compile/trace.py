@@ -77,6 +77,14 @@ def _named(target: ast.expr) -> str:
     return stem if stem and axes.isupper() else name
 
 
+def _check_array(what: str, struct: Any) -> None:
+    """Refuse a dtype that is no integer, and an array without entries."""
+    if str(struct.dtype) not in ranges.BITS:
+        raise UnsupportedError(f"{what} of dtype {struct.dtype}")
+    if 0 in struct.shape:
+        raise UnsupportedError(f"{what} of shape {list(struct.shape)}, which has no entries")
+
+
 class _Reader:
     """Makes nodes from jaxprs; `sources` is that of `trace`."""
 
@@ -90,13 +98,14 @@ class _Reader:
         values: dict[Any, Node] = {}
 
         def read(atom: Any) -> Node:
-            if hasattr(atom, "val"):  # a literal
-                return constant(atom.val, str(atom.aval.dtype))
-            return values[atom]
+            return known(atom.val, atom.aval) if hasattr(atom, "val") else values[atom]
+
+        def known(value: Any, struct: Any) -> Node:
+            _check_array("a constant", struct)
+            return constant(value, str(struct.dtype))
 
         for variable, value in zip(jaxpr.constvars, constants, strict=True):
-            is_node = isinstance(value, Node)
-            values[variable] = value if is_node else constant(value, str(variable.aval.dtype))
+            values[variable] = value if isinstance(value, Node) else known(value, variable.aval)
         values |= zip(jaxpr.invars, inputs, strict=True)
         for equation in jaxpr.eqns:
             found = self.equation(equation, [read(atom) for atom in equation.invars])
@@ -131,11 +140,15 @@ class _Reader:
         """The results of one equation."""
         name, params = equation.primitive.name, equation.params
         note = self.note(equation)
+        if not equation.outvars:
+            raise UnsupportedError(f"{name} without a result")
+        for variable in equation.outvars:
+            _check_array(name, variable.aval)
         result = equation.outvars[0].aval
         shape, dtype = tuple(result.shape), str(result.dtype)
         shapes = [tuple(atom.aval.shape) for atom in equation.invars]
-        if dtype not in ranges.BITS:
-            raise UnsupportedError(f"{name} of dtype {dtype}")
+        if name == "select_n" and len(operands) > 3:
+            raise UnsupportedError(f"a select_n of {len(operands) - 1} cases")
         if name in _SAME:
             return operands
         if name in _CALLS:
@@ -206,7 +219,7 @@ class _Reader:
         widest = [ranges.limits(start.dtype) for start in starts]
 
         def attempt(handed: Sequence[tuple[int, int]]) -> Loop:
-            loop = Loop(length, starts)
+            loop = Loop(length, starts, reverse=params["reverse"])
             index = Node("index", (), (), "int32", 0, length - 1, loop)
             if params["reverse"]:
                 last = constant(length - 1, "int32")

@@ -57,10 +57,11 @@ def _opened(name: str) -> Iterator[tuple[BinaryIO, int | None]]:
     if name == "-":
         yield sys.stdin.buffer, None
         return
-    if not Path(name).is_file():
+    path = Path(name)
+    if path.is_dir() or not path.exists():
         raise UserError(f"there is no file {name}; name the file to read")
-    with open(name, "rb") as file:
-        yield file, os.fstat(file.fileno()).st_size
+    with path.open("rb") as file:
+        yield file, os.fstat(file.fileno()).st_size if path.is_file() else None
 
 
 @contextlib.contextmanager
@@ -75,7 +76,7 @@ def _written(name: str) -> Iterator[BinaryIO]:
         sys.stdout.buffer.write(held.getvalue())
         sys.stdout.buffer.flush()
         return
-    path = Path(name)
+    path = Path(name).resolve()  # a link goes on pointing to the file
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         with partial.open("xb") as file:
@@ -115,12 +116,18 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
     plugins.trust(*arguments.plugin)
     if not 0 <= arguments.lanes <= compress.LANES_MAX:
         raise UserError(f"--lanes is {arguments.lanes}, must be between 0 and {compress.LANES_MAX}")
-    if arguments.out != "-" and os.path.lexists(arguments.out) and not arguments.overwrite:
-        raise UserError(f"{arguments.out} exists; replace it with --overwrite or choose another -o")
+    if arguments.out != "-" and os.path.lexists(arguments.out):
+        if not arguments.overwrite:
+            raise UserError(
+                f"{arguments.out} exists; replace it with --overwrite or choose another -o"
+            )
+        if not Path(arguments.out).is_file():
+            raise UserError(f"{arguments.out} is no file; choose another -o, or -")
     with _opened(arguments.file) as (source, size):
         codec = codec_of(arguments.export)
         what = "decompressing" if arguments.decompress else "compressing"
-        total = None if arguments.decompress else size
+        of_bytes = codec.model.config["tokenizer"]["kind"] == "bytes"  # else a token is several
+        total = size if of_bytes and not arguments.decompress else None
         with progress.bar(what, total) as update, _written(arguments.out) as target:
             if arguments.decompress:
                 compress.decompress(codec, source, target, progress=update)

@@ -45,10 +45,21 @@ class Learner:
         self.reset()
 
     def reset(self) -> None:
-        """Set all changes and counts to 0."""
+        """Set all changes and counts to 0.
+
+        Raises:
+          UserError: this machine does not give the memory for all rows.
+        """
         shape = len(self._lengths), 1 << self._bits
-        self._deltas_KRV = np.zeros((*shape, self._V), np.int16)  # takes memory where it is written
-        self._counts_KR = np.zeros(shape, np.int64)
+        try:
+            self._deltas_KRV = np.zeros((*shape, self._V), np.int16)  # takes memory where written
+            self._counts_KR = np.zeros(shape, np.int64)
+        except MemoryError as error:
+            size = 2 * math.prod((*shape, self._V))
+            raise UserError(
+                f"learning needs {size:,} bytes for the context tables of this model, which this "
+                "machine does not give; use a machine with more memory, or compress without --learn"
+            ) from error
 
     def logits(self, state: Tensors, logits_PV: np.ndarray) -> np.ndarray:
         """The model's logits plus the learnt changes: int64 [P, V].

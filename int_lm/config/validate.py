@@ -136,10 +136,6 @@ def validate(config: Config) -> Config:
     require(es.sigma_shift <= 12, f"es.sigma_shift is {es.sigma_shift}, must be at most 12")
     require(es.anchor <= 1, f"es.anchor is {es.anchor}, must be at most 1")
     reward = config.reward
-    require(
-        es.anchor == 0 or run.init_from != "",
-        "es.anchor pulls towards the weights of run.init_from, which is empty; name a run",
-    )
     require(0 < reward.holdout < 1, f"reward.holdout is {reward.holdout}, must lie between 0 and 1")
     require(
         reward.pass_at == 1 or reward.temperature > 0,
@@ -150,10 +146,6 @@ def validate(config: Config) -> Config:
     _validate_sources(data)
     _validate_distributed(config.distributed)
     require(run.dir != "", "run.dir is empty; name a directory such as runs/first")
-    require(
-        run.init_from != "" or run.init_hash == "",
-        "run.init_hash is of the weights of run.init_from, which is empty; name their directory",
-    )
     wrong = sorted(set(run.saving_signals) - {"HUP", "USR1", "USR2"})
     require(not wrong, f"run.saving_signals names {wrong}, must be among HUP, USR1 and USR2")
     require(run.seed < 2**31, f"run.seed is {run.seed}, must lie between 0 and 2^31 - 1")

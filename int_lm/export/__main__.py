@@ -1,7 +1,6 @@
 """Export a run: `python -m int_lm.export --run DIR --out DIR2`."""
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from int_lm import export, plugins, programs
 from int_lm.config import command_line
 from int_lm.config.command_line import OneLineParser
-from int_lm.errors import UserError, reported
+from int_lm.errors import UserError, reported, say
 
 if TYPE_CHECKING:
     from int_lm.run import Run
@@ -54,9 +53,6 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
 
     from int_lm import run  # imports JAX, so only after the arguments are checked
 
-    def say(sentence: str) -> None:
-        print(sentence, file=sys.stderr)
-
     opened = run.open_run(arguments.run, arguments.step, say=say)
     pruned = None
     if arguments.prune:
@@ -80,11 +76,12 @@ def _pruned(opened: "Run", root: Path, least: int) -> "tuple[Run, dict[str, Any]
     """The run with pruned context tables, and the argument `pruned` of `export_model`.
 
     Raises:
-      UserError: the model has no context tables, or its text or tokenizer cannot be read.
+      UserError: the model has no context tables, or its text or tokenizer cannot be read or has
+        changed.
     """
     programs.make_importable()
     import tokenization
-    from data.open import open_corpus
+    from data.open import open_trained
     from int_lm.export import sparse
     from int_lm.measure import evaluate
 
@@ -92,10 +89,17 @@ def _pruned(opened: "Run", root: Path, least: int) -> "tuple[Run, dict[str, Any]
         raise UserError(
             "--prune leaves out entries of context tables, of which this model has none"
         )
+    if opened.text_sha256 is None:
+        raise UserError(
+            "this run does not say which text its weights were trained on, so the price of --prune "
+            "is not known; export without it"
+        )
     weights, dropped = sparse.prune(opened.weights, least)
     tokenizer = tokenization.load(root / "tokenizer")
-    corpus = open_corpus(opened.config.data, tokenizer, say=lambda _: None)
-    held_out = corpus.heldout(min(PRICED_BYTES, opened.config.data.heldout_bytes or PRICED_BYTES))
+    data = opened.config.data
+    folders = [Path(data.shards), root / data.shards]
+    corpus = open_trained(data, tokenizer, opened.text_sha256, folders=folders, say=say)
+    held_out = corpus.heldout(min(PRICED_BYTES, data.heldout_bytes or PRICED_BYTES))
     texts = [document.text for documents in held_out.values() for document in documents]
     ids = tokenizer.encode_all(texts)
     lengths = [len(text) for text in texts]

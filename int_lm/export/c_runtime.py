@@ -32,8 +32,21 @@ from int_lm.model.params import TABLES, Parameters
 FILE = "runtime.c"
 ROOTS = 96  # roots of 1/2, of 128 fractional bits, that powers of it are products of
 _PARTS = Path(__file__).parent / "c"
-_TAKEN = {"step", "initial", "state", "memory", "tensors", "target", "result", "roots"}  # names
-_TAKEN |= {"linear_rows", "linear_tiles", "i", "j", "k", "m", "n", "x", "y"}
+
+
+def _names(code: str) -> set[str]:
+    """What C code names outside of its functions, what they call, and capitals: its constants."""
+    code = re.sub(r"/\*.*?\*/|'(\\.|[^'])'|\"(\\.|[^\"])*\"", "", code, flags=re.DOTALL)
+    inside = re.findall(r"\b[A-Z_][A-Z0-9_]*\b|\b\w+(?=\()", code)
+    while (outside := re.sub(r"\{[^{}]*\}|\([^()]*\)", "", code)) != code:
+        code = outside
+    return {*inside, *re.findall(r"\b[A-Za-z_]\w*", code)}
+
+
+_TAKEN = {"state", "step", "initial", "result", "target", "tensor", "tensors", "roots", "logit"}
+_TAKEN |= {"log2_likelihood", "AXES"}  # names that weights and variables do not get
+_TAKEN |= {name for part in _PARTS.glob("*.c") for name in _names(part.read_text("utf-8"))}
+
 
 _HEAD = """\
 /* A language model: `{architecture}`, {layers} x {width}, with a vocabulary of {vocab_size}.
@@ -196,7 +209,8 @@ def _likelihood(model: LanguageModel, dtype: str, tables: Mapping[str, np.ndarra
 
     outputs = _traced(flat, structs, model.vocab_size, [likelihood])
     names = {"logits": _place("logits", structs["logits"]), "target": "target"}
-    return c.write([(outputs[0], "result")], names, _TAKEN, tables)
+    reserved = _TAKEN | set(map(_identifier, model.specs.by_path()))
+    return c.write([(outputs[0], "result")], names, reserved, tables)
 
 
 def _traced(
@@ -261,19 +275,20 @@ def _roots() -> Iterator[str]:
 def _tensors(model: LanguageModel, dots: set[str]) -> Iterator[str]:
     """C declarations of the weights: a pointer to each, and its entry in the weights file."""
     weights, _, _ = _arrays(model)
-    rows, room = [], []
+    rows, room, of_tables = [], [], ["64"]
     index = "U8" if model.vocab_size <= 256 else "U16"
     for path, struct in weights.items():
         name, shape, size = _identifier(path), struct.shape, math.prod(struct.shape)
         tiled, bytes_there = f"weight {path}" in dots, str(size)
         if tiled:
-            bytes_there = f"{math.prod(shape[:-2])} * (uint64_t)MATRIX({shape[-2]}, {shape[-1]})"
+            bytes_there = f"{math.prod(shape[:-2])} * MATRIX({shape[-2]}, {shape[-1]})"
         room.append(f"({bytes_there} + 63) / 64 * 64")
         axes = ", ".join(str(size) for size in shape)
         yield f"static const int8_t *{name}; /* [{axes}] */"
         there = f"{len(shape)}, {{{axes}}}, {size}, {room[-1]}, {int(tiled)}, &{name}"
         rows.append(f'"{path}", "I8", 0, {there}')
         if path.startswith(f"{TABLES}/"):
+            of_tables.append(room[-1])
             for number, (part, dtype) in enumerate(
                 zip(runtime.PARTS, ("U8", index, index, "I8"), strict=True), start=1
             ):
@@ -290,6 +305,7 @@ def _tensors(model: LanguageModel, dots: set[str]) -> Iterator[str]:
     yield f"enum {{ TENSORS = {len(rows)}, AXES = {max(len(s.shape) for s in weights.values())} }};"
     yield f"#define HEADER_BYTES {header} /* at most */"
     yield f"#define COLUMNS {widest} /* of the widest matrix */"
+    yield f"#define TABLE_BYTES ({' + '.join(of_tables)}) /* of context tables */"
     yield "#define MEMORY_BYTES ( \\"
     yield from (f"    {part} + \\" for part in room)
     yield "    8192)"

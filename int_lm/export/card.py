@@ -135,7 +135,7 @@ def _measured(
     text = evaluation.get("text")
     of_text = text.get("held_out_of") if isinstance(text, dict) else None
     own = evaluation.get("weights_hash"), of_text
-    if not text or own != (settings["weights_hash"], settings["text_sha256"]):
+    if not text or not of_text or own != (settings["weights_hash"], settings["text_sha256"]):
         return _UNMEASURED.format(flags=flags)
     interval = evaluation["interval_95"]
     spread = f" (95 % interval {interval[0]:.4f} to {interval[1]:.4f})" if interval else ""

@@ -10,10 +10,13 @@ The pull follows the moves of an update and becomes a part of that update. It wo
 update.
 """
 
+from collections.abc import Iterable
+
 import jax.numpy as jnp
 from jax import Array
 
 from int_lm.arithmetic import fixed, noise
+from int_lm.errors import require
 from int_lm.method import schedules
 from int_lm.method.update import Memory, Scalars, Tensor, Update, Values, Votes
 from int_lm.model.params import Spec
@@ -49,13 +52,28 @@ def pulled(tensor: Tensor, weight: Array, start: Array, rate: Array) -> Array:
 
 
 def anchored(update: Update) -> Update:
-    """`update`, followed by the pull. Its memory also has w0, which `evolve.initial` fills in."""
+    """`update`, followed by the pull. Its memory also has w0, which `evolve.initial` fills in.
+
+    Raises:
+      UserError: by `memory` and `values`, if the update itself has the name `anchor` there.
+    """
+
+    def refuse(names: Iterable[str]) -> None:
+        require(
+            ANCHOR not in names,
+            f"the update {update.name} has a {ANCHOR!r} of its own, which es.anchor adds; give it "
+            "another name, or leave out es.anchor",
+        )
 
     def memory(spec: Spec) -> Memory:
-        return update.memory(spec) | {ANCHOR: jnp.zeros(spec.full_shape, jnp.int8)}
+        own = update.memory(spec)
+        refuse(own)
+        return own | {ANCHOR: jnp.zeros(spec.full_shape, jnp.int8)}
 
     def values(settings: Settings, step: int) -> Values:
-        return {**update.values(settings, step), ANCHOR: rate(settings, step)}
+        own = update.values(settings, step)
+        refuse(own)
+        return {**own, ANCHOR: rate(settings, step)}
 
     def move(
         es: StrategySettings,

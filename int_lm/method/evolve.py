@@ -203,7 +203,7 @@ def _beginning(recipe: Recipe, weights: Parameters) -> State:
                 f"tensor's shape, and another name than {', '.join(sorted(STORED))}",
             )
             memory.setdefault(name, {})[path] = array
-    if ANCHOR in memory:
+    if recipe.es.anchor:
         memory[ANCHOR] = dict(params.flatten(weights.network))
     return State(
         network=weights.network,

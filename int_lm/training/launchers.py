@@ -37,9 +37,14 @@ class Launched(NamedTuple):
 def launched(environment: Mapping[str, str]) -> Launched | None:
     """The processes that a launcher started, if JAX can find them; None if this one is alone.
 
+    Launchers are looked at in JAX's order: `mpirun` of Open MPI 4 also where SLURM gave the nodes.
+
     Raises:
       UserError: the variables speak of several processes, and JAX cannot find the others.
     """
+    if "OMPI_MCA_orte_hnp_uri" in environment and _count(environment, OTHERS[0][1]) > 1:
+        count, process = _count(environment, OTHERS[0][1]), environment.get(OTHERS[0][2], "?")
+        return Launched(count, process, "the machine that mpirun runs on")
     tasks = _count(environment, "SLURM_NTASKS")
     if tasks > 1:
         needed = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID")
@@ -48,13 +53,10 @@ def launched(environment: Mapping[str, str]) -> Launched | None:
             raise UserError(
                 f"this is a SLURM job of {tasks} tasks (SLURM_NTASKS), but srun did not start "
                 f"this process, so that it would wait for {tasks - 1} others: start all of them "
-                f"with srun python train.py ..., or train in this process alone with {ALONE}"
+                f"with srun, or train in this process alone with {ALONE}"
             )
         nodes = environment["SLURM_STEP_NODELIST"]
         return Launched(tasks, environment["SLURM_PROCID"], f"the first of the nodes {nodes}")
-    if "OMPI_MCA_orte_hnp_uri" in environment and _count(environment, OTHERS[0][1]) > 1:
-        count, process = _count(environment, OTHERS[0][1]), environment.get(OTHERS[0][2], "?")
-        return Launched(count, process, "the machine that mpirun runs on")
     for launcher, size, rank in OTHERS:
         count = _count(environment, size)
         if count > 1 and rank in environment:

@@ -31,6 +31,7 @@ class Origin(NamedTuple):
       step: number of updates that the weights have had.
       weights: int8 NumPy arrays.
       weights_hash: hash of the weights, 16 hex digits.
+      text_sha256: digest of the text that they were trained on; None if an export does not say.
     """
 
     path: Path
@@ -40,6 +41,7 @@ class Origin(NamedTuple):
     step: int
     weights: Parameters
     weights_hash: str
+    text_sha256: str | None = None
 
 
 def read(path: str | Path, *, say: Callable[[str], None] = lambda _: None) -> Origin:
@@ -57,17 +59,19 @@ def read(path: str | Path, *, say: Callable[[str], None] = lambda _: None) -> Or
         opened = run.open_run(path, say=say)
         sections = config.to_dict(opened.config)
         model, data, tokenizer = sections["model"], sections["data"], opened.tokenizer
-        step, weights = opened.step, opened.weights
+        step, weights, text_sha256 = opened.step, opened.weights, opened.text_sha256
     elif (path / runtime.CONFIG_FILE).is_file():
         found = export.load(path)
         model, data, tokenizer = (found.config[key] for key in ("model", "data", "tokenizer"))
         step, weights = found.config["step"], Parameters.of_paths(dict(found.weights))
+        text_sha256 = found.config.get("text_sha256")
     else:
         raise UserError(
             f"{path} holds neither a run nor an export to start from; name the directory that "
             "training or an export wrote"
         )
-    return Origin(path, model, data, tokenizer, step, weights, hashing.weights_hash(weights))
+    weights_hash = hashing.weights_hash(weights)
+    return Origin(path, model, data, tokenizer, step, weights, weights_hash, text_sha256)
 
 
 def check(origin: Origin, settings: Config, tokenizer: Mapping[str, Any]) -> None:
@@ -98,6 +102,25 @@ def check(origin: Origin, settings: Config, tokenizer: Mapping[str, Any]) -> Non
         asked in ("", origin.weights_hash),
         f"the weights in {origin.path} have the hash {origin.weights_hash}, run.init_hash is "
         f"{asked}; name their directory with --run.init_from, or leave out run.init_hash",
+    )
+
+
+def require_named(settings: Config) -> None:
+    """Refuse a run that asks for other weights and does not say where they are.
+
+    A run that is resumed is asked after `kept`: its checkpoint may name them.
+
+    Raises:
+      UserError: names the field that needs `run.init_from`.
+    """
+    named = settings.run.init_from != ""
+    require(
+        named or settings.es.anchor == 0,
+        "es.anchor pulls towards the weights of run.init_from, which is empty; name a run",
+    )
+    require(
+        named or settings.run.init_hash == "",
+        "run.init_hash is of the weights of run.init_from, which is empty; name their directory",
     )
 
 

@@ -83,6 +83,7 @@ def begin(
             if warning := resume.resumption_warning(host, settings):
                 errors.say(warning)
     settings = origin.settled(settings, start)
+    origin.require_named(settings)
     recipe = recipes.of(settings, identity["vocab_size"])
     abstract = evolve.abstract(recipe).stored()
     resumed = checkpoint.restore(paths.checkpoints, abstract, say=errors.say)

@@ -16,6 +16,7 @@ and stop at the next step; a second one stops at once.
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from int_lm import config, errors, plugins, programs, signals
-from int_lm.config import Config, command_line
+from int_lm.config import Config, DataConfig, ModelConfig, command_line
 from int_lm.errors import require
 
 if TYPE_CHECKING:  # imported where needed, so that --help and a wrong flag answer at once
@@ -69,33 +70,45 @@ def parse(argv: Sequence[str] | None, program: str = COMMAND) -> argparse.Namesp
     return parser.parse_strict(argv)
 
 
-def settings_of(arguments: argparse.Namespace) -> "tuple[Config, Origin | None]":
-    """The validated configuration, and the weights that a new run starts from.
+def asked_of(arguments: argparse.Namespace) -> tuple[Config, dict[str, Any]]:
+    """The configuration that the user wrote, and the values of the flags by `section.field`.
 
-    Returns:
-      The configuration, and the origin of the weights; None for a run that is resumed.
+    `settings_of` replaces its sections `model` and `data` by those of the weights.
 
     Raises:
-      UserError: a mistake in the arguments, or the weights cannot be read.
+      UserError: a mistake in the arguments.
     """
-    named = {name: value for name, value in vars(arguments).items() if "." in name}
+    flags = {name: value for name, value in vars(arguments).items() if "." in name}
     for flag, field in (("reward", "reward.name"), ("prompts", "reward.prompts")):
         if (value := getattr(arguments, flag)) is not None:
-            named.setdefault(field, value)
-    path = arguments.run or arguments.export
+            flags.setdefault(field, value)
+    require("run.dir" in flags or arguments.config is not None, "name a new directory: --run.dir")
+    flags["run.init_from"] = str(arguments.run or arguments.export)
     base = command_line.configuration(arguments.config or "tune")
-    first = command_line.overridden(base, named, "the command line")
+    asked = command_line.overridden(base, flags, "the command line")
     require(
-        first.reward.name != "",
+        asked.reward.name != "",
         "no reward is named; give --reward with a task (int-lm tasks lists them) or "
         "package.module:function",
     )
-    require("run.dir" in named or arguments.config is not None, "name a new directory: --run.dir")
+    config.validate(dataclasses.replace(asked, model=ModelConfig(), data=DataConfig()))
+    return asked, flags
+
+
+def settings_of(asked: Config, flags: Mapping[str, Any]) -> "tuple[Config, Origin | None]":
+    """The validated configuration, and what a new run starts from (None for one that goes on).
+
+    Args: as `asked_of` returns them.
+
+    Raises:
+      UserError: no such weights, or fields that do not go together.
+    """
     from int_lm import run
     from int_lm.files import checkpoint
     from int_lm.training import origin
 
-    own = run.Paths(Path(first.run.dir)).checkpoints
+    path = asked.run.init_from
+    own = run.Paths(Path(asked.run.dir)).checkpoints
     start = None
     if checkpoint.steps(own):
         saved = checkpoint.read_host(own)["config"]
@@ -103,12 +116,8 @@ def settings_of(arguments: argparse.Namespace) -> "tuple[Config, Origin | None]"
     else:
         start = origin.read(path, say=errors.say)
         sections = {"model": start.model, "data": start.data}
-    tree = config.to_dict(base) | sections
-    tree["run"] = {**tree["run"], "init_from": str(path)}
-    flags = named | {"run.init_from": str(path)}
-    whole = command_line.overridden(config.from_dict(tree, f"{path}"), flags, "the command line")
-    plugins.trust_settings(whole)
-    return config.validate(whole), start
+    of_weights = config.from_dict(config.to_dict(asked) | sections, path)
+    return config.validate(command_line.overridden(of_weights, flags, "the command line")), start
 
 
 def check(settings: Config) -> None:
@@ -163,13 +172,13 @@ def prompts_of(settings: Config) -> "Prompts":
     return prompts.of_file(examples, settings.reward, count, seed)
 
 
-def tune(settings: Config, start: "Origin | None", own: Path) -> dict[str, Any] | None:
+def tune(asked: Config, flags: Mapping[str, Any], own: Path) -> dict[str, Any] | None:
     """Start or resume a tuning, together with the other processes of the run, if there are any.
 
     Args:
-      settings: the configuration.
-      start: the weights that a new run starts from; None for a run that is resumed.
-      own: the run or export with these weights and their tokenizer.
+      asked: of `asked_of`.
+      flags: of `asked_of`.
+      own: the run or export with the weights and their tokenizer.
 
     Returns:
       The figures that --json prints; None if a signal asked the run to stop.
@@ -180,12 +189,13 @@ def tune(settings: Config, start: "Origin | None", own: Path) -> dict[str, Any] 
     from int_lm.files import lock
     from int_lm.training import distributed
 
-    check(settings)
-    prompts = prompts_of(settings)
     with (
-        signals.Spared(settings.run.saving_signals),
-        distributed.processes(PROGRAM, settings.distributed),
+        signals.Spared(asked.run.saving_signals),
+        distributed.processes(PROGRAM, asked.distributed),  # before weights are read, by JAX
     ):
+        settings, start = settings_of(asked, flags)
+        check(settings)
+        prompts = prompts_of(settings)
         alone = lock.hold(Path(settings.run.dir), REMEDY)
         with alone if distributed.is_first() else contextlib.nullcontext() as held:
             return _tune_locked(settings, start, own, prompts, held)
@@ -213,7 +223,7 @@ def _tune_locked(
     coder = Coder(tokenizer, prompts.stop, settings.reward.prompt_tokens)
     coder.check(prompts, settings.reward.prompts)
     reward = settings.reward
-    processes = reward.processes or int(bool(reward.prompts))
+    processes = reward.processes or int(plugins.is_full(reward.name))
     with Judge(reward.name, processes=processes, seconds=reward.seconds) as judge:
         begun = sessions.begin(settings, identity, prompts.sha256, start)
         nothing = Documents([], [], [])
@@ -229,6 +239,8 @@ def _tune_locked(
         with sessions.opened(begun, tokenizer, held) as session:
             sessions.say_resuming(begun, session)
             tokens, before = tuners.of_host(begun.host or {})
+            of_start = begun.start.text_sha256 if begun.start else None
+            text_sha256 = run.text_of(begun.host) if begun.host else of_start
             tuner = tuners.Tuner(
                 text=text,
                 judge=judge,
@@ -236,6 +248,7 @@ def _tune_locked(
                 coder=coder,
                 tokens=tokens,
                 before=before,
+                text_sha256=text_sha256,
                 **sessions.parts(begun, session),
             )
             figures: dict[str, Any] = {}
@@ -293,13 +306,14 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
     """
     arguments = parse(argv, program)
     plugins.trust(*arguments.plugin)
-    settings, start = settings_of(arguments)
+    asked, flags = asked_of(arguments)
+    plugins.trust_settings(asked)
     own = Path(arguments.run or arguments.export)
     if not arguments.json:
-        tune(settings, start, own)
+        tune(asked, flags, own)
         return
     with contextlib.redirect_stdout(sys.stderr):
-        figures = tune(settings, start, own)
+        figures = tune(asked, flags, own)
     if figures:
         print(json.dumps(figures))
 

@@ -1,8 +1,9 @@
 """Computes rewards of completions, in this process or in others.
 
-A reward function of the user runs in another process. So its output cannot mix with the output of
-this process, and a call that takes too long can be ended. The same prompt, completion and facts
-must always get the same reward.
+What the user names as "module:NAME", a function or a task, is called in another process. So its
+output cannot mix with the output of this process, and a call that takes too long can be ended. A
+task is imported in this process too, for its prompts. The same prompt, completion and facts must
+always get the same reward.
 """
 
 import collections
@@ -19,6 +20,7 @@ from typing import Any, NamedTuple, Self
 
 from int_lm import programs
 from int_lm.errors import UserError
+from int_lm.method.rewards import REWARD_MAX
 from int_lm.tune import worker
 
 SHOWN = 60  # characters of a prompt or completion in an error
@@ -53,7 +55,7 @@ class Judge:
 
     Args:
       name: a shipped task, or "module:function".
-      processes: number of processes; 0 to call the function in this process.
+      processes: number of processes; 0 to call a shipped task in this process, without `seconds`.
       seconds: longest time of one call in another process; 0 for no limit.
 
     Raises:
@@ -94,8 +96,8 @@ class Judge:
         """The reward of every question. Equal questions are computed each time.
 
         Raises:
-          RewardError: a call raised an exception, did not return a finite number, or took too long.
-            The message is about the first such question among those answered so far.
+          RewardError: a call raised an exception, returned no number within +-2^14, or took too
+            long. The message is about the first such question among those answered so far.
         """
         if self._function is not None:
             answers = (
@@ -106,12 +108,13 @@ class Judge:
         return self._asked(questions)
 
     def _number(self, question: Question, answer: dict[str, Any]) -> float:
-        if "reward" in answer:
-            return answer["reward"]
+        reward = answer.get("reward")
+        if reward is not None and abs(reward) <= REWARD_MAX:
+            return reward
+        what = answer.get("error", f"returned {reward}, beyond {REWARD_MAX} in magnitude")
         raise RewardError(
-            f"the reward {self._name} {answer['error']}, for the prompt {_shown(question.prompt)} "
-            f"and the completion {_shown(question.completion)}; mend it and run the same command "
-            "again"
+            f"the reward {self._name} {what}, for the prompt {_shown(question.prompt)} and the "
+            f"completion {_shown(question.completion)}; mend it and run the same command again"
         )
 
     def _asked(self, questions: Sequence[Question]) -> list[float]:
@@ -154,8 +157,12 @@ class Judge:
             one: _Worker = key.data
             lines = one.received()
             if lines is None:
-                question = one.asked[0][1]
-                self._number(question, {"error": "ended the process it ran in"})
+                if not one.asked:
+                    raise RewardError(
+                        f"a process for the reward {self._name} ended while it had nothing to do; "
+                        "run the same command again"
+                    )
+                self._number(one.asked[0][1], {"error": "ended the process it ran in"})
             for line in lines or ():
                 index, _ = one.asked.popleft()
                 answers[index] = json.loads(line)
@@ -201,13 +208,17 @@ class _Worker:
         Raises:
           UserError: the function cannot be imported.
         """
-        for line in self._lines_within(STARTING_SECONDS):
-            if "error" in (answer := json.loads(line)):
-                raise UserError(f"{answer['error']}")
-            return
+        what = "ended before it was ready"
+        try:
+            for line in self._lines_within(STARTING_SECONDS):
+                if "error" in (answer := json.loads(line)):
+                    raise UserError(f"{answer['error']}")
+                return
+        except TimeoutError:
+            what = f"was not ready after {STARTING_SECONDS:g} seconds"
         raise UserError(
-            f"the process for the reward {self._name} ended before it was ready; import the module "
-            "in Python to see why"
+            f"the process for the reward {self._name} {what}; import the module in Python to see "
+            "why"
         )
 
     def ask(self, questions: Sequence[tuple[int, Question]]) -> None:
@@ -241,5 +252,9 @@ class _Worker:
     def _lines_within(self, seconds: float) -> Iterator[bytes]:
         with selectors.DefaultSelector() as selector:
             selector.register(self.output, selectors.EVENT_READ)
-            while selector.select(seconds) and (lines := self.received()) is not None:
+            while True:
+                if not selector.select(seconds):
+                    raise TimeoutError
+                if (lines := self.received()) is None:
+                    return
                 yield from lines

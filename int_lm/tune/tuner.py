@@ -5,7 +5,7 @@ completion.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -83,6 +83,7 @@ class Tuner(Trainer):
       tokens: number of tokens that all members have read and written in this run.
       before: (mean reward, share solved) of the weights that the run started from, on the held-out
         prompts; None before they are evaluated.
+      text_sha256: digest of the text that these weights were trained on; None if not known.
     """
 
     judge: Judge = None  # type: ignore[assignment]
@@ -90,6 +91,7 @@ class Tuner(Trainer):
     coder: Coder = None  # type: ignore[assignment]
     tokens: int = 0
     before: tuple[float, float] | None = None
+    text_sha256: str | None = None
 
     program = "int_lm.tune"
 
@@ -285,13 +287,15 @@ class Tuner(Trainer):
         self.console.note("-" * 60)
 
     def host(self) -> dict[str, Any]:
-        """As `Trainer.host`, with `tokens` and `before`."""
-        return super().host() | {"tuning": {"tokens": self.tokens, "before": self.before}}
+        """As `Trainer.host`, with `tokens`, `before` and `text_sha256`."""
+        kept = {"tokens": self.tokens, "before": self.before, "text_sha256": self.text_sha256}
+        return super().host() | {"tuning": kept}
 
 
-def of_host(host: Any) -> tuple[int, tuple[float, float] | None]:
+def of_host(host: Mapping[str, Any]) -> tuple[int, tuple[float, float] | None]:
     """The attributes `tokens` and `before` of a `Tuner`, from a checkpoint's host data."""
-    found = host.get("tuning") if isinstance(host.get("tuning"), dict) else {}
+    tuning = host.get("tuning")
+    found = tuning if isinstance(tuning, dict) else {}
     tokens, before = found.get("tokens"), found.get("before")
     pair = before if isinstance(before, list) else []
     sound = len(pair) == 2 and all(type(x) in (int, float) for x in pair)

@@ -35,7 +35,8 @@ UNUSED static void linear_rows(
 enum { BLOCK = 16, TILE = 4 }; /* rows of a block, blocks of a tile */
 
 /* bytes of a matrix */
-#define MATRIX(rows, columns) (((rows) + 15) / 16 * 16 * (((columns) + 3) / 4 * 4))
+#define MATRIX(rows, columns) \
+    (((uint64_t)(rows) + 15) / 16 * 16 * (((uint64_t)(columns) + 3) / 4 * 4))
 
 UNUSED static void linear_tiles(
     int32_t *y, const int8_t *weights, const int8_t *x, int32_t rows, int32_t columns) {
@@ -73,7 +74,7 @@ static void tile(int8_t *to, const int8_t *from, int32_t rows, int32_t columns, 
     }
 }
 #else
-#define MATRIX(rows, columns) ((rows) * (columns))
+#define MATRIX(rows, columns) ((uint64_t)(rows) * (columns))
 #endif
 
 #if TILED && defined(__x86_64__)

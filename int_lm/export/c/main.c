@@ -178,6 +178,22 @@ static void write_byte(struct decoder *decoder, int byte) {
     }
 }
 
+#if !BYTES
+/* the next id of a prompt; -1 at its end */
+static int32_t next_id(const char **prompt) {
+    char *end;
+    const long token = strtol(*prompt, &end, 10);
+    if (end == *prompt && (*prompt)[strspn(*prompt, " \t\n\v\f\r")] == 0) {
+        return -1;
+    }
+    if (end == *prompt || token < 0 || token >= VOCABULARY) {
+        fail("--prompt must be ids of the vocabulary, separated by white space, not ", *prompt);
+    }
+    *prompt = end;
+    return (int32_t)token;
+}
+#endif
+
 static void sample(
     reader *read, const struct sampler *sampler, const char *prompt, long tokens, int stop) {
     struct decoder decoder = {{0}, 0, 0};
@@ -189,20 +205,11 @@ static void sample(
         read_token(&model, (unsigned char)*prompt);
     }
 #else
-    char *end;
-    for (;; prompt = end) {
-        const long token = strtol(prompt, &end, 10);
-        if (end == prompt) {
-            break;
-        }
-        if (token < 0 || token >= VOCABULARY) {
-            fail("--prompt has ids outside the vocabulary: ", prompt);
-        }
-        printf("%ld ", token);
-        read_token(&model, (int32_t)token);
+    for (const char *rest = prompt; next_id(&rest) >= 0;) { /* before the first is written */
     }
-    if (prompt[strspn(prompt, " \t\n")] != 0) {
-        fail("--prompt must be ids of the vocabulary, separated by white space, not ", prompt);
+    for (int32_t token; (token = next_id(&prompt)) >= 0;) {
+        printf("%ld ", (long)token);
+        read_token(&model, token);
     }
 #endif
     fflush(stdout);
@@ -222,9 +229,6 @@ static void sample(
     }
     write_byte(&decoder, -1);
     putchar('\n');
-    if (fflush(stdout) != 0 || ferror(stdout)) {
-        fail("the text could not be written", "");
-    }
 }
 
 static const char usage[] =
@@ -252,7 +256,7 @@ int main(int count, char **words) {
     static struct sampler sampler;
     const char *path = NULL, *by = NULL, *command = NULL, *prompt = "", *tokens = "256";
     const char *seed = "0", *top_k = "0", *top_p = "1", *temperature = "0.8";
-    char **files = words;
+    char **files = words + 1; /* over words that were read, behind the program's path */
     int stop = 1, found = 0;
     const struct {
         const char *name, **value;
@@ -266,7 +270,7 @@ int main(int count, char **words) {
             if (command == NULL) {
                 command = word;
             } else {
-                files[found++] = words[i]; /* over words that were read */
+                files[found++] = words[i];
             }
             continue;
         }
@@ -320,5 +324,8 @@ int main(int count, char **words) {
         prepare(&sampler);
         sample(reader_of(by), &sampler, prompt, (long)draws, stop);
     }
-    return fflush(stdout) != 0 || ferror(stdout) ? 2 : 0;
+    if (fflush(stdout) != 0 || ferror(stdout)) {
+        fail("the result could not be written", "");
+    }
+    return 0;
 }

@@ -3,10 +3,11 @@
 #include MODEL_ARRAY
 #else
 static FILE *model_file;
+static ALIGNED int8_t memory[MEMORY_BYTES];
 #endif
 
-#if !defined(MODEL_ARRAY) || defined(ROOM_FOR_TABLES)
-static ALIGNED int8_t memory[MEMORY_BYTES];
+#if defined(MODEL_ARRAY) && defined(ROOM_FOR_TABLES)
+static ALIGNED int8_t memory[TABLE_BYTES]; /* the other weights stay where the linker puts them */
 #endif
 
 /* bytes of the model, from its `begin` on */
@@ -152,11 +153,10 @@ static void load(const char *path, const char *program) {
             continue;
         }
 #if !defined(MODEL_ARRAY) || defined(ROOM_FOR_TABLES)
-        int8_t *place = memory + used; /* what this program has in itself is only looked at */
-        used += tensor->room;
         if (found_tensors[i].parts) {
-            *tensor->place = place;
-            spread(i, data, place);
+            *tensor->place = memory + used;
+            spread(i, data, memory + used);
+            used += tensor->room;
             continue;
         }
 #else
@@ -165,13 +165,15 @@ static void load(const char *path, const char *program) {
         }
 #endif
 #ifdef MODEL_ARRAY
-        const unsigned char *bytes = model_array + data + found_tensors[i].begin;
         need(found_tensors[i].end <= sizeof model_array - data);
+        const unsigned char *bytes = model_array + data + found_tensors[i].begin;
         check_tensor(i, bytes);
         if (tensor->place != NULL) {
             *tensor->place = (const int8_t *)bytes;
         }
 #else
+        int8_t *place = memory + used; /* what this program has in itself is only looked at */
+        used += tensor->room;
         read_at(data + found_tensors[i].begin, place, tensor->bytes);
         check_tensor(i, (const unsigned char *)place);
         if (tensor->place != NULL) {

@@ -47,7 +47,7 @@ def beta_units(beta: float) -> int:
 
 
 def learning_rate(settings: Settings, step: int) -> int:
-    """`carry.learning_rate` with the correction of the bias of both means: 0 to 2^18."""
+    """`carry.learning_rate` with the correction of the bias of both means: 0 to below 2^19."""
     first, second = (
         beta_units(beta) / (1 << BETA_BITS) for beta in (settings.es.beta1, settings.es.beta2)
     )
