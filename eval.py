@@ -30,15 +30,20 @@ if TYPE_CHECKING:  # imported where needed, so that --help and a wrong flag answ
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """The run or export that is evaluated, and its own held-out text.
+    """The run or export that is evaluated.
 
     Attributes:
-      log2_likelihoods: of documents of ids: int64, units of 2^-16 bit.
-      hits: of documents of ids, how many tokens from a given index on are the likeliest: int64.
+      name: its directory, for messages.
+      step: number of updates that the weights have had.
+      data: section of its configuration.
+      text_sha256: digest of the text of its training (`Corpus.sha256`); None for an export of an
+        older version that does not have it.
+      folder: directory from which relative paths in `data` start.
+      tokenizer: its tokenizer.
+      log2_likelihoods: (ids of documents, progress) -> int64 [documents], in units of 2^-16 bit.
+      hits: (ids of documents, first index of each, progress) -> int64 [documents], the number of
+        tokens from this index on that are the likeliest ones.
       reader: makes a reader of one document, for samples.
-      text_sha256: of the text it was trained on (`Corpus.sha256`); None if an export of an earlier
-        version does not say.
-      folder: directory that its relative paths start from.
       keep: called with the figures of the whole held-out text.
       run: the run; None for an export.
     """
@@ -57,7 +62,7 @@ class Subject:
 
 
 def parse(argv: Sequence[str] | None, program: str = "eval.py") -> argparse.Namespace:
-    """The command line."""
+    """The parsed command line."""
     own = program == "eval.py"
     parser = command_line.OneLineParser(
         prog=program,
@@ -187,9 +192,10 @@ def open_export(root: Path) -> Subject:
 def documents_of(
     subject: Subject, arguments: argparse.Namespace
 ) -> "tuple[dict[str, list[Document]], dict[str, str | None]]":
-    """The documents to evaluate on, by source, and what is to be said of their text.
+    """The documents to evaluate on: those of `--text`, or those that the subject held out.
 
-    They are those of `--text`, or what the subject held out.
+    Returns:
+      The documents by source, and the entry `text` of the figures.
     """
     from data import corpus, sources
     from data.open import open_trained
@@ -235,9 +241,9 @@ def documents_of(
 
 
 def measure(subject: Subject, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Evaluate on `--text`, or on what the subject held out: the object that `--json` prints.
+    """Evaluate on `--text`, or on the held-out text; returns the object that `--json` prints.
 
-    With `--word_perplexity` it also has the perplexity per word; None if that is above 2^1000.
+    With `--word_perplexity` it has the perplexity per word, too; None if that is above 2^1000.
     """
     from int_lm.measure import code_length
 
@@ -260,7 +266,7 @@ def measure(subject: Subject, arguments: argparse.Namespace) -> dict[str, Any]:
 def figures_of(
     subject: Subject, by_source: "dict[str, list[Document]]", text: "dict[str, str | None]"
 ) -> dict[str, Any]:
-    """The figures of documents, named by source: at least one. `text` says of which text."""
+    """The figures of documents by source, at least one; `text` becomes their entry `text`."""
     import numpy as np
 
     from data import baselines
@@ -285,7 +291,7 @@ def figures_of(
 
 
 def last_words(subject: Subject, path: str, skip_damaged: int) -> dict[str, Any]:
-    """The share of texts of which every token of the last word is the likeliest."""
+    """The share of texts in which every token of the last word is the likeliest one."""
     import numpy as np
 
     from data import tasks
@@ -349,7 +355,7 @@ def show(figures: dict[str, Any]) -> None:
 
 
 def main(argv: Sequence[str] | None = None, program: str = "eval.py") -> None:
-    """Parse, evaluate, print; `program` is what the help calls this command."""
+    """Parse, evaluate and print; `program` is the command's name in its help."""
     arguments = parse(argv, program)
     plugins.trust(*arguments.plugin)
     if arguments.run:

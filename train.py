@@ -34,7 +34,11 @@ if TYPE_CHECKING:  # imported where needed, so that --help and a wrong flag answ
 def parse(
     argv: Sequence[str] | None, program: str = "train.py"
 ) -> tuple[argparse.Namespace, Config]:
-    """The command's own flags, and the validated configuration that the command line describes."""
+    """The command's own flags, and the validated configuration that the command line describes.
+
+    Raises:
+      UserError: a mistake in the arguments or in the configuration.
+    """
     own = program == "train.py"
     parser = command_line.ConfigParser(
         prog=program,
@@ -53,7 +57,7 @@ def parse(
 
 
 def show_plan(settings: Config) -> None:
-    """Print what a run would cost."""
+    """Print what a run would cost; nothing is trained."""
     import tokenization
     from int_lm.training import plan
 
@@ -62,7 +66,7 @@ def show_plan(settings: Config) -> None:
 
 
 def encoded(tokenizer: "Tokenizer", documents: "dict[str, list[Document]]") -> "Documents":
-    """Documents of every source as ids, as the trainer and the evaluation read them."""
+    """Documents, given by the name of their source, as ids for evaluation."""
     from int_lm.training.trainer import Documents
 
     flat = [(name, document.text) for name in documents for document in documents[name]]
@@ -74,7 +78,16 @@ def encoded(tokenizer: "Tokenizer", documents: "dict[str, list[Document]]") -> "
 
 
 def load_tokenizer(settings: Config, host: "Mapping[str, Any] | None") -> "Tokenizer":
-    """The tokenizer of `settings`; of a run that goes on, its own copy where that one is gone."""
+    """The tokenizer of a run.
+
+    Args:
+      settings: name the tokenizer. If it does not exist any more, a run that is resumed uses the
+        copy in its run directory.
+      host: host data of the newest checkpoint; None for a new run.
+
+    Raises:
+      UserError: the tokenizer cannot be read, or is not that of the checkpoint.
+    """
     import tokenization
     from int_lm import resume, run
 
@@ -93,10 +106,13 @@ def load_tokenizer(settings: Config, host: "Mapping[str, Any] | None") -> "Token
 
 
 def open_text(settings: Config, host: "Mapping[str, Any] | None") -> "Corpus":
-    """The text of a run, prepared by the first process. Prints how much there is.
+    """The text of a run. The first process prepares it, and prints how much there is.
 
     Args:
-      host: what the newest checkpoint says of its run; None for a new run.
+      host: host data of the newest checkpoint; None for a new run.
+
+    Raises:
+      UserError: text or tokenizer cannot be read.
     """
     from data.open import open_again, open_corpus
     from int_lm.training import distributed
@@ -121,7 +137,11 @@ def open_text(settings: Config, host: "Mapping[str, Any] | None") -> "Corpus":
 
 
 def lay_out(opened: "Corpus", begun: "Begun") -> "tuple[Text, dict[str, Any]]":
-    """(the text that the trainer reads, what figures of the held-out text say beside its bits)."""
+    """Make the input of the trainer.
+
+    Returns:
+      The text, and the entries `text` and `baselines` of the figures of the held-out text.
+    """
     import tokenization
     from data import baselines, corpus, split
     from int_lm.measure import evaluate
@@ -158,10 +178,13 @@ def lay_out(opened: "Corpus", begun: "Begun") -> "tuple[Text, dict[str, Any]]":
 
 
 def train(settings: Config) -> bool:
-    """Start or resume the run of `settings`, with the other processes of the run if any.
+    """Start or resume a run, together with the other processes of the run, if there are any.
 
     Returns:
-      False if nothing was done, for the run had reached its end before and has been evaluated.
+      False if nothing was done, because the run had reached its end and was evaluated before.
+
+    Raises:
+      UserError: a mistake in the configuration, the text or the run directory.
     """
     from int_lm.method import objective, recipe
     from int_lm.training import distributed
@@ -180,7 +203,7 @@ def train(settings: Config) -> bool:
 
 
 def train_together(settings: Config) -> bool:
-    """The work of every process of a run, as `train`. Only the first one prints and writes."""
+    """The body of `train` in every process of a run. Only the first process prints and writes."""
     settings, host = checked_before(settings)
     start = read_origin(settings) if settings.run.init_from and not host else None
     opened = open_text(settings, host)
@@ -195,9 +218,11 @@ def train_together(settings: Config) -> bool:
 
 
 def checked_before(settings: Config) -> "tuple[Config, Mapping[str, Any] | None]":
-    """(settings, what the newest checkpoint says of its run), before any text is prepared.
+    """Check whether a run may go on, before any text is prepared.
 
-    Sources of a mixture are in the order of the checkpoint's.
+    Returns:
+      The settings, with the sources of a mixture in the order of the checkpoint, and the host data
+      of the newest checkpoint; None for a new run.
 
     Raises:
       UserError: the run may not go on with these settings.
@@ -217,7 +242,7 @@ def checked_before(settings: Config) -> "tuple[Config, Mapping[str, Any] | None]
 
 
 def read_origin(settings: Config) -> "Origin":
-    """What a new run starts from, checked before any text is prepared."""
+    """The weights that a new run starts from, read and checked before any text is prepared."""
     import tokenization
     from int_lm.method import recipe
     from int_lm.training import origin
@@ -232,11 +257,11 @@ def read_origin(settings: Config) -> "Origin":
 def train_locked(
     settings: Config, opened: "Corpus", held: "Lock | None", start: "Origin | None"
 ) -> bool:
-    """Start or resume, as `train`.
+    """Start or resume a run; returns what `train` returns.
 
     Args:
-      held: the lock on the run directory, in the process that writes.
-      start: what a new run starts from; None for random weights.
+      held: the lock on the run directory; None in processes that do not write.
+      start: whose weights a new run starts from; None for random weights.
     """
     import tokenization
     from int_lm import run
@@ -263,10 +288,10 @@ def train_locked(
 def finish(
     trainer: "Trainer", opened: "Corpus", paths: "Paths", of_heldout: "dict[str, Any]"
 ) -> None:
-    """Evaluate the held-out text, keep the figures, and say what can be done next.
+    """Evaluate the held-out text, write the figures, and print the next commands.
 
     Args:
-      of_heldout: what the figures say beside its bits, as of `lay_out`.
+      of_heldout: the second result of `lay_out`.
     """
     from int_lm import plugins, run
     from int_lm.training import distributed
@@ -306,7 +331,7 @@ def finish(
 
 
 def main(argv: Sequence[str] | None = None, program: str = "train.py") -> None:
-    """Train, or show what training would cost; `program` is what the help calls this command."""
+    """Train, or print what training would cost; `program` is the command's name in its help."""
     flags, settings = parse(argv, program)
     if flags.plan:
         show_plan(settings)

@@ -1,4 +1,4 @@
-"""Text: where it comes from, what is held out, and the token streams that training reads.
+"""Text: its sources, the held-out split, and the token streams that training reads.
 
 read_documents -> split -> train documents -> streams -> tokens_ST, a function of the step
                         -> held-out documents -> evaluation and baselines

@@ -1,8 +1,8 @@
-"""Baselines: what simple models and compressors need for the same held-out bytes.
+"""Baselines: code lengths of the same held-out bytes by simple models and compressors.
 
-All in bits per byte of raw text. The entropies are those of the held-out bytes' own counts: what
-a unigram or bigram model reaches that knows these counts beforehand. A model fitted on other text
-does worse, so to beat the entropy is the harder test.
+All are in bits per byte of raw text. The entropies are those of the counts of the held-out bytes
+themselves. A unigram or bigram model reaches them only if it knows these counts beforehand; one
+that is fitted on other text is worse.
 """
 
 import gzip
@@ -19,14 +19,16 @@ XZ_WINDOW_MAX = 64 << 20  # the window of preset 9
 
 
 def baselines(documents: Sequence[Document]) -> dict[str, float]:
-    """Bits per byte of the documents' concatenation, by key.
-
-    `unigram`: entropy H(b_t) of its bytes; `bigram`: conditional entropy H(b_t | b_t-1) of its
-    pairs of neighbours; `gzip`: gzip -9; `xz`: xz -9e; both with their headers, which weigh on
-    texts under a few kilobytes.
+    """Bits per byte of all documents, joined to one text.
 
     Args:
       documents: at least one byte of text.
+
+    Returns:
+      unigram: entropy H(b_t) of the bytes.
+      bigram: conditional entropy H(b_t | b_t-1) of the pairs of neighbouring bytes.
+      gzip: size of gzip -9, with its header, which matters for texts under a few kilobytes.
+      xz: size of xz -9e, likewise.
     """
     text = b"".join(document.text for document in documents)
     assert text, "baselines need at least one byte"
@@ -60,8 +62,8 @@ def _entropy(counts: np.ndarray) -> float:
 
 
 def _xz_size(text: bytes) -> int:
-    # A window no longer than the text finds what the 64 MB window of `xz -9e` finds in it, for
-    # a fraction of the memory and time.
+    # A window as long as the text finds the same matches as the 64 MB window of `xz -9e`, with a
+    # fraction of the memory and time.
     window = min(max(len(text), 4096), XZ_WINDOW_MAX)
     filters = [
         {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": window},

@@ -25,7 +25,7 @@ def format_of(head: bytes) -> str | None:
 def open_file(path: str | Path) -> tuple["io.BufferedReader[Any]", bool]:
     """Open a file: (reader of its decompressed contents, whether the reader can seek).
 
-    Reading raises one of `ERRORS` where the file is damaged, or ends too early.
+    Reading raises one of `ERRORS` if the file is damaged or incomplete.
     """
     file = io.BufferedReader(io.FileIO(path), BUFFER)
     kind = format_of(file.peek(8)[:8])

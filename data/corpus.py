@@ -1,4 +1,4 @@
-"""The joined text of a configuration: prepared sources, their streams and their held-out text."""
+"""The text of a configuration: all prepared sources, their streams and their held-out text."""
 
 import hashlib
 from collections.abc import Sequence
@@ -18,7 +18,12 @@ Phases = list[tuple[int, list[float]]]
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """The prepared sources of a configuration."""
+    """The prepared sources of a configuration.
+
+    Attributes:
+      tokenizer: made the tokens.
+      sources: in the order of the configuration.
+    """
 
     tokenizer: Tokenizer
     sources: list[Prepared]
@@ -28,7 +33,7 @@ class Corpus:
         return digest.of_json([source.sha256() for source in self.sources])
 
     def described(self) -> str:
-        """The sources, with the files or the dataset that each was made of, for people."""
+        """A text for messages: the sources, with the files or the dataset of each."""
         return "; ".join(
             f"{own.name}: {' '.join(origin['path'])} {origin['revision']}".strip(": ")
             for own in self.sources
@@ -36,7 +41,7 @@ class Corpus:
         )
 
     def figures_of(self, heldout: dict[str, list[Document]]) -> dict[str, str | None]:
-        """What figures of held-out documents say of their text: see `text_figures`."""
+        """The entry `text` of figures of held-out documents: see `text_figures`."""
         flat = [document for documents in heldout.values() for document in documents]
         return text_figures(self.described(), flat, self.sha256())
 
@@ -64,16 +69,17 @@ class Corpus:
 def text_figures(
     source: str, documents: Sequence[Document], held_out_of: str | None
 ) -> dict[str, str | None]:
-    """What figures say of the text that they are of.
+    """The entry `text` of figures: it identifies the text that was evaluated.
 
     Args:
-      source: where it is from, for people.
-      documents: all that was evaluated.
-      held_out_of: digest (`Corpus.sha256`) of the text that it was held out of; None for text of
-        which nobody knows whether it was trained on.
+      source: describes the source of the text, for messages.
+      documents: all documents that were evaluated.
+      held_out_of: digest (`Corpus.sha256`) of the text from which they were held out; None if it
+        is not known whether a model was trained on them.
 
     Returns:
-      {"source", "sha256", "held_out_of"}; the digest is of every document with a zero byte after.
+      {"source", "sha256", "held_out_of"}. `sha256` is the digest of all documents, each followed by
+      a zero byte.
     """
     sha256 = hashlib.sha256()
     for document in documents:
@@ -88,9 +94,12 @@ def phases_after(
 
     Args:
       saved: the phases so far.
+      weights: of the sources.
+      first_round: the round from which `weights` hold.
+      sources: names of the sources, for the error.
 
     Raises:
-      UserError: the number of sources is not that of `saved`.
+      UserError: `saved` has another number of sources.
     """
     phases = [(int(first), [float(weight) for weight in old]) for first, old in saved]
     if len(phases[-1][1]) != len(weights):

@@ -1,4 +1,4 @@
-"""What a document is, and what every source of documents can do.
+"""The types of documents and of their sources.
 
 A source is read as a stream, so its size has no limit. Text is kept as it is: nothing is
 normalised. It has no zero bytes, because byte 0 separates documents.
@@ -19,8 +19,8 @@ class Document:
     """One text and where it is from.
 
     Attributes:
-      name: path of the file (of the standard library: the path within it). `#0`, `#1`, ... follow
-        if a long file was cut.
+      name: path of the file; for the standard library, the path within it. If a long file was cut,
+        `#0`, `#1`, ... follow.
       text: UTF-8, not empty, without zero bytes.
     """
 
@@ -38,10 +38,10 @@ def is_position(value: Any) -> bool:
 
 
 class Source(Protocol):
-    """Something that documents are read from, in an order of its own that never changes.
+    """A source of documents. Their order never changes.
 
     Attributes:
-      tally: counts of what the last `read` left out so far, with those before its position.
+      tally: counts of what was left out up to the current position of the last `read`.
     """
 
     tally: Tally

@@ -32,7 +32,11 @@ _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 @dataclass(frozen=True)
 class Problem:
-    """Why a record gives no text."""
+    """The reason why a record has no text.
+
+    Attributes:
+      why: the reason, for an error.
+    """
 
     why: str
 
@@ -40,8 +44,8 @@ class Problem:
 class Fields:
     """Reads the values of fields from records.
 
-    A name such as `meta.text` is the field of that very name, or else the field `text` of the
-    object `meta`.
+    A name such as `meta.text` means the field with exactly this name or, if there is none, the
+    field `text` of the object `meta`.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -63,7 +67,7 @@ class Fields:
             self._decode = msgspec.json.Decoder(_struct(tree)).decode
 
     def __call__(self, record: bytes) -> Values | Problem:
-        """The values of the fields of one record, or what is wrong with it."""
+        """The values of the fields of one record, or the reason why it has none."""
         if self._decode is None:
             return self._slowly(record)
         try:

@@ -28,13 +28,16 @@ class Hub:
         self._sleep: Callable[[float], None] = time.sleep
 
     def fingerprint(self) -> list[str]:
+        """See `Source.fingerprint`."""
         source = self._source
         return [source.path[0], source.subset, source.split, source.revision]
 
     def size(self) -> None:
+        """See `Source.size`."""
         return None
 
     def read(self, position: Position = None) -> Iterator[tuple[Document, Position]]:
+        """See `Source.read`."""
         source, failures = self._source, 0
         name = source.path[0]
         while True:
@@ -49,7 +52,7 @@ class Hub:
                 )
                 _check_declared(dataset.features, source.field, name)
                 dataset = dataset.with_format("arrow")
-                if position is not None:  # of this very object
+                if position is not None:  # a position of this object
                     dataset.load_state_dict(position["at"][0])
                 for texts, state in _batches(dataset, source.field):
                     after = None
@@ -165,7 +168,7 @@ def _may_pass(error: Exception) -> bool:
 
 
 def _on_own_disk(error: Exception) -> bool:
-    """Whether a file of this machine is in the way: the cache that `datasets` keeps in the home."""
+    """Whether the error is about a file of this machine: `datasets` keeps a cache there."""
     return isinstance(error, OSError) and error.errno is not None and bool(error.filename)
 
 

@@ -44,7 +44,7 @@ class JsonFile:
         self._begins, self._array, self._record = self._line, False, b""
 
     def __iter__(self) -> Iterator[Values | Problem]:
-        """The values of every record, or what is wrong with it.
+        """The values of every record, or the reason why it has none.
 
         Raises:
           UserError: the file is not JSON, or is cut short.

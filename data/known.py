@@ -1,4 +1,4 @@
-"""Find the token shards of a text by its digest, wherever that text may be now."""
+"""Find the token shards of a text by its digest. The text itself may have moved."""
 
 import contextlib
 import glob
@@ -23,16 +23,17 @@ COMBINATIONS_AT_MOST = 4096  # of directories of the sources of a mixture
 def find(
     data: DataConfig, tokenizer: Tokenizer, sha256: str, folders: Sequence[Path], *, say: Notice
 ) -> Corpus | None:
-    """The corpus whose digest is `sha256`, from token shards alone; None if they are not there.
+    """The corpus whose digest is `sha256`, from token shards alone; None if there are none.
 
-    Of a source that is read in stages it has the first one, with all that is evaluated, and no
-    streams to train on.
+    If the source is read in stages, the corpus has only the first stage. This is enough to evaluate
+    the held-out text, but not to train.
 
     Args:
-      data: its sources' names are used; the text itself is not looked at.
-      sha256: of `Corpus.sha256`.
-      folders: directories such as `data.shards`, looked at in this order.
-      say: told one sentence about damaged shards that are passed over.
+      data: the names of its sources are used; the text itself is not read.
+      tokenizer: made the tokens.
+      sha256: digest, as `Corpus.sha256` computes it.
+      folders: directories such as `data.shards`, searched in this order.
+      say: receives one sentence about damaged shards that are passed over.
     """
     sources = config.sources_of(data)
     for folder in dict.fromkeys(folders):
@@ -60,7 +61,7 @@ def find(
 def _directories(
     folder: Path, name: str, in_stages: bool, tokenizer: Tokenizer
 ) -> Iterator[tuple[Path, str]]:
-    """(directory, digest of its shards) of every prepared source of a name in a folder."""
+    """(directory, digest of its shards) of every prepared source called `name` in a folder."""
     own = identity(tokenizer)
     for directory in sorted(folder.glob(f"{name}-*/stage-00000" if in_stages else f"{name}-*")):
         found: dict[str, Any] = {}
@@ -72,7 +73,7 @@ def _directories(
 
 
 def missing(data: DataConfig) -> str | None:
-    """The first path of `data` at which there is nothing any more; None if there is none."""
+    """The first path of `data` that does not exist; None if all paths exist."""
     for source in config.sources_of(data):
         if source.source in ("text", "json", "parquet"):
             for path in source.path:

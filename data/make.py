@@ -1,4 +1,4 @@
-"""Write the token shards of a source: once, by the first process that needs them.
+"""Writes the token shards of a source, once: the first process that needs them does it.
 
 If that process is killed, the next one continues at the first unfinished shard and writes the same
 bytes. The shards of a source lie in `<data.shards>/<name>-<key>`. The key is a digest of all that
@@ -47,7 +47,7 @@ def prepare(
     """
     opened = open_source(source, data.document_bytes, notice=say)
     directory = directory_of(data, source, tokenizer, opened)
-    if not manifest.is_complete(directory):  # any number may read what is finished
+    if not manifest.is_complete(directory):  # complete shards can be read without the lock
         with writing(directory):
             pinned = pin(directory, source)
             reading = open_source(pinned, data.document_bytes, notice=say)

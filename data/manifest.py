@@ -1,4 +1,4 @@
-"""Manifests: what token shards were made from and what they hold; checks of shards against them."""
+"""Manifests: they record the origin and the content of token shards, which are checked by them."""
 
 import dataclasses
 import hashlib
@@ -40,15 +40,15 @@ class Prepared:
     shards: list[Shard]
 
     def sha256(self) -> str:
-        """SHA-256 in hex of the tokens and their layout; names do not enter."""
+        """SHA-256 in hex of the tokens and their layout. It does not depend on names."""
         return digest.of_json([shard["sha256"] for shard in self.manifest["shards"]])
 
 
 def facts_of(data: DataConfig, source: MixtureConfig, tokenizer: Tokenizer) -> dict[str, Any]:
-    """What shards are made from, apart from the text itself."""
+    """Everything that shards depend on, except the text itself, as JSON values."""
     named = dataclasses.asdict(source)
     del named["weight"], named["name"]
-    del named["skip_damaged"]  # however many may be skipped, the text that is left is the same
+    del named["skip_damaged"]  # the text that is left does not depend on this limit
     return {
         "format_version": FORMAT_VERSION,
         "source": {**named, "path": list(named["path"])},
@@ -62,13 +62,20 @@ def facts_of(data: DataConfig, source: MixtureConfig, tokenizer: Tokenizer) -> d
 
 
 def shard_name(number: int) -> str:
+    """The name of a shard's directory."""
     return f"{number:05}"
 
 
 def manifest_of(
     directory: Path, facts: dict[str, Any], counts: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
-    """What the shards were made from, a digest of each, and how much they hold."""
+    """The manifest of shards: `facts`, a digest of each shard, and their counts.
+
+    Args:
+      directory: of the shards.
+      facts: of `facts_of`.
+      counts: `shards.COUNTS` of every shard, in order.
+    """
     listed = []
     for number, shard in enumerate(counts):
         name = shard_name(number)

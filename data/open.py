@@ -34,13 +34,16 @@ def open_corpus(data: DataConfig, tokenizer: Tokenizer, *, say: Notice) -> Corpu
 
 
 def open_again(data: DataConfig, tokenizer: Tokenizer, sha256: str, *, say: Notice) -> Corpus:
-    """The text of a run that goes on.
+    """The text of a run that is resumed.
 
-    If a file that it was made of is gone, or the Python that it was the library of, the run's own
-    shards are read. Text that was changed is opened as it is now: to refuse it is for the caller.
+    If a file of the text is gone, or the text was the standard library of another Python, the run's
+    own shards are read. Text that was changed is opened as it is now: the caller must refuse it.
 
     Args:
-      sha256: of the text of the run, as `Corpus.sha256`. The rest is as of `open_corpus`.
+      data: as for `open_corpus`.
+      tokenizer: as for `open_corpus`.
+      sha256: digest of the text of the run (`Corpus.sha256`).
+      say: as for `open_corpus`.
     """
 
     def shards_of_the_run(why: str) -> Corpus | None:
@@ -70,15 +73,19 @@ def open_trained(
     in_full: bool = False,
     say: Notice,
 ) -> Corpus:
-    """The text that a model was trained on, and no other: from its shards, or prepared again.
+    """The text that a model was trained on: from its shards, or prepared again.
 
     Args:
-      sha256: of that text, as `Corpus.sha256`.
-      folders: where shards may be; none to look at the text alone.
-      in_full: every stage is needed, not what is held out alone.
+      data: as for `open_corpus`.
+      tokenizer: as for `open_corpus`.
+      sha256: digest of the text (`Corpus.sha256`).
+      folders: directories that may have the shards; empty to look at the text alone.
+      in_full: whether every stage is needed, and not only the held-out text.
+      say: as for `open_corpus`.
 
     Raises:
-      UserError: neither is there, or the text has changed; the errors of `open_corpus`.
+      UserError: there are neither text nor shards, or the text has changed; the errors of
+        `open_corpus`.
     """
     staged = in_full and data.window_bytes
     if not staged and (found := known.find(data, tokenizer, sha256, folders, say=say)):

@@ -17,7 +17,7 @@ COMMAND = "python -m data.prepare"
 
 
 def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
-    """Prepare every source of a configuration; `program` is what the help calls this command."""
+    """Prepare every source of a configuration; `program` is the command's name in its help."""
     parser = command_line.ConfigParser(
         prog=program, description=command_line.started_as(__doc__, COMMAND, program)
     )

@@ -38,6 +38,7 @@ class Files(ListedFiles):
         self.tally = Tally(source.skip_damaged, self._listing)
 
     def read(self, position: Position = None) -> Iterator[tuple[Document, Position]]:
+        """See `Source.read`."""
         for texts, file, at in self._values([self._source.field], position):
             after = {"at": at, "tally": self.tally.state()} if at else None
             yield Document(file.shown if file else "", texts[0] if texts else b""), after

@@ -1,4 +1,4 @@
-"""A source larger than the disk: stages of shards, prepared while the ones before are read.
+"""A source larger than the disk: stages of shards; each is prepared while the one before is read.
 
 A stage is a run of consecutive documents whose tokens take a quarter of `data.window_bytes`. At
 most four stages are held: the first, whose held-out documents are evaluated; the one before; the
@@ -54,7 +54,7 @@ class Stages:
         return self.directory / f"stage-{number:05}"
 
     def facts(self, number: int) -> dict[str, Any]:
-        """The manifest of a stage, which may be deleted by now: counts, `after`, `last`."""
+        """The manifest of a stage: counts, `after`, `last`. It is kept if the stage is deleted."""
         if not (self._path(number) / manifest.FILE).exists():
             self._make(number)
         return manifest.read(self._path(number))
@@ -205,6 +205,7 @@ class RollingCorpus(Corpus):
     stages: Stages
 
     def streams(self, settings: Config, phases: Phases) -> Streams:
+        """The training streams; `phases` is not used, because there is only one source."""
         es = settings.es
         return RollingStreams(
             self.stages,

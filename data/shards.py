@@ -29,7 +29,7 @@ from int_lm.errors import UserError
 from int_lm.files import digest, untrusted
 from tokenization.interface import Tokenizer
 
-WINDOW = 1 << 16  # tokens of a window at most: what a stream reads before it moves elsewhere
+WINDOW = 1 << 16  # tokens of a window, at most; then a stream moves to another window
 OPEN_WINDOWS = 64  # windows that are filled at the same time
 ARRAYS = ("tokens", "windows", "places", "heldout_tokens", "heldout")
 COUNTS = (
@@ -62,7 +62,7 @@ class Shard:
 def pack(
     documents: Sequence[np.ndarray], *, first: int, separator: int, dtype: np.dtype
 ) -> dict[str, np.ndarray]:
-    """Lay documents out in windows: {"tokens", "windows", "places"}, as above.
+    """Lay documents out in windows: the arrays {"tokens", "windows", "places"} of a shard.
 
     At most `OPEN_WINDOWS` windows are open. A document goes into the open window with the least
     room that still holds it (best fit). Every token of every document, and a separator after each
@@ -71,6 +71,8 @@ def pack(
     Args:
       documents: arrays of ids of `dtype`.
       first: number of the first document.
+      separator: the id that follows each piece.
+      dtype: of the ids.
     """
     windows: list[list[tuple[int, int, int]]] = []  # pieces (document, begin, end)
     rooms: list[tuple[int, int]] = []  # (room left, window) of the open ones, sorted

@@ -26,12 +26,18 @@ from int_lm.errors import UserError
 from tokenization.interface import Tokenizer
 
 BLOCK = 1024  # windows in which the shares of a mixture are exact
-TOLERANCE = 0.1  # by which a share may miss what was asked, as a part of it, without a word
+TOLERANCE = 0.1  # relative error of a share from which on a message is printed
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a token is from: a source, the number of the document in it, and the token's offset."""
+    """The origin of a token.
+
+    Attributes:
+      source: name of the source.
+      document: number of the document in the source.
+      offset: position of the token in the document.
+    """
 
     source: str
     document: int
@@ -193,7 +199,7 @@ class Streams:
         return self._tokenizer.count_bytes(self.at(step)[:, 1:])
 
     def locate(self, step: int) -> list[list[Place | None]]:
-        """Where each target [S][T] of a step is from; None in the padding."""
+        """The origin of each target of a step, [S][T]; None in the padding."""
         number, segment = divmod(step, self.steps_per_round)
         found: list[list[Place | None]] = []
         for part, shard, begin, end in self._round(number):
@@ -233,7 +239,7 @@ class Streams:
         return before + (after - before) * (segment / self.steps_per_round)
 
     def shares_missed(self, steps: int) -> str | None:
-        """What to say of the last weights if `steps` steps do not reach them, within a tenth."""
+        """A message if `steps` steps miss a share of the last weights by over a tenth, or None."""
         first_round, weights = self.mixture.phases[-1]
         first = first_round * self.steps_per_round
         names = [part.name for part in self._parts]

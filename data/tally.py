@@ -1,4 +1,4 @@
-"""Count what is left out, or changed, on the way from files to text, and where it was first."""
+"""Counts files and records that are left out or read as something else, by kind."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -22,7 +22,7 @@ class Tally:
 
         Args:
           most_damaged: `data.skip_damaged`, damaged records that may be left out.
-          found: what was counted before, as of `state`.
+          found: the counts so far, as `state` returns them.
         """
         self._most = most_damaged
         self._found = {

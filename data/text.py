@@ -63,6 +63,7 @@ class TextFiles(ListedFiles):
         self.tally = Tally(found=self._listing)
 
     def read(self, position: Position = None) -> Iterator[tuple[Document, Position]]:
+        """See `Source.read`."""
         first, offset, piece = position["at"] if position else (0, 0, 0)
         self.tally = Tally(found=position["tally"] if position else self._listing)
         binary = dict.fromkeys(self._directories, 0)
@@ -130,6 +131,7 @@ class StandardLibrary(ListedFiles):
             )
 
     def read(self, position: Position = None) -> Iterator[tuple[Document, Position]]:
+        """See `Source.read`."""
         (first,) = position["at"] if position else (0,)
         self.tally = Tally(found=position and position["tally"])
         for index in range(first, len(self.listed)):
@@ -229,7 +231,8 @@ def walk(root: str, without: frozenset[str] = frozenset(), tally: Tally | None =
     Args:
       root: directory to search.
       without: names of directories and files to leave out.
-      tally: counts what is left out: hidden names, links to directories, and what is not a file.
+      tally: counts hidden names, links to directories and entries that are not regular files, which
+        are left out.
     """
     left_out: list[tuple[str, str]] = []
 

@@ -12,9 +12,9 @@ from tokenization.interface import identity_digest, write_identity
 
 @dataclass(frozen=True)
 class ByteTokenizer:
-    """Ids are byte values (V = 256, separator 0): lossless for any bytes, nothing to train.
+    """Ids are byte values (V = 256, separator 0). It is lossless and needs no training.
 
-    A zero byte inside a text would read as a separator, so text sources refuse such text.
+    A zero byte inside a text would be read as a separator, so text sources refuse such text.
     """
 
     name: str = field(default="bytes", init=False)
@@ -54,7 +54,7 @@ class ByteTokenizer:
         return int(np.count_nonzero(ids != self.separator))
 
     def digest(self) -> str:
-        """Identity: sha256 in hex; one constant, since all byte tokenizers are the same."""
+        """Identity: sha256 in hex, the same for all byte tokenizers."""
         return identity_digest(self.name, self.vocab_size, self.separator)
 
     def save(self, directory: str | Path) -> None:

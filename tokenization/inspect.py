@@ -21,7 +21,10 @@ COMMAND = "python -m tokenization.inspect"
 
 
 def heldout(data: DataConfig, source: MixtureConfig, most_bytes: int) -> Iterator[bytes]:
-    """The first held-out texts of a source, up to `most_bytes`; of a small source all its text."""
+    """The first held-out texts of a source, until about `most_bytes` bytes are read.
+
+    If the whole source has no more bytes than that, all its texts.
+    """
     opened = open_source(source, data.document_bytes, notice=print)
     size = opened.size()
     every = size is not None and size <= most_bytes

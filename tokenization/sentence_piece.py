@@ -1,9 +1,9 @@
 """SentencePiece tokenizers: BPE or unigram pieces over bytes, lossless for any text.
 
-A model's own decoder turns the character U+2581 into a space, and bytes that are not UTF-8 have no
-pieces; a model of text without spaces has no piece for a space, and would give that character's
-bytes. Here all of these are encoded as byte pieces, and ids are decoded by a table of the bytes of
-each piece. So decoding gives every text again; a text for which it does not is refused.
+SentencePiece's own decoder turns the character U+2581 into a space. Bytes that are not UTF-8 have
+no pieces. A model of text without spaces has no piece for a space, and would give the bytes of
+U+2581 instead. Here all of these are encoded as byte pieces, and ids are decoded by a table of the
+bytes of each piece. So decoding gives the same text again. A text for which it does not is refused.
 """
 
 import codecs
@@ -22,7 +22,7 @@ from tokenization.interface import identity_digest, write_identity
 
 MODEL_FILE = "tokenizer.model"
 MODEL_BYTES = 1 << 26  # the largest model file
-SPACE = "\u2581"  # how pieces write a space
+SPACE = "\u2581"  # stands for a space in pieces
 
 
 class SentencePieceTokenizer:
@@ -80,7 +80,7 @@ class SentencePieceTokenizer:
                 f"{where} has the piece {names[0]!r} at id 0, which int_lm needs "
                 f"for the separator between documents; train one with {command('train-tokenizer')}"
             )
-        # what is encoded as bytes: its own piece would stand for something else
+        # characters that are encoded as bytes, because their pieces would stand for other text
         self._alone = re.compile(f"([{SPACE}{'' if SPACE in names else ' '}])")
         self._of_byte = np.array([of_byte[value] for value in range(256)], self.dtype)
         self.pieces = tuple(self._bytes_of(index, name) for index, name in enumerate(names))

@@ -34,7 +34,7 @@ VOCABULARY = range(512, 65537)
 FIXED = 2 + 256  # the separator, SentencePiece's id for what is unknown, and the bytes
 PART_BYTES = 4096  # of text, cut at line ends, given to the trainer at once
 COVERAGE = 0.9999  # of the characters of a text
-CHARACTERS_AT_MOST = 0.5  # of the ids for pieces: more would leave too few for pieces of several
+CHARACTERS_AT_MOST = 0.5  # of the ids for pieces: the others are for pieces of several characters
 # SentencePiece leaves out all of what it is given at once where this character is in it.
 RESERVED = "\u2585"
 
@@ -92,14 +92,15 @@ class Alphabet:
 def alphabet(texts: Iterable[bytes], vocab_size: int, coverage: float | None = None) -> Alphabet:
     """Choose the most frequent characters, and the space.
 
-    SentencePiece refuses coverages below 0.98, and a vocabulary that has no room for the characters
-    that are left. A small vocabulary for a script with many characters needs less.
+    SentencePiece refuses a coverage below 0.98, and a vocabulary without room for all characters
+    that the coverage asks for. A small vocabulary for a script with many characters needs a lower
+    coverage, so the characters are chosen here.
 
     Args:
       texts: UTF-8.
       vocab_size: ids for pieces, without those of `FIXED` and own symbols.
-      coverage: share of the text's characters that is to have a piece; None for `COVERAGE`, or as
-        many as `CHARACTERS_AT_MOST` allows, if these are fewer.
+      coverage: share of the text's characters that must have a piece; None for `COVERAGE`, or less
+        if `CHARACTERS_AT_MOST` does not allow so many.
     """
     counts: Counter[str] = Counter()
     for text in texts:
@@ -118,9 +119,9 @@ def alphabet(texts: Iterable[bytes], vocab_size: int, coverage: float | None = N
 
 
 def parts(texts: Iterable[bytes], rare: Iterable[str]) -> Iterator[str]:
-    """Texts for the trainer: in parts of some whole lines, and without rare characters.
+    """Texts for the trainer, in parts of several whole lines and without rare characters.
 
-    Line ends stay in them, so that they can become pieces.
+    Line ends stay in the parts, so that they can become pieces.
     """
     gaps = {ord(character): RESERVED for character in rare}
     for text in texts:
@@ -143,7 +144,7 @@ def train(
       texts: UTF-8, at least one.
       vocab_size: V, with the separator, 256 bytes, own symbols and the characters of `alphabet`.
       model_type: `bpe` or `unigram`.
-      coverage: as of `alphabet`.
+      coverage: as for `alphabet`.
       symbols: pieces of the user, checked by `check_symbols`: always one token, never part of one.
       say: called with one sentence about the characters.
 
@@ -169,7 +170,7 @@ def train(
             model_type=model_type,
             vocab_size=vocab_size,
             user_defined_symbols=list(symbols),
-            character_coverage=1.0,  # of what `parts` leaves
+            character_coverage=1.0,  # of the characters that `parts` leaves
             byte_fallback=True,
             normalization_rule_name="identity",
             add_dummy_prefix=False,
@@ -182,7 +183,7 @@ def train(
             bos_id=-1,
             eos_id=-1,
             max_sentence_length=8 * PART_BYTES,
-            num_threads=1,  # with more the model depends on their number
+            num_threads=1,  # with more threads, the model depends on their number
             minloglevel=2,
         )
     except (RuntimeError, OSError) as error:
@@ -213,7 +214,7 @@ def check_symbols(symbols: Sequence[str]) -> None:
 
 
 def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
-    """Sample, train, check, save; `program` is what the help calls this command."""
+    """Sample, train, check and save; `program` is the command's name in its help."""
     from int_lm.config import command_line
 
     parser = command_line.ConfigParser(

@@ -1,1 +1,1 @@
-"""What JAX traces, without JAX: `trace` reads it, `program` holds it, `c` writes it as C."""
+"""Compiles functions that JAX traces: `trace` reads them, `program` holds them, `c` writes C."""

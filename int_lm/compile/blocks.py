@@ -1,4 +1,4 @@
-"""Blocks of C: scalars, and loops over arrays in which neighbouring operations stand together."""
+"""Blocks of C: scalars, and loops over arrays that compute several operations together."""
 
 from collections.abc import Iterator, Sequence
 
@@ -10,10 +10,10 @@ INLINE = 60  # characters of an expression that needs no name of its own
 
 
 class BlockWriter(Reader):
-    """Writes what computes some nodes; `barrier` is for those that have statements of their own."""
+    """Writes the statements that compute nodes. A subclass defines `barrier`."""
 
     def block(self, nodes: Sequence[Node], outputs: Sequence[tuple[Node, str]]) -> None:
-        """Write what computes `nodes` and brings `outputs` to their places."""
+        """Write the statements that compute `nodes` and store `outputs`, (node, C array) each."""
         self.turns_of |= {(n.operands[0], n.value): n for n in nodes if n.operation == "turn"}
         self.places |= {n: place for n, place in reversed(outputs) if n.operation == "turn"}
         sites = [node for node in nodes if not stages.is_virtual(node) and node not in self.stored]
@@ -54,7 +54,7 @@ class BlockWriter(Reader):
                 self.copy(node, place)
 
     def walk(self, node: Node, own: set[Node], same: bool) -> Iterator[tuple[Node, bool]]:
-        """The sites that `node` is read from, and whether at the reader's own place."""
+        """(site from which `node` is computed, whether only at the index of the reader)."""
         if node in own:
             yield node, same
         elif node not in self.stored:
@@ -62,12 +62,14 @@ class BlockWriter(Reader):
                 yield from self.walk(operand, own, same and node.operation == "convert")
 
     def needs(self, node: Node, own: set[Node]) -> Iterator[tuple[Node, bool]]:
+        """(site that `node` reads, whether only at the same index) of every such site."""
         shape = stages.loop_shape(node) if stages.kind(node) == "loop" else ()
         for operand in node.operands:
             for needed, same in self.walk(operand, own, True):
                 yield needed, same and needed.shape == shape and stages.kind(node) != "barrier"
 
     def scalar(self, node, readers, kept, group) -> None:
+        """Write the declaration of a scalar, or leave its expression to its only reader."""
         once = len(readers) == 1 and node not in kept
         once = once and readers[0][0] in group and stages.kind(readers[0][0]) == "scalar"
         if once and len(self.expression(node, ())) <= INLINE:
@@ -80,7 +82,7 @@ class BlockWriter(Reader):
         self.stored[node] = name
 
     def loop(self, shape, members, readers, kept, places) -> None:
-        """One loop over `shape` in which all members are computed."""
+        """Write one loop over `shape` that computes all members."""
         counters = self.counters(shape)
         inside = set(members)
         lines: list[str] = []
@@ -126,7 +128,7 @@ class BlockWriter(Reader):
             self.local.pop(node, None)
 
     def start(self, node: Node, total: str) -> None:
-        """Declare what a reduction accumulates."""
+        """Declare the variable in which a reduction accumulates its result."""
         kind = expressions.register(node.dtype)
         kind = expressions.unsigned(kind) if node.wraps else kind
         x = node.operands[0]
@@ -143,5 +145,5 @@ class BlockWriter(Reader):
         return f"{total} = {entry} {sign} {total} ? {entry} : {total};"
 
     def barrier(self, node: Node, places: Sequence[str]) -> None:
-        """A linear, a loop, a concatenation, or a reduction of some axes."""
+        """Write a node of the kind "barrier", and store it at `places`."""
         raise NotImplementedError

@@ -1,10 +1,11 @@
-"""A program as statements of C99: loops over arrays, each under the Python that it comes from.
+"""Writes a program as statements of C99, with the statements of Python as comments.
 
-Neighbouring pointwise operations of one shape share a loop. A value that only its own loop reads is
-a local of it; any other is an array on the stack. int8, int16 and bool are computed in int32_t.
-Nothing relies on what C leaves undefined or to the compiler: results that may wrap around are
-computed unsigned, and right shifts of negative numbers go through `shift_floor`. The functions that
-the statements call (`shift_floor`, `wrap32`, `clip`, ...) and `linear` are the caller's to define.
+Pointwise operations of one shape share a loop if possible. A value that only its own loop reads is
+a local variable of the loop; any other value is an array on the stack. int8, int16 and bool are
+computed in int32_t. The code has no undefined or implementation-defined behaviour: results that may
+wrap around are computed unsigned, and right shifts of negative numbers use `shift_floor`. The
+caller must define the functions that the statements call (`shift_floor`, `wrap32`, `clip`, `linear`
+and others).
 """
 
 import dataclasses
@@ -23,11 +24,17 @@ _OPEN = "\0"  # around the name of a matrix whose layout is not known yet
 
 @dataclasses.dataclass
 class Written:
-    """C code: statements of a function's body, and the constant tables that they read."""
+    """C code.
+
+    Attributes:
+      lines: the statements of a function's body.
+      tables: the constant tables that they read, by name, with those that existed before.
+      dots: inputs that only `linear` reads, as its weights.
+    """
 
     lines: list[str]
-    tables: dict[str, np.ndarray]  # by name, those that were there already too
-    dots: set[str]  # inputs that only `linear` reads, as its weights
+    tables: dict[str, np.ndarray]
+    dots: set[str]
 
 
 def write(
@@ -39,13 +46,13 @@ def write(
     """The statements that compute `outputs`.
 
     Args:
-      outputs: nodes of `trace.trace`, and the C array (or, of a scalar, the variable) they go to.
-      inputs: by the name of an input, the C array or, of a scalar, the expression of it.
-      reserved: names that locals must not take.
-      tables: constant tables that are there already, of another function.
+      outputs: (node of `trace.trace`, C array in which it is stored; for a scalar, C variable).
+      inputs: by the name of an input, its C array; for a scalar, its C expression.
+      reserved: names that local variables must not have.
+      tables: constant tables that exist already, because another function reads them.
 
     Raises:
-      UnsupportedError: a value has no C counterpart.
+      UnsupportedError: a value cannot be written in C.
     """
     writer = _Writer(inputs, reserved | set(tables or ()))
     writer.tables |= tables or {}
@@ -53,7 +60,7 @@ def write(
     dots = writer.dots - writer.read
 
     def settled(line: str) -> str:
-        """A product by a matrix, whose layout depends on whether anything else reads it."""
+        """A line with the layouts of its matrices, which depend on who else reads them."""
         if not (found := re.search(f"{_OPEN}(.*?){_OPEN}", line)):
             return line
         line = line.replace(found[0], "linear" if found[1] in dots else "linear_rows")
@@ -86,7 +93,7 @@ class _Writer(BlockWriter):
         self.stored[node] = name
 
     def concatenated(self, node: Node, name: str) -> None:
-        """One part after the other."""
+        """Write the parts of a concatenation one after another."""
         start = 0
         for part in node.operands:
             counters = self.counters(part.shape)
@@ -98,7 +105,7 @@ class _Writer(BlockWriter):
             start += part.shape[node.value]
 
     def position(self, node: Node, name: str) -> None:
-        """Where the first of the largest entries is."""
+        """Write the index of the first of the largest entries."""
         x = node.operands[0]
         if len(x.shape) != 1:
             raise UnsupportedError("an argmax along one of several axes")
@@ -108,7 +115,7 @@ class _Writer(BlockWriter):
         self.nest(x.shape, (counter,), [f"{name} = {entry} > {best} ? {counter} : {name};"])
 
     def reduction(self, node: Node, name: str) -> None:
-        """A reduction of some axes: one result for each place of the others."""
+        """Write a reduction of some axes: one result for each index of the other axes."""
         x = node.operands[0]
         counters = self.counters(x.shape)
         free = [axis for axis in range(len(x.shape)) if axis not in node.value]
@@ -126,7 +133,7 @@ class _Writer(BlockWriter):
             self.leave()
 
     def linear(self, node: Node, name: str) -> None:
-        """x W^T by a function of the caller."""
+        """Write x W^T as a call of the function `linear`, which the caller defines."""
         x, weights = node.operands
         count, inputs = weights.shape
         operand = self.contiguous(x)
@@ -151,7 +158,7 @@ class _Writer(BlockWriter):
         self.say(f"{_OPEN}{matrix.value}{_OPEN}({name}, {start}, {operand}, {count}, {inputs});")
 
     def contiguous(self, x: Node) -> str | None:
-        """A pointer to all of an int8 vector, if it lies in one piece of a multiple of 4 bytes."""
+        """The C pointer to an int8 vector; None unless contiguous, of a length that 4 divides."""
         if x.shape[0] % 4:
             return None
         if x in self.stored:
@@ -164,7 +171,7 @@ class _Writer(BlockWriter):
         return None
 
     def turns(self, node: Node) -> None:
-        """A loop: what it hands from turn to turn has an array of its own."""
+        """Write a loop. Each carried value has an array of its own."""
         loop, counter = node.value, self.fresh("turn")
         body = program.within(loop)
         outputs: list[tuple[Node, str]] = []
@@ -206,7 +213,7 @@ class _Writer(BlockWriter):
         self.say(f"{kind} {name}{size};")
 
     def collected(self, turn: Node, result: Node, kept: str) -> str:
-        """Where one turn's result goes: entry `kept` of the array of all turns."""
+        """The C place of one turn's result in the array of all turns: entry `kept` or a pointer."""
         array = self.places.get(turn)
         if array is None:
             array = self.fresh("all")

@@ -1,8 +1,8 @@
 """C expressions of pointwise operations on int32_t, uint32_t, int64_t and uint64_t.
 
-int8, int16, uint8, uint16 and bool values are computed as int32_t. Where the ranges of a program
-prove that no result leaves its dtype, the plain operator is right. Elsewhere it is computed
-unsigned and taken back by `wrap8`, `wrap16`, `wrap32`, `wrap64`.
+int8, int16, uint8, uint16 and bool values are computed as int32_t. If the ranges of a program prove
+that a result does not leave its dtype, the plain operator is used. Otherwise the result is computed
+unsigned, and `wrap8`, `wrap16`, `wrap32` or `wrap64` converts it back.
 """
 
 import re
@@ -17,12 +17,12 @@ _LOOSE = re.compile(r"\b(float\w*|double|half)\b", re.IGNORECASE)
 
 
 def is_loose(text: str) -> bool:
-    """It names a type that is no integer: such a remark is left out."""
+    """Whether a text names a type that is not an integer; such a comment is left out."""
     return _LOOSE.search(text) is not None
 
 
 def register(dtype: str) -> str:
-    """The C type that values of a dtype are computed in."""
+    """The C type in which values of a dtype are computed."""
     return f"{dtype}_t" if dtype in ("uint32", "int64", "uint64") else "int32_t"
 
 
@@ -60,7 +60,7 @@ def wrapped(text: str, dtype: str) -> str:
 
 
 def pointwise(node: Node, texts: Sequence[str]) -> str:
-    """The expression of a node, given those of its operands; bracketed where it must be."""
+    """The expression of a node from those of its operands, in brackets if they are needed."""
     operation, dtype = node.operation, node.dtype
     x, y = node.operands[0], node.operands[-1]
     a, b = texts[0], texts[-1]
@@ -117,7 +117,7 @@ def bare(text: str) -> str:
 
 
 def _bounded(node: Node, texts: Sequence[str]) -> str:
-    """Maximum and minimum; one of the other with constants is a clip."""
+    """The expression of a maximum or minimum; the minimum of a maximum by constants is a clip."""
     name = {"max": "maximum", "min": "minimum"}[node.operation]
     kind = register(node.dtype)
     first, second = texts

@@ -1,4 +1,4 @@
-"""Where entries of arrays lie in C: row by row, in the narrowest type that holds them."""
+"""The layout of arrays in C: row-major, in the narrowest type that holds all entries."""
 
 import math
 import re
@@ -29,7 +29,7 @@ def entry(array: str, shape: Shape, index: tuple[str, ...]) -> str:
 
 
 def flat(shape: Shape, index: Sequence[str]) -> str:
-    """The place of an entry in a row-major array."""
+    """The C expression of the offset of an entry in a row-major array."""
     wide = "(size_t)" if math.prod(shape) > 2**31 - 1 else ""
     terms = []
     for axis, place in enumerate(index):
@@ -40,7 +40,7 @@ def flat(shape: Shape, index: Sequence[str]) -> str:
 
 
 def unflat(shape: Shape, place: str) -> tuple[str, ...]:
-    """The index of a row-major array's entry from its place."""
+    """The C expressions of the index of an entry, from its offset in a row-major array."""
     index = []
     for axis in range(len(shape)):
         stride = math.prod(shape[axis + 1 :])
@@ -55,7 +55,7 @@ def plus(counter: str, start: int) -> str:
 
 
 def assignment(node: Node, target: str, text: str) -> str:
-    """target = text, cast to what a node is stored as where that is narrower than text is."""
+    """The statement target = text; with a cast if the node is stored in a narrower type."""
     narrow = storage(node) if node.operation != "linear" else ""
     if narrow in ("int8_t", "int16_t"):
         return f"{target} = ({narrow}){bracketed(text)};"
@@ -63,7 +63,7 @@ def assignment(node: Node, target: str, text: str) -> str:
 
 
 def bracketed(text: str) -> str:
-    """`text` as an operand: in brackets, where it could fall apart."""
+    """`text` as an operand, in brackets if they are needed."""
     return (
         text
         if re.fullmatch(r"\w+|\([^()]*\)|\w+(\[[^\[\]]*\])?|\w+\([^()]*\)", text)

@@ -1,8 +1,8 @@
 """Nodes of the operations that move entries, reduce axes or multiply matrices.
 
-`HANDLERS` has those of one equation of a jaxpr by the name of its primitive: (parameters, operands,
-their shapes, the result's shape, its dtype, note) -> node. Shapes of JAX have their axes of length
-1, those of nodes have not.
+`HANDLERS` has a function for each primitive of a jaxpr, by name: (parameters, operands, shapes of
+the operands, shape of the result, its dtype, note) -> node. Shapes of JAX include axes of length 1,
+shapes of nodes do not.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,17 +14,21 @@ from int_lm.compile.program import Node, Note, Shape, UnsupportedError, combine,
 
 
 def kept(shape: Sequence[int]) -> Shape:
+    """A shape without its axes of length 1."""
     return tuple(int(size) for size in shape if size != 1)
 
 
 def kept_axes(shape: Sequence[int], axes: Sequence[int]) -> tuple[int, ...]:
-    """Where axes of `shape` are among those that are longer than 1; others are left out."""
+    """The positions of `axes` among the axes of `shape` that are longer than 1.
+
+    Axes of length 1 are left out.
+    """
     places = np.cumsum([size != 1 for size in shape]) - 1
     return tuple(int(places[axis]) for axis in axes if shape[axis] != 1)
 
 
 def full(node: Node, shape: Sequence[int]) -> Node:
-    """`node` with all its entries, where it stands as a scalar."""
+    """`node` as an array of this shape: if it is a scalar, it is broadcast."""
     if node.shape == kept(shape):
         return node
     return Node(
@@ -33,9 +37,14 @@ def full(node: Node, shape: Sequence[int]) -> Node:
 
 
 def fitted(node: Node, own: Shape, shape: Shape) -> Node:
-    """`node`, of JAX's shape `own`, as an operand of a pointwise operation of this shape.
+    """`node` as an operand of a pointwise operation whose result has this shape.
 
-    JAX repeats the only place of an axis of length 1 as often as the result needs it.
+    JAX repeats the only entry along an axis of length 1 as often as the result needs it.
+
+    Args:
+      node: the operand.
+      own: its shape in JAX.
+      shape: the shape of the result in JAX.
     """
     if not node.shape or own == shape:
         return node
@@ -48,6 +57,7 @@ def fitted(node: Node, own: Shape, shape: Shape) -> Node:
 
 
 def reduce(operation: str, x: Node, axes: Sequence[int], dtype: str, note: Note) -> Node:
+    """A reduction of some axes of `x`; `x` itself, or index 0, if there are none."""
     if not axes:
         return x if operation != "first_largest" else constant(0, dtype)
     count = int(np.prod([x.shape[axis] for axis in axes]))
@@ -68,7 +78,7 @@ def sliced(x: Node, shape: Shape, first: Sequence[int], sizes: Shape, note: Note
     """Entries from `first` on, `sizes` of them along the axes of `shape`."""
     if not x.shape or shape == sizes:
         return x
-    for axis in range(len(shape)):  # an axis of which one place stays is left out
+    for axis in range(len(shape)):  # an axis of which one entry is left is dropped
         if shape[axis] != 1 and sizes[axis] == 1:
             place = constant(first[axis], "int32")
             x = take(x, place, kept_axes(shape, [axis])[0], note)
@@ -184,10 +194,10 @@ def _concatenate(params, operands, shapes, shape, dtype, note) -> Node:
     parts = [full(x, own) for x, own in zip(operands, shapes, strict=True)]
     axis = params["dimension"]
     places = kept_axes(shape, [axis])
-    if not places:  # the axis has one place: there is one part
+    if not places:  # the axis has length 1: there is one part
         return parts[0]
     if any(part[axis] == 1 for part in shapes):
-        # a part of one place lacks the axis: it gets it back
+        # a part of length 1 along the axis lacks it: the axis is added again
         parts = [
             Node("broadcast", (part,), _with_axis(part.shape, places[0]), part.dtype, part.low,
                  part.high, tuple(k for k in range(len(part.shape) + 1) if k != places[0]))
@@ -203,7 +213,7 @@ def _with_axis(shape: Shape, axis: int) -> Shape:
 
 
 def _dot(params, operands, shapes, shape, dtype, note) -> Node:
-    """x W^T as `linear`; any other product of matrices as a sum of products."""
+    """The node `linear` for x W^T of int8; for other products, a sum of products."""
     x, weights = operands
     (x_axes, w_axes), (x_batch, w_batch) = params["dimension_numbers"]
     inputs = kept_axes(shapes[0], x_axes), kept_axes(shapes[1], w_axes)

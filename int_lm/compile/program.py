@@ -1,21 +1,21 @@
-"""A typed program of integer operations: what is computed for one token, without a language.
+"""A typed program of integer operations for one token. It does not depend on a language.
 
 A program is a graph of `Node`s. Each has a shape, an integer dtype and a range [low, high] that its
-entries cannot leave. Axes of length 1 are left out of shapes, and an array whose entries are all
-one scalar may stand as that scalar. `combine` folds what the ranges decide: a comparison that is
-always false, a clip that never clips. Where a range proves that a result fits its dtype, a back end
-may compute it without thought of wrap-around; where it does not, `wraps` is set and the result is
-that modulo 2^bits.
+entries cannot leave. Axes of length 1 are left out of shapes. An array whose entries are all equal
+to one scalar may be represented by that scalar. `combine` simplifies operations whose results
+follow from the ranges, such as a comparison that is always false. If the range of a result proves
+that it fits its dtype, a back end may compute it with a plain operator. Otherwise `wraps` is True,
+and the result is taken modulo 2^bits.
 
-`trace` makes programs of what JAX traces, `c` writes them as C. Other back ends, of kernels for a
-tile of members, can read the same graph.
+`trace` makes programs from functions that JAX traces, `c` writes programs as C. Other back ends,
+such as kernels for a tile of members, can read the same graph.
 
 Operations that are not in `POINTWISE`:
 
     constant      value: an int, or an array
     input         value: its name
     index         the counter of a loop: value is the `Loop`
-    carried       what a loop hands from one turn to the next: value is (Loop, place)
+    carried       a value that a loop passes from one turn to the next: value is (Loop, place)
     broadcast     value: axis of the result for every axis of the operand
     slice         value: first index along every axis
     take          operand, index: operand[index] along axis 0; the shape is the index's and the rest
@@ -25,8 +25,8 @@ Operations that are not in `POINTWISE`:
     iota          value: axis along which the entries count
     sum, largest, smallest, first_largest     value: axes that are reduced
     linear        x [N], weights [M, N], both int8: x W^T, int32 [M]
-    loop          value: the `Loop`; its operands are all that it needs of what stands outside
-    turn          a result of a loop, its operand: value is the place, see `Loop`
+    loop          value: the `Loop`; operands: the nodes outside of the loop that it needs
+    turn          a result of a loop, which is its operand: value is the place, see `Loop`
 """
 
 import dataclasses
@@ -48,12 +48,17 @@ REDUCTIONS = {"sum", "largest", "smallest", "first_largest"}
 
 
 class UnsupportedError(Exception):
-    """A program asks for what cannot be compiled; the message names it."""
+    """A program has an operation that cannot be compiled; the message names it."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Note:
-    """Where a node comes from: a statement of Python, and the name that it gives to its result."""
+    """The origin of a node.
+
+    Attributes:
+      statement: the statement of Python that computes it; "" if unknown.
+      name: the name that the statement gives to its result; "" for none.
+    """
 
     statement: str = ""
     name: str = ""
@@ -61,13 +66,18 @@ class Note:
 
 @dataclasses.dataclass(eq=False)
 class Node:
-    """One operation and its result; the module says what `value` holds.
+    """One operation and its result.
 
     Attributes:
-      operation: one of `POINTWISE`, or of those that the module lists.
-      operands: each of this node's shape or a scalar, if the operation is pointwise.
-      low, high: the least and the greatest value that an entry can have.
-      wraps: the exact result may leave the dtype: it is taken modulo 2^bits.
+      operation: one of `POINTWISE`, or one that the docstring of the module lists.
+      operands: if the operation is pointwise, each has this node's shape or is a scalar.
+      shape: of the result, without axes of length 1; () for a scalar.
+      dtype: of the result.
+      low: the least value that an entry can have.
+      high: the greatest value that an entry can have.
+      value: see the docstring of the module.
+      wraps: whether the exact result may leave the dtype and is taken modulo 2^bits.
+      note: the origin of the node.
     """
 
     operation: str
@@ -82,20 +92,21 @@ class Node:
 
     @property
     def is_constant(self) -> bool:
-        """It is one known integer."""
+        """Whether the node is one known integer."""
         return self.operation == "constant" and not isinstance(self.value, np.ndarray)
 
 
 @dataclasses.dataclass(eq=False)
 class Loop:
-    """`length` turns of a body: a scan.
+    """A scan: a body that is computed `length` times.
 
     Attributes:
-      starts: what the first turn is handed.
-      hands: what every turn hands to the next, one for each of `starts`.
-      collected: what every turn computes besides, stacked along a new first axis in the results.
-      reverse: the first turn's part of what is collected is the last one of the stack.
-      live: places of results that are needed; they count `hands` first, then `collected`.
+      length: number of turns.
+      starts: the carried values before the first turn.
+      hands: the carried values after a turn, one for each of `starts`.
+      collected: other results of a turn, stacked along a new first axis in the result of the loop.
+      reverse: whether the results of the first turn are the last ones of the stack.
+      live: places of the results that are needed, counted in `hands` and then in `collected`.
     """
 
     length: int
@@ -107,7 +118,7 @@ class Loop:
 
     @property
     def results(self) -> list[Node]:
-        """What a turn computes, by place."""
+        """The results of a turn, by place: `hands`, then `collected`."""
         return [*self.hands, *self.collected]
 
 
@@ -133,11 +144,14 @@ def argument(name: str, shape: Iterable[int], dtype: str, low: int, high: int) -
 def combine(
     operation: str, operands: Sequence[Node], shape: Iterable[int], dtype: str, note: Note = Note()
 ) -> Node:
-    """A pointwise operation, or what it comes to: one of its operands, or a constant.
+    """A pointwise operation, simplified to one of its operands or to a constant if possible.
 
     Args:
-      operands: select has (condition, value where it is 0, value where it is 1).
+      operation: one of `POINTWISE`.
+      operands: for select: (condition, value where it is 0, value where it is 1).
       shape: of the result, with or without axes of length 1; scalars alone give a scalar.
+      dtype: of the result.
+      note: origin of the node.
     """
     x, y = operands[0], operands[-1]
     low, high = ranges.result(operation, operands, dtype)
@@ -178,9 +192,11 @@ def combine(
 
 
 def _floor_division(operands: Sequence[Node]) -> tuple[Node, Node] | None:
-    """(dividend, divisor) of jnp.floor_divide, which is spelt by a truncating division:
+    """(dividend, divisor) of jnp.floor_divide, which JAX expresses by a truncating division:
 
     select(sign a != sign b and a rem b != 0, a div b, a div b - 1)
+
+    None for other operands.
     """
     condition, quotient, less = operands
     if quotient.operation != "div" or less.operation != "sub" or condition.operation != "and":
@@ -200,7 +216,7 @@ def _floor_division(operands: Sequence[Node]) -> tuple[Node, Node] | None:
 
 
 def reached(outputs: Iterable[Node]) -> list[Node]:
-    """Every node that the outputs need, operands first, without the bodies of loops."""
+    """Every node that the outputs need, without the bodies of loops; operands come first."""
     order: dict[Node, None] = {}
 
     def visit(node: Node) -> None:
@@ -215,7 +231,7 @@ def reached(outputs: Iterable[Node]) -> list[Node]:
 
 
 def within(loop: Loop) -> list[Node]:
-    """The nodes of a loop's body that differ from turn to turn, operands first."""
+    """The nodes of a loop's body that differ between turns; operands come first."""
     of_turn: set[Node] = set()
     for node in reached(loop.results[place] for place in sorted(loop.live)):
         own = node.operation == "index" and node.value is loop
@@ -226,7 +242,7 @@ def within(loop: Loop) -> list[Node]:
 
 
 def finish(outputs: Sequence[Node]) -> None:
-    """Find out which results of loops the outputs need, and what loops need from outside."""
+    """Find which results of loops the outputs need, and which nodes loops need from outside."""
     seen: set[Node] = set()
     loops: dict[Node, None] = {}
     waiting = list(outputs)

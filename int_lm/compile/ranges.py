@@ -1,4 +1,4 @@
-"""Ranges of integer operations: what their results can be, given what their operands can be."""
+"""Ranges of integer operations: computes the range of a result from the ranges of its operands."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -42,7 +42,7 @@ def _truncated(a: int, b: int) -> int:
 
 
 def _mask_range(x: Ranged, y: Ranged, operation: str) -> tuple[int, int]:
-    """Of and, or, xor: what fits k bits stays there."""
+    """The range of and, or, xor: results of operands of k bits have k bits."""
     bits = max(max(n.high, ~n.low if n.low < 0 else 0).bit_length() for n in (x, y))
     if x.low >= 0 and y.low >= 0:
         return 0, min(x.high, y.high) if operation == "and" else 2**bits - 1

@@ -1,4 +1,4 @@
-"""What a writer of C knows: which values are stored where, and how to read any other from them."""
+"""The state of a writer of C: where values are stored, and how others are computed from them."""
 
 import itertools
 import math
@@ -20,19 +20,29 @@ RESERVED = {
 }
 COUNTERS = "ijkmn"  # of nested loops
 RESERVED |= set(COUNTERS)
-WIDTH = 100  # of a line
-ROWS = 16  # `linear` writes whole blocks of rows
+WIDTH = 100  # characters of a line, at most
+ROWS = 16  # `linear` writes whole blocks of so many rows
 
 
 class Reader:
-    """Lines of C so far, and the names of what they have computed.
+    """The lines of C so far, and the names of the values that they have computed.
 
     Attributes:
-      stored: arrays by node, or variables of scalars.
-      local: counters and the variable of what the present loop has computed in this turn.
-      inline: nodes whose expression stands where they are read.
-      read: inputs that something else than `linear` reads.
-      final: the last nodes of their statements, which take the statements' names.
+      inputs: by the name of an input, its C array, or the C expression of a scalar.
+      taken: names that are used.
+      lines: the lines so far.
+      tables: constant tables by name.
+      depth: of the indentation.
+      stored: by node, its C array, or the C variable of a scalar.
+      local: by node that the current loop has computed in this turn, the counters of the loop and
+        the C variable.
+      inline: nodes whose expressions are repeated where they are read.
+      dots: inputs that `linear` reads as its weights.
+      read: inputs that are read by something other than `linear`.
+      said: statements of Python that have been written as comments.
+      final: the last node of each statement, which gets the name of the statement's result.
+      turns_of: by loop and place, the node of this result.
+      places: by node of a loop's result, the C array in which it is wanted.
     """
 
     def __init__(self, inputs: Mapping[str, str], reserved: set[str]) -> None:
@@ -40,15 +50,15 @@ class Reader:
         self.lines: list[str] = []
         self.tables: dict[str, np.ndarray] = {}
         self.depth = 1
-        self.stored: dict[Node, str] = {}  # arrays by node, or variables of scalars
-        self.local: dict[Node, tuple[tuple[str, ...], str]] = {}  # variables of one loop's turn
+        self.stored: dict[Node, str] = {}
+        self.local: dict[Node, tuple[tuple[str, ...], str]] = {}
         self.inline: set[Node] = set()
         self.dots: set[str] = set()
         self.read: set[str] = set()
         self.said: set[str] = set()
-        self.final: set[Node] = set()  # the last nodes of their statements
-        self.turns_of: dict[tuple[Node, int], Node] = {}  # the node of a loop's result
-        self.places: dict[Node, str] = {}  # where a loop's results are wanted
+        self.final: set[Node] = set()
+        self.turns_of: dict[tuple[Node, int], Node] = {}
+        self.places: dict[Node, str] = {}
 
     def say(self, text: str) -> None:
         """Write a line."""
@@ -65,7 +75,7 @@ class Reader:
         self.say("}")
 
     def nest(self, shape: Shape, counters: Sequence[str], lines: Sequence[str]) -> None:
-        """Loops around statements."""
+        """Write loops over a shape around statements."""
         for counter, size in zip(counters, shape, strict=True):
             self.enter(counter, size)
         for line in lines:
@@ -87,7 +97,7 @@ class Reader:
         self.say(f"{kind} {name}[{size}];")
 
     def copy(self, node: Node, place: str) -> None:
-        """Bring a node to an array, or a scalar to a variable."""
+        """Write the statements that copy a node to an array, or a scalar to a variable."""
         if not node.shape:
             self.say(f"{place} = {expressions.bare(self.at(node, ()))};")
             return
@@ -97,7 +107,7 @@ class Reader:
         self.nest(node.shape, counters, [line])
 
     def remark(self, nodes: Sequence[Node]) -> None:
-        """The statements that nodes come from, as comments; each once."""
+        """Write the statements of Python that nodes come from as comments, each only once."""
         for node in nodes:
             statement = node.note.statement.replace("*/", "* /").replace("\n", " ")
             if statement and statement not in self.said and not expressions.is_loose(statement):
@@ -164,6 +174,7 @@ class Reader:
         raise AssertionError(f"{operation} is read before it is computed")
 
     def expression(self, node: Node, index: tuple[str, ...]) -> str:
+        """The C expression that computes one entry of a node from stored values."""
         return expressions.pointwise(
             node, [self.at(o, index if o.shape else ()) for o in node.operands]
         )

@@ -1,6 +1,7 @@
-"""When each node of a block is computed: in every stage first scalars, then loops, then barriers.
+"""Assigns each node of a block to a stage.
 
-Pointwise nodes of one shape and one stage share a loop.
+The code of a stage computes first its scalars, then its loops, then its barriers. Pointwise nodes
+of one shape in one stage share a loop.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,14 +16,17 @@ _VIRTUAL = {
 
 
 def is_virtual(node: Node) -> bool:
-    """It is computed where it is read, from what is stored."""
+    """Whether a node is not stored but computed from stored nodes wherever it is read."""
     if node.operation == "convert" and not node.wraps:
         return ranges.BITS[node.dtype] >= ranges.BITS[node.operands[0].dtype]
     return node.operation in _VIRTUAL
 
 
 def kind(node: Node) -> str:
-    """scalar; loop: a member of a loop over its shape; barrier: statements of its own."""
+    """How a node is computed: as a "scalar", in a "loop", or as a "barrier".
+
+    Nodes of the kind "loop" share a loop over their shape. A barrier has statements of its own.
+    """
     if node.operation in program.POINTWISE:
         return "loop" if node.shape else "scalar"
     whole = node.operation in program.REDUCTIONS and not node.shape
@@ -30,6 +34,7 @@ def kind(node: Node) -> str:
 
 
 def loop_shape(node: Node) -> Shape:
+    """The shape over which a node of the kind "loop" loops."""
     return node.operands[0].shape if node.operation in program.REDUCTIONS else node.shape
 
 
@@ -39,11 +44,18 @@ def assigned(
     readers: Mapping[Node, Sequence[tuple[Node, bool]]],
     kept: set[Node],
 ) -> dict[Node, int]:
-    """When each site is computed: in every stage first scalars, then loops, then barriers."""
+    """The stage of each site.
+
+    Args:
+      sites: the nodes that are stored; operands come first.
+      needs: by site, (site that it reads, whether only at the same index).
+      readers: by site, (site that reads it, whether only at the same index).
+      kept: sites that the outputs need.
+    """
     order = {"scalar": 0, "loop": 1, "barrier": 2}
 
     def together(first: Node, second: Node, same: bool) -> bool:
-        """Whether `second`, which reads `first`, can be in its stage."""
+        """Whether `second`, which reads `first`, can be in the same stage."""
         if kind(first) == "loop" == kind(second):
             return same and first.operation in program.POINTWISE
         if kind(first) == "scalar" == kind(second):

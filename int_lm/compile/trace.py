@@ -1,7 +1,7 @@
-"""A program of integer operations of a jaxpr: what JAX traces of a function.
+"""Makes a program of integer operations (`program`) from the jaxpr of a function.
 
-Functions that JAX calls inside are inlined, axes of length 1 are left out, a scan becomes a loop,
-and what the ranges of the inputs decide is folded (`program.combine`).
+Functions that are called inside are inlined, axes of length 1 are left out, and a scan becomes a
+loop. Operations whose results follow from ranges are simplified (`program.combine`).
 """
 
 import ast
@@ -41,13 +41,13 @@ def trace(
     """The outputs of `function` for `inputs`, flattened as `jax.tree.leaves` does.
 
     Args:
-      function: of flat arguments.
-      inputs: of `program.argument`, one for each argument.
+      function: its arguments are arrays.
+      inputs: made by `program.argument`, one for each argument.
       shapes: the arguments' shapes, with axes of length 1.
-      sources: files whose statements are noted at the nodes that come of them.
+      sources: files whose statements are recorded in the notes of nodes.
 
     Raises:
-      UnsupportedError: it uses an operation that has no counterpart.
+      UnsupportedError: the function uses an operation that programs do not have.
     """
     structs = [
         jax.ShapeDtypeStruct(shape, np.dtype(node.dtype))
@@ -71,7 +71,7 @@ def _statements(file: str) -> list[Any]:
 
 
 def _named(target: ast.expr) -> str:
-    """The name of a target without its axes: h of `h_PD`."""
+    """The name of an assignment's target without its axes, such as h for `h_PD`."""
     name = target.id if isinstance(target, ast.Name) else ""
     stem, _, axes = name.rpartition("_")
     return stem if stem and axes.isupper() else name
@@ -86,12 +86,12 @@ def _check_array(what: str, struct: Any) -> None:
 
 
 class _Reader:
-    """Walks jaxprs; `sources` as of `trace`."""
+    """Makes nodes from jaxprs; `sources` is that of `trace`."""
 
     def __init__(self, sources: set[str]) -> None:
         self.sources = sources
-        self.outer = Note()  # of the call that is being inlined
-        self.inside = False  # of such a call
+        self.outer = Note()  # origin of the call that is being inlined
+        self.inside = False  # whether a call is being inlined
 
     def run(self, jaxpr: Any, constants: Sequence[Any], inputs: list[Node]) -> list[Node]:
         """The results of a jaxpr for these inputs."""
@@ -113,10 +113,10 @@ class _Reader:
         return [read(atom) for atom in jaxpr.outvars]
 
     def note(self, equation: Any) -> Note:
-        """The statement of `sources` that an equation comes from, innermost call first.
+        """The statement of `sources` from which an equation comes, innermost call first.
 
-        Inside of a function that JAX calls, it is that of the call: JAX traces such a function once
-        for all calls, and remembers the first.
+        Inside of a function that is inlined, the statement is that of the call: JAX traces such a
+        function once for all calls, and records only the first call.
         """
         if self.inside:
             return self.outer
@@ -178,7 +178,7 @@ class _Reader:
         return [handler(params, operands, shapes, shape, dtype, note)]
 
     def call(self, params: Any, operands: list[Node], note: Note) -> list[Node]:
-        """What a called function gives, inlined."""
+        """The results of a called function, which is inlined."""
         closed = next(params[key] for key in ("jaxpr", "call_jaxpr", "fun_jaxpr") if key in params)
         jaxpr, constants = getattr(closed, "jaxpr", closed), getattr(closed, "consts", ())
         before = self.outer, self.inside
@@ -197,7 +197,7 @@ class _Reader:
         return [Node("iota", (), nodes.kept(shape), dtype, 0, most, axes[0], note=note)]
 
     def split(self, params: Any, operands: list[Node], equation: Any, note: Note) -> list[Node]:
-        """Parts of an array, each named by its own target of the assignment."""
+        """Parts of an array; each gets the name of its own target in the assignment."""
         x, start, parts = operands[0], 0, []
         shape, axis = tuple(equation.invars[0].aval.shape), params["axis"]
         for size, variable in zip(params["sizes"], equation.outvars, strict=True):
@@ -207,7 +207,7 @@ class _Reader:
         return parts
 
     def scan(self, params: Any, operands: list[Node], equation: Any, note: Note) -> list[Node]:
-        """A loop; a carried value keeps the range that one turn proves for the next."""
+        """A loop. The range of a carried value holds before and after every turn."""
         consts, carry, length = params["num_consts"], params["num_carry"], params["length"]
         jaxpr, constants = params["jaxpr"].jaxpr, params["jaxpr"].consts
         fixed, starts = operands[:consts], operands[consts : consts + carry]

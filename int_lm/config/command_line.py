@@ -51,6 +51,7 @@ class OneLineParser(argparse.ArgumentParser):
         super().__init__(*args, allow_abbrev=False, **options)
 
     def error(self, message: str) -> typing.NoReturn:
+        """Raise a `UserError` in place of argparse's exit."""
         flag = re.fullmatch(r"argument (?:.*/)?(--[\w.]+): expected one argument", message)
         hint = f"; a text that is itself a flag is given as {flag[1]}=TEXT" if flag else ""
         raise UserError(f"{message}{hint} (see --help)")

@@ -204,9 +204,9 @@ def export_model(
       The directory of the export.
 
     Raises:
-      UserError: nothing was written. `out` exists and may not be replaced; the tokenizer is not the
-        run's, or the runtime does not support it; a plug-in's network in NumPy imports too much or
-        computes other logits; or the file system refused.
+      UserError: `out` exists and may not be replaced, the tokenizer is not the run's, the runtime
+        does not support it, or the file system refused. Or a plug-in's network in NumPy imports
+        too much or computes other logits. Nothing is written then.
     """
     from int_lm.export import c_runtime
 

@@ -35,7 +35,7 @@ _PARTS = Path(__file__).parent / "c"
 
 
 def _names(code: str) -> set[str]:
-    """What C code names outside of its functions, what they call, and capitals: its constants."""
+    """Names in C code: outside of functions, of called functions, and in capitals (constants)."""
     code = re.sub(r"/\*.*?\*/|'(\\.|[^'])'|\"(\\.|[^\"])*\"", "", code, flags=re.DOTALL)
     inside = re.findall(r"\b[A-Z_][A-Z0-9_]*\b|\b\w+(?=\()", code)
     while (outside := re.sub(r"\{[^{}]*\}|\([^()]*\)", "", code)) != code:

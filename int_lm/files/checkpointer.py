@@ -33,6 +33,7 @@ class _NewestAndBest:
     evaluations: Mapping[int, float | None]
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """For every checkpoint, whether it is kept."""
         del context
         steps = [info.step for info in checkpoints]
         best = checkpoint.best_of({step: self.evaluations.get(step) for step in steps})

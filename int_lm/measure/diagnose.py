@@ -83,7 +83,7 @@ def _half(
     Args:
       members: states of the members of this half.
       tokens_ST: tokens of the streams of this half.
-      half: 0 or 1, int32: the pairs, and with them the noise, that belong to the half.
+      half: index of the half, 0 or 1, int32. Its pairs, and so its noise, depend on it.
     """
     pairs_CI = chunks.pairs(recipe.es, 2)  # of chunks that divide the halves
     pairs_CI = pairs_CI.reshape(2, -1, pairs_CI.shape[1])[half]
@@ -160,8 +160,8 @@ def summary(counts: Counts) -> dict[str, Any]:
       vote_agreement: by path, the share of weights with votes of the same sign, among the weights
         on which both halves have a vote other than 0. It is 0.5 for pure noise and 1 if both
         halves always agree; None if there is no such weight.
-      activation_saturation: by path, a list over layers: the share of values at -127 or 127.
-      activation_entropy: by path, a list over layers: entropy in bits per value, at most 7.99.
+      activation_saturation: by path, for every layer the share of values at -127 or 127.
+      activation_entropy: by path, for every layer the entropy in bits per value, at most 7.99.
     """
     agreement = {
         path: agreeing / counts.voting[path] if counts.voting[path] else None

@@ -5,9 +5,9 @@ update's memory is divided too. The mesh has one axis, "population": the devices
 In each step the devices exchange only this:
 
     scores       int32 [P]: gathered, because a fitness may depend on all of them
-    votes        int32, one for each weight of the network: summed. Every device gets all sums, or,
-                 with `distributed.update: sharded`, its part of them; then each device updates its
-                 part of the weights, and the int8 weights are gathered
+    votes        int32, one for each weight of the network: summed. Every device gets all sums.
+                 With `distributed.update: sharded` it gets only its part of them. Then each device
+                 updates its part of the weights, and the int8 weights are gathered
     row errors   for context tables, int8 [J, V], and row indices, int32 [J]: gathered; every device
                  updates its copy of the context tables
 
@@ -48,10 +48,12 @@ class Placement:
 
     @property
     def devices(self) -> int:
+        """The number of devices."""
         return self.mesh.size
 
     @property
     def everywhere(self) -> NamedSharding:
+        """For arrays of which every device has a whole copy."""
         return NamedSharding(self.mesh, PartitionSpec())
 
     @property
@@ -61,6 +63,7 @@ class Placement:
 
     @property
     def by_stream(self) -> NamedSharding:
+        """For arrays whose first axis is that of streams: divided along it."""
         return NamedSharding(self.mesh, PartitionSpec(AXIS))
 
     def of_votes(self, shape: Sequence[int]) -> NamedSharding:

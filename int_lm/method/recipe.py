@@ -54,6 +54,7 @@ class Recipe:
 
     @property
     def es(self) -> StrategySettings:
+        """The section `es` of the configuration."""
         return self.settings.es
 
     def estimator_of(self, spec: Spec) -> Estimator:

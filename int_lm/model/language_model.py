@@ -39,6 +39,7 @@ class LanguageModel:
 
     @functools.cached_property
     def architecture(self) -> Architecture:
+        """The architecture that the settings name."""
         return architecture.get(self.settings.architecture)
 
     @functools.cached_property

@@ -57,6 +57,7 @@ class Spec:
 
     @property
     def full_shape(self) -> tuple[int, ...]:
+        """The shape of the whole tensor: of all layers if they are stacked."""
         return (self.layers, *self.shape) if self.layers else self.shape
 
 

@@ -1,9 +1,10 @@
 """The next token, chosen from logits in integers: the likeliest one, or one drawn at random.
 
-A token of logit l gets the weight 2^(-(max - l) / (16 temperature)), a table entry; a logit more
-than 254 below the largest one counts as 254 below it. The draw inverts the cumulated weights, in
-the order of the ids, at a random 32-bit word. `sampling.Sampler` is the sampler of finished models:
-its weights have more bits, which int32 sums do not hold.
+A token of logit l gets the weight 2^(-(max - l) / (16 temperature)), which is read from a table. A
+logit more than 254 below the largest one counts as 254 below it. A random 32-bit word selects the
+token: it is scaled to the sum of all weights and looked up in the cumulated weights, in the order
+of the ids. `sampling.Sampler`, which samples finished models, uses weights with more bits than
+int32 sums can hold.
 
 Axes: P members (or any batch), V vocabulary, B blocks of K tokens.
 """

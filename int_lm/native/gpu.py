@@ -59,7 +59,7 @@ def linear(
       weight: the matrix, with or without its perturbation.
       x_PN: int8.
       high: right shift of the sum.
-      dtype: of the result: int8 or int16.
+      dtype: dtype of the result, int8 or int16.
       interpret: compute on any platform, slowly; for tests.
 
     Returns:

@@ -61,10 +61,16 @@ def texts(
     stop: bool,
     progress: Callable[[int], None] = lambda tokens: None,
 ) -> Iterator[Text]:
-    """One text for each sampler. The prompt is read once, all but its last token.
+    """Yield one text for each sampler. The prompt, without its last token, is read only once.
 
     Args:
-      start: of `saved`. prompt: ids that come after it. progress: told every token of it read.
+      start: the state before the prompt.
+      prompt: ids.
+      open_reader: makes the readers.
+      samplers: settings of the draws of each text.
+      tokens: the largest number of ids of a text.
+      stop: whether a text ends where the model ends it.
+      progress: called with 1 for every token of the prompt that is read.
     """
     unread, reader = [*start.unread, *prompt], open_reader(start.state)
     for token in unread[:-1]:

@@ -106,9 +106,9 @@ def check(origin: Origin, settings: Config, tokenizer: Mapping[str, Any]) -> Non
 
 
 def require_named(settings: Config) -> None:
-    """Refuse a run that asks for other weights and does not say where they are.
+    """Refuse a configuration that needs the weights of another run and does not name them.
 
-    A run that is resumed is asked after `kept`: its checkpoint may name them.
+    For a run that is resumed, call this after `kept`, because its checkpoint may name them.
 
     Raises:
       UserError: names the field that needs `run.init_from`.

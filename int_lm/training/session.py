@@ -53,6 +53,7 @@ class Begun(NamedTuple):
 
     @property
     def paths(self) -> run.Paths:
+        """The paths in the run directory."""
         return run.Paths(Path(self.settings.run.dir))
 
 

@@ -30,11 +30,17 @@ class Streams(Protocol):
 class Tokenizer(Protocol):
     """The part of a tokenizer that a run needs."""
 
-    def encode(self, text: bytes) -> np.ndarray: ...
+    def encode(self, text: bytes) -> np.ndarray:
+        """The ids of a text, in an unsigned dtype."""
+        ...
 
-    def decode(self, ids: Any) -> bytes: ...
+    def decode(self, ids: Any) -> bytes:
+        """The bytes that ids stand for."""
+        ...
 
-    def save(self, directory: Path) -> None: ...
+    def save(self, directory: Path) -> None:
+        """Write the tokenizer into a directory."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)

@@ -96,9 +96,9 @@ def asked_of(arguments: argparse.Namespace) -> tuple[Config, dict[str, Any]]:
 
 
 def settings_of(asked: Config, flags: Mapping[str, Any]) -> "tuple[Config, Origin | None]":
-    """The validated configuration, and what a new run starts from (None for one that goes on).
+    """The validated configuration, and the weights that a new run starts from.
 
-    Args: as `asked_of` returns them.
+    The arguments are those that `asked_of` returns. The weights are None for a run that is resumed.
 
     Raises:
       UserError: no such weights, or fields that do not go together.
@@ -176,8 +176,8 @@ def tune(asked: Config, flags: Mapping[str, Any], own: Path) -> dict[str, Any] |
     """Start or resume a tuning, together with the other processes of the run, if there are any.
 
     Args:
-      asked: of `asked_of`.
-      flags: of `asked_of`.
+      asked: the configuration that `asked_of` returns.
+      flags: the flags that `asked_of` returns.
       own: the run or export with the weights and their tokenizer.
 
     Returns:

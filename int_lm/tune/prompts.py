@@ -23,11 +23,17 @@ class Tokenizer(Protocol):
     """The part of a tokenizer that prompts and completions need."""
 
     @property
-    def vocab_size(self) -> int: ...
+    def vocab_size(self) -> int:
+        """V, the size of the vocabulary."""
+        ...
 
-    def encode_all(self, texts: Sequence[bytes], threads: int = 1) -> list[np.ndarray]: ...
+    def encode_all(self, texts: Sequence[bytes], threads: int = 1) -> list[np.ndarray]:
+        """The ids of every text, in an unsigned dtype."""
+        ...
 
-    def decode(self, ids: Any) -> bytes: ...
+    def decode(self, ids: Any) -> bytes:
+        """The bytes that ids stand for."""
+        ...
 
 
 class Prompts(NamedTuple):

@@ -136,9 +136,11 @@ class Tuner(Trainer):
         self.show(answers)
 
     def patience(self, first: bool) -> float:
+        """See `Trainer.patience`."""
         return COMPILING_SECONDS  # the time of rewards can differ much between processes
 
     def step_function(self) -> StepFunction:
+        """The step: (state, batch of prompts, step) -> (next state, metrics)."""
         write = tuning.compiled_writer(self.recipe, self.place)
         learn = tuning.compiled_learner(self.recipe, self.place)
         es = self.settings.es

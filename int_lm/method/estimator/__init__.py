@@ -3,9 +3,9 @@
 A vote is an int32 sum over the pairs, one for each weight. Its sign is the direction in which the
 weight should move. There are two kinds of estimators:
 
-    of fitness    use only the fitness of the pairs; any objective will do (`eggroll`, the paper's)
-    of tokens     use every token's log-likelihood and the activations of the forward pass
-                  (`trace`, `unit`, `exact`): far less noise, but only for log-likelihood
+    of fitness    use only the fitness of the pairs, so they work with any objective (`eggroll`)
+    of tokens     use the log-likelihood of every token and the activations of the forward pass;
+                  they have far less noise, but need a log-likelihood (`trace`, `unit`, `exact`)
 
 `choose` says which estimator votes on which tensors.
 
@@ -55,10 +55,10 @@ class TokenVotes(NamedTuple):
       record: (spec, use) -> the record of one token for one tensor, a tree of arrays with an axis
         of pairs in place of the axis of members.
       prepare: (segment) -> what the votes on all tensors need; computed once for a segment.
-      votes: (spec, weight, records, through, prepared, rounding) -> int32 sums of `spec.shape`; for
-        a stacked tensor it is called once for each layer. `weight` is the `Weight` with the pairs'
-        perturbations, `records` holds the results of `record` with T in front, `through` holds the
-        int8 values of the tensor that `spec.through` names, or is None.
+      votes: (spec, weight, records, through, prepared, rounding) -> int32 sums of `spec.shape`. It
+        is called once for each layer of a stacked tensor. `weight` is the `Weight` with the pairs'
+        perturbations. `records` holds the results of `record`, with T in front. `through` holds the
+        int8 values of the tensor that `spec.through` names; it is None if there is none.
       needs_errors: whether `prepare` needs the errors of the exact readout.
       needs_effects: whether `record` needs the effect of every MATRIX (`Use.effect`).
     """

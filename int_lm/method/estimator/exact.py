@@ -2,8 +2,8 @@
 
     Z = sum_it (onehot(target_it) - p_it) x_it^T
 
-The logits are linear in the readout, so this is the derivative of the log-likelihood with respect
-to it, to which plain votes of an infinite population would converge (docs/method.md derives it).
+The logits are linear in the readout. So this is the derivative of the log-likelihood with respect
+to the readout. Plain votes of an infinite population would converge to it (docs/method.md).
 The context tables learn from the same errors (`model.context_tables`).
 
 Axes: T tokens of a segment, I pairs, N inputs, V vocabulary.
