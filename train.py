@@ -271,8 +271,10 @@ def train_locked(
     identity = tokenization.identity(opened.tokenizer)
     begun = sessions.begin(settings, identity, opened.sha256(), start)
     if begun.nothing:
-        evaluated = run.is_evaluated(begun.paths, begun.state.weights, opened.sha256())
-        if not distributed.most(not evaluated):
+        paths = begun.paths
+        whole = run.is_evaluated(paths, begun.state.weights, opened.sha256())
+        whole = whole and paths.config.exists() and paths.tokenizer.exists()
+        if not distributed.most(not whole):
             return False
     text, of_heldout = lay_out(opened, begun)
     with sessions.opened(begun, opened.tokenizer, held) as session:

@@ -232,12 +232,12 @@ def reached(outputs: Iterable[Node]) -> list[Node]:
 
 def within(loop: Loop) -> list[Node]:
     """The nodes of a loop's body that differ between turns; operands come first."""
-    of_turn: set[Node] = set()
+    of_turn: dict[Node, None] = {}  # no set: the order of its nodes differs between processes
     for node in reached(loop.results[place] for place in sorted(loop.live)):
         own = node.operation == "index" and node.value is loop
         own = own or node.operation == "carried" and node.value[0] is loop
-        if own or not of_turn.isdisjoint(node.operands):
-            of_turn.add(node)
+        if own or any(operand in of_turn for operand in node.operands):
+            of_turn[node] = None
     return [node for node in reached(of_turn) if node in of_turn]
 
 

@@ -147,7 +147,8 @@ def opened(begun: Begun, tokenizer: Tokenizer, held: Lock | None) -> Iterator[Se
             metrics = stack.enter_context(MetricsFile(paths.metrics))
             checkpointer.discard_after(begun.first)
             metrics.truncate_after(begun.first if begun.host else -1)
-            if not begun.nothing:  # else `settings` may ask for fewer steps than were trained
+            # with nothing to train, `settings` may ask for fewer steps than were trained
+            if not begun.nothing or not paths.config.exists():
                 run.write_config(paths, settings)
             tokenizer.save(paths.tokenizer)
         console = stack.enter_context(

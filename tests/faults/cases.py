@@ -181,7 +181,7 @@ def directory_moved_during_a_save(bench: Bench) -> Outcome:
         away, kept = bench.directory / "away_saving", training.newest()
         training.directory.rename(away)
         training.go_on()
-        assert training.end() == 0
+        assert training.end() == 0, training.stderr()
         seen = training.stderr().splitlines()[0].replace(f"{bench.directory}/", "")
         assert "could not be written" in seen
         assert training.newest() == FLAGS["--run.steps"]
