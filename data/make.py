@@ -24,7 +24,7 @@ from data.tally import Tally
 from int_lm import progress
 from int_lm.config import DataConfig, MixtureConfig
 from int_lm.errors import UserError
-from int_lm.files import digest, lock
+from int_lm.files import atomic, digest, lock
 from tokenization.interface import Tokenizer
 
 POSITION = ".position.json"  # of the source after a shard, kept until all are finished
@@ -92,7 +92,7 @@ def pin(directory: Path, source: MixtureConfig) -> MixtureConfig:
         return source
     path = directory / "revision"
     if not path.exists():
-        digest.write_atomically(path, hub.newest_revision(source.path[0]).encode())
+        atomic.write(path, hub.newest_revision(source.path[0]).encode())
     return dataclasses.replace(source, revision=path.read_text())
 
 
@@ -156,7 +156,7 @@ def make_shards(
                     "last": last,
                 }
                 position_file = directory / f"{path.name}{POSITION}"  # before the shard, which
-                digest.write_atomically(  # counts only with it
+                atomic.write(  # counts only with it
                     position_file, digest.canonical_json(after).encode()
                 )
                 shards.write(shard, counts, path)

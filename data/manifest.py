@@ -13,7 +13,7 @@ from data.shards import Shard
 from int_lm import progress
 from int_lm.config import DataConfig, MixtureConfig
 from int_lm.errors import UserError
-from int_lm.files import digest, untrusted
+from int_lm.files import atomic, digest, untrusted
 from tokenization.interface import Tokenizer, identity
 
 FORMAT_VERSION = 2
@@ -97,7 +97,7 @@ def write(directory: Path, manifest: dict[str, Any]) -> None:
       OSError: the file system refused; an older manifest is unchanged.
     """
     sealed = {**manifest, "sha256": digest.of_json(manifest)}
-    digest.write_atomically(directory / FILE, (json.dumps(sealed, indent=2) + "\n").encode())
+    atomic.write(directory / FILE, (json.dumps(sealed, indent=2) + "\n").encode())
 
 
 def _seal_of(shard: Path) -> str:

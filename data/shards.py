@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from int_lm.errors import UserError
-from int_lm.files import digest, untrusted
+from int_lm.files import atomic, digest, untrusted
 from tokenization.interface import Tokenizer
 
 WINDOW = 1 << 16  # tokens of a window, at most; then a stream moves to another window
@@ -144,7 +144,7 @@ def write(shard: Shard, facts: Mapping[str, Any], directory: Path) -> None:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    digest.sync_directory(directory.parent)
+    atomic.sync_directory(directory.parent)
 
 
 def check(directory: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import Any
 from int_lm import config, resume
 from int_lm.config import Config
 from int_lm.errors import UserError
-from int_lm.files import checkpoint, digest, untrusted
+from int_lm.files import atomic, checkpoint, untrusted
 from int_lm.method import evolve, recipe
 from int_lm.method.evolve import State
 from int_lm.method.recipe import Recipe
@@ -90,7 +90,7 @@ def write_config(paths: Paths, settings: Config) -> None:
     Raises:
       OSError: the file system refused.
     """
-    digest.write_atomically(paths.config, config.to_yaml(settings).encode())
+    atomic.write(paths.config, config.to_yaml(settings).encode())
 
 
 def open_run(
@@ -154,7 +154,7 @@ def write_evaluation(
       OSError: the file system refused.
     """
     content = {"step": step, "weights_hash": hashing.weights_hash(weights), **figures}
-    digest.write_atomically(paths.evaluation, (json.dumps(content, indent=2) + "\n").encode())
+    atomic.write(paths.evaluation, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def is_evaluated(paths: Paths, weights: Parameters, text_sha256: str) -> bool:

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 
 from int_lm.errors import UserError
-from int_lm.files import checkpoint, checkpointer, digest, lock
+from int_lm.files import atomic, checkpoint, checkpointer, digest, lock
 from int_lm.files.checkpointer import Checkpointer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -603,7 +603,7 @@ def test_a_full_disk_at_the_last_moment_is_reported(
 
     with Checkpointer(tmp_path, keep=1) as writer:
         with monkeypatch.context() as patch:
-            patch.setattr(digest, "write_atomically", full)
+            patch.setattr(atomic, "write", full)
             save(writer, 1)
             assert not writer.wait()
         assert "No space left on device; the newest there is 1" in str(writer.poll())

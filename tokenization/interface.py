@@ -11,7 +11,7 @@ import numpy as np
 
 from int_lm.config.command_line import command
 from int_lm.errors import UserError
-from int_lm.files import digest, names, untrusted
+from int_lm.files import atomic, names, untrusted
 
 FORMAT_VERSION = 1
 
@@ -104,7 +104,7 @@ def write_identity(tokenizer: Tokenizer, directory: str | Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     content = {**identity(tokenizer), "format_version": FORMAT_VERSION}
     text = json.dumps(content, indent=2) + "\n"
-    digest.write_atomically(directory / names.TOKENIZER, text.encode())
+    atomic.write(directory / names.TOKENIZER, text.encode())
     before = directory / names.TOKENIZER_BEFORE
     with contextlib.suppress(OSError):
         if before.read_bytes() == text.encode():

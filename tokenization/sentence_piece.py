@@ -17,7 +17,7 @@ import numpy as np
 
 from int_lm.config.command_line import command
 from int_lm.errors import UserError
-from int_lm.files import digest, untrusted
+from int_lm.files import atomic, untrusted
 from tokenization.interface import identity_digest, write_identity
 
 MODEL_FILE = "tokenizer.model"
@@ -181,7 +181,7 @@ class SentencePieceTokenizer:
         """Write `tokenizer.model` and then `identity.json` into `directory`."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        digest.write_atomically(directory / MODEL_FILE, self._model)
+        atomic.write(directory / MODEL_FILE, self._model)
         write_identity(self, directory)
 
     @classmethod

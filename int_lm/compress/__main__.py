@@ -11,7 +11,7 @@ from typing import BinaryIO
 from int_lm import compress, export, plugins, programs, progress
 from int_lm.config.command_line import OneLineParser
 from int_lm.errors import UserError, reported, say
-from int_lm.files import digest
+from int_lm.files import atomic
 
 PROGRAM = "int_lm.compress"
 COMMAND = f"python -m {PROGRAM}"
@@ -76,17 +76,8 @@ def _written(name: str) -> Iterator[BinaryIO]:
         sys.stdout.buffer.write(held.getvalue())
         sys.stdout.buffer.flush()
         return
-    path = Path(name).resolve()  # a link goes on pointing to the file
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        with partial.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        digest.sync_directory(path.parent)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic.replacement(Path(name)) as file:
+        yield file
 
 
 def codec_of(directory: str) -> compress.Codec:

@@ -33,7 +33,7 @@ from int_lm import config, runtime, sampling
 from int_lm.arithmetic import tables
 from int_lm.errors import UserError
 from int_lm.export import card, sparse
-from int_lm.files import digest, names, untrusted
+from int_lm.files import atomic, digest, names, untrusted
 from int_lm.limits import SEPARATOR
 
 if TYPE_CHECKING:
@@ -340,7 +340,7 @@ def _named_when_complete(out: Path) -> Iterator[Path]:
             if old.exists():
                 old.rename(out)
             raise
-        digest.sync_directory(out.parent)
+        atomic.sync_directory(out.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)

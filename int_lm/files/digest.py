@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from int_lm.files import untrusted
+from int_lm.files import atomic, untrusted
 
 FILE_DIGESTS = "files.sha256"
 _SELF = "# sha256 of the lines above: "  # `sha256sum -c` ignores this line
@@ -54,32 +54,6 @@ def _of_file(path: Path, *, sync: bool = False) -> str:
     return hasher.hexdigest()
 
 
-def sync_directory(directory: Path) -> None:
-    """Write the entries of `directory` to the disk, so that they survive a power cut."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace the file at `path` by `data`.
-
-    After a kill or a power cut, the file holds all of `data` or its old content.
-
-    Raises:
-      OSError: the file system refused.
-    """
-    partial = path.with_name(path.name + ".tmp")
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    sync_directory(path.parent)
-
-
 def _files_below(directory: Path) -> Iterator[Path]:
     own = (directory / FILE_DIGESTS, directory / f"{FILE_DIGESTS}.tmp")
     return (p for p in sorted(directory.rglob("*")) if p.is_file() and p not in own)
@@ -97,10 +71,10 @@ def seal(directory: Path) -> None:
     )
     for path in directory.rglob("*"):
         if path.is_dir():
-            sync_directory(path)
+            atomic.sync_directory(path)
     trailer = f"{_SELF}{hashlib.sha256(lines.encode()).hexdigest()}\n"
-    write_atomically(directory / FILE_DIGESTS, (lines + trailer).encode())
-    sync_directory(directory.parent)
+    atomic.write(directory / FILE_DIGESTS, (lines + trailer).encode())
+    atomic.sync_directory(directory.parent)
 
 
 def _inside(directory: Path, name: str) -> Path:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from int_lm.errors import UserError
-from int_lm.files import digest
+from int_lm.files import atomic
 from int_lm.runtime import SEPARATOR, Tensors
 
 METADATA_KEY, FORMAT_VERSION = "int_lm_state", 1
@@ -68,7 +68,8 @@ def write(path: str | Path, saved: Saved, weights_hash: str) -> None:
         "unread": saved.unread,
     }
     data = save(tensors, {METADATA_KEY: json.dumps(metadata, sort_keys=True)})
-    digest.write_atomically(Path(path), data)
+    with atomic.replacement(Path(path)) as file:
+        file.write(data)
 
 
 def read(path: str | Path, initial_state: Any, weights_hash: str, V: int) -> Saved:

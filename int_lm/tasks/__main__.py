@@ -1,6 +1,5 @@
 """Tasks: `python -m int_lm.tasks` lists them, shows examples and writes text to pretrain on."""
 
-import contextlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -10,6 +9,7 @@ from typing import Any
 from int_lm import plugins, progress, tasks
 from int_lm.config.command_line import OneLineParser
 from int_lm.errors import UserError, reported
+from int_lm.files import atomic
 from int_lm.tasks import Task, reasoning
 
 PROGRAM = "int_lm.tasks"
@@ -124,24 +124,16 @@ def _held_out(chosen: Sequence[Task], count: int) -> Iterator[dict[str, Any]]:
 
 def _write(out: Path, rows: Iterator[dict[str, Any]], count: int) -> int:
     """Write JSON lines under a temporary name, then rename the file; returns its size in bytes."""
-    unfinished = out.with_name(f"{out.name}.unfinished")
     try:
-        with (
-            progress.bar("examples", count) as update,
-            unfinished.open("w", encoding="ascii", newline="\n") as file,
-        ):
+        with progress.bar("examples", count) as update, atomic.replacement(out) as file:
             for number, row in enumerate(rows, start=1):
-                file.write(json.dumps(row) + "\n")
+                file.write(json.dumps(row).encode() + b"\n")
                 if number % AT_ONCE == 0:
                     update(AT_ONCE)
-        unfinished.replace(out)
     except OSError as error:
         raise UserError(
             f"cannot write {out}: {error.strerror}; choose another --out, or make room there"
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            unfinished.unlink(missing_ok=True)
     return out.stat().st_size
 
 

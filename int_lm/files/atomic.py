@@ -1,0 +1,59 @@
+"""Files that are whole at any time: a kill or a power cut leaves the old file or the new one."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+
+def sync_directory(directory: Path) -> None:
+    """Write the entries of `directory` to the disk, so that they survive a power cut."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write(path: Path, data: bytes) -> None:
+    """Replace the file at `path` by `data`, in a directory that int_lm has for itself.
+
+    What a kill leaves behind has the name of the file and `.tmp`; the next call overwrites it.
+
+    Raises:
+      OSError: the file system refused.
+    """
+    with _renamed(path.with_name(path.name + ".tmp"), path, "wb") as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def replacement(path: Path) -> Iterator[BinaryIO]:
+    """A file to write that replaces the one at `path` at the end, in a directory of the user.
+
+    Until then it has a name of its own, that no file of the user has. After an exception the file
+    at `path` is as it was. If `path` is a link, the file that it points to is replaced.
+
+    Raises:
+      OSError: the file system refused.
+    """
+    path = path.resolve()
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        with _renamed(partial, path, "xb") as file:
+            yield file
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _renamed(partial: Path, path: Path, mode: str) -> Iterator[BinaryIO]:
+    """The new file `partial`, opened; at the end it is on the disk and has the name `path`."""
+    with partial.open(mode) as file:
+        yield file  # type: ignore[misc]
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    sync_directory(path.parent)
