@@ -411,9 +411,13 @@ def test_a_run_without_its_last_evaluation_is_evaluated(here: Path, capsys) -> N
 
 
 def test_the_price_of_pruning_is_of_what_was_held_out(
-    here: Path, figures: Callable[..., dict[str, Any]], capsys: pytest.CaptureFixture[str]
+    here: Path,
+    figures: Callable[..., dict[str, Any]],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Entries near 0 are 0 in the export; the price is what `eval.py` says; other text has none."""
+    """Entries near 0 are 0 in the export; the price is what `eval.py` says, from wherever the run
+    is opened; other text has none."""
     assert train_here(
         **{"run_dot_dir": "tables", "model_dot_direct": "1", "model_dot_direct_bits": 8},
         **{"es_dot_readout": "exact", "es_dot_direct_rate": 40.0},
@@ -431,6 +435,10 @@ def test_the_price_of_pruning_is_of_what_was_held_out(
     assert f"{said['dropped']:,} entries of context tables" in capsys.readouterr().out
     bits = [figures("--export", name)["bits_per_byte"] for name in ("whole", "pruned")]
     assert said["price"] == pytest.approx(bits[1] - bits[0], abs=1e-9) and said["price"] != 0
+    monkeypatch.chdir(here.parent)
+    export_command.main(["--run", "here/tables", "--out", "elsewhere", "--prune", "9"])
+    assert runtime.load("elsewhere").config["pruned"] == said
+    monkeypatch.chdir(here)
     shutil.rmtree("shards")
     Path("words.txt").write_text("other\n" + Path("words.txt").read_text())
     with pytest.raises(UserError, match="not what the model was trained on"):

@@ -82,6 +82,7 @@ def _pruned(opened: "Run", root: Path, least: int) -> "tuple[Run, dict[str, Any]
     programs.make_importable()
     import tokenization
     from data.open import open_trained
+    from int_lm import run
     from int_lm.export import sparse
     from int_lm.measure import evaluate
 
@@ -97,7 +98,7 @@ def _pruned(opened: "Run", root: Path, least: int) -> "tuple[Run, dict[str, Any]
     weights, dropped = sparse.prune(opened.weights, least)
     tokenizer = tokenization.load(root / "tokenizer")
     data = opened.config.data
-    folders = [Path(data.shards), root / data.shards]
+    folders = [Path(data.shards), run.folder_of(root, opened.config) / data.shards]
     corpus = open_trained(data, tokenizer, opened.text_sha256, folders=folders, say=say)
     held_out = corpus.heldout(min(PRICED_BYTES, data.heldout_bytes or PRICED_BYTES))
     texts = [document.text for documents in held_out.values() for document in documents]
