@@ -61,7 +61,7 @@ def votes_of(recipe: Recipe, weights: Parameters, laid: Any) -> Iterator[Votes]:
     ask = jax.jit(functools.partial(population.result, recipe))
     members, number = recipe.model.initial_state(recipe.es.population), 0
     while True:
-        clock = Clock(np.uint32(recipe.settings.run.seed), np.uint32(number))  # type: ignore[arg-type]
+        clock = Clock.at(recipe.settings.run.seed, number)
         result = ask(weights, {}, members, laid.at(number), clock)
         members = result.members
         yield {path: np.asarray(votes, np.int64) for path, votes in result.votes.items()}

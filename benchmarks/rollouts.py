@@ -64,7 +64,7 @@ def row(width: int, layers: int, population: int, length: int, repeats: int) -> 
     training = recipes.of(text, VOCAB_SIZE)
     state, step = evolve.initial(training), evolve.jitted_step(training)
     tokens = random.integers(1, VOCAB_SIZE, (training.es.streams, length + 1)).astype(np.uint8)
-    clock = Clock(np.uint32(0), np.uint32(0))
+    clock = Clock.at(0, 0)
     functions = {
         "bare": functools.partial(tuning.answers, recipe.model, weights, every, endless, length),
         "perturbed": functools.partial(greedy, weights, prompts, endless, 0),

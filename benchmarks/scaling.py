@@ -101,7 +101,7 @@ def program_of(recipe: Recipe, place: Placement) -> str:
     """The compiled step on some devices."""
     state = evolve.placed(recipe, evolve.initial(recipe), place)
     tokens = placement.put(place.by_stream, common.tokens_of(recipe))
-    clock = Clock(np.uint32(0), np.uint32(0))  # type: ignore[arg-type]
+    clock = Clock.at(0, 0)
     arguments = *evolve.donated(state), tokens, clock, evolve.values(recipe, 0)
     return evolve.jitted_step(recipe, place).lower(*arguments).compile().as_text() or ""
 

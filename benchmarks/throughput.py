@@ -121,7 +121,7 @@ def functions_of(recipe: Recipe) -> tuple[Functions, jax.stages.Compiled]:
     state = trained_like(recipe, evolve.initial(recipe))
     tokens_ST, values = common.tokens_of(recipe), evolve.values(recipe, 0)
     # an argument, not a constant, which the compiler would fold into ready-made noise
-    clock = Clock(np.uint32(0), np.uint32(0))  # type: ignore[arg-type]
+    clock = Clock.at(0, 0)
     pairs_CI = chunks.pairs(recipe.es)
 
     def forward(members_of: Callable[[Any], Parameters], state: Tree, tokens_ST: Any):

@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, Self
 
 # Signals of schedulers and terminals: a second one of these does not end a program at once.
@@ -87,12 +87,7 @@ class Listener:
                 self._previous[number] = signal.signal(number, self._caught)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._reader is None:
             return
         for number, handler in self._previous.items():  # None: the handler is not Python's
@@ -140,7 +135,7 @@ class Ending(Listener):
         self._raised = False
         self._left = threading.Event()
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, *error: object) -> None:
         self._left.set()
         super().__exit__(*error)
 

@@ -111,7 +111,7 @@ def _arguments(
     def own(leaf: Any) -> np.ndarray:
         return np.split(np.asarray(leaf), 2, axis=1)[half]
 
-    clock = Clock(np.uint32(recipe.settings.run.seed), np.uint32(step))  # type: ignore[arg-type]
+    clock = Clock.at(recipe.settings.run.seed, step)
     tokens = np.split(tokens_ST, 2)[half]
     return weights, jax.tree.map(own, members), tokens, clock, np.int32(half)
 

@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import numpy as np
 from jax import Array
 
 
@@ -18,3 +19,8 @@ class Clock:
 
     seed: Array
     step: Array
+
+    @classmethod
+    def at(cls, seed: int, step: int) -> "Clock":
+        """The clock as NumPy scalars, to be an argument of a compiled program."""
+        return cls(np.uint32(seed), np.uint32(step))  # type: ignore[arg-type]

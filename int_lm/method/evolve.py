@@ -131,7 +131,7 @@ def compiled_step(recipe: Recipe, place: Placement | None = None) -> StepFunctio
     jitted = jitted_step(recipe, place)
 
     def run(state: State, tokens_ST: np.ndarray, step: int) -> tuple[State, Metrics]:
-        clock = Clock(np.uint32(recipe.settings.run.seed), np.uint32(step))  # type: ignore[arg-type]
+        clock = Clock.at(recipe.settings.run.seed, step)
         tokens = tokens_ST if place is None else placement.put(place.by_stream, tokens_ST)
         return jitted(*donated(state), tokens, clock, values(recipe, step))
 

@@ -72,8 +72,7 @@ def result(
     if place is None:
         return of_device(recipe, *operands)
     everywhere, by_member, first = PartitionSpec(), PartitionSpec(None, AXIS), PartitionSpec(AXIS)
-    network = params.flatten(recipe.model.specs.network)
-    split = {path: place.split(spec.full_shape) for path, spec in network}
+    split = splits(recipe, place)
     divided = jax.shard_map(
         functools.partial(of_device, recipe, axis=AXIS, split=split),
         mesh=place.mesh,
@@ -115,12 +114,25 @@ def of_device(
         scores_P=scores_P,
         fitness_I=fitness_I,
         members=own.members,
-        votes={
-            path: placement.summed(sums, axis, split[path] if split else None)
-            for path, sums in votes.items()
-        },
+        votes=summed(votes, axis, split),
         tables=_learnt(recipe, Tables(weights.tables, counts), own.row_errors, clock, axis),
     )
+
+
+def splits(recipe: Recipe, place: Placement) -> dict[str, PartitionSpec]:
+    """By path, how the summed votes on the network's tensors are divided among the devices."""
+    network = params.flatten(recipe.model.specs.network)
+    return {path: place.split(spec.full_shape) for path, spec in network}
+
+
+def summed(
+    votes: dict[str, Array], axis: str | None, split: dict[str, PartitionSpec] | None
+) -> dict[str, Array]:
+    """Votes by path, summed over all devices; the arguments are those of `of_device`."""
+    return {
+        path: placement.summed(sums, axis, split[path] if split else None)
+        for path, sums in votes.items()
+    }
 
 
 def _learnt(

@@ -34,7 +34,7 @@ from int_lm.method.population import PopulationResult
 from int_lm.method.recipe import Recipe
 from int_lm.method.state import Metrics, State
 from int_lm.method.update import Scalars
-from int_lm.model import params, perturb, sampler
+from int_lm.model import perturb, sampler
 from int_lm.model.language_model import LanguageModel
 from int_lm.model.params import Parameters
 
@@ -118,10 +118,7 @@ def votes(
       split: as for `population.of_device`.
     """
     found = population.votes_of_fitness(recipe, fitness_I[pairs_CI], clock, pairs_CI)
-    return {
-        path: placement.summed(sums, axis, split[path] if split else None)
-        for path, sums in found.items()
-    }
+    return population.summed(found, axis, split)
 
 
 def learn(
@@ -179,7 +176,7 @@ def compiled_writer(recipe: Recipe, place: Placement | None = None) -> Writer:
         prompts = prompts_SN.astype(np.int32)
         if place is not None:
             prompts = placement.put(place.by_stream, prompts)
-        return jitted(weights, prompts, ends_V, _clock(recipe, step))
+        return jitted(weights, prompts, ends_V, Clock.at(recipe.settings.run.seed, step))
 
     return run
 
@@ -193,8 +190,7 @@ def compiled_learner(recipe: Recipe, place: Placement | None = None) -> Learner:
     vote = functools.partial(votes, recipe)
     if place is not None:
         everywhere, first = PartitionSpec(), PartitionSpec(AXIS)
-        network = params.flatten(recipe.model.specs.network)
-        split = {path: place.split(spec.full_shape) for path, spec in network}
+        split = population.splits(recipe, place)
         vote = jax.shard_map(
             functools.partial(vote, axis=AXIS, split=split),
             mesh=place.mesh,
@@ -210,7 +206,7 @@ def compiled_learner(recipe: Recipe, place: Placement | None = None) -> Learner:
     ) -> tuple[State, Metrics]:
         tables, rest = evolve.donated(state)  # neither passed nor copied
         scores = np.clip(scores_P, -INT32_MAX, INT32_MAX).astype(np.int32)
-        clock, values = _clock(recipe, step), evolve.values(recipe, step)
+        clock, values = Clock.at(recipe.settings.run.seed, step), evolve.values(recipe, step)
         after, metrics = jitted(rest, scores, fitness_I, clock, values)
         return State(after.network, tables, after.members, after.memory), metrics
 
@@ -219,10 +215,6 @@ def compiled_learner(recipe: Recipe, place: Placement | None = None) -> Learner:
 
 def _all_pairs(recipe: Recipe, place: Placement | None) -> Array:
     return chunks.pairs(recipe.es, place.devices if place else 1)
-
-
-def _clock(recipe: Recipe, step: int) -> Clock:
-    return Clock(np.uint32(recipe.settings.run.seed), np.uint32(step))  # type: ignore[arg-type]
 
 
 @functools.cache

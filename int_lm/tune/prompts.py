@@ -7,7 +7,7 @@ import functools
 import hashlib
 import random
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -17,9 +17,10 @@ from int_lm.errors import require
 from int_lm.files import digest
 from int_lm.limits import SEPARATOR
 from int_lm.tasks import Example
+from int_lm.training.text import Tokenizer as RunTokenizer
 
 
-class Tokenizer(Protocol):
+class Tokenizer(RunTokenizer, Protocol):
     """The part of a tokenizer that prompts and completions need."""
 
     @property
@@ -29,10 +30,6 @@ class Tokenizer(Protocol):
 
     def encode_all(self, texts: Sequence[bytes], threads: int = 1) -> list[np.ndarray]:
         """The ids of every text, in an unsigned dtype."""
-        ...
-
-    def decode(self, ids: Any) -> bytes:
-        """The bytes that ids stand for."""
         ...
 
 

@@ -16,6 +16,7 @@ Four bytes are kept of each weight: two of the remainder and one of each moment.
 """
 
 import math
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +40,7 @@ _LEAST_EXPONENT = BETA_BITS + MANTISSA_BITS  # below this one the steps of `enco
 _ROOT_BITS = 14  # fractional bits of the inverse roots
 _RATIO_BITS = 7  # fractional bits of m / sqrt(v)
 _RATIO_MAX = 8 << _RATIO_BITS
+Number = TypeVar("Number", Array, int)
 
 
 def beta_units(beta: float) -> int:
@@ -91,25 +93,22 @@ def encoded(x: Array, dither: Array) -> Array:
     return ((exponent - _LEAST_EXPONENT) << MANTISSA_BITS) + significand
 
 
-def decoded(code: Array) -> Array:
+def decoded(code: Number) -> Number:
     """The numbers that `encoded` stands for, in units of 2^7 of its argument: int32.
 
     Args:
-      code: int32, 0 to 176.
+      code: int32, or an int: 0 to 176.
     """
-    shift = jnp.maximum((code >> MANTISSA_BITS) - 1, 0)
+    exponent = code >> MANTISSA_BITS  # below 32
+    shift = exponent - ((exponent + 31) >> 5)  # one less, but 0 for 0
     return (code - (shift << MANTISSA_BITS)) << shift
 
 
 def inverse_roots() -> np.ndarray:
     """1 / sqrt(v) in units of 2^-14 for the 256 codes of v, v = 0 taken for 1: int32."""
-    roots = []
-    for code in range(256):
-        shift = max((code >> MANTISSA_BITS) - 1, 0)
-        number = (code - (shift << MANTISSA_BITS)) << shift
-        # floor(2^14 / sqrt(v)) = floor(sqrt(floor(2^28 / v)))
-        roots.append(math.isqrt((1 << (2 * _ROOT_BITS)) // max(number, 1)))
-    return np.array(roots, np.int32)
+    # floor(2^14 / sqrt(v)) = floor(sqrt(floor(2^28 / v)))
+    one = 1 << (2 * _ROOT_BITS)
+    return np.array([math.isqrt(one // max(decoded(v), 1)) for v in range(256)], np.int32)
 
 
 def _dithers(shape: tuple[int, ...], step: Array) -> Array:
@@ -163,11 +162,9 @@ def adapted(
     m = jnp.sign(code) * decoded(jnp.abs(code))
     ratio = fixed.shift_down(m * inverse, _ROOT_BITS + MEAN_BITS - _RATIO_BITS)
     ratio = jnp.clip(ratio, -_RATIO_MAX, _RATIO_MAX)
-    total = remainder.astype(jnp.int32) + fixed.shift_down(ratio * rate, _RATIO_BITS)
-    whole = fixed.shift_down(total, carry.FRACTION_BITS)
-    rest = total - (whole << carry.FRACTION_BITS)
-    weight = fixed.saturate(weight.astype(jnp.int32) + whole)
-    return weight, rest.astype(jnp.int16), code.astype(jnp.int8), square.astype(jnp.uint8)
+    move = fixed.shift_down(ratio * rate, _RATIO_BITS)
+    weight, remainder = carry.moved(weight, remainder, move)
+    return weight, remainder, code.astype(jnp.int8), square.astype(jnp.uint8)
 
 
 def _memory(spec: Spec) -> Memory:

@@ -44,7 +44,12 @@ def carry(weight: Array, remainder: Array, votes: Array, rate: Array) -> tuple[A
       The weights, int8, saturated to +-127, and the remainders, int16. Whole units leave the
       remainder even if the weight is saturated and cannot move.
     """
-    total = remainder.astype(jnp.int32) + jnp.sign(votes) * rate
+    return moved(weight, remainder, jnp.sign(votes) * rate)
+
+
+def moved(weight: Array, remainder: Array, move: Array) -> tuple[Array, Array]:
+    """`carry` for any `move`: int32 below 2^30 in magnitude, in the remainder's units."""
+    total = remainder.astype(jnp.int32) + move
     whole = fixed.shift_down(total, FRACTION_BITS)
     rest = total - (whole << FRACTION_BITS)
     return fixed.saturate(weight.astype(jnp.int32) + whole), rest.astype(jnp.int16)
