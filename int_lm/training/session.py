@@ -23,7 +23,8 @@ from int_lm.model import params
 from int_lm.training import distributed, interrupt, origin, runlog
 from int_lm.training.interrupt import StopFlag
 from int_lm.training.origin import Origin
-from int_lm.training.runlog import Console, MetricsFile
+from int_lm.training.metrics_file import MetricsFile
+from int_lm.training.runlog import Console
 from int_lm.training.text import Tokenizer
 from int_lm.training.trainer import Trainer
 
