@@ -338,7 +338,11 @@ def shared_configuration(settings: Config) -> dict[str, Any]:
     """
     tree = config.to_dict(settings)
     files = {"path", "shards", "tokenizer"}
-    own = {"distributed": set(tree["distributed"]), "run": {"dir", "init_from"}, "data": files}
+    own = {
+        "distributed": set(tree["distributed"]),
+        "run": {"dir", "init_from", "track"},
+        "data": files,
+    }
     for source in tree["data"]["mixture"]:
         del source["path"]
     return {

@@ -6,6 +6,7 @@ lock             held by the process that trains (see `files.lock`)
 checkpoints/     one directory per step (see `files.checkpoint`)
 tokenizer/       the tokenizer, as `tokenization` saved it
 evaluation.json  the last full evaluation, with the hash of the weights it measured
+trackers.json    the name of the run in trackers; tensorboard/ and wandb/ are theirs (see run.track)
 """
 
 import contextlib

@@ -9,7 +9,6 @@ import dataclasses
 import os
 import sys
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any, Self
 
 from tqdm import tqdm
