@@ -18,7 +18,8 @@ from int_lm import config
 from int_lm.errors import UserError
 from int_lm.training import track
 from int_lm.training.metrics_file import MetricsFile
-from int_lm.training.track import Trackers, flat
+from int_lm.training.track import Trackers
+from int_lm.training.track_kinds import KINDS, flat
 
 ROOT = Path(__file__).resolve().parent.parent
 # Rows of a process that is killed, or ends; it goes on from a step if one is named.
@@ -142,7 +143,7 @@ def rows_of(
 )
 def test_no_step_is_lost_or_doubled(place: Path, name: str, pause: float) -> None:
     """By a kill, and by a run that goes on from a checkpoint before it."""
-    pytest.importorskip(track.KINDS[name].package)
+    pytest.importorskip(KINDS[name].package)
     rows_of(place, name, None, 45, "killed", pause)
     identifier = json.loads((place / "trackers.json").read_text())["identifier"]
     said = rows_of(place, name, 20, 60)
@@ -161,7 +162,7 @@ def test_no_step_is_lost_or_doubled(place: Path, name: str, pause: float) -> Non
 @pytest.mark.parametrize("name", READERS)
 def test_a_new_run_in_the_same_directory_is_another_one(place: Path, name: str) -> None:
     """It has another identifier, and no row of the old one."""
-    pytest.importorskip(track.KINDS[name].package)
+    pytest.importorskip(KINDS[name].package)
     rows_of(place, name, None, 10)
     before = json.loads((place / "trackers.json").read_text())
     rows_of(place, name, None, 15)
