@@ -32,7 +32,7 @@ FLOAT_ZONES = {
     *("arithmetic/tables", "method/schedules", "config/schema", "config/load", "config/validate"),
     *("measure/code_length", "measure/evaluate", "training/runlog", "training/plan"),
     *("training/trainer", "sample/__init__", "sample/__main__", "export/card"),
-    *("tune/tuner", "tune/worker"),
+    *("tune/tuner", "tune/worker", "plot/picture"),
 }
 FLOAT_FUNCTIONS = {
     "model/params": {"initialise"},

@@ -17,16 +17,16 @@ from tiny_command import assert_same_run, rows, train_arguments, wait_for_rows
 from int_lm import config
 from int_lm.errors import UserError
 from int_lm.training import track
-from int_lm.training.metrics_file import MetricsFile
+from int_lm.training.metrics_file import MetricsFile, flat
 from int_lm.training.track import Trackers
-from int_lm.training.track_kinds import KINDS, flat
+from int_lm.training.track_kinds import KINDS
 
 ROOT = Path(__file__).resolve().parent.parent
 # Rows of a process that is killed, or ends; it goes on from a step if one is named.
 PROGRAM = """
 import os, signal, sys, time
 from pathlib import Path
-from int_lm.training.metrics_file import MetricsFile
+from int_lm.training.metrics_file import MetricsFile, flat
 from int_lm.training.track import Trackers
 root, name, resumed, last, end, pause = Path(sys.argv[1]), *sys.argv[2:]
 first = int(resumed or 0)

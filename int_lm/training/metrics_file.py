@@ -4,7 +4,7 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -116,6 +116,22 @@ class MetricsFile:
                 os.fsync(file.fileno())
             partial.replace(self._path)
         return self._path.open("ab", buffering=0)
+
+
+def flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row whose nested values have names such as `vote_agreement/head`; None is left out."""
+
+    def entries(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+        if isinstance(value, Mapping):
+            for key, item in value.items():
+                yield from entries(f"{name}/{key}", item)
+        elif isinstance(value, list | tuple):
+            for index, item in enumerate(value):
+                yield from entries(f"{name}/{index}", item)
+        elif value is not None:
+            yield name, value
+
+    return {name: item for key, value in row.items() for name, item in entries(key, value)}
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -7,9 +7,11 @@ import importlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
+
+from int_lm.training.metrics_file import flat
 
 PROJECT = "int_lm"  # of runs, unless WANDB_PROJECT or TRACKIO_PROJECT names another
 EVENT_VERSION = "brain.Event:2"  # TensorBoard's name of the format of its event files
@@ -55,22 +57,6 @@ class Tracker(Protocol):
     def close(self, failed: bool) -> None:
         """End; `failed` is whether the run ends with an exception."""
         ...
-
-
-def flat(row: Row) -> dict[str, Any]:
-    """A row whose nested values have names such as `vote_agreement/head`; None is left out."""
-
-    def entries(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-        if isinstance(value, Mapping):
-            for key, item in value.items():
-                yield from entries(f"{name}/{key}", item)
-        elif isinstance(value, list | tuple):
-            for index, item in enumerate(value):
-                yield from entries(f"{name}/{index}", item)
-        elif value is not None:
-            yield name, value
-
-    return {name: item for key, value in row.items() for name, item in entries(key, value)}
 
 
 class TensorBoard:
