@@ -152,7 +152,7 @@ def open_run(root: Path, step: int | None) -> Subject:
             opened.weights,
             documents,
             progress=progress,
-            score=evaluate.greedy_hit,
+            metric=evaluate.greedy_hit,
             firsts=firsts,
         ),
         reader=lambda: sample.reader(opened.recipe.model, opened.weights),
@@ -182,7 +182,7 @@ def open_export(root: Path) -> Subject:
             model, documents, progress=progress
         ),
         hits=lambda documents, firsts, progress: runtime.log2_likelihoods(
-            model, documents, progress=progress, score=runtime.greedy_hit, firsts=firsts
+            model, documents, progress=progress, metric=runtime.greedy_hit, firsts=firsts
         ),
         reader=lambda: runtime.reader(model),
         keep=lambda figures: None,
