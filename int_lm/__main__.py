@@ -22,6 +22,7 @@ VERBS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "sample": ("int_lm.sample.__main__", (), "continue a prompt"),
     "compress": ("int_lm.compress.__main__", (), "compress a file with an export, or undo it"),
     "export": ("int_lm.export.__main__", (), "write a run's model for the NumPy runtime"),
+    "doctor": ("int_lm.doctor.__main__", (), "examine this machine, and say what to mend"),
     "plot": ("int_lm.plot.__main__", (), "draw the curves of one or several runs"),
     "verify": ("int_lm.verify.__main__", (), "compute steps of a run again and compare hashes"),
     "prepare": ("data.prepare", (), "write the token shards that training reads"),

@@ -34,6 +34,7 @@ FLOAT_ZONES = {
     *("training/runlog", "training/plan"),
     *("training/trainer", "sample/__init__", "sample/__main__", "export/card"),
     *("tune/tuner", "tune/worker", "plot/picture"),
+    *("measure/rate", "doctor/__init__", "doctor/machine"),
 }
 FLOAT_FUNCTIONS = {
     "model/params": {"initialise"},
