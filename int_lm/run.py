@@ -19,7 +19,7 @@ from typing import Any
 from int_lm import config, resume
 from int_lm.config import Config
 from int_lm.errors import UserError
-from int_lm.files import atomic, checkpoint, untrusted
+from int_lm.files import atomic, checkpoint, names, untrusted
 from int_lm.method import evolve, recipe
 from int_lm.method.evolve import State
 from int_lm.method.recipe import Recipe
@@ -45,7 +45,7 @@ class Paths:
     @property
     def metrics(self) -> Path:
         """The file of the logged metrics."""
-        return self.root / "metrics.jsonl"
+        return self.root / names.METRICS
 
     @property
     def checkpoints(self) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from int_lm.errors import UserError, nearest, require
-from int_lm.run import Paths
+from int_lm.files import names as file_names
 from int_lm.training import metrics_file
 
 ABSCISSAS = {"step": "steps", "seconds": "seconds of training", "tokens": "tokens read by members"}
@@ -165,7 +165,7 @@ def read(roots: Sequence[Path], names: Sequence[str] | None = None) -> list[Rows
     )
     found = []
     for root, label in zip(roots, names or labels(roots), strict=True):
-        path = Paths(root).metrics
+        path = root / file_names.METRICS
         if not path.is_file():
             raise UserError(
                 f"{root} holds no run: there is no {path.name}; name the directory that training "
