@@ -65,7 +65,7 @@ def test_panels_are_those_that_the_runs_have(text_run: Path, tuned_run: Path) ->
     """A metric that nobody knows has one, too."""
     titles = [panel.title for panel in drawn([text_run])[0]]
     assert titles == [
-        *("bits per byte", "agreement of votes", "entropy of activations, bits"),
+        *("bits per byte", "agreement of votes", "entropy of activations (bits)"),
         "share of weights moved",
     ]
     assert [panel.title for panel in drawn([tuned_run])[0]] == ["reward", "share solved"]
@@ -129,7 +129,7 @@ def test_pictures(text_run: Path, tuned_run: Path, tmp_path: Path, capsys) -> No
     assert one.read_bytes() == again.read_bytes()
     assert {"first, train", "first, valid", "second, held out reward"} < words(one.read_bytes())
     assert {"bits per byte", "reward", "seconds of training"} < words(one.read_bytes())
-    assert capsys.readouterr().out.startswith(f"wrote {one}: 2 runs, bits per byte, reward,")
+    assert capsys.readouterr().out.startswith(f"wrote {one}: bits per byte, reward,")
     main([str(text_run), "--out", str(again)])
     assert {"a", "train", "valid", "steps"} < words(again.read_bytes())
     assert sorted(path.name for path in tmp_path.iterdir()) == [
@@ -168,7 +168,10 @@ def test_json_says_what_is_drawn(text_run: Path, tmp_path: Path, capsys) -> None
         (["RUN", "--metric", "chanegd", "--out", "a.svg"], "no run has a metric chanegd; did you"),
         (["RUN", "--metric", "weights_hash", "--out", "a.svg"], "no run has a metric weights_hash"),
         (["RUN", "--smooth", "0", "--out", "a.svg"], "--smooth is 0, must be at least 1"),
-        (["RUN", "--label", "a", "b", "--out", "a.svg"], "--label has 2 names for 1 runs"),
+        (
+            ["RUN", "--label", "a", "b", "--out", "a.svg"],
+            "--label names 2, but runs are 1; give a name for each",
+        ),
         (["RUN", "--log", "z", "--out", "a.svg"], "argument --log: invalid choice: 'z'"),
         (["RUN", "--out", "no/a.svg"], "cannot write no/a.svg: No such file or directory"),
         (

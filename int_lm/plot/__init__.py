@@ -35,7 +35,7 @@ PANELS = (
     Panel("reward", ("reward_mean", "heldout_reward")),
     Panel("share solved", ("solved", "heldout_solved")),
     Panel("agreement of votes", ("vote_agreement",)),
-    Panel("entropy of activations, bits", ("activation_entropy",)),
+    Panel("entropy of activations (bits)", ("activation_entropy",)),
     Panel("share of weights moved", ("changed",)),
 )
 # What rows also hold, and is drawn only if it is named.
@@ -161,7 +161,7 @@ def read(roots: Sequence[Path], names: Sequence[str] | None = None) -> list[Rows
     """
     require(
         names is None or len(names) == len(roots),
-        f"--label has {len(names or ())} names for {len(roots)} runs; give one for each",
+        f"--label names {len(names or ())}, but runs are {len(roots)}; give a name for each",
     )
     found = []
     for root, label in zip(roots, names or labels(roots), strict=True):

@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
         found = {"out": str(arguments.out), "x": arguments.x, "runs": plot.summary(runs, drawn)}
         print(json.dumps(found))
         return
-    print(f"wrote {arguments.out}: {len(runs)} runs, {', '.join(panel.title for panel in panels)}")
+    print(f"wrote {arguments.out}: {', '.join(panel.title for panel in panels)}")
 
 
 if __name__ == "__main__":
