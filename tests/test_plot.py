@@ -170,7 +170,7 @@ def test_json_says_what_is_drawn(text_run: Path, tmp_path: Path, capsys) -> None
         (["RUN", "--smooth", "0", "--out", "a.svg"], "--smooth is 0, must be at least 1"),
         (
             ["RUN", "--label", "a", "b", "--out", "a.svg"],
-            "--label names 2, but runs are 1; give a name for each",
+            "--label names 2, but runs are 1; give",
         ),
         (["RUN", "--log", "z", "--out", "a.svg"], "argument --log: invalid choice: 'z'"),
         (["RUN", "--out", "no/a.svg"], "cannot write no/a.svg: No such file or directory"),
