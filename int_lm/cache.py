@@ -47,8 +47,9 @@ def keep() -> None:
     """
     import jax
 
-    read = jax.config.read
-    if read("jax_compilation_cache_dir") or not read("jax_enable_compilation_cache"):
+    names = "jax_compilation_cache_dir", "jax_enable_compilation_cache"
+    own, enabled = (getattr(jax.config, name) for name in names)
+    if own or not enabled:
         return
     try:
         place = directory()
