@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from int_lm import config, errors, plugins
+from int_lm import cache, config, errors, plugins
 from int_lm.config import command_line
 
 if TYPE_CHECKING:  # imported where needed, so that --help and a wrong flag answer at once
@@ -359,6 +359,7 @@ def main(argv: Sequence[str] | None = None, program: str = "eval.py") -> None:
     arguments = parse(argv, program)
     plugins.trust(*arguments.plugin)
     if arguments.run:
+        cache.keep()
         subject = open_run(Path(arguments.run), arguments.step)
     else:
         subject = open_export(Path(arguments.export))
