@@ -129,6 +129,7 @@ def test_pictures(text_run: Path, tuned_run: Path, tmp_path: Path, capsys) -> No
     assert one.read_bytes() == again.read_bytes()
     assert {"first, train", "first, valid", "second, held out reward"} < words(one.read_bytes())
     assert {"bits per byte", "reward", "seconds of training"} < words(one.read_bytes())
+    assert {"5", "10", "20"} < words(one.read_bytes()) and "15" not in words(one.read_bytes())
     assert capsys.readouterr().out.startswith(f"wrote {one}: bits per byte, reward,")
     main([str(text_run), "--out", str(again)])
     assert {"a", "train", "valid", "steps"} < words(again.read_bytes())

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from tiny_command import assert_same_run, rows, train_arguments, wait_for_rows
 
-from int_lm import config
+from int_lm import config, resume
 from int_lm.errors import UserError
 from int_lm.training import track
 from int_lm.training.metrics_file import MetricsFile, flat
@@ -139,12 +139,19 @@ def rows_of(
 
 
 @pytest.mark.parametrize(
-    ("name", "pause"), [("tensorboard", 0), ("trackio", 0), ("trackio", 1.2), ("wandb", 0)]
+    ("name", "end", "pause"),
+    [
+        ("tensorboard", "killed", 0),
+        ("trackio", "killed", 0),
+        ("trackio", "killed", 1.2),
+        ("wandb", "killed", 0),
+        ("wandb", "", 0),
+    ],
 )
-def test_no_step_is_lost_or_doubled(place: Path, name: str, pause: float) -> None:
-    """By a kill, and by a run that goes on from a checkpoint before it."""
+def test_no_step_is_lost_or_doubled(place: Path, name: str, end: str, pause: float) -> None:
+    """By a kill, and by a run that goes on from a checkpoint before its last rows."""
     pytest.importorskip(KINDS[name].package)
-    rows_of(place, name, None, 45, "killed", pause)
+    rows_of(place, name, None, 45, end, pause)
     identifier = json.loads((place / "trackers.json").read_text())["identifier"]
     said = rows_of(place, name, 20, 60)
     assert said.startswith(f"tracked by {name}: ") and said.count("\n") == 1, said
@@ -248,6 +255,16 @@ def test_trackers_in_a_configuration(words: Any) -> None:
     assert settings.run.track == ("tensorboard", "wandb")
     with pytest.raises(UserError, match="run.track in .*'tensorbord'.*did you mean tensorboard"):
         config.from_dict({"run": {"track": ["tensorbord"]}})
+
+
+def test_processes_may_differ_in_trackers() -> None:
+    """Only the first one has them; the rest of the configuration must be the same."""
+    tracked, other = (
+        config.from_dict({"run": run}) for run in ({"track": ["wandb"]}, {"dir": "elsewhere"})
+    )
+    assert resume.shared_configuration(tracked) == resume.shared_configuration(other)
+    longer = config.from_dict({"run": {"steps": 7}})
+    assert resume.shared_configuration(tracked) != resume.shared_configuration(longer)
 
 
 @pytest.mark.parametrize("command", ["train", "tune"])

@@ -204,7 +204,9 @@ class WeightsAndBiases:
         self._known = max(self._run.step - 1, subject.first if sent else -1)
         files = f"{subject.root}/{pattern}"
         offline = f"{files} (wandb sync {files} sends it)"
-        self.where = offline if self._run.offline else self._run.url or f"nowhere (WANDB_MODE is {mode})"
+        self.where = (
+            offline if self._run.offline else self._run.url or f"nowhere (WANDB_MODE is {mode})"
+        )
         for row in subject.rows:
             self.add(row)
         for path in set(own) - set(sent):
