@@ -10,7 +10,7 @@ import pytest
 
 from int_lm import plot
 from int_lm.errors import UserError
-from int_lm.plot import Panel
+from int_lm.plot import Panel, picture
 from int_lm.plot.__main__ import main, parse
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -139,6 +139,17 @@ def test_pictures(text_run: Path, tuned_run: Path, tmp_path: Path, capsys) -> No
         "one.svg",
         "runs",
     ]
+
+
+def test_axes_are_logarithmic_where_asked(text_run: Path) -> None:
+    """Those that are named, in every panel."""
+    pytest.importorskip("matplotlib")
+    runs = plot.read([text_run])
+    panels = plot.panels(runs)
+    figure = picture.draw(panels, plot.curves(runs, panels, "step", 1), "step", ["x"])
+    scales = [(axes.get_xscale(), axes.get_yscale()) for axes in figure.axes]
+    assert scales == [("log", "linear")] * len(panels)
+    picture.pyplot().close(figure)
 
 
 def test_json_says_what_is_drawn(text_run: Path, tmp_path: Path, capsys) -> None:
