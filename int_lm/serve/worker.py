@@ -91,7 +91,8 @@ class Worker:
                 self._batch.clear()
                 self._fail(running, RefusalError(500, "the model could not be computed"))
                 continue
-            self._moved([job for job in running if not job.left or job.streams()])
+            if moved := [job for job in running if not job.left or job.streams()]:
+                self._moved(moved)
 
     def _admit(self) -> None:
         """Forget jobs that have ended or were given up, and take up those that now fit."""
