@@ -14,6 +14,7 @@ from int_lm.errors import UserError
 from int_lm.serve.worker import Worker
 
 GRACE_SECONDS = 2  # that requests have to end by themselves when the server is asked to stop
+IDLE_SECONDS = 75  # that a connection stays open between requests; clients close theirs before
 KEPT = "no request is answered any more"
 
 
@@ -99,6 +100,7 @@ def serve(
         access_log=log_requests,
         log_level="info" if log_requests else "warning",
         server_header=False,
+        timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=GRACE_SECONDS + 2,
     )
     server, received = _Server(config, worker, started), []
