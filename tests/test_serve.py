@@ -36,7 +36,7 @@ from int_lm.serve.request import Limits, Served, parse
 from int_lm.serve.worker import Worker
 from int_lm.serve.writing import NATS, Spelling, Text
 from tests import presets
-from tokenization import ByteTokenizer
+from tokenization import ByteTokenizer, train
 
 openai = pytest.importorskip("openai")
 pytest.importorskip("starlette")
@@ -428,6 +428,20 @@ def test_a_body_that_does_not_come_is_refused(small: Server) -> None:
         assert connection.recv(1000).startswith(b"HTTP/1.1 408 ")
 
 
+def test_a_client_that_reads_nothing_is_left(small: Server) -> None:
+    """After --timeout seconds, when no more of the stream fits on the way to it."""
+    body = json.dumps(ENDLESS | {"n": 2, "logprobs": 5}).encode()
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        connection.connect(("127.0.0.1", small.port))
+        connection.sendall(
+            b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
+            b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+        )
+        small.wait_until(busy=2)
+        small.wait_until(busy=0)
+
+
 def test_a_server_without_room_says_so_and_a_client_that_hangs_up_frees_its_place(
     small: Server,
 ) -> None:
@@ -691,6 +705,28 @@ def character_at(data: bytes, place: int) -> int:
         lengths += [len(character.encode()) for character in whole] + [fault] * bool(fault)
         data = data[len(whole.encode()) + fault :]
     return int(np.searchsorted(np.cumsum(lengths), place, side="right"))
+
+
+def test_pieces_of_a_vocabulary(tmp_path: Path) -> None:
+    """The tokens of a SentencePiece model are shown as their text, and spaces are spaces."""
+    tokenizer = train.train(["blue é €uro bläulich\n".encode() * 20], vocab_size=280, model_type="bpe")
+    run = tiny_run(280, model=presets.egg(width=16, layers=1))
+    model = runtime.load(export_tiny_run(run, tmp_path))
+    served = Served(NAME, 280, tokenizer.encode)
+    body = GOOD | {"prompt": "blue é ☃", "echo": True, "logprobs": 2, "seed": 3}
+    wanted = parse(json.dumps(body).encode(), served, Limits())
+    job, batch = Job(wanted, Spelling(model, tokenizer.decode)), Batch(model)
+    batch.add(job.lanes())
+    while batch.lanes:
+        batch.step()
+    ids = [*wanted.prompts[0]]
+    ids += own_ids(model, ids, 16, temperature=1.0, seed=3)
+    piece = job.texts[0].taken()
+    assert piece.text == tokenizer.decode(ids).decode(errors="replace")
+    assert len(piece.tokens) == len(ids) < len(piece.text)
+    assert "blue" in "".join(piece.tokens[:3]) and "bytes:\\xe2" in piece.tokens
+    for token, offset in zip(piece.tokens, piece.offsets, strict=True):
+        assert token.startswith("bytes:") or piece.text[offset:].startswith(token)
 
 
 @pytest.fixture

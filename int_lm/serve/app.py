@@ -224,7 +224,7 @@ class Hosts:
         if self._names and scope["type"] == "http":
             given = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
             name = given if given.endswith("]") else given.rpartition(":")[0] or given
-            if name.lower() not in self._names:
+            if given and name.lower() not in self._names:
                 known = ", ".join(sorted(self._names))
                 app = _refusal(
                     RefusalError(403, f"the host {given[:100]!r} is not served; use {known}")

@@ -98,7 +98,7 @@ def serve(
         loop="asyncio",
         lifespan="off",
         access_log=log_requests,
-        log_level="info" if log_requests else "warning",
+        log_level="info" if log_requests else "error",
         server_header=False,
         timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=GRACE_SECONDS + 2,
