@@ -539,7 +539,7 @@ def test_fifty_clients_for_a_minute(server: Server, model: runtime.Model) -> Non
     server.wait_until(busy=0)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_server(unending: Path, number: signal.Signals) -> None:
     """With its exit code and one sentence, and clients that are answered hear of it."""
     server = Server(unending, "--max_tokens", "1000000000")
@@ -709,7 +709,8 @@ def character_at(data: bytes, place: int) -> int:
 
 def test_pieces_of_a_vocabulary(tmp_path: Path) -> None:
     """The tokens of a SentencePiece model are shown as their text, and spaces are spaces."""
-    tokenizer = train.train(["blue é €uro bläulich\n".encode() * 20], vocab_size=280, model_type="bpe")
+    corpus = "blue é €uro bläulich\n".encode() * 20
+    tokenizer = train.train([corpus], vocab_size=280, model_type="bpe")
     run = tiny_run(280, model=presets.egg(width=16, layers=1))
     model = runtime.load(export_tiny_run(run, tmp_path))
     served = Served(NAME, 280, tokenizer.encode)
