@@ -23,7 +23,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from conftest import ROOT
-from hypothesis import given
+from hypothesis import example, given
 from tiny_run import export_tiny_run, tiny_run
 
 from int_lm import runtime
@@ -658,6 +658,9 @@ def spelling(model: runtime.Model) -> Spelling:
 
 
 @given(TOKENS, TOKENS, STOPS, st.booleans())
+@example([4], [4, 1, 2, 1], [b"ab"], True)  # the first token of the stop string is held back
+@example([], [7, 8, 1], ["€".encode()], True)
+@example([7], [8, 5, 1, 7], [b"b"], True)
 def test_pieces_are_the_text_cut_before_the_first_stop(
     spelling: Spelling, prompt: list[int], ids: list[int], stops: list[bytes], scored: bool
 ) -> None:
