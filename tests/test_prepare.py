@@ -6,18 +6,16 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
 import zstandard
 
-from data import corpus, hub, make, manifest, records, shards, split
+from data import corpus, make, manifest, records, shards, split
 from data.documents import Document
 from data.open import open_corpus
 from data.sources import open_source
@@ -437,75 +435,6 @@ def test_two_processes_do_not_prepare_the_same(tmp_path: Path) -> None:
     (done.directory / manifest.FILE).unlink()  # as it is until all shards are written
     with make.writing(done.directory), pytest.raises(UserError, match="another process"):
         prepared(data)
-
-
-# The hub
-
-
-class Flaky:
-    """A stand-in for a dataset of the hub, that fails now and then in the middle of reading."""
-
-    def __init__(self, values: list[str], failures: list[Exception]) -> None:
-        self.values, self.failures, self.loads = values, failures, 0
-
-    def load(self, name: str, *arguments: Any, **options: Any) -> Any:
-        assert (name, options["revision"]) == ("some/dataset", "abc") and options["streaming"]
-        self.loads += 1
-        dataset = datasets.IterableDataset.from_generator(self._rows)
-        return dataset
-
-    def _rows(self) -> Iterator[dict[str, str]]:
-        for index, value in enumerate(self.values):
-            if self.failures and index == 300 * (len(self.failures) % 3):
-                raise self.failures.pop()
-            yield {"text": value}
-
-
-def test_the_hub_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Network failures are waited out, with growing pauses, and no record is lost or doubled."""
-    values = texts(1000)
-    flaky = Flaky(values, [ConnectionError("reset"), TimeoutError("slow"), OSError("502")])
-    monkeypatch.setattr(datasets, "load_dataset", flaky.load)
-    said: list[str] = []
-    source = hub.Hub(SourceConfig("hub", ("some/dataset",), revision="abc"), said.append)
-    waits: list[float] = []
-    source._sleep = waits.append
-    read = [document.text.decode() for document, _ in source.read() if document.text]
-    assert read == values and flaky.loads == 4
-    assert len(waits) == 3 and len(said) == 3
-
-
-def test_a_hub_that_stays_away_is_one_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """After eight tries, a minute apart at the end, the user is told what to do."""
-
-    def load(*arguments: Any, **options: Any) -> Any:
-        raise ConnectionError("no route to host")
-
-    monkeypatch.setattr(datasets, "load_dataset", load)
-    source = hub.Hub(SourceConfig("hub", ("some/dataset",), revision="abc"))
-    waits: list[float] = []
-    source._sleep = waits.append
-    with pytest.raises(UserError, match="did not give some/dataset in 8 tries .no route to host"):
-        list(source.read())
-    assert waits == [1, 2, 4, 8, 16, 32, 64]
-
-
-@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOSPC, errno.ENOENT])
-def test_a_home_that_cannot_be_written_is_one_sentence(
-    monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
-    """At once: nothing is waited for, and the sentence says where the cache is to go."""
-
-    def load(*arguments: Any, **options: Any) -> Any:
-        raise OSError(number, os.strerror(number), "/home-of-nobody/.cache")
-
-    monkeypatch.setattr(datasets, "load_dataset", load)
-    source = hub.Hub(SourceConfig("hub", ("some/dataset",), revision="abc"))
-    source._sleep = lambda seconds: pytest.fail("it waited")
-    with pytest.raises(UserError, match=r"at /home-of-nobody/.cache: .*; set HF_HOME to"):
-        list(source.read())
 
 
 # A run on a mixture
