@@ -166,7 +166,14 @@ def test_no_step_is_lost_or_doubled(place: Path, name: str, end: str, pause: flo
         assert values["seconds"] == row["seconds"]
 
 
-@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tensorboard",
+        pytest.param("trackio", marks=pytest.mark.slow),
+        pytest.param("wandb", marks=pytest.mark.slow),
+    ],
+)
 def test_a_new_run_in_the_same_directory_is_another_one(place: Path, name: str) -> None:
     """It has another identifier, and no row of the old one."""
     pytest.importorskip(KINDS[name].package)
