@@ -3,12 +3,13 @@
 import argparse
 import contextlib
 import dataclasses
+import os
 import re
 import shlex
 import shutil
 import sys
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -202,6 +203,24 @@ def interpreter() -> str:
     with contextlib.suppress(ValueError, OSError):  # not below the current directory
         own = own.relative_to(Path.cwd())
     return shlex.quote(str(own))
+
+
+@contextlib.contextmanager
+def reporting_to_stderr() -> Iterator[None]:
+    """For commands with --json: what is printed here goes to stderr, by libraries in C, too.
+
+    Those do not know of `sys.stdout`: Gloo tells of processes that meet on the descriptor itself.
+    """
+    sys.stdout.flush()
+    own = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(own, 1)
+        os.close(own)
 
 
 def quoted(text: str) -> str:
