@@ -56,7 +56,7 @@ DOCUMENTS = [
 def pieces() -> SentencePieceTokenizer:
     generator = random.Random(4)
     lines = (" ".join(generator.choices(WORDS, k=9)) for _ in range(300))
-    return train.train(["\n".join(lines).encode()], vocab_size=300, model_type="bpe")
+    return train.train(["\n".join(lines).encode()], vocab_size=310, model_type="bpe")
 
 
 def favoured(run: Run, follows: dict[str, str]) -> Run:
@@ -228,7 +228,7 @@ class Template(TemplateLM):
 def test_a_continuation_is_never_left_without_a_token(
     of_pieces: Path, pieces: SentencePieceTokenizer, tmp_path: Path
 ) -> None:
-    """ "tree" + "s": all of it is one piece, as the context alone is: nothing is left to score.
+    """All of "trees" is one piece, as "tree" alone is: of the continuation "s" nothing is left.
 
     By the harness's border that choice costs 0 and always wins; here it costs what its token does.
     """

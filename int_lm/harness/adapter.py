@@ -185,7 +185,7 @@ class IntLM(LM):
         return [ids[text] for text in texts]
 
     def _scores(self, pairs: Sequence[Pair]) -> list[tuple[int, bool]]:
-        """(log2-likelihood in units of 2^-16 bit, whether it is greedy); equal pairs are read once."""
+        """(log2-likelihood in units of 2^-16 bit, whether greedy) of pairs; equal ones are read once."""
         distinct = list(dict.fromkeys(pairs))
         contexts = list(dict.fromkeys(context for context, _, _ in distinct))
         number = {context: index for index, context in enumerate(contexts)}
