@@ -31,7 +31,11 @@ def parser(program: str = COMMAND) -> OneLineParser:
     )
     source = result.add_mutually_exclusive_group(required=True)
     source.add_argument("--run", metavar="DIR", help="run directory that train.py wrote")
-    source.add_argument("--export", metavar="DIR", help="directory that int_lm.export wrote")
+    source.add_argument(
+        "--export",
+        metavar="DIR",
+        help="directory that int_lm.export wrote, or hf://OWNER/NAME@REVISION",
+    )
     result.add_argument("--step", type=int, help="checkpoint of the run (default: the newest)")
     result.add_argument(
         "--no_end",

@@ -18,7 +18,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
 
-from int_lm import export as export_module, plugins, programs, progress
+from int_lm import export as export_module, hub, plugins, programs, progress
 from int_lm.errors import UserError, say
 from int_lm.harness import lanes, scoring, writing
 from int_lm.runtime import Sampler
@@ -48,7 +48,7 @@ class IntLM(LM):
         """Load the model.
 
         Args:
-          export: the directory of an export, which NumPy reads.
+          export: the directory of an export, or `hf://OWNER/NAME@REVISION`; NumPy reads it.
           run: a run directory, which JAX reads; give one of the two.
           step: which checkpoint of a run; None for the newest one.
           plugin: code that the run or export names and that you trust, each as "module:name".
@@ -69,7 +69,8 @@ class IntLM(LM):
         plugins.trust(*([plugin] if isinstance(plugin, str) else plugin))
         self._end = bool(end)
         if export is not None:
-            model = export_module.load(str(export))
+            export = hub.local(str(export))
+            model = export_module.load(export)
             identity, self._lanes = model.config["tokenizer"], lanes.Numpy(model)
             self._step, self._hash = model.config["step"], model.config["weights_hash"]
         else:
@@ -185,7 +186,7 @@ class IntLM(LM):
         return [ids[text] for text in texts]
 
     def _scores(self, pairs: Sequence[Pair]) -> list[tuple[int, bool]]:
-        """(log2-likelihood in units of 2^-16 bit, whether greedy) of pairs; equal ones are read once."""
+        """(log2-likelihood in units of 2^-16 bit, whether greedy) of pairs; each is read once."""
         distinct = list(dict.fromkeys(pairs))
         contexts = list(dict.fromkeys(context for context, _, _ in distinct))
         number = {context: index for index, context in enumerate(contexts)}
