@@ -149,7 +149,8 @@ class Handler(BaseHTTPRequestHandler):
                 self.refuse(404, "RevisionNotFound", f"Invalid rev id: {revision}")
                 return
             siblings = [{"rfilename": path} for path in sorted(repository.commits[sha])]
-            self.answer(200, {"id": name, "modelId": name, "sha": sha, "siblings": siblings})
+            said = {"id": name, "sha": sha, "siblings": siblings, "private": repository.private}
+            self.answer(200, said)
 
     def preupload(self, name: str, revision: str) -> None:
         if self.repository(name, write=True):

@@ -179,8 +179,9 @@ def test_other_content_is_not_replaced(files, named, directory: Path, server: Hu
     """A repository that holds anything but an export of int_lm stays as it is."""
     repository = server.repositories[NAME] = Repository(False, files)
     before = dict(repository.branches)
-    with pytest.raises(UserError, match=f"holds {named}, which is no export of int_lm"):
-        push(directory, NAME)
+    for revision in (None, "new"):
+        with pytest.raises(UserError, match=f"holds {named}, which is no export of int_lm"):
+            push(directory, NAME, revision=revision)
     assert repository.branches == before
 
 
@@ -249,6 +250,15 @@ def test_no_damaged_export_is_pushed(directory: Path, tmp_path: Path, server: Hu
         with pytest.raises(UserError, match=re.escape(message)):
             push(tmp_path / name, NAME)
     assert not server.requests
+
+
+def test_a_public_repository_is_not_taken_for_a_private_one(directory: Path, server: Hub) -> None:
+    push(directory, NAME)
+    count = len(server.repositories[NAME].commits)
+    with pytest.raises(UserError, match="exists and is public"):
+        push(directory, NAME, revision="b", private=True)
+    assert len(server.repositories[NAME].commits) == count
+    assert server.repositories[NAME].branches.keys() == {"main"}
 
 
 # The command

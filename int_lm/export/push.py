@@ -2,11 +2,15 @@
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from int_lm import hub, runtime
 from int_lm.errors import UserError
 from int_lm.export import directory as places
 from int_lm.files import digest
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi, ModelInfo
 
 _LEFT = {".gitattributes"}  # which the hub makes
 _MARKS = {places.RUNTIME_FILE, runtime.CONFIG_FILE, runtime.WEIGHTS_FILE, digest.FILE_DIGESTS}
@@ -78,16 +82,8 @@ def push(
         hub.quiet()
         api = huggingface_hub.HfApi(token=token)
         api.create_repo(name, private=private or None, exist_ok=True)
-        if revision is not None:
-            api.create_branch(name, branch=revision, exist_ok=True)
-        found = api.model_info(name, revision=revision)
+        found = _checked(api, name, revision, private)
         there = {each.rfilename for each in found.siblings or []} - _LEFT
-        if others := _others(there):
-            at = f"{name} at {revision}" if revision else name
-            raise UserError(
-                f"the repository {at} holds {', '.join(others[:3])}, which is no export of "
-                "int_lm; choose another --push or --revision"
-            )
         made = api.create_commit(
             name,
             [
@@ -102,6 +98,35 @@ def push(
             parent_commit=found.sha,
         )
     return f"{hub.PREFIX}{name}@{made.oid}"
+
+
+def _checked(api: "HfApi", name: str, revision: str | None, private: bool) -> "ModelInfo":
+    """What the repository is at a branch, which is made if it is missing.
+
+    Raises:
+      UserError: it holds anything but an export, or should be private and is not.
+    """
+    from huggingface_hub.errors import RevisionNotFoundError
+
+    missing = False
+    try:
+        found = api.model_info(name, revision=revision)
+    except RevisionNotFoundError:
+        found, missing = api.model_info(name), True
+    if others := _others({each.rfilename for each in found.siblings or []} - _LEFT):
+        at = f"{name} at {revision}" if revision and not missing else name
+        raise UserError(
+            f"the repository {at} holds {', '.join(others[:3])}, which is no export of int_lm; "
+            "choose another --push or --revision"
+        )
+    if private and not found.private:
+        raise UserError(
+            f"the repository {name} exists and is public; make it private there, or leave out "
+            "--private"
+        )
+    if missing:  # a branch begins with the files of the main one
+        api.create_branch(name, branch=str(revision))
+    return found
 
 
 def _others(there: set[str]) -> list[str]:
