@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from int_lm import config, errors, plugins
+from int_lm import cache, config, errors, plugins
 from int_lm.config import command_line
 
 if TYPE_CHECKING:  # imported where needed, so that --help and a wrong flag answer at once
@@ -156,7 +156,7 @@ def open_run(root: Path, step: int | None) -> Subject:
             opened.weights,
             documents,
             progress=progress,
-            score=evaluate.greedy_hit,
+            metric=evaluate.greedy_hit,
             firsts=firsts,
         ),
         reader=lambda: sample.reader(opened.recipe.model, opened.weights),
@@ -186,7 +186,7 @@ def open_export(root: Path) -> Subject:
             model, documents, progress=progress
         ),
         hits=lambda documents, firsts, progress: runtime.log2_likelihoods(
-            model, documents, progress=progress, score=runtime.greedy_hit, firsts=firsts
+            model, documents, progress=progress, metric=runtime.greedy_hit, firsts=firsts
         ),
         reader=lambda: runtime.reader(model),
         keep=lambda figures: None,
@@ -363,6 +363,7 @@ def main(argv: Sequence[str] | None = None, program: str = "eval.py") -> None:
     arguments = parse(argv, program)
     plugins.trust(*arguments.plugin)
     if arguments.run:
+        cache.keep()
         subject = open_run(Path(arguments.run), arguments.step)
     else:
         from int_lm import hub
