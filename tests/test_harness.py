@@ -24,7 +24,7 @@ import int_lm
 from int_lm import export, runtime
 from int_lm.config import ModelConfig
 from int_lm.errors import UserError
-from int_lm.harness import __main__ as command, lanes, scoring
+from int_lm.harness import __main__ as command, lanes, likelihoods
 from int_lm.model.params import Parameters
 from int_lm.run import Run, open_run
 from tokenization import SentencePieceTokenizer, train
@@ -263,11 +263,11 @@ def test_a_continuation_is_never_left_without_a_token(
 def test_spaces_at_the_end_of_a_context_begin_the_continuation(of_pieces: Path) -> None:
     """As the harness has it for all models: the pieces of text that the model was trained on."""
     ours = IntLM(export=of_pieces)
-    moved, plain = ours._scores([ours._pair("a tree ", "under"), ours._pair("a tree", " under")])
+    moved, plain = ours._measured([ours._pair("a tree ", "under"), ours._pair("a tree", " under")])
     assert moved == plain
-    with_end, without = ours._scores([ours._pair("", "under"), (b"", b"under", False)])
+    with_end, without = ours._measured([ours._pair("", "under"), (b"", b"under", False)])
     assert with_end[0] < without[0]
-    assert ours._scores([ours._pair("  ", "under")]) == ours._scores([(b"", b"  under", False)])
+    assert ours._measured([ours._pair("  ", "under")]) == ours._measured([(b"", b"  under", False)])
 
 
 def test_the_end_of_a_document_can_be_left_out(of_bytes: Path) -> None:
@@ -289,7 +289,7 @@ def requests_of(generator: np.random.Generator) -> tuple[list[np.ndarray], list]
     lengths = [0, 1, 2, 15, 16, 17, 70, 300, *generator.integers(0, 40, 300)]
     contexts = [generator.integers(1, 256, length) for length in lengths]
     continuations = [
-        scoring.Continuation(int(index), generator.integers(1, 256, length), bool(end))
+        likelihoods.Continuation(int(index), generator.integers(1, 256, length), bool(end))
         for index, length, end in zip(
             [*generator.permutation(len(contexts)), *[7, 0, 3] * 20],
             [0, 1, 16, 17, 33, 280, *generator.integers(1, 30, 400)],
@@ -307,7 +307,7 @@ def test_together_as_one_by_one(kind: type, of_bytes: Path) -> None:
     side_by_side = lanes.Numpy(model) if kind is lanes.Numpy else lanes.Jax(tiny_run(model=MODEL))
     contexts, continuations = requests_of(np.random.default_rng(8))
     read: list[int] = []
-    units, greedy = scoring.scores(side_by_side, contexts, continuations, read.append)
+    units, greedy = likelihoods.measured(side_by_side, contexts, continuations, read.append)
     documents = [np.concatenate([contexts[each.context], each.ids]) for each in continuations]
     firsts = [len(contexts[each.context]) for each in continuations]
     texts = runtime.log2_likelihoods(model, documents, firsts=firsts)
@@ -317,7 +317,7 @@ def test_together_as_one_by_one(kind: type, of_bytes: Path) -> None:
     )
     ends = np.array([each.end for each in continuations])
     np.testing.assert_array_equal(units, np.where(ends, whole - before, texts))
-    hits = runtime.log2_likelihoods(model, documents, firsts=firsts, score=runtime.greedy_hit)
+    hits = runtime.log2_likelihoods(model, documents, firsts=firsts, metric=runtime.greedy_hit)
     assert greedy.tolist() == [n == len(e.ids) for n, e in zip(hits, continuations, strict=True)]
     assert sum(read) == sum(map(len, contexts)) + sum(len(e.ids) + e.end for e in continuations)
 

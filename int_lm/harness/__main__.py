@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from int_lm import harness
+from int_lm import cache, harness
 from int_lm.config.command_line import OneLineParser
 from int_lm.errors import UserError, reported
 
@@ -57,6 +57,8 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
     for name in ("--model", "--model_args", "-M", "-a", "--device"):
         if any(text.split("=")[0] == name for text in rest):
             raise UserError(f"{name} is not for this command; --run or --export says which model")
+    if own.run:
+        cache.keep()  # what JAX compiles
     harness.load_adapter()
     from lm_eval._cli import HarnessCLI
     from lm_eval.utils import setup_logging

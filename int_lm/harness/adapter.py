@@ -20,7 +20,7 @@ from lm_eval.api.registry import register_model
 
 from int_lm import export as export_module, hub, plugins, programs, progress
 from int_lm.errors import UserError, say
-from int_lm.harness import lanes, scoring, writing
+from int_lm.harness import lanes, likelihoods, writing
 from int_lm.runtime import Sampler
 
 UNIT = math.log(2) / 2**16  # nats of 2^-16 bit
@@ -97,7 +97,7 @@ class IntLM(LM):
         Raises:
           UserError: a continuation is empty, or a text cannot be encoded.
         """
-        found = self._scores([self._pair(*_arguments(request)) for request in requests])
+        found = self._measured([self._pair(*_arguments(request)) for request in requests])
         results = [(units * UNIT, greedy) for units, greedy in found]
         return self._kept("loglikelihood", requests, results)
 
@@ -110,7 +110,7 @@ class IntLM(LM):
           UserError: a text cannot be encoded.
         """
         texts = [_utf8(_arguments(request)[0], "a document") for request in requests]
-        found = iter(self._scores([(b"", text, self._end) for text in texts if text]))
+        found = iter(self._measured([(b"", text, self._end) for text in texts if text]))
         results = [next(found)[0] * UNIT if text else 0.0 for text in texts]
         return self._kept("loglikelihood_rolling", requests, results)
 
@@ -185,20 +185,20 @@ class IntLM(LM):
         ids = dict(zip(distinct, self._tokenizer.encode_all(distinct), strict=True))
         return [ids[text] for text in texts]
 
-    def _scores(self, pairs: Sequence[Pair]) -> list[tuple[int, bool]]:
+    def _measured(self, pairs: Sequence[Pair]) -> list[tuple[int, bool]]:
         """(log2-likelihood in units of 2^-16 bit, whether greedy) of pairs; each is read once."""
         distinct = list(dict.fromkeys(pairs))
         contexts = list(dict.fromkeys(context for context, _, _ in distinct))
         number = {context: index for index, context in enumerate(contexts)}
         encoded = self._encoded([text for _, text, _ in distinct])
         continuations = [
-            scoring.Continuation(number[context], ids, end)
+            likelihoods.Continuation(number[context], ids, end)
             for (context, _, end), ids in zip(distinct, encoded, strict=True)
         ]
         ids = self._encoded(contexts)
         total = sum(map(len, ids)) + sum(len(each.ids) + each.end for each in continuations)
         with progress.bar("evaluating", total) as update:
-            units, greedy = scoring.scores(self._lanes, ids, continuations, update)
+            units, greedy = likelihoods.measured(self._lanes, ids, continuations, update)
         found = dict(zip(distinct, zip(units.tolist(), greedy.tolist(), strict=True), strict=True))
         return [found[pair] for pair in pairs]
 

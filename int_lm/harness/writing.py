@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from int_lm.harness import scoring
+from int_lm.harness import likelihoods
 from int_lm.harness.lanes import MOST, Lanes
 from int_lm.limits import SEPARATOR
 from int_lm.runtime import Sampler
@@ -35,7 +35,7 @@ class _Lane:
     """A text while it is written."""
 
     def __init__(self, number: int, wish: Wish) -> None:
-        self.number, self.wish, self.last = number, wish, scoring.last_token(wish.prompt)
+        self.number, self.wish, self.last = number, wish, likelihoods.last_token(wish.prompt)
         self.before, self.text, self.count = wish.prompt.tolist(), b"", 0
         self.longest = max(map(len, wish.stops), default=0)
 
@@ -66,11 +66,11 @@ def texts(
       decode: turns ids into bytes.
       progress: called with the number of tokens just read or written.
     """
-    order = scoring.longest_first([len(wish.prompt) for wish in wishes])
+    order = likelihoods.longest_first([len(wish.prompt) for wish in wishes])
     for first in range(0, len(order), MOST):
         active = [_Lane(number, wishes[number]) for number in order[first : first + MOST]]
         prompts = [lane.wish.prompt for lane in active]
-        state = scoring.states_before_last(lanes, prompts, progress)
+        state = likelihoods.states_before_last(lanes, prompts, progress)
         have = lanes.rows(len(active))
         while active:
             tokens_P = np.full(have, SEPARATOR, np.int64)
@@ -87,5 +87,5 @@ def texts(
                 yield lane.number, b"".join(until([lane.text], lane.wish.stops))
             active = [lane for lane, ended in zip(active, ended_P, strict=True) if not ended]
             if active:
-                state = scoring.taken(lanes, state, np.flatnonzero(~ended_P))
+                state = likelihoods.taken(lanes, state, np.flatnonzero(~ended_P))
                 have = lanes.rows(len(active))

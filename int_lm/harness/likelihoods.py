@@ -1,7 +1,7 @@
 """Exact log-likelihoods of continuations: each distinct context is read once, and then left behind.
 
 A context c1..cn is read as [0, c1..cn] from a fresh state: 0, the separator, stands before every
-document. A continuation k1..km of it is scored from there, with the targets k1..km, and the
+document. A continuation k1..km of it is read from there, with the targets k1..km, and the
 separator after km if the end of the text counts. Lanes hold whole texts, padded with separators,
 which reset the state: before contexts, so that all of them end together, and after continuations.
 
@@ -18,7 +18,7 @@ from int_lm.limits import SEPARATOR
 
 
 class Continuation(NamedTuple):
-    """What is scored: ids after a context, and whether the separator that ends them counts."""
+    """What is measured: ids after a context, and whether the separator that ends them counts."""
 
     context: int  # its index
     ids: np.ndarray
@@ -79,7 +79,7 @@ def last_token(context: np.ndarray) -> int:
     return int(context[-1]) if len(context) else SEPARATOR
 
 
-def scores(
+def measured(
     lanes: Lanes,
     contexts: Sequence[np.ndarray],
     continuations: Sequence[Continuation],
@@ -114,7 +114,7 @@ def scores(
             part = numbers[begin : begin + MOST]
             lane_P = np.array([lane_of[continuations[n].context] for n in part])
             lasts = [last_token(contexts[continuations[n].context]) for n in part]
-            units[part], greedy[part] = _scored(
+            units[part], greedy[part] = _part(
                 lanes,
                 taken(lanes, state, lane_P),
                 lasts,
@@ -124,14 +124,14 @@ def scores(
     return units, greedy
 
 
-def _scored(
+def _part(
     lanes: Lanes,
     state: State,
     lasts: Sequence[int],
     continuations: Sequence[Continuation],
     progress: Callable[[int], None],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`scores` of at most `MOST` continuations, the longest first, from states and last tokens."""
+    """`measured` of at most `MOST` continuations, the longest first, from states and last tokens."""
     ids_P = np.array([len(each.ids) for each in continuations])
     targets_P = ids_P + np.array([each.end for each in continuations], np.int64)
     units_P, missed_P = np.zeros(len(ids_P), np.int64), np.zeros(len(ids_P), bool)
