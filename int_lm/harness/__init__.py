@@ -3,9 +3,9 @@
     python -m int_lm.harness --export DIR --tasks NAME --include_path DIR
 
 `adapter` registers the model `int_lm` with `lm_eval` when it is imported; `lanes` reads many texts
-side by side, with NumPy or with JAX; `likelihoods` and `writing` say what is read. docs/evaluation.md
-has what is counted. `lm_eval` is imported only by `adapter` and `command`, so that `--help` answers
-at once and a missing package is reported in one sentence.
+side by side, with NumPy or with JAX; `likelihoods` and `writing` say what is read.
+docs/evaluation.md has what is counted. `lm_eval` is imported only by `adapter` and by the command
+after its arguments, so that `--help` answers at once and a missing package gets one sentence.
 """
 
 import importlib

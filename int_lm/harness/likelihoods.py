@@ -131,7 +131,7 @@ def _part(
     continuations: Sequence[Continuation],
     progress: Callable[[int], None],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`measured` of at most `MOST` continuations, the longest first, from states and last tokens."""
+    """`measured`, of at most `MOST` continuations, the longest first, from states."""
     ids_P = np.array([len(each.ids) for each in continuations])
     targets_P = ids_P + np.array([each.end for each in continuations], np.int64)
     units_P, missed_P = np.zeros(len(ids_P), np.int64), np.zeros(len(ids_P), bool)
