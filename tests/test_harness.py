@@ -24,7 +24,7 @@ import int_lm
 from int_lm import export, runtime
 from int_lm.config import ModelConfig
 from int_lm.errors import UserError
-from int_lm.harness import __main__ as command, lanes, likelihoods
+from int_lm.harness import __main__ as command, lanes, likelihoods, writing
 from int_lm.model.params import Parameters
 from int_lm.run import Run, open_run
 from tokenization import SentencePieceTokenizer, train
@@ -366,6 +366,20 @@ def test_texts_are_those_of_sample(of_pieces: Path) -> None:
     expected = [*texts, *greedy, *(text.split(stop)[0] for text in [*texts, *greedy] * 2)]
     assert ours.generate_until(asked) == expected
     assert any(stop in text for text in texts) and len(set(texts)) == len(texts)
+
+
+def test_nothing_is_written_after_a_stop_string(of_bytes: Path) -> None:
+    """A stop string of several tokens ends a text as soon as it is complete."""
+    text = int_lm.load(of_bytes).sample(b"ab", tokens=40, temperature=1.0, seed=1)
+    stop = text[20:23]
+    place = text.find(stop)
+    sampler = runtime.Sampler(temperature=1.0, seed=1)
+    wish = writing.Wish(np.frombuffer(b"ab", np.uint8), sampler, 40, (stop,))
+    read: list[int] = []
+    numpy = lanes.Numpy(runtime.load(of_bytes))
+    [(number, written)] = writing.texts(numpy, [wish], bytes, read.append)
+    assert (number, written) == (0, text[:place])
+    assert sum(read) == len(b"ab") + place + len(stop)
 
 
 def test_equal_requests_for_draws_get_other_seeds(of_bytes: Path) -> None:
