@@ -118,7 +118,10 @@ def _sentence(error: BaseException, name: str) -> str | None:
         }.get(status, f"answered {status}: {_first_line(error)}; try again later")
         return f"the hub ({constants.ENDPOINT}) {why}"
     if not _of_network(error):
-        return None
+        known = isinstance(error, RuntimeError | ValueError)  # of the library: native, or its own
+        return (
+            f"the hub's library failed on {name} ({_first_line(error)}); try again" * known or None
+        )
     return (
         f"the hub ({constants.ENDPOINT}) does not answer about {name} ({_first_line(error)}); "
         "check the connection, HF_ENDPOINT and HF_HUB_OFFLINE"
@@ -130,7 +133,7 @@ def _of_network(error: BaseException) -> bool:
     from huggingface_hub import errors
 
     modules = {kind.__module__.split(".")[0] for kind in type(error).__mro__}
-    absent = errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled
+    absent = errors.LocalEntryNotFoundError, ConnectionError, TimeoutError  # of xet, too
     return isinstance(error, absent) or bool(modules & {"httpx", "httpx2", "requests"})
 
 

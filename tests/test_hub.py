@@ -235,6 +235,16 @@ def test_without_a_network_there_is_one_sentence(directory: Path, monkeypatch) -
             action()
 
 
+def test_a_failure_of_the_other_way_to_upload_is_said(directory, server, monkeypatch) -> None:
+    """Xet, a protocol of its own in native code, which the stand-in does not speak."""
+    pytest.importorskip("hf_xet")
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    with pytest.raises(UserError, match="does not answer about someone/tiny-model .*; check the"):
+        push(directory, NAME)
+    assert any("/xet-write-token/" in request for request in server.requests)
+    assert server.repositories[NAME].messages == []
+
+
 def test_no_damaged_export_is_pushed(directory: Path, tmp_path: Path, server: Hub) -> None:
     """A file that changed, a file that is not the export's, a directory that is none."""
     for name, spoil, message in (
@@ -285,6 +295,39 @@ def test_the_command_exports_and_pushes(whole, server: Hub, tmp_path: Path, caps
     [result, _] = data.eval_results
     figures = json.loads((whole[0] / "evaluation.json").read_text())
     assert result.metric_value == round(figures["bits_per_byte"], 4)
+
+
+@pytest.mark.slow
+def test_every_command_reads_an_export_of_the_hub(
+    whole, server: Hub, tmp_path: Path, run_command
+) -> None:
+    """As a user starts them: what they say of the directory and of its repository is the same."""
+    env = {"HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": TOKEN}
+    env["HF_HUB_DISABLE_XET"] = "1"
+    flags = ["--run", whole[0], "--out", "export", "--push", NAME, "--revision", "a"]
+    done = run_command("-m", "int_lm.export", *flags, env=env)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    name = f"hf://{NAME}@{server.repositories[NAME].branches['a']}"
+    assert f"pushed to {name}" in done.stdout
+    (tmp_path / "text.txt").write_text("etaoin shrdlu\n" * 20)
+    said = []
+    for place in ("export", name):
+        evaluated = run_command(
+            "eval.py", "--export", place, "--text", "text.txt", "--json", env=env
+        )
+        sampled = run_command("-m", "int_lm.sample", "--export", place, "--tokens", "9", env=env)
+        packed = run_command(
+            *("-m", "int_lm.compress", "text.txt", "-o", "packed", "--overwrite"),
+            *("--export", place),
+            env=env,
+        )
+        assert [done.returncode for done in (evaluated, sampled, packed)] == [0, 0, 0]
+        figures = {**json.loads(evaluated.stdout), "model": ""}
+        said.append((figures, sampled.stdout, (tmp_path / "packed").read_bytes()))
+    assert said[0] == said[1]
+    done = run_command("eval.py", "--export", f"hf://{OWNER}/none", "--text", "text.txt", env=env)
+    assert done.returncode == 2 and "no repository someone/none" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
