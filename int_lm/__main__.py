@@ -21,6 +21,7 @@ VERBS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "eval": ("eval", (), "bits per byte of held-out or any other text, beside baselines"),
     "harness": ("int_lm.harness.__main__", (), "measure on tasks of lm-evaluation-harness"),
     "sample": ("int_lm.sample.__main__", (), "continue a prompt"),
+    "serve": ("int_lm.serve.__main__", (), "answer completions over HTTP, with a page to try it"),
     "compress": ("int_lm.compress.__main__", (), "compress a file with an export, or undo it"),
     "export": (
         "int_lm.export.__main__",

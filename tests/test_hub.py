@@ -1,358 +1,427 @@
-"""The Hugging Face hub: exports as model repositories, pushed and loaded, against a stand-in."""
+"""The hub: records of its files come out as they stand, whatever fails on the way.
 
+A server on this machine stands for the hub (`local_hub`).
+"""
+
+import bz2
+import errno
+import gzip
 import json
-import re
-from collections.abc import Iterator
+import lzma
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import datasets
+import datasets.config
 import huggingface_hub
+import local_hub
+import pyarrow
+import pyarrow.parquet
 import pytest
-import stand_in_hub
-from huggingface_hub import ModelCard, constants
-from stand_in_hub import OWNER, TOKEN, Hub, Repository
-from test_export import contents, evaluation_of
-from tiny_run import export_tiny_run, tiny_run
+import zstandard
 
-import int_lm
-from int_lm import export, hub, runtime
-from int_lm.compress.__main__ import codec_of
+from data import hub, hub_files, make, records
+from data.documents import Position
+from int_lm import config
+from int_lm.config import DataConfig, SourceConfig
 from int_lm.errors import UserError
-from int_lm.export import __main__ as command, metadata
-from int_lm.export.push import push
-from int_lm.sample import __main__ as sample_command
 from tokenization import ByteTokenizer
 
-NAME = f"{OWNER}/tiny-model"
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of the library
+PACK: dict[str, Callable[[bytes], bytes]] = {
+    "": bytes,
+    ".gz": gzip.compress,
+    ".zst": zstandard.ZstdCompressor().compress,
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+}
+DATE = "2024-01-05T10:00:00+02:00"
+NOT_ONLY_TEXT = [  # whatever else records hold, and however texts look
+    {"id": 1, "text": DATE},
+    {"id": "two", "text": "007", "score": 0.5},
+    {"id": None, "text": "line\r\nend \u20ac", "messages": [{"text": 7}]},
+    {"text": '{"text": 7}', "late": True},
+    {"model": "m", "system_prompt": "", "messages": [], "text": "no trace"},
+]
+TEXTS = [record["text"] for record in NOT_ONLY_TEXT]
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Hub]:
-    with stand_in_hub.serving() as server:
-        yield server
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The data set's files."""
+    (tmp_path / "repository" / "data").mkdir(parents=True)
+    return tmp_path / "repository"
 
 
-@pytest.fixture(autouse=True)
-def at_home(server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`huggingface_hub` speaks to the stand-in, and keeps what it keeps in `tmp_path`."""
-    server.repositories.clear()
-    server.requests.clear()
-    server.failing = ("", 0)
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    for name, value in {
-        "ENDPOINT": server.url,
-        "HUGGINGFACE_CO_URL_TEMPLATE": server.url + "/{repo_id}/resolve/{revision}/{filename}",
-        "HF_HUB_CACHE": str(tmp_path / "hub"),
-        "HF_TOKEN_PATH": str(tmp_path / "token"),
-        "HF_HUB_DISABLE_XET": True,  # another protocol than HTTP
-        "HF_HUB_OFFLINE": False,
-    }.items():
-        monkeypatch.setattr(constants, name, value)
+@pytest.fixture
+def server(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[local_hub.Hub]:
+    """The stand-in, at which the libraries of the hub look from now on."""
+    with local_hub.serve(folder) as served:
+        constants = huggingface_hub.constants
+        monkeypatch.setattr(constants, "ENDPOINT", served.endpoint)
+        template = served.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(datasets.config, "HF_ENDPOINT", served.endpoint)
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+        huggingface_hub.HfFileSystem.clear_instance_cache()
+        yield served
+    huggingface_hub.HfFileSystem.clear_instance_cache()
 
 
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export_tiny_run(tiny_run(), tmp_path_factory.mktemp("pushed"))
+def lines(*values: Any) -> bytes:
+    """JSON lines; bytes are a line as they stand."""
+    parts = [value if isinstance(value, bytes) else json.dumps(value).encode() for value in values]
+    return b"".join(part + b"\n" for part in parts)
 
 
-# Cards
+def source_of(said: list[str] | None = None, **fields: Any) -> hub.Hub:
+    fields = {"revision": local_hub.REVISION} | fields
+    source = SourceConfig("hub", (local_hub.NAME,), **fields)
+    opened = hub.Hub(source, said.append if said is not None else None)
+    opened.patience.sleep = lambda seconds: None
+    return opened
 
 
-def test_the_card_is_read_by_the_hubs_own_library(tmp_path: Path) -> None:
-    """Library, task, licence, languages, and the figures if they belong to the weights."""
-    run = tiny_run()
-    ByteTokenizer().save(tmp_path / "tokenizer")
-    found = {}
-    for name, evaluation in (("with", evaluation_of(run)), ("without", None)):
-        found[name] = ModelCard.load(
-            export.export_model(
-                run,
-                tmp_path / name,
-                tokenizer_directory=tmp_path / "tokenizer",
-                evaluation=evaluation,
-                license="apache-2.0",
-                languages=["en", "code"],
-            )
-            / "README.md"
-        )
-    data = found["with"].data
-    assert (data.library_name, data.pipeline_tag) == ("int_lm", "text-generation")
-    assert (data.license, data.language) == ("apache-2.0", ["en", "code"])
-    assert {"int8", "egg"} <= set(data.tags)
-    bits, perplexity = data.eval_results
-    assert (bits.metric_type, bits.metric_value) == ("bits_per_byte", 2.7183)
-    assert (perplexity.metric_type, perplexity.metric_value) == ("byte_perplexity", 6.6)
-    assert bits.task_type == "text-generation" and bits.dataset_args == {"sha256": "7" * 64}
-    assert "held out of" in bits.dataset_name
-    assert found["without"].data.eval_results is None
-    assert "trust_remote_code" not in found["with"].text
+def read(position: Position = None, **fields: Any) -> list[str]:
+    documents = source_of(**fields).read(position)
+    return [document.text.decode() for document, _ in documents if document.text]
 
 
-def test_a_card_says_no_licence_that_nobody_gave(directory: Path) -> None:
-    data = ModelCard.load(directory / "README.md").data
-    assert data.license is None and data.language is None
-    config = json.loads((directory / "config.json").read_text())
-    assert config["quantization"]["weights"] == "int8" and config["library_name"] == "int_lm"
-    assert config["format_version"] == runtime.FORMAT_VERSION
-    for given, message in ((("a b", "en"), "--license is 'a b'"), (("mit", "Deutsch"), "language")):
-        with pytest.raises(UserError, match=message):
-            metadata.checked_license(given[0])
-            metadata.checked_language(given[1])
-    assert metadata.checked_license("Apache-2.0") == "apache-2.0"
+# What comes out
 
 
-# Push and load
-
-
-def test_a_pushed_export_comes_back(directory: Path, server: Hub, capsys) -> None:
-    """All its files, in one commit; loaded by name, it writes the same text."""
-    before = contents(directory)
-    pushed = push(directory, NAME)
-    repository = server.repositories[NAME]
-    sha = repository.branches["main"]
-    assert pushed == f"hf://{NAME}@{sha}" and not repository.private
-    files = dict(repository.commits[sha])
-    assert files.pop(".gitattributes") and files == before == contents(directory)
-    config = json.loads(before["config.json"])
-    assert repository.messages == [f"Step 7, weights {config['weights_hash']}"]
-
-    model = int_lm.load(pushed)
-    assert model.sample("ab", tokens=9, seed=2) == int_lm.load(directory).sample(
-        "ab", tokens=9, seed=2
-    )
-    assert model.path.name == sha
-    read = {path.relative_to(model.path).as_posix() for path in model.path.rglob("*")}
-    assert read == {"config.json", "model.safetensors", "tokenizer", "tokenizer/identity.json"}
-    assert codec_of(pushed).model.config == config
-    capsys.readouterr()
-    sample_command.main(["--export", f"hf://{NAME}", "--prompt", "ab", "--tokens", "3"])
-    said = capsys.readouterr()
-    assert f"hf://{NAME}@{sha} is always this one" in said.err and said.out.startswith("ab")
-
-
-def test_a_loaded_export_needs_no_network_again(directory: Path, server: Hub, monkeypatch) -> None:
-    """A commit that is in the cache is read from there."""
-    pushed = push(directory, NAME)
-    first = hub.local(pushed)
-    server.failing = ("/", 503)
-    asked = len(server.requests)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert hub.local(pushed) == first
-    assert len(server.requests) == asked
-    assert hub.local(first) == first and hub.local("a/b") == Path("a/b")
-
-
-def test_another_export_takes_the_place_of_the_first(
-    directory: Path, server: Hub, tmp_path
+@pytest.mark.parametrize("packed", PACK)
+def test_records_come_out_as_they_stand(
+    folder: Path, server: local_hub.Hub, packed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In one commit, on a branch that is made, without files that are not its own any more."""
-    first = push(directory, NAME, private=True)
-    repository = server.repositories[NAME]
-    assert repository.private
-    old = repository.commits[repository.branches["main"]]
-    repository.branches["main"] = repository.commit({**old, "architecture.py": b"# of a plug-in\n"})
-    run = tiny_run(extreme=True)
-    second = push(export_tiny_run(run, tmp_path), NAME, revision="extreme")
-    assert repository.branches.keys() == {"main", "extreme"}
-    files = repository.commits[repository.branches["extreme"]]
-    assert "architecture.py" not in files and files["model.safetensors"] != old["model.safetensors"]
-    assert len(repository.messages) == 2 and first != second
-    assert hub.local(f"hf://{NAME}@extreme") == hub.local(second)
-    count = len(repository.commits)
-    with pytest.raises(UserError, match="no such revision"):
-        hub.local(f"hf://{NAME}@nowhere")
-    assert len(repository.commits) == count
+    """Dates, numbers, JSON and traces: every text as in its file, in the order of files."""
+    monkeypatch.setitem(hub_files.BLOCK, "json", 64)
+    first, rest = NOT_ONLY_TEXT[:2], NOT_ONLY_TEXT[2:]
+    for number, part in enumerate((first, rest)):
+        name = f"data/train-{number}.jsonl{packed}"
+        (folder / name).write_bytes(PACK[packed](lines(*part)))
+    (folder / f"data/test.jsonl{packed}").write_bytes(PACK[packed](lines({"text": "held"})))
+    assert read() == TEXTS
+    assert read(split="test") == ["held"]
+    with pytest.raises(UserError, match="no split 'dev', it has train, test; .* --data.split"):
+        read(split="dev")
+    assert {name for name, _ in server.ranges} == {path.name for path in folder.glob("data/*")}
 
 
-# Mistakes
+def test_dates_in_a_later_block_are_text(folder: Path, server: local_hub.Hub) -> None:
+    """Where a block of 10 MB has texts that all look like dates, Arrow takes them for dates."""
+    plain = "x" * 100_000
+    count = (10 << 20) // 100_000 + 1
+    records_ = [{"text": plain}] * count + [{"text": DATE}] * 50
+    (folder / "train.jsonl").write_bytes(lines(*records_))
+    assert read() == [plain] * count + [DATE] * 50
 
 
-@pytest.mark.parametrize(
-    ("files", "named"),
-    [
-        ({"pytorch_model.bin": b"x"}, "pytorch_model.bin"),
-        ({"README.md": b"# other\n"}, "README.md"),
-        ({"config.json": b"{}", "model.safetensors": b"x"}, "config.json, model.safetensors"),
-    ],
-)
-def test_other_content_is_not_replaced(files, named, directory: Path, server: Hub) -> None:
-    """A repository that holds anything but an export of int_lm stays as it is."""
-    repository = server.repositories[NAME] = Repository(False, files)
-    before = dict(repository.branches)
-    for revision in (None, "new"):
-        with pytest.raises(UserError, match=f"holds {named}, which is no export of int_lm"):
-            push(directory, NAME, revision=revision)
-    assert repository.branches == before
+def test_an_array_of_records(folder: Path, server: local_hub.Hub) -> None:
+    """One array in a file, and a field within an object."""
+    records_ = [{"meta": record} for record in NOT_ONLY_TEXT]
+    (folder / "train.json").write_text(json.dumps(records_, indent=1))
+    assert read(field="meta.text") == TEXTS
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("tiny-model", "does not say whose"),
-        ("a/b/c", "is no name of a repository"),
-        ("someone/..", "is no name of a repository"),
-        ("some one/x", "is no name of a repository"),
-        ("someone/x.git", "is no name of a repository"),
-    ],
-)
-def test_malformed_names_are_refused(name: str, message: str, directory: Path, server: Hub) -> None:
-    with pytest.raises(UserError, match=message):
-        push(directory, name)
-    with pytest.raises(UserError, match=message):
-        hub.local(f"hf://{name}@main")
-    for revision in ("", "../x", "a b"):
-        with pytest.raises(UserError, match="is no revision"):
-            hub.local(f"hf://{NAME}@{revision}")
-    assert not server.requests
+def test_of_parquet_one_column_is_asked_for(folder: Path, server: local_hub.Hub) -> None:
+    """Texts as they stand, in the order of the files; the other column stays at the hub."""
+    other = [os.urandom(100_000) for _ in TEXTS]
+    for number, part in enumerate((slice(0, 2), slice(2, None))):
+        table = pyarrow.table({"text": TEXTS[part], "other": other[part]})
+        name = f"data/train-{number}-of-2.parquet"
+        pyarrow.parquet.write_table(table, folder / name, row_group_size=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(hub_files.BLOCK, "parquet", 1 << 12)
+        assert read() == TEXTS
+    asked = [text.removeprefix("bytes=").split("-") for _, text in server.ranges]
+    assert sum(int(last) - int(first) + 1 for first, last in asked) < 400_000
+    with pytest.raises(UserError, match=r"field 'other' of some/data: .*0-of-2.parquet holds bin"):
+        read(field="other")
 
 
-def test_what_the_hub_refuses_is_one_sentence(directory: Path, server: Hub, monkeypatch) -> None:
-    """No right, no such repository, a wrong token, trouble, another commit meanwhile."""
-    with pytest.raises(UserError, match="does not let your token write to others/x"):
-        push(directory, "others/x")
-    with pytest.raises(UserError, match=r"no repository someone/nothing that you may read"):
-        hub.local("hf://someone/nothing")
-    for part, status, message in (
-        ("/commit/", 412, "changed meanwhile"),
-        ("/commit/", 403, "does not let your token"),
-        ("/repos/create", 400, "answered 400"),
-        ("/lfs/", 403, "does not let your token"),
-    ):
-        server.failing = (part, status)
-        with pytest.raises(UserError, match=message):
-            push(directory, NAME)
-    server.failing = ("", 0)
-    assert server.repositories[NAME].messages == []
-    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
-    with pytest.raises(UserError, match="does not accept your token"):
-        push(directory, NAME)
+CARD = """---
+configs:
+- config_name: one
+  data_files: a.jsonl
+- config_name: two
+  data_files:
+  - {{split: train, path: b.jsonl}}
+{settings}
+dataset_info:
+- config_name: two
+  features:
+  - {{name: text, dtype: {dtype}}}
+---
+"""
 
 
-def test_without_a_network_there_is_one_sentence(directory: Path, monkeypatch) -> None:
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    for action in (lambda: push(directory, NAME), lambda: hub.local(f"hf://{NAME}")):
-        with pytest.raises(UserError, match=r"\(http://127.0.0.1:9\) does not answer about"):
-            action()
+def test_configurations_and_declared_types(folder: Path, server: local_hub.Hub) -> None:
+    """The files of the configuration that is named; a field declared as something else is refused;
+    what is not read as lines stays with `datasets`, and that is said."""
+    for name in "ab":
+        (folder / f"{name}.jsonl").write_bytes(lines({"text": f"of {name}"}))
+    (folder / "README.md").write_text(CARD.format(settings="", dtype="string"))
+    assert read(subset="one") == ["of a"] and read(subset="two") == ["of b"]
+    with pytest.raises(UserError, match="cannot read some/data from the hub: .*three"):
+        read(subset="three")
+    (folder / "README.md").write_text(CARD.format(settings="", dtype="int64"))
+    huggingface_hub.HfFileSystem.clear_instance_cache()
+    with pytest.raises(UserError, match="holds int64, not text"):
+        list(_without_cache().read())
 
 
-def test_a_failure_of_the_other_way_to_upload_is_said(directory, server, monkeypatch) -> None:
-    """Xet, a protocol of its own in native code, which the stand-in does not speak."""
-    pytest.importorskip("hf_xet")
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
-    with pytest.raises(UserError, match="does not answer about someone/tiny-model .*; check the"):
-        push(directory, NAME)
-    assert any("/xet-write-token/" in request for request in server.requests)
-    assert server.repositories[NAME].messages == []
+def _without_cache(**fields: Any) -> hub.Hub:
+    """The source once more, after its card was changed: a commit's card is kept otherwise."""
+    constants = huggingface_hub.constants
+    constants.HF_HUB_CACHE += "-again"  # given back by the fixture
+    return source_of(subset="two", **fields)
 
 
-def test_no_damaged_export_is_pushed(directory: Path, tmp_path: Path, server: Hub) -> None:
-    """A file that changed, a file that is not the export's, a directory that is none."""
-    for name, spoil, message in (
-        ("changed", lambda copy: (copy / "README.md").write_text("x"), "README.md"),
-        ("more", lambda copy: (copy / "notes.txt").write_text("x"), "also holds notes.txt"),
-        ("none", lambda copy: (copy / "config.json").unlink(), "is no export"),
-        ("unsealed", lambda copy: (copy / "files.sha256").unlink(), "has no files.sha256"),
-    ):
-        for path, data in contents(directory).items():
-            (tmp_path / name / path).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / name / path).write_bytes(data)
-        spoil(tmp_path / name)
-        with pytest.raises(UserError, match=re.escape(message)):
-            push(tmp_path / name, NAME)
-    assert not server.requests
+def test_json_that_datasets_must_read_is_told(folder: Path, server: local_hub.Hub) -> None:
+    """A field that holds the records: `datasets` unpacks it."""
+    (folder / "a.jsonl").write_bytes(lines({"text": "a"}))
+    (folder / "b.jsonl").write_text(json.dumps({"rows": [{"text": "one"}, {"text": "two"}]}))
+    (folder / "README.md").write_text(CARD.format(settings="  field: rows", dtype="string"))
+    said: list[str] = []
+    found = [d.text for d, _ in source_of(said, subset="two").read() if d.text]
+    assert found == [b"one", b"two"]
+    assert any("texts that look like dates may change" in sentence for sentence in said)
 
 
-def test_a_public_repository_is_not_taken_for_a_private_one(directory: Path, server: Hub) -> None:
-    push(directory, NAME)
-    count = len(server.repositories[NAME].commits)
-    with pytest.raises(UserError, match="exists and is public"):
-        push(directory, NAME, revision="b", private=True)
-    assert len(server.repositories[NAME].commits) == count
-    assert server.repositories[NAME].branches.keys() == {"main"}
+def test_tables_of_text_keep_their_texts(folder: Path, server: local_hub.Hub) -> None:
+    """CSV is read by `datasets`: what looks like a number, or like nothing, stays as it is."""
+    texts = [f"{i:04}" for i in range(12_000)] + ["NA", "null", "1e3"]
+    rows = "".join(f"{number},{text}\n" for number, text in enumerate(texts))
+    (folder / "train.csv").write_text(f"id,text\n{rows}")
+    assert read() == texts
+    with pytest.raises(UserError, match="some/data from the hub: .* not found: .'body'"):
+        read(field="body")
 
 
-# The command
+# What is refused, skipped and counted
 
 
-def test_the_command_exports_and_pushes(whole, server: Hub, tmp_path: Path, capsys) -> None:
-    """A push that fails leaves the export, which the command then pushes without the run."""
-    out = tmp_path / "export"
-    server.failing = ("/commit/", 403)
-    flags = ["--out", str(out), "--push", NAME, "--private"]
-    with pytest.raises(UserError, match="the export is kept; .* --push OWNER/NAME pushes it"):
-        command.main(["--run", str(whole[0]), "--license", "MIT", "--language", "en", *flags])
-    before = contents(out)
-    assert runtime.load(out).config["step"] == 60
-    server.failing = ("", 0)
-    command.main(flags)
-    assert contents(out) == before
-    repository = server.repositories[NAME]
-    sha = repository.branches["main"]
-    assert f"pushed to hf://{NAME}@{sha}" in capsys.readouterr().out
-    assert repository.private
-    data = ModelCard(repository.commits[sha]["README.md"].decode()).data
-    assert data.license == "mit" and data.language == ["en"]
-    [result, _] = data.eval_results
-    figures = json.loads((whole[0] / "evaluation.json").read_text())
-    assert result.metric_value == round(figures["bits_per_byte"], 4)
+def test_damaged_records_have_a_place(folder: Path, server: local_hub.Hub) -> None:
+    """File and line of the hub; with `skip_damaged` they are counted, and change no other."""
+    (folder / "data/train-0.jsonl").write_bytes(lines({"text": "a"}, {"text": 7}, {"text": "b"}))
+    (folder / "data/train-1.jsonl").write_bytes(lines({"text": "c"}, b"{", {"text": None}))
+    place = "some/data: data/train-0.jsonl, line 2: field 'text' holds a number, not text"
+    with pytest.raises(UserError, match=place):
+        read()
+    with pytest.raises(UserError, match="2 damaged records, more than .* data/train-1.jsonl, lin"):
+        read(skip_damaged=1)
+    assert read(skip_damaged=2) == ["a", "b", "c"]
+    opened = source_of(skip_damaged=2)
+    list(opened.read())
+    assert opened.tally.state()["left out damaged records"] == [2, place]
+    assert opened.tally.state()["left out records without text"][0] == 1
 
 
-@pytest.mark.slow
-def test_every_command_reads_an_export_of_the_hub(
-    whole, server: Hub, tmp_path: Path, run_command
+def test_fields_that_are_not_there(folder: Path, server: local_hub.Hub) -> None:
+    """The names of those that are come with the sentence."""
+    (folder / "train.jsonl").write_bytes(lines({"body": "a", "id": 1}))
+    with pytest.raises(UserError, match="train.jsonl has no field 'text', it has body, id;"):
+        read()
+
+
+def test_a_file_cut_short(folder: Path, server: local_hub.Hub) -> None:
+    """Compressed files end with their last byte."""
+    whole = gzip.compress(lines(*NOT_ONLY_TEXT * 100))
+    (folder / "train.jsonl.gz").write_bytes(whole[:-20])
+    with pytest.raises(UserError, match="cannot read some/data: train.jsonl.gz as json after"):
+        read()
+
+
+@pytest.mark.parametrize("name", ["some/data", "some/other", "no-such-folder"])
+def test_a_data_set_that_is_not_there(server: local_hub.Hub, name: str) -> None:
+    """At once: waiting helps nothing."""
+    opened = hub.Hub(SourceConfig("hub", (name,), revision="f" * 40))
+    opened.patience.sleep = lambda seconds: pytest.fail("it waited")
+    with pytest.raises(UserError, match=f"cannot read {name} from the hub: "):
+        list(opened.read())
+
+
+# Interruptions
+
+
+@pytest.mark.parametrize("kind", ["json", "gz", "parquet"])
+def test_any_position_is_gone_on_from(
+    folder: Path, server: local_hub.Hub, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a user starts them: what they say of the directory and of its repository is the same."""
-    env = {"HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": TOKEN}
-    env["HF_HUB_DISABLE_XET"] = "1"
-    flags = ["--run", whole[0], "--out", "export", "--push", NAME, "--revision", "a"]
-    done = run_command("-m", "int_lm.export", *flags, env=env)
-    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
-    name = f"hf://{NAME}@{server.repositories[NAME].branches['a']}"
-    assert f"pushed to {name}" in done.stdout
-    (tmp_path / "text.txt").write_text("etaoin shrdlu\n" * 20)
-    said = []
-    for place in ("export", name):
-        evaluated = run_command(
-            "eval.py", "--export", place, "--text", "text.txt", "--json", env=env
-        )
-        sampled = run_command("-m", "int_lm.sample", "--export", place, "--tokens", "9", env=env)
-        packed = run_command(
-            *("-m", "int_lm.compress", "text.txt", "-o", "packed", "--overwrite"),
-            *("--export", place),
-            env=env,
-        )
-        assert [done.returncode for done in (evaluated, sampled, packed)] == [0, 0, 0]
-        figures = {**json.loads(evaluated.stdout), "model": ""}
-        said.append((figures, sampled.stdout, (tmp_path / "packed").read_bytes()))
-    assert said[0] == said[1]
-    done = run_command("eval.py", "--export", f"hf://{OWNER}/none", "--text", "text.txt", env=env)
-    assert done.returncode == 2 and "no repository someone/none" in done.stderr
-    assert "Traceback" not in done.stderr
+    """From a position on, what is left is read, and no byte of the files before it."""
+    monkeypatch.setattr(records, "BATCH", 16)
+    texts = [f"text {i} " * 40 for i in range(300)]
+    for number in range(3):
+        part = texts[number * 100 : (number + 1) * 100]
+        path = folder / f"data/train-{number}"
+        if kind == "parquet":
+            table = pyarrow.table({"text": part})
+            pyarrow.parquet.write_table(table, path.with_suffix(".parquet"), row_group_size=30)
+        else:
+            packed = gzip.compress if kind == "gz" else bytes
+            end = ".jsonl.gz" if kind == "gz" else ".jsonl"
+            path.with_suffix(end).write_bytes(packed(lines(*({"text": text} for text in part))))
+    whole = list(source_of().read())
+    places = [index for index, (_, position) in enumerate(whole) if position]
+    assert len(places) > 15
+    for index in places[::4]:
+        server.ranges.clear()
+        position = json.loads(json.dumps(whole[index][1]))
+        left = [document.text for document, _ in whole[index + 1 :] if document.text]
+        assert [text.encode() for text in read(position)] == left
+        files = {name for name, _ in server.ranges}
+        assert files == {f"train-{n}" + _ending(kind) for n in range(position["at"][0], 3)}
+
+
+def _ending(kind: str) -> str:
+    return {"json": ".jsonl", "gz": ".jsonl.gz", "parquet": ".parquet"}[kind]
+
+
+def test_a_position_of_an_earlier_version(folder: Path, server: local_hub.Hub) -> None:
+    """The state of `datasets` says nothing about a file."""
+    (folder / "train.jsonl").write_bytes(lines({"text": "a"}))
+    with pytest.raises(UserError, match="an earlier version, .* delete its unfinished directory"):
+        read({"at": [{"examples_iterable": {}}], "tally": {}})
+
+
+@pytest.mark.parametrize("kind", ["json", "parquet"])
+def test_failures_are_waited_out(
+    folder: Path, server: local_hub.Hub, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Errors of the server in the middle of a file: with growing pauses; no record is lost."""
+    monkeypatch.setitem(hub_files.BLOCK, kind, 1 << 10)
+    texts = [os.urandom(2000).hex() for _ in range(300)]
+    if kind == "parquet":
+        table = pyarrow.table({"text": texts})
+        pyarrow.parquet.write_table(table, folder / "train.parquet", row_group_size=20)
+    else:
+        (folder / "train.jsonl").write_bytes(lines(*({"text": text} for text in texts)))
+    said: list[str] = []
+    waits: list[float] = []
+    opened = source_of(said)
+    opened.patience.sleep = waits.append
+    found = []
+    for document, _ in opened.read():
+        found += [document.text.decode()] * bool(document.text)
+        if len(found) == 100:
+            server.failures[:] = [403, 400, 403]  # others are tried again by the library itself
+    assert found == texts
+    assert waits == [1, 2, 4] and len(said) == 3 and "the hub failed (" in said[0]
+    found.clear()
+    server.failures[:] = [403] * 8
+    with pytest.raises(UserError, match="the hub did not give some/data in 8 tries"):
+        list(opened.read())
+    assert waits[3:] == [1, 2, 4, 8, 16, 32, 64]
+
+
+class Flaky:
+    """A stand-in for what `datasets` reads with, that fails now and then in the middle of it."""
+
+    def __init__(self, values: list[Any], failures: list[Exception], features: Any = None) -> None:
+        self.values, self.failures, self.features, self.loads = values, failures, features, 0
+        self.config = self
+        self.info = datasets.DatasetInfo(features=features)
+
+    def as_streaming_dataset(self, split: str) -> Any:
+        assert split == "train"
+        self.loads += 1
+        return datasets.IterableDataset.from_generator(self._rows, features=self.features)
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        for index, value in enumerate(self.values):
+            if self.failures and index == 300 * (len(self.failures) % 3):
+                raise self.failures.pop()
+            yield {"text": value}
+
+
+def test_datasets_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Network failures are waited out, with growing pauses, and no record is lost or doubled."""
+    values = [f"text {i}" for i in range(1000)]
+    flaky = Flaky(values, [ConnectionError("reset"), TimeoutError("slow"), OSError("502")])
+    monkeypatch.setattr(datasets, "load_dataset_builder", lambda *_, **__: flaky)
+    said: list[str] = []
+    opened = source_of(said)
+    waits: list[float] = []
+    opened.patience.sleep = waits.append
+    found = [document.text.decode() for document, _ in opened.read() if document.text]
+    assert found == values and flaky.loads == 4
+    assert len(waits) == 3 and len(said) == 3
 
 
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("declared", "words"),
     [
-        (["--out", "x"], "name the run to export"),
-        (["--out", "x", "--run", "r", "--revision", "b"], "--revision is for --push"),
-        (["--out", "x", "--run", "r", "--private"], "--private is for --push"),
-        (["--out", "x", "--push", NAME, "--prune", "3"], "--prune is for an export of --run"),
-        (["--out", "x", "--push", NAME], "x is no export"),
-        (["--out", "x", "--run", "r", "--push", "name"], "does not say whose"),
-        (["--out", "x", "--run", "r", "--push", NAME, "--revision", "a b"], "is no revision"),
-        (["--out", "x", "--run", "r", "--license", "a b"], "--license is"),
-        (["--out", "x", "--run", "r", "--language", "English"], "--language is"),
+        (datasets.Features({"text": datasets.Value("int64")}), "holds int64, not text"),
+        (datasets.Features({"text": datasets.Json()}), "of some/data holds"),
+        (datasets.Features({"body": datasets.Value("string")}), "has no field 'text', it has body"),
+        (None, "holds int64, not text"),
     ],
 )
-def test_wrong_flags_are_refused_before_anything_is_done(flags, message, server: Hub) -> None:
-    with pytest.raises(UserError, match=message):
-        command.main(flags)
-    assert not server.requests
+def test_the_hub_must_declare_and_give_text(
+    monkeypatch: pytest.MonkeyPatch, declared: datasets.Features | None, words: str
+) -> None:
+    """A field of another type is refused, whether it is declared or comes."""
+    flaky = Flaky([7], [], declared)
+    monkeypatch.setattr(datasets, "load_dataset_builder", lambda *_, **__: flaky)
+    with pytest.raises(UserError, match=words):
+        read()
 
 
-def test_a_missing_token_is_said_first(tmp_path: Path, monkeypatch, server: Hub) -> None:
-    monkeypatch.delenv("HF_TOKEN")
-    assert huggingface_hub.get_token() is None
-    with pytest.raises(UserError, match="needs a token"):
-        command.main(["--run", "r", "--out", str(tmp_path / "x"), "--push", NAME])
-    assert not server.requests and not (tmp_path / "x").exists()
+def test_a_hub_that_stays_away_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After eight tries, a minute apart at the end, the user is told what to do."""
+
+    def load(*arguments: Any, **options: Any) -> Any:
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(datasets, "load_dataset_builder", load)
+    opened = source_of()
+    waits: list[float] = []
+    opened.patience.sleep = waits.append
+    with pytest.raises(UserError, match="did not give some/data in 8 tries .no route to host"):
+        list(opened.read())
+    assert waits == [1, 2, 4, 8, 16, 32, 64]
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOSPC, errno.ENOENT])
+def test_a_home_that_cannot_be_written_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """At once: nothing is waited for, and the sentence says where the cache is to go."""
+
+    def load(*arguments: Any, **options: Any) -> Any:
+        raise OSError(number, os.strerror(number), "/home-of-nobody/.cache")
+
+    monkeypatch.setattr(datasets, "load_dataset_builder", load)
+    opened = source_of()
+    opened.patience.sleep = lambda seconds: pytest.fail("it waited")
+    with pytest.raises(UserError, match=r"at /home-of-nobody/.cache: .*; set HF_HOME to"):
+        list(opened.read())
+
+
+def test_shards_of_the_hub_are_those_of_its_files(
+    folder: Path, server: local_hub.Hub, tmp_path: Path
+) -> None:
+    """Prepared from the hub, whose newest revision is pinned, and from the same files here."""
+    records_ = [{"text": f"text {i} " * 20} for i in range(400)]
+    (folder / "data/train.jsonl").write_bytes(lines(*records_))
+
+    def prepared(kind: str, path: str) -> str:
+        data = DataConfig(
+            kind,  # type: ignore[arg-type]
+            (path,),
+            shards=str(tmp_path / "shards"),
+            shard_bytes=9000,
+        )
+        [source] = config.sources_of(data)
+        done = make.prepare(data, source, ByteTokenizer(), say=lambda _: None)
+        if kind == "hub":
+            assert done.manifest["source"]["revision"] == local_hub.REVISION
+        return done.sha256()
+
+    assert prepared("hub", local_hub.NAME) == prepared("json", str(folder / "data/train.jsonl"))
