@@ -6,7 +6,6 @@ The figures are those of eval.py; a continuation is never left without a token.
 import contextlib
 import dataclasses
 import json
-import os
 import random
 import re
 import warnings
@@ -30,7 +29,6 @@ from int_lm.run import Run, open_run
 from tokenization import SentencePieceTokenizer, train
 from tokenization.interface import identity
 
-os.environ["HF_HUB_OFFLINE"] = "1"
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     lm_eval = pytest.importorskip("lm_eval")
@@ -446,7 +444,7 @@ def test_the_command_runs_a_task(of_bytes: Path, tmp_path: Path, run_command: Ru
     )
     common = ["-m", "int_lm.harness", "--export", of_bytes, "--include_path", tmp_path]
     common += ["--output_path", tmp_path / "out"]
-    done = run_command(*common, "--tasks", "own_texts")
+    done = run_command(*common, "--tasks", "own_texts", env={"HF_HUB_OFFLINE": "1"})
     assert done.returncode == 0, done.stderr
     [results] = (tmp_path / "out").rglob("results_*.json")
     found = json.loads(results.read_text())
