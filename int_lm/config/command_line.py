@@ -74,7 +74,7 @@ class OneLineParser(argparse.ArgumentParser):
         Raises:
           UserError: a flag is unknown (the message has the nearest known one) or used wrongly.
         """
-        known, unknown = self.parse_known_args(self._with_texts(argv))
+        known, unknown = self.parse_some(argv)
         if unknown:
             flags = list(self._option_string_actions)
             name = unknown[0].split("=")[0]
@@ -82,6 +82,15 @@ class OneLineParser(argparse.ArgumentParser):
             if Path(unknown[0]).exists():
                 hint = f"; a file of that name is written ./{unknown[0]}"
             raise UserError(f"unknown argument {name}{hint}")
+        return known
+
+    def parse_some(self, argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
+        """`parse_strict` of the known arguments, and the unknown ones.
+
+        Raises:
+          UserError: a flag is used wrongly.
+        """
+        known, unknown = self.parse_known_args(self._with_texts(argv))
         for action in self._actions:
             value = getattr(known, action.dest, None)
             if action.nargs is None and value is not None and value != action.default:
@@ -89,7 +98,7 @@ class OneLineParser(argparse.ArgumentParser):
                 setattr(known, action.dest, value)
             if action.metavar in _OF_PATHS and value is not None:
                 setattr(known, action.dest, _expanded(value, action.option_strings or [""]))
-        return known
+        return known, unknown
 
     def _with_texts(self, argv: Sequence[str] | None) -> list[str]:
         """Join each text that begins with a dash to the flag before it, as in `--prompt=-x`.
