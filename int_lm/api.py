@@ -51,6 +51,8 @@ class Model:
     def evaluate(self, texts: Sequence[Text]) -> dict[str, Any]:
         """How well the model predicts texts: the figures of `eval.py --text --json`.
 
+        Whether they were trained on, it does not say: only the command looks for the run's shards.
+
         Args:
           texts: documents. Each is read from a fresh state, and its end is predicted, too.
 
