@@ -57,10 +57,14 @@ static void open_files(const char *source, const char *target, int overwrite) {
     }
     FILE *there = fopen(target, "rb");
     if (there != NULL) {
-        fclose(there);
         if (!overwrite) {
             fail("it exists; replace it with --overwrite, or choose another name: ", target);
         }
+        (void)getc(there);
+        if (ferror(there)) {
+            fail("it is no file; choose another name: ", target);
+        }
+        fclose(there);
     }
     if (length + sizeof suffix > sizeof files.partial_name) {
         fail("this name is too long: ", target);
@@ -88,7 +92,10 @@ static void close_files(void) {
     if (rename(files.partial_name, files.target_name) != 0) { /* where a name in use is refused */
         remove(files.target_name);
         if (rename(files.partial_name, files.target_name) != 0) {
-            fail("the result could not be given its name: ", files.target_name);
+            static char kept[sizeof files.partial_name];
+            memcpy(kept, files.partial_name, sizeof kept);
+            files.partial_name[0] = 0;
+            fail("the result could not be given its name; it is whole, at ", kept);
         }
     }
     files.partial_name[0] = 0;
