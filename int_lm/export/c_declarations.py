@@ -186,6 +186,7 @@ def contexts(
     yield f"enum {{ CONTEXT = {max(lengths)}, DIRECT_BITS = {bits}, DIRECT_ROWS = 1 << {bits} }};"
     of = ", ".join(map(str, lengths))
     yield f"UNUSED static const int32_t direct_lengths[DIRECT] = {{{of}}};"
+    yield f"#define OVER_TABLES(of) ({' + '.join(f'of({k})' for k in range(len(lengths)))})"
     yield "UNUSED static const int8_t **const direct_tables[DIRECT] = {"
     yield from lines([f"&{name}" for name in names])
     yield "};"

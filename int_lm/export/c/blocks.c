@@ -59,13 +59,13 @@ static void fetch_rows(const struct state *state, int32_t token, int learning) {
     for (int32_t k = 0; k < DIRECT; k++) {
         for (int32_t v = 0; v < VOCABULARY; v += 64) {
             FETCH(*direct_tables[k] + (size_t)rows[k] * VOCABULARY + v);
-#if LEARNING
-            if (learning) {
-                FETCH(&deltas[k][rows[k]][v]);
-                FETCH(&deltas[k][rows[k]][v + 32 < VOCABULARY ? v + 32 : v]);
-            }
-#endif
         }
+#if LEARNING
+        for (int32_t v = 0; v < VOCABULARY && learning; v += 32) {
+            FETCH(&deltas[k][rows[k]][v]);
+        }
+        FETCH(&reads[k][rows[k]]);
+#endif
     }
 #endif
     (void)state, (void)token, (void)learning;

@@ -121,15 +121,9 @@ static void forget(void) {
 
 /* logit_v = saturate(logit_v + ((sum over tables of delta_v + 128) >> 8)) */
 UNUSED static INLINE void add_learnt(logit *logits, const uint32_t *rows) {
-    int32_t sums[VOCABULARY] = {0};
-    for (int32_t k = 0; k < DIRECT; k++) {
-        const int16_t *delta = deltas[k][rows[k]];
-        for (int32_t v = 0; v < VOCABULARY; v++) {
-            sums[v] += delta[v];
-        }
-    }
+#define DELTA(k) deltas[k][rows[k]][v]
     for (int32_t v = 0; v < VOCABULARY; v++) {
-        const int32_t sum = logits[v] + shift_floor(sums[v] + 128, 8);
+        const int32_t sum = logits[v] + shift_floor(OVER_TABLES(DELTA) + 128, 8);
         logits[v] = (logit)clip(sum, -32767, 32767);
     }
 }
