@@ -29,10 +29,15 @@ from int_lm.model.params import Parameters
 
 FILE = "runtime.c"
 _BEFORE = ("arithmetic", "linear")  # the model
-_ARCHIVES = {"coder", "blocks", "archive"}  # which models of other tokens than bytes have not
+_ARCHIVES = {
+    "coder",
+    "learn",
+    "blocks",
+    "archive",
+}  # which models of other tokens than bytes have not
 _BEHIND = (
-    *("sha256", "hash", "load", "memory", "draw", "coder", "ways", "score", "sample", "blocks"),
-    *("archive", "main"),
+    *("sha256", "hash", "load", "memory", "draw", "coder", "learn", "ways", "score", "sample"),
+    *("blocks", "archive", "main"),
 )
 _PARTS = Path(__file__).parent / "c"
 

@@ -20,7 +20,7 @@ static struct state lane_states[2][LANES_MAX];
 static size_t begins[LANES_MAX]; /* of lanes */
 static ALIGNED uint32_t lane_frequencies[LEARNING ? LANES_MAX : 1][VOCABULARY];
 #if LEARNING
-static uint32_t lane_rows[LANES_MAX][DIRECT];
+static uint32_t lane_rows[LANES_MAX][DIRECT], lane_matches[LANES_MAX][MATCHES];
 static uint8_t lane_tokens[LANES_MAX];
 #endif
 
@@ -97,6 +97,8 @@ static void read_block(
             if (learning) {
                 rows_of(recent_tokens(&after[lane]), lane_rows[lane]);
                 way->add(logits, lane_rows[lane]);
+                find_matches(place, t, lane_matches[lane]);
+                add_matches(logits, lane_matches[lane]);
             }
 #endif
             way->predict(logits, found);
@@ -121,6 +123,9 @@ static void read_block(
 #if LEARNING
         if (learning && at < size) {
             way->learn(active, lane_rows, lane_frequencies, lane_tokens);
+            for (int32_t lane = 0; lane < active; lane++) {
+                learn_matches(lane_matches[lane], lane_frequencies[lane], lane_tokens[lane]);
+            }
         }
 #endif
     }
