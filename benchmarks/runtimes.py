@@ -85,7 +85,7 @@ def exported(model: ModelConfig, directory: Path) -> tuple[Path, int]:
 def seconds(*command: str | Path) -> float:
     """The processor time of a program."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
