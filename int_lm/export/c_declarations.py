@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from int_lm import runtime
-from int_lm.arithmetic import tables
+from int_lm.arithmetic import constants
 from int_lm.compile import expressions, layout, reading
 from int_lm.limits import SEPARATOR
 from int_lm.model import hashing, likelihood
@@ -81,10 +81,10 @@ def lines(values: Sequence[str]) -> Iterator[str]:
 def likelihood_tables(V: int) -> dict[str, np.ndarray]:
     """The tables of the likelihood, int32, by their names in C."""
     bits = likelihood.NARROW_BITS if V <= likelihood.NARROW_VOCABULARY else likelihood.WIDE_BITS
-    return {POWERS: tables.exp2(bits), LOGARITHMS: tables.log2_mantissa()}
+    return {POWERS: constants.exp2(bits), LOGARITHMS: constants.log2_mantissa()}
 
 
-def constants(arrays: Mapping[str, np.ndarray]) -> Iterator[str]:
+def tables(arrays: Mapping[str, np.ndarray]) -> Iterator[str]:
     """The tables that the traced functions read."""
     for name, array in arrays.items():
         dtype = str(array.dtype)
@@ -140,8 +140,8 @@ def tensors(model: LanguageModel, names: Mapping[str, str], dots: Set[str]) -> I
             ):
                 rows.append(f'"{path}/{part}", "{dtype}", {number}, 1, {{0}}, 0, 0, 0, NULL, {{0}}')
     for path, array in (
-        (runtime.EXP2_TABLE, tables.exp2(0)),
-        (runtime.LOG2_TABLE, tables.log2_mantissa()),
+        (runtime.EXP2_TABLE, constants.exp2(0)),
+        (runtime.LOG2_TABLE, constants.log2_mantissa()),
     ):
         rows.append(f'"{path}", "I32", 0, 1, {{{array.size}}}, {array.size * 4}, 0, 0, NULL, {{0}}')
     rows = [f"    {{{row}}}," for row in rows]

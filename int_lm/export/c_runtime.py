@@ -29,12 +29,7 @@ from int_lm.model.params import Parameters
 
 FILE = "runtime.c"
 _BEFORE = ("arithmetic", "linear")  # the model
-_ARCHIVES = {
-    "coder",
-    "learn",
-    "blocks",
-    "archive",
-}  # which models of other tokens than bytes have not
+_ARCHIVES = {"coder", "learn", "blocks", "archive"}  # only where tokens are bytes
 _BEHIND = (
     *("sha256", "hash", "load", "memory", "draw", "coder", "learn", "ways", "score", "sample"),
     *("blocks", "archive", "main"),
@@ -101,7 +96,7 @@ def source(model: LanguageModel, tokenizer: Mapping[str, Any]) -> str:
         f"/* The model {'-' * 85} */",
         "",
         *declarations.sizes(model, tokenizer, logit),
-        *declarations.constants(odds.tables),
+        *declarations.tables(odds.tables),
         *declarations.roots(),
         *declarations.tensors(model, names.weights, step.dots),
         *declarations.state(model, names.state),
