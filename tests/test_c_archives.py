@@ -1,6 +1,7 @@
 """Archives of runtime.c: the bytes of int_lm.compress, and what is refused."""
 
 import dataclasses
+import os
 import re
 import shutil
 import struct
@@ -229,10 +230,10 @@ def test_stop_strings_are_those_of_python(directory: Path, program: Path) -> Non
             stops += [piece, piece[:-1] + bytes([piece[-1] ^ 1])]
         stops = [stop for stop in stops if stop and 0 not in stop][: 1 + seed]
         expected = b"".join(until((bytes([token]) for token in ids), stops))
-        words: list[str | bytes | Path] = [program, "sample", "--no_stop", "--tokens=60"]
+        words = [program, "sample", "--no_stop", "--tokens=60"]
         words += ["--top_k=2", f"--seed={seed}"]
         for stop in stops:
-            words += ["--stop", stop]
+            words += ["--stop", os.fsdecode(stop)]
         assert said(*words) == (expected.decode("utf-8", "replace") + "\n").encode()
 
 
