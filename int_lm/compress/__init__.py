@@ -182,8 +182,8 @@ def compress(
       target: file to write, from its beginning to its end.
       lanes: parts of a block that are coded side by side, 1 to `LANES_MAX`; 0 chooses the number
         by the size of the block.
-      learn: whether it learns from what it reads (`learn`). This is slower; archives of text that resembles
-        its own beginning become smaller.
+      learn: whether it learns from what it reads (`learn`). This is slower; archives of text
+        that resembles its own beginning become smaller.
       progress: called with the number of tokens just coded.
 
     Raises:
