@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from tqdm import tqdm
 
@@ -149,6 +149,8 @@ class Standing:
       weights_hash: hex digest of the weights.
     """
 
+    SPEED: ClassVar[str] = "tokens/s"  # title of `tokens_per_second`
+
     step: int
     changed: float
     saturated: float
@@ -167,7 +169,7 @@ class Standing:
             *self.measured(),
             ("changed", 8, f"{self.changed:.3%}"),
             ("saturated", 9, f"{self.saturated:.3%}"),
-            ("tokens/s", 11, f"{self.tokens_per_second:,.0f}"),
+            (self.SPEED, 11, f"{self.tokens_per_second:,.0f}"),
             ("elapsed", 8, clock(self.seconds)),
             ("left", 8, left),
             ("weights", 16, self.weights_hash[:16]),
@@ -223,6 +225,31 @@ class RewardReport(Standing):
             ("solved", 8, f"{self.solved:.2%}"),
             ("held out", 9, _four_digits(self.heldout_reward)),
             ("solved", 8, "" if held_out is None else f"{held_out:.2%}"),
+        ]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EpisodeReport(Standing):
+    """One line of the log of a policy; `tokens_per_second` are steps of environments.
+
+    Attributes:
+      return_mean: mean return of the members' episodes in this step.
+      return_best: mean return of the best member.
+      heldout_return: mean return of the bare policy in held-out episodes; None if not evaluated.
+    """
+
+    SPEED: ClassVar[str] = "steps/s"
+
+    return_mean: float
+    return_best: float
+    heldout_return: float | None
+
+    def measured(self) -> Cells:
+        held_out = self.heldout_return
+        return [
+            ("return", 9, f"{self.return_mean:.5g}"),
+            ("best", 9, f"{self.return_best:.5g}"),
+            ("held out", 9, "" if held_out is None else f"{held_out:.5g}"),
         ]
 
 
