@@ -115,6 +115,12 @@ def _by_policy(model: Policy, environment: Environment, weights: Parameters) -> 
     return act
 
 
+def words(clock: Clock, streams_I: Array, episodes: int) -> Array:
+    """The random words of the episodes of some streams in a step, uint32 [I, E, 2]."""
+    key = noise.tensor_key(clock.seed, clock.step, _TRAINING)
+    return noise.uniform(key, streams_I, 2 * episodes).reshape(-1, episodes, 2)
+
+
 def of_members(
     recipe: Recipe,
     environment: Environment,
@@ -145,15 +151,13 @@ def of_members(
       of the first episode of the first member of every pair, int32 [C, K].
     """
     model: Any = recipe.model
-    key = noise.tensor_key(clock.seed, clock.step, _TRAINING)
 
     def of_chunk(pairs_I: Array, _: None) -> tuple[Played, dict[str, Array]]:
         # rows: pair, episode, member of the pair; so a pair of rows is one of `model.layers`
         noises = population.noise_of(recipe, clock, jnp.repeat(pairs_I, episodes))
         members = population.perturbed(recipe, weights, noises)
         streams_I = pairs_I * 2 // recipe.es.members_per_stream
-        words_IE2 = noise.uniform(key, streams_I, 2 * episodes).reshape(-1, episodes, 2)
-        words_R2 = jnp.repeat(words_IE2.reshape(-1, 2), 2, axis=0)
+        words_R2 = jnp.repeat(words(clock, streams_I, episodes).reshape(-1, 2), 2, axis=0)
         number_R = jnp.arange(len(words_R2), dtype=jnp.int32)
         played = play(
             environment,
@@ -228,7 +232,8 @@ class Held(NamedTuple):
     seen: Statistics
 
 
-def _held_words(seed: Array, count: int) -> Array:
+def held_words(seed: Array, count: int) -> Array:
+    """The random words of the held-out episodes, uint32 [R, 2]."""
     key = noise.tensor_key(seed, jnp.uint32(0), _HELD_OUT)
     return noise.uniform(key, jnp.arange(count, dtype=jnp.int32), 2)
 
@@ -245,7 +250,7 @@ def compiled_answers(
     def jitted(weights: Parameters, encoding: Encoding, seed: Array) -> Played:
         act = _by_policy(model, environment, perturb.unperturbed(weights))
         memory, everyone = model.initial_state(count), jnp.ones(count, bool)
-        words_R2 = _held_words(seed, count)
+        words_R2 = held_words(seed, count)
         return play(environment, act, memory, encoding, words_R2, everyone, max_steps)
 
     def answered(weights: Parameters, encoding: Encoding, seed: int) -> Held:
@@ -272,7 +277,7 @@ def at_random(environment: Environment, count: int, max_steps: int, seed: int) -
             words_RA = noise.uniform(at_step, rows, numbers)
             return None, _evenly(environment, words_RA)
 
-        everyone, words_R2 = jnp.ones(count, bool), _held_words(seed, count)
+        everyone, words_R2 = jnp.ones(count, bool), held_words(seed, count)
         return play(environment, act, None, encoding, words_R2, everyone, max_steps)
 
     found = Statistics.none(environment.observations)
