@@ -43,7 +43,7 @@ class Settings:
     """
 
     std: float = 0.1
-    learning_rate: float = 0.05
+    learning_rate: float = 0.2
 
 
 def _linear(weight: Array, x: Array) -> Array:

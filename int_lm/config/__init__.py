@@ -21,6 +21,7 @@ from int_lm.config.schema import (
     EsConfig as EsConfig,
     MixtureConfig as MixtureConfig,
     ModelConfig as ModelConfig,
+    ControlConfig as ControlConfig,
     RewardConfig as RewardConfig,
     RunConfig as RunConfig,
     SourceConfig as SourceConfig,
