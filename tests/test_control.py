@@ -21,6 +21,7 @@ from int_lm import config as configuration
 from int_lm.config import Config, ControlConfig, DistributedConfig, RunConfig
 from int_lm.control import border, episodes, observations, policy
 from int_lm.control.__main__ import recipe_of
+from int_lm.control.acrobot import ACROBOT
 from int_lm.control.cart_pole import CART_POLE
 from int_lm.control.environment import Environment
 from int_lm.control.observations import COUNT_MAX, Statistics
@@ -233,16 +234,10 @@ def test_a_step_equals_the_oracle(architecture: str, es: dict[str, Any]) -> None
         np.testing.assert_array_equal(sums, own[path])
 
 
-def test_members_of_a_pair_play_the_same_episodes() -> None:
-    """With a perturbation that rounds to nothing, and in no two pairs."""
-    es = {"sigma_shift": 12, "members_per_stream": 2, "population": 16}
-    recipe = tiny(CART_POLE, control={"episodes": 2}, **es)
-    weights = evolve.initial(recipe).weights
-    play = episodes.compiled_members(recipe, CART_POLE, 2, 100)
-    _, lengths_PE, _ = play(weights, Statistics.none(4).encoding(), 0)
-    np.testing.assert_array_equal(lengths_PE[0::2], lengths_PE[1::2])
-    key = Clock.at(3, 0)
-    words = np.asarray(episodes.words(key, jnp.arange(8, dtype=jnp.int32), 2)).reshape(-1, 2)
+def test_no_two_streams_play_the_same_episodes() -> None:
+    """Nor are held-out episodes among those of training."""
+    clock = Clock.at(3, 0)
+    words = np.asarray(episodes.words(clock, jnp.arange(8, dtype=jnp.int32), 2)).reshape(-1, 2)
     assert len({tuple(row) for row in words.tolist()}) == 16
     held = np.asarray(episodes.held_words(jnp.uint32(3), 16))
     assert not {tuple(row) for row in held.tolist()} & {tuple(row) for row in words.tolist()}
@@ -261,7 +256,7 @@ def test_random_actions_are_even() -> None:
     again = episodes.at_random(CHASE, 50, CHASE.max_steps, 1)
     assert held.seen == again.seen and held.returns.tolist() == again.returns.tolist()
     mean, deviation = held.seen.means[1] / 2**16, held.seen.deviations[1] / 2**16
-    assert abs(mean - 2.4) < 0.3 and abs(deviation - 1.5) < 0.3  # of the time, 0 to 5
+    assert 1 < mean < 2.6 and 1 < deviation < 2  # of the time, from 0 to 5
 
 
 # -- Integers alone --------------------------------------------------------------------------------
@@ -323,12 +318,15 @@ def trained(recipe: Recipe, environment: Environment, devices: int) -> tuple[str
     return hashing.weights_hash(placement.on_host(state).weights), seen, returns
 
 
-@pytest.mark.parametrize("environment", [CHASE, CART_POLE, PENDULUM])
+@pytest.mark.parametrize(
+    "environment",
+    [CHASE, *(pytest.param(real, marks=pytest.mark.slow) for real in (CART_POLE, PENDULUM, ACROBOT))],
+)
 def test_devices_and_chunks_change_no_bit(environment: Environment) -> None:
     """On 1, 2 and 4 devices of this machine, and in chunks."""
     es = {"population": 16, "members_per_stream": 2}
     recipe = tiny(environment, **es)
-    whole = trained(recipe, environment, 1)
+    whole = trained(recipe, environment, 1)  # what differs is told by the first that does
     assert whole[0] != hashing.weights_hash(evolve.initial(recipe).weights)
     assert len({str(returns) for returns in whole[2]}) == 3
     for devices, chunk in ((2, 0), (4, 0), (1, 4)):
@@ -336,7 +334,7 @@ def test_devices_and_chunks_change_no_bit(environment: Environment) -> None:
 
 
 def test_more_observations_than_int32_can_sum_are_refused() -> None:
-    with pytest.raises(UserError, match="the sums of 17179869 observations can reach"):
+    with pytest.raises(UserError, match="the sums of 17179868 observations can reach"):
         tiny(CHASE._replace(max_steps=17179869 // 4), control={"heldout_episodes": 4, "episodes": 1})
     with pytest.raises(UserError, match="model.direct has context tables"):
         recipe = tiny()

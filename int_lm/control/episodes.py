@@ -33,6 +33,8 @@ from int_lm.model.params import Parameters
 # in place of a tensor's number, in the keys of random words
 _TRAINING, _HELD_OUT, _RANDOM = (np.uint32(2**32 - number) for number in (2, 3, 4))
 
+BLOCK = 256  # episodes whose environments are computed at once
+
 # (step, inputs int8 [R, N + 1], state) -> (state, what to do, int32 [R, number of actions])
 Act = Callable[[Array, Array, Any], tuple[Any, Array]]
 
@@ -49,6 +51,50 @@ class Played(NamedTuple):
     returns: Array
     lengths: Array
     sums: Array
+
+
+def by_blocks(function: Callable[..., Any], t: Array, unknown: Array, *trees: Any) -> Any:
+    """`function(t, ...)` of every row of the trees, `BLOCK` rows at once.
+
+    A compiler may compute the floats of one row in different ways, by the number of rows that it is
+    given: with other instructions at the end of an array, or with a multiplication and an addition
+    made one. So the environment sees blocks of one size, in a loop of which the compiler does not
+    know how often it runs; the last block is filled up with copies of its first rows.
+
+    Args:
+      function: of a single row.
+      t: a step, int32 scalar.
+      unknown: random words, uint32 [R, 2]; their values do not matter.
+      trees: leaves [R, ...].
+    """
+    rows = len(jax.tree.leaves(trees)[0])
+    count = -(-rows // BLOCK)
+    number_R = jnp.arange(count * BLOCK, dtype=jnp.int32) % rows
+    filled = jax.tree.map(lambda leaf: leaf[number_R], trees) if count * BLOCK > rows else trees
+    of_block = jax.vmap(function, in_axes=(None, *(0 for _ in trees)))
+
+    def block(number: Array, of: Any) -> Any:
+        return jax.tree.map(
+            lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, number * BLOCK, BLOCK), of
+        )
+
+    shapes = jax.eval_shape(lambda: of_block(t, *block(jnp.int32(0), filled)))
+    empty = jax.tree.map(
+        lambda x: jnp.zeros((count * BLOCK, *x.shape[1:]), x.dtype), shapes
+    )
+
+    def one(number: Array, found: Any) -> Any:
+        results = of_block(t, *block(number, filled))
+        return jax.tree.map(
+            lambda whole, part: jax.lax.dynamic_update_slice_in_dim(whole, part, number * BLOCK, 0),
+            found,
+            results,
+        )
+
+    zero = (unknown[0, 0] >> 2).astype(jnp.int32) >> 30
+    several = jnp.int32(count) + zero  # `count`, which the compiler does not know
+    found = jax.lax.fori_loop(jnp.int32(0), several, one, empty)
+    return jax.tree.map(lambda leaf: leaf[:rows], found) if count * BLOCK > rows else found
 
 
 def play(
@@ -71,9 +117,22 @@ def play(
       counted_R: bool, whether the observations of an episode are counted.
       max_steps: episodes end after so many steps.
     """
-    keys_R = jax.vmap(lambda words: jax.random.wrap_key_data(words, impl="threefry2x32"))(words_R2)
-    state, first = jax.vmap(environment.reset)(keys_R)
-    rows = len(words_R2)
+    rows, nothing = len(words_R2), jnp.int32(0)
+
+    def key_of(words: Array) -> Array:
+        return jax.random.wrap_key_data(words, impl="threefry2x32")
+
+    def begin(t: Array, words: Array) -> tuple[Any, Array]:
+        state, observation = environment.reset(key_of(words))
+        return state, border.observed(observation)
+
+    def advance(t: Array, words: Array, state: Any, chosen: Array) -> tuple[Any, Array, Array, Array]:
+        key = jax.random.fold_in(key_of(words), t + 1)
+        action = border.acted(environment, chosen)
+        state, observation, reward, ended = environment.step(key, state, action)
+        return state, border.observed(observation), border.rewarded(reward, max_steps), ended
+
+    state, x_RN = by_blocks(begin, nothing, words_R2, words_R2)
 
     def unfinished(carry: Any) -> Array:
         t, done_R = carry[0], carry[1]
@@ -83,13 +142,9 @@ def play(
         t, done_R, state, x_RN, memory, returns_R, lengths_R, sums_K = carry
         sums_K = sums_K + observations.sums(encoding, x_RN, counted_R & ~done_R)
         memory, chosen = act(t, observations.encoded(encoding, x_RN), memory)
-        action = jax.vmap(functools.partial(border.acted, environment))(chosen)
-        key_R = jax.vmap(lambda key: jax.random.fold_in(key, t + 1))(keys_R)
-        state, observation, reward, ended_R = jax.vmap(environment.step)(key_R, state, action)
-        worth_R = border.rewarded(reward, max_steps)
+        state, x_RN, worth_R, ended_R = by_blocks(advance, t, words_R2, words_R2, state, chosen)
         returns_R = returns_R + jnp.where(done_R, 0, worth_R)
         lengths_R = lengths_R + (~done_R).astype(jnp.int32)
-        x_RN = border.observed(observation)
         return t + 1, done_R | ended_R, state, x_RN, memory, returns_R, lengths_R, sums_K
 
     zeros_R = jnp.zeros(rows, jnp.int32)
@@ -97,7 +152,7 @@ def play(
         jnp.int32(0),
         jnp.zeros(rows, bool),
         state,
-        border.observed(first),
+        x_RN,
         memory,
         zeros_R,
         zeros_R,
