@@ -193,7 +193,7 @@ def played_by_oracle(recipe: Recipe, weights: Any, seen: Statistics, step: int) 
                 memory, outputs = expected.policy_step(config, tree, memory, [*inputs, 16])
                 at += outputs.index(max(outputs)) - 1
                 target = -target if t == 2 else target
-                worth -= abs(target - at) * 2**10
+                worth += 2**12 - abs(target - at) * 2**10
                 t, done = t + 1, abs(target - at) > 3
             returns[-1].append(worth)
             lengths[-1].append(t)

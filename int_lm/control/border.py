@@ -24,7 +24,7 @@ def observed(observation: Array) -> Array:
 
     Larger numbers count as the largest, and what is no number as 0.
     """
-    real = jnp.nan_to_num(observation.astype(jnp.float32), nan=0.0)
+    real = jnp.nan_to_num(jnp.asarray(observation, jnp.float32), nan=0.0)
     units = jnp.round(real * float(1 << OBSERVATION_BITS))
     most = float(OBSERVATION_MAX)
     return jnp.clip(units, -most, most).astype(jnp.int32)
@@ -37,7 +37,7 @@ def reward_max(max_steps: int) -> int:
 
 def rewarded(reward: Array, max_steps: int) -> Array:
     """Rewards in units of 2^-12, rounded half to even: int32, at most `reward_max`."""
-    real = jnp.nan_to_num(reward.astype(jnp.float32), nan=0.0)
+    real = jnp.nan_to_num(jnp.asarray(reward, jnp.float32), nan=0.0)
     units = jnp.round(real * float(1 << REWARD_BITS))
     most = reward_max(max_steps)
     limit = float(most)

@@ -69,8 +69,8 @@ def of(name: str) -> Environment:
         known = plugins.names("environment")
         others = ", ".join(f"{other}:NAME" for other in PACKAGES)
         raise UserError(
-            f"there is no environment {name!r}{nearest(name, known, otherwise='')}; it is one of "
-            f"{', '.join(known)}, {others}, or module:NAME"
+            f"there is no environment {name!r}, expected one of {', '.join(known)}, {others}, or "
+            f"module:NAME{nearest(name, known, otherwise='')}"
         )
     return _checked(name, plugins.resolve("environment", name, Environment))
 
@@ -89,8 +89,8 @@ def _of_package(package: str, name: str) -> Environment:
 def unknown(package: str, name: str, known: list[str]) -> UserError:
     """The error that says that a package has no such environment, for the adapters."""
     return UserError(
-        f"{package} has no environment {name!r}{nearest(name, known, otherwise='')}; it has "
-        f"{', '.join(sorted(known))}"
+        f"{package} has no environment {name!r}, expected one of {', '.join(sorted(known))}"
+        f"{nearest(name, known, otherwise='')}"
     )
 
 

@@ -25,12 +25,12 @@ def reset(key: Array) -> tuple[Array, Array]:
 
 
 def step(key: Array, state: Array, action: Array) -> tuple[Array, Array, Array, Array]:
-    """Worth minus the distance / 4. It ends far away from the target, too."""
+    """Worth 1 minus the distance / 4. It ends far away from the target, too."""
     at, target, t = state
     at, target = at + action - 1, jnp.where(t == 2, -target, target)
     after = jnp.stack([at, target, t + 1])
     distance = jnp.abs(target - at)
-    return after, _observed(after), -distance.astype(jnp.float32) / 4, distance > FARTHEST
+    return after, _observed(after), 1 - distance.astype(jnp.float32) / 4, distance > FARTHEST
 
 
 CHASE = Environment(reset, step, observations=2, max_steps=STEPS, choices=(3,))
