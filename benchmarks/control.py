@@ -3,11 +3,11 @@
     pip install -e '.[bench,rl]'
     python benchmarks/control.py --env CartPole Acrobot Pendulum gymnax:Catch-bsuite --seed 0 1 2
 
-For every environment and seed: ours at some ranks of the perturbation (`full`: the width, at which a
-perturbation A B^T of the square matrices has full rank), and OpenES of evosax with a float policy of
-the same shape (benchmarks/open_es.py). All have the same population, number of steps, episodes,
-initial weights and encoding of observations. The figure is the mean return of the unperturbed policy
-in held-out episodes after the last step; `random` is that of random actions in the same episodes.
+For every environment and seed: ours at some ranks of the perturbation (`full`: the width, at which
+A B^T of the square matrices has full rank), and OpenES of evosax with a float policy of the same
+shape (benchmarks/open_es.py). All have the same population, number of steps, episodes, initial
+weights and encoding of observations. The figure is the mean return of the unperturbed policy in
+held-out episodes after the last step; `random` is that of random actions in the same episodes.
 Seconds are of processor time, of the steps alone, without the first, which compiles.
 
 Prints a row for each environment, method and seed, and a table of medians; --json prints one JSON

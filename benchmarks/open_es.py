@@ -1,8 +1,8 @@
 """OpenES with floats, by evosax: the baseline of `benchmarks/control.py`.
 
-The policy is that of `int_lm.model.rwkv` in real numbers: the same tensors, the same initial weights,
-the same equations without rounding. Every member has weights of its own, W + std Z with Z of full
-rank. It sees the same encoded observations and plays the same episodes as ours.
+The policy is that of `int_lm.model.rwkv` in real numbers: the same tensors, the same initial
+weights, the same equations without rounding. Every member has weights of its own, W + std Z with Z
+of full rank. It sees the same encoded observations and plays the same episodes as ours.
 
 Axes: P members, E episodes of a member, R = P E rows, D width, N inputs, A outputs.
 """
@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from jax import Array
 
-from int_lm.control import border, episodes, observations
+from int_lm.control import border, episodes, observations, play
 from int_lm.control.environment import Environment
 from int_lm.control.observations import Encoding, Statistics
 from int_lm.control.policy import Policy
@@ -89,7 +89,10 @@ def chosen(environment: Environment, outputs_RA: Array) -> Array:
     """As `policy.chosen`; continuous actions are not rounded to levels."""
     if environment.choices:
         parts = np.cumsum((0, *environment.choices))
-        best = [jnp.argmax(outputs_RA[:, a:b], axis=1) for a, b in zip(parts, parts[1:])]
+        best = [
+            jnp.argmax(outputs_RA[:, a:b], axis=1)
+            for a, b in zip(parts[:-1], parts[1:], strict=True)
+        ]
         return jnp.stack(best, axis=1).astype(jnp.int32)
     most = float(1 << border.LEVEL_BITS)
     return jnp.clip(outputs_RA * UNIT, -most, most)
@@ -137,7 +140,7 @@ class OpenEs:
         self._play = jax.jit(functools.partial(self._episodes, count, max_steps))
         self._answer = jax.jit(functools.partial(self._held_out, held_out, max_steps))
 
-    def _act(self, weights_P: Tree) -> episodes.Act:
+    def _act(self, weights_P: Tree) -> play.Act:
         members = len(jax.tree.leaves(weights_P)[0])
 
         def act(t: Array, inputs_RN: Array, memory: Any) -> tuple[Any, Array]:
@@ -151,20 +154,18 @@ class OpenEs:
     def _memory(self, members: int, count: int) -> Any:
         model: Policy = self.recipe.model  # type: ignore[assignment]
         state = model.initial_state(count)
-        return jax.tree.map(
-            lambda leaf: jnp.zeros((members, *leaf.shape), jnp.float32), state
-        )
+        return jax.tree.map(lambda leaf: jnp.zeros((members, *leaf.shape), jnp.float32), state)
 
     def _episodes(
         self, count: int, max_steps: int, weights_P: Tree, encoding: Encoding, clock: Clock
-    ) -> episodes.Played:
+    ) -> play.Played:
         population = self.recipe.es.population
         pairs_I = jnp.arange(population // 2, dtype=jnp.int32)  # members i and i + P/2
         streams_I = pairs_I * 2 // self.recipe.es.members_per_stream
         words_R2 = jnp.tile(episodes.words(clock, streams_I, count).reshape(-1, 2), (2, 1))
         number_R = jnp.arange(len(words_R2), dtype=jnp.int32)
         counted_R = (number_R % count == 0) & (number_R < len(words_R2) // 2)
-        return episodes.play(
+        return play.play(
             self.environment,
             self._act(weights_P),
             self._memory(population, count),
@@ -181,7 +182,7 @@ class OpenEs:
         everyone = jnp.ones(count, bool)
         words_R2 = episodes.held_words(seed, count)
         memory = self._memory(1, count)
-        return episodes.play(
+        return play.play(
             self.environment, self._act(weights), memory, encoding, words_R2, everyone, max_steps
         ).returns
 
@@ -195,9 +196,7 @@ class OpenEs:
         scores_P = np.asarray(played.returns, np.int64).reshape(members, -1).sum(axis=1)
         losses_P = jnp.asarray(-scores_P, jnp.float32)
         self.state, _ = self.strategy.tell(key_tell, weights_P, losses_P, state, self.options)
-        seen = observations.of_sums(
-            np.asarray(played.sums)[None], self.environment.observations
-        )
+        seen = observations.of_sums(np.asarray(played.sums)[None], self.environment.observations)
         self.statistics = self.statistics.added(seen)
 
     def answer(self) -> np.ndarray:

@@ -25,7 +25,6 @@ from int_lm.method.recipe import Recipe
 from int_lm.model import hashing
 from int_lm.model.params import Parameters
 
-
 POLICY = "control"  # entry of the host data of a policy's checkpoints (`int_lm.control`)
 
 
@@ -115,8 +114,8 @@ def open_run(
     host = checkpoint.read_host(paths.checkpoints, step)
     if POLICY in host:
         raise UserError(
-            f"{root} holds a policy, which is no language model; python -m int_lm.control evaluates "
-            "it at the end of its command"
+            f"{root} holds a policy, which is no language model; the python -m int_lm.control "
+            "command that trained it evaluates it once more"
         )
     settings = resume.settings_of(host, paths.checkpoints)
     vocab_size = host["tokenizer"]["vocab_size"]

@@ -30,7 +30,7 @@ from int_lm.errors import UserError
 from int_lm.method import chunks, evolve, placement, rewards, tuning
 from int_lm.method.clock import Clock
 from int_lm.method.recipe import Recipe
-from int_lm.model import hashing, params, perturb
+from int_lm.model import hashing, params
 from int_lm.model.params import Parameters
 
 SEEN = Statistics(100, (-3_000_000, 17_000_000), (2_500_000, 9_000_000))
@@ -69,13 +69,14 @@ def random_weights(recipe: Recipe, most: int = 127) -> Parameters:
 # -- Observations ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("deviation", [0, 1, 16, 17, 4095, 4096, 65536, 2**27, 2**28 + 1, 2**31 - 128])
+@pytest.mark.parametrize("deviation", [0, 16, 4095, 4096, 65536, 2**28 + 1, 2**31 - 128])
 def test_encoded_observations_equal_the_oracle(deviation: int) -> None:
     """Number for number, up to the extremes of int32; near the exact quotient, and never -128."""
     random = np.random.default_rng(deviation)
     means = [0, border.OBSERVATION_MAX, -border.OBSERVATION_MAX, 12345]
     for mean in means:
-        near = [mean + int(d) for d in random.integers(-9 * max(deviation, 16), 9 * max(deviation, 16), 40)]
+        far = 9 * max(deviation, 16)
+        near = [mean + int(difference) for difference in random.integers(-far, far, 40)]
         numbers = [x for x in [*EXTREMES, *near] if abs(x) <= border.OBSERVATION_MAX]
         encoding = Statistics(1, (mean,), (deviation,)).encoding()
         found = jax.jit(observations.encoded)(encoding, jnp.array(numbers, jnp.int32)[:, None])
@@ -119,13 +120,21 @@ def test_statistics_fade_and_are_kept() -> None:
     assert many.added(Statistics.none(2)) == many
     assert Statistics.of_json(both.to_json()) == both
     assert SEEN.means == [-30000, 170000] and SEEN.deviations == [25000, 90000]
-    for wrong in (None, {}, {"count": -1, "totals": [], "distances": []}, both.to_json() | {"totals": ["1"]}):
+    whole = both.to_json()
+    for wrong in (
+        None,
+        {},
+        whole | {"count": -1},
+        whole | {"totals": ["1"]},
+        whole | {"totals": 1},
+    ):
         assert Statistics.of_json(wrong) is None
 
 
 def test_floats_become_integers_at_the_border() -> None:
-    """Halves to even; too large numbers and what is no number have a place; no return overflows."""
-    given = jnp.array([1.5 / 65536, 2.5 / 65536, -0.25, 1e30, -jnp.inf, jnp.nan, 20000.0], jnp.float32)
+    """Halves to even; too large numbers and what is no number have a place; no sum overflows."""
+    numbers = [1.5 / 65536, 2.5 / 65536, -0.25, 1e30, -jnp.inf, jnp.nan, 20000.0]
+    given = jnp.array(numbers, jnp.float32)
     most = border.OBSERVATION_MAX
     assert border.observed(given).tolist() == [2, 2, -16384, most, -most, 0, most]
     worth = border.rewarded(jnp.array([0.5, -1e30, jnp.inf, jnp.nan], jnp.float32), 1000)
@@ -163,7 +172,8 @@ def test_outputs_become_actions() -> None:
     several = CHASE._replace(choices=(2, 3))
     outputs = jnp.array([[1, 1, -5, 7, 7], [-3, 2, 0, -1, 4]], jnp.int16)
     assert policy.chosen(several, outputs).tolist() == [[0, 1], [1, 2]]
-    assert policy.chosen(PENDULUM, jnp.array([[300], [-65], [5]], jnp.int16)).tolist() == [[64], [-64], [5]]
+    levels = policy.chosen(PENDULUM, jnp.array([[300], [-65], [5]], jnp.int16))
+    assert levels.tolist() == [[64], [-64], [5]]
 
 
 # -- Episodes --------------------------------------------------------------------------------------
@@ -220,8 +230,7 @@ def test_a_step_equals_the_oracle(architecture: str, es: dict[str, Any]) -> None
     assert found.count == len(counted)
     assert found.totals == tuple(map(sum, columns))
     assert found.distances == tuple(
-        sum(abs(x - mean) for x in column)
-        for mean, column in zip(SEEN.means, columns, strict=True)
+        sum(abs(x - mean) for x in column) for mean, column in zip(SEEN.means, columns, strict=True)
     )
     scores = [sum(row) for row in returns]
     fitness_I = rewards.fitness(recipe.es.fitness, scores, 8)
@@ -264,7 +273,7 @@ def test_random_actions_are_even() -> None:
 
 @pytest.mark.parametrize("architecture", ["rwkv", "egg"])
 @pytest.mark.parametrize("environment", [CHASE, PENDULUM])
-def test_policy_votes_and_update_have_no_floats(architecture: str, environment: Environment) -> None:
+def test_policy_votes_and_update_are_integers(architecture: str, environment: Environment) -> None:
     recipe = tiny(environment, architecture)
     state, size = evolve.initial(recipe), environment.observations
     encoding = Statistics.none(size).encoding()
@@ -320,7 +329,10 @@ def trained(recipe: Recipe, environment: Environment, devices: int) -> tuple[str
 
 @pytest.mark.parametrize(
     "environment",
-    [CHASE, *(pytest.param(real, marks=pytest.mark.slow) for real in (CART_POLE, PENDULUM, ACROBOT))],
+    [
+        CHASE,
+        *(pytest.param(one, marks=pytest.mark.slow) for one in (CART_POLE, PENDULUM, ACROBOT)),
+    ],
 )
 def test_devices_and_chunks_change_no_bit(environment: Environment) -> None:
     """On 1, 2 and 4 devices of this machine, and in chunks."""
@@ -335,7 +347,7 @@ def test_devices_and_chunks_change_no_bit(environment: Environment) -> None:
 
 def test_more_observations_than_int32_can_sum_are_refused() -> None:
     with pytest.raises(UserError, match="the sums of 17179868 observations can reach"):
-        tiny(CHASE._replace(max_steps=17179869 // 4), control={"heldout_episodes": 4, "episodes": 1})
+        tiny(CHASE._replace(max_steps=17179869 // 4), control={"heldout_episodes": 4})
     with pytest.raises(UserError, match="model.direct has context tables"):
         recipe = tiny()
         model = dataclasses.replace(recipe.settings.model, direct=(1,))  # type: ignore[type-var]

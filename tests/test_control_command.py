@@ -133,7 +133,9 @@ def test_mistakes_are_told_before_anything_is_written(
 
 def test_the_command_needs_a_name_and_nothing_else(run_command: RunCommand) -> None:
     """Of the directory there is a default, and mistakes are one sentence."""
-    assert command.settings_of(command.parse(["--env", "gymnax:A-v1"])).run.dir == "runs/gymnax-A-v1"
+    assert (
+        command.settings_of(command.parse(["--env", "gymnax:A-v1"])).run.dir == "runs/gymnax-A-v1"
+    )
     done: subprocess.CompletedProcess[str] = run_command("-m", "int_lm", "control", "--env", "X")
     assert done.returncode == 2 and done.stderr.count("\n") == 2  # with the configuration's path
     assert "int-lm control: error: there is no environment 'X'" in done.stderr

@@ -178,7 +178,12 @@ def _raises(key: Any) -> Any:
         ({"reset": _raises}, "failed: RuntimeError: no luck at all; mend it"),
         ({"reset": lambda key: (jnp.float32(0), CHASE.reset(key)[1])}, "failed: "),
         (
-            {"step": lambda key, state, action: (*CHASE.step(key, state, action)[:3], jnp.int32(0))},
+            {
+                "step": lambda key, state, action: (
+                    *CHASE.step(key, state, action)[:3],
+                    jnp.int32(0),
+                )
+            },
             "must return a reward and a bool",
         ),
         (

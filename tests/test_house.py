@@ -33,12 +33,16 @@ FLOAT_ZONES = {
     *("measure/code_length", "measure/evaluate", "training/runlog", "training/plan"),
     *("training/trainer", "sample/__init__", "sample/__main__", "export/card"),
     *("tune/tuner", "tune/worker"),
+    # environments are floats; control/border makes integers of them
+    *("control/acrobot", "control/border", "control/cart_pole", "control/pendulum"),
+    *("control/controller", "control/from_brax", "control/from_gymnax", "control/from_jumanji"),
 }
 FLOAT_FUNCTIONS = {
     "model/params": {"initialise"},
     "method/update/threshold": {"alpha_at", "vote_threshold"},
     "method/update/adaptive": {"learning_rate"},
     "method/update/carry": {"learning_rate"},
+    "control/environment": {"trial"},
     "measure/diagnose": {"summary"},
     "tasks/countdown": {"value_of"},  # of fractions
     "tasks/task": {"agreement"},

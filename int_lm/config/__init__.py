@@ -16,12 +16,12 @@ from int_lm.config.load import (
 )
 from int_lm.config.schema import (
     Config as Config,
+    ControlConfig as ControlConfig,
     DataConfig as DataConfig,
     DistributedConfig as DistributedConfig,
     EsConfig as EsConfig,
     MixtureConfig as MixtureConfig,
     ModelConfig as ModelConfig,
-    ControlConfig as ControlConfig,
     RewardConfig as RewardConfig,
     RunConfig as RunConfig,
     SourceConfig as SourceConfig,

@@ -266,9 +266,7 @@ class ControlConfig:
     heldout_episodes: int = described(
         64, "episodes that the unperturbed policy plays at every evaluation", least=1
     )
-    max_steps: int = described(
-        0, "steps after which an episode ends (0: those of the environment)"
-    )
+    max_steps: int = described(0, "steps after which an episode ends (0: those of the environment)")
 
 
 @dataclasses.dataclass(frozen=True)

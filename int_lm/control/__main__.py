@@ -4,16 +4,15 @@
     python -m int_lm.control --env gymnax:MountainCar-v0 --run.dir runs/car --es.population 512
     python -m int_lm.control --env my_package.my_module:NAME --json
 
-Every member of the population plays episodes under its own perturbation; their returns are votes on
-the weights. CartPole, Pendulum and Acrobot are in the box; pip install 'int-lm[rl]' adds those of
-gymnax, jumanji and brax; an environment of your own is a value int_lm.control.environment.Environment.
+Every member of the population plays episodes under its own perturbation; their returns are votes
+on the weights. CartPole, Pendulum and Acrobot are in the box; pip install 'int-lm[rl]' adds those
+of gymnax, jumanji and brax; one of your own is a value int_lm.control.environment.Environment.
 A run directory that holds a checkpoint is resumed, bit for bit. SIGINT and SIGTERM save and stop at
 the next step; a second one stops at once.
 """
 
 import argparse
 import contextlib
-import dataclasses
 import json
 import re
 import sys
@@ -85,8 +84,8 @@ def recipe_of(settings: Config, environment: "Environment") -> "Recipe":
     """
     from int_lm.control import observations
     from int_lm.control.policy import Policy
-    from int_lm.method import chunks, objective, recipe
     from int_lm.limits import INT32_MAX
+    from int_lm.method import chunks, objective, recipe
 
     es, control = settings.es, settings.control
     require(
@@ -192,8 +191,8 @@ def finish(trainer: "Controller") -> Mapping[str, Any]:
     after, beside, settings = trainer.evaluated[1], trainer.beside, trainer.settings
     trainer.console.note(
         f"{settings.control.env} after {trainer.step} steps: return {after:.5g} in "
-        f"{settings.control.heldout_episodes} held-out episodes (before: {beside.before:.5g}, random "
-        f"actions: {beside.at_random:.5g})\nrun directory: {settings.run.dir}"
+        f"{settings.control.heldout_episodes} held-out episodes (before: {beside.before:.5g}, "
+        f"random actions: {beside.at_random:.5g})\nrun directory: {settings.run.dir}"
     )
     return {
         "env": settings.control.env,

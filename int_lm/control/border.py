@@ -1,8 +1,8 @@
 """The border between an environment, whose numbers are floats, and the policy's integers.
 
-Each number crosses it once: observations and rewards are rounded to fixed point on their way in, and
-continuous actions are levels between their limits on the way out. Everything that follows from the
-rounded numbers is integer arithmetic.
+Each number crosses it once: observations and rewards are rounded to fixed point on their way in,
+and continuous actions are levels between their limits on the way out. Everything that follows from
+the rounded numbers is integer arithmetic.
 
 Axes: R episodes that are played together, N numbers of an observation, A outputs of the policy.
 """

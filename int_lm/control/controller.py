@@ -5,7 +5,7 @@ Axes: P members, E episodes of a member.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -43,6 +43,31 @@ class Kept(NamedTuple):
     steps: int
     at_random: float
     before: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EpisodeReport(runlog.Standing):
+    """One line of the log of a policy; `tokens_per_second` are steps of environments.
+
+    Attributes:
+      return_mean: mean return of the members' episodes in this step.
+      return_best: mean return of the best member.
+      heldout_return: mean return of the bare policy in held-out episodes; None if not evaluated.
+    """
+
+    SPEED: ClassVar[str] = "steps/s"
+
+    return_mean: float
+    return_best: float
+    heldout_return: float | None
+
+    def measured(self) -> runlog.Cells:
+        held_out = self.heldout_return
+        return [
+            ("return", 9, f"{self.return_mean:.5g}"),
+            ("best", 9, f"{self.return_best:.5g}"),
+            ("held out", 9, "" if held_out is None else f"{held_out:.5g}"),
+        ]
 
 
 @dataclasses.dataclass
@@ -147,7 +172,7 @@ class Controller(Trainer):
         held_out = self.answer() if evaluate else None
         scores_P = self._returns_PE.astype(np.int64).sum(axis=1)
         count = self._returns_PE.shape[1]
-        report = runlog.EpisodeReport(
+        report = EpisodeReport(
             return_mean=_mean(self._returns_PE),
             return_best=border.real(int(scores_P.max()), count),
             heldout_return=held_out,

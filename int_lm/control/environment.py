@@ -2,7 +2,7 @@
 
     CartPole, Pendulum, Acrobot          in the box
     gymnax:NAME, jumanji:NAME, brax:NAME those of other packages, with the extra `rl`
-    my_package.my_module:NAME            one of the user's own, or an installed one by its short name
+    my_package.my_module:NAME            one of the user's own, or an installed one's short name
 
 Axes: N numbers of an observation.
 """
@@ -106,7 +106,9 @@ def _checked(name: str, environment: Environment) -> Environment:
         (len(discrete) > 0) != (len(low) > 0) and len(low) == len(high),
         f"{where} must have either choices or low and high, these two of the same length",
     )
-    require(environment.max_steps > 0, f"{where} has max_steps {environment.max_steps}, not above 0")
+    require(
+        environment.max_steps > 0, f"{where} has max_steps {environment.max_steps}, not above 0"
+    )
 
     def trial() -> tuple[Any, ...]:
         key = jax.random.key(0, impl="threefry2x32")

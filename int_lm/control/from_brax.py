@@ -1,11 +1,14 @@
 """Environments of brax: `brax:NAME`, such as `brax:ant`. Actions are continuous, in [-1, 1]."""
 
+import importlib
+from typing import Any
+
 import jax
-import jax.numpy as jnp
-from brax import envs
 from jax import Array
 
 from int_lm.control.environment import Environment, unknown
+
+envs: Any = importlib.import_module("brax.envs")
 
 STEPS = 1000  # of an episode at most: the environments have no limit of their own
 
@@ -19,7 +22,7 @@ def environment(name: str) -> Environment:
     known = sorted(envs._envs)
     if name not in known:
         raise unknown("brax", name, known)
-    made = envs.get_environment(name)
+    made: Any = envs.get_environment(name)
 
     def reset(key: Array):
         state = made.reset(jax.random.key_data(key))

@@ -1,16 +1,19 @@
 """Environments of gymnax: `gymnax:NAME`, such as `gymnax:MountainCar-v0`."""
 
 import contextlib
+import importlib
 import math
 import sys
+from typing import Any
 
-import gymnax
 import jax.numpy as jnp
-from gymnax.environments import spaces
 from jax import Array
 
 from int_lm.control.environment import Environment, unknown
 from int_lm.errors import UserError
+
+gymnax: Any = importlib.import_module("gymnax")
+spaces: Any = importlib.import_module("gymnax.environments.spaces")
 
 
 def environment(name: str) -> Environment:

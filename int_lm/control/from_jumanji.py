@@ -4,14 +4,18 @@ An observation is a tree of arrays; its numbers are put one after another, the m
 among them, which the policy thus sees.
 """
 
+import importlib
+from typing import Any
+
 import jax
 import jax.numpy as jnp
-import jumanji
 from jax import Array
-from jumanji import specs
 
 from int_lm.control.environment import Environment, unknown
 from int_lm.errors import UserError
+
+registration: Any = importlib.import_module("jumanji.registration")
+specs: Any = importlib.import_module("jumanji.specs")
 
 STEPS = 1000  # of an episode at most, where the environment names no limit
 
@@ -22,10 +26,10 @@ def environment(name: str) -> Environment:
     Raises:
       UserError: it has none, or one whose actions or rewards are of another kind.
     """
-    known = sorted(jumanji.registered_environments())
+    known = sorted(registration.registered_environments())
     if name not in known:
         raise unknown("jumanji", name, known)
-    made = jumanji.make(name)
+    made: Any = registration.make(name)
     actions = made.action_spec
     choices, low, high = (), (), ()
     if isinstance(actions, specs.DiscreteArray):

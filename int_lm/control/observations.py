@@ -1,9 +1,9 @@
 """Observations as int8: running statistics in integers, and the encoding that follows from them.
 
-Of every number of an observation a run keeps, since its start, how many were seen, their sum and the
-sum of their distances from the mean of that time. These are Python's integers, so no sum overflows
-and every machine gets the same. Once more than `COUNT_MAX` were seen, all three are halved: old
-observations fade.
+Of every number of an observation a run keeps, since its start, how many were seen, their sum and
+the sum of their distances from the mean of that time. These are Python's integers, so no sum
+overflows and every machine gets the same. Once more than `COUNT_MAX` were seen, all three are
+halved: old observations fade.
 
     mean = sum / count        deviation = sum of distances / count
     encoded x = clip(16 (x - mean) / deviation, -127, 127)          q4: 16 is one mean deviation
@@ -37,13 +37,13 @@ class Encoding(NamedTuple):
     """How observations are encoded in one step; of every number, int32 [N].
 
     Attributes:
-      mean: subtracted.
+      centre: the mean, which is subtracted.
       limit: the difference is clipped to it first.
       shift: right shift of the difference; then it has at most 16 bits.
       multiplier: of the shifted difference; the product, in units of 2^-16, is the result.
     """
 
-    mean: np.ndarray
+    centre: np.ndarray
     limit: np.ndarray
     shift: np.ndarray
     multiplier: np.ndarray
@@ -104,14 +104,13 @@ class Statistics:
         """The inverse of `to_json`; None if the value does not have its form."""
         if not isinstance(value, dict):
             return None
-        count, totals, distances = (value.get(f.name) for f in dataclasses.fields(cls))
-        lists = [totals, distances]
-        sound = type(count) is int and count >= 0
-        if not sound or not all(isinstance(x, list | tuple) for x in lists):
+        count, *sums = (value.get(field.name) for field in dataclasses.fields(cls))
+        if type(count) is not int or count < 0:
             return None
-        if not all(type(number) is int for numbers in lists for number in numbers):
+        lists = [numbers for numbers in sums if isinstance(numbers, list | tuple)]
+        if len(lists) < len(sums) or any(type(x) is not int for numbers in lists for x in numbers):
             return None
-        return cls(count, tuple(totals), tuple(distances))
+        return cls(count, *map(tuple, lists))
 
 
 def _encoding(mean: int, deviation: int) -> tuple[int, int, int, int]:
@@ -133,8 +132,8 @@ def encoded(encoding: Encoding, x_RN: Array) -> Array:
     Args:
       x_RN: of `border.observed`. Differences from a mean of such numbers fit int32.
     """
-    mean, limit, shift, multiplier = (jnp.asarray(part)[None] for part in encoding)
-    difference = jnp.clip(x_RN - mean, -limit, limit) >> jnp.broadcast_to(shift, x_RN.shape)
+    centre, limit, shift, multiplier = (jnp.asarray(part)[None] for part in encoding)
+    difference = jnp.clip(x_RN - centre, -limit, limit) >> jnp.broadcast_to(shift, x_RN.shape)
     scaled = fixed.shift_down(difference * multiplier, _MULTIPLIER_BITS)
     constant = jnp.full((len(x_RN), 1), ONE, jnp.int8)
     return jnp.concatenate([fixed.saturate(scaled), constant], axis=1)
@@ -157,7 +156,7 @@ def sums(encoding: Encoding, x_RN: Array, counted_R: Array) -> Array:
       counted_R: bool, whether an observation counts.
     """
     x_RN = jnp.where(counted_R[:, None], x_RN, 0)
-    mean = jnp.asarray(encoding.mean)[None]
+    mean = jnp.asarray(encoding.centre)[None]
     distance_RN = jnp.where(counted_R[:, None], jnp.abs(x_RN - mean), 0)
     parts = [jnp.sum(counted_R, dtype=jnp.int32)[None]]
     for numbers_RN in (x_RN, distance_RN):

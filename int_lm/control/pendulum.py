@@ -44,6 +44,4 @@ def step(key: Array, state: Array, action: Array) -> tuple[Array, Array, Array, 
     return after, _observed(after), -cost, jnp.bool_(False)
 
 
-PENDULUM = Environment(
-    reset, step, observations=3, max_steps=200, low=(-TORQUE,), high=(TORQUE,)
-)
+PENDULUM = Environment(reset, step, observations=3, max_steps=200, low=(-TORQUE,), high=(TORQUE,))

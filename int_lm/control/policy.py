@@ -1,7 +1,7 @@
 """A policy: an architecture of the language models behind observations and in front of actions.
 
-The network is the same one, with one tensor of another kind: where a language model looks up the row
-of a token in its EMBEDDING, a policy applies a MATRIX to the encoded observation. The readout's
+The network is the same one, with one tensor of another kind: where a language model looks up the
+row of a token in its EMBEDDING, a policy applies a MATRIX to the encoded observation. The readout's
 outputs are those of the actions in place of logits of tokens. A policy has no context tables.
 
 Axes: R episodes that are played together, N numbers of an observation, A outputs, D width.
@@ -42,7 +42,7 @@ class Policy:
 
     @functools.cached_property
     def specs(self) -> Parameters:
-        """The `params.Spec` of every tensor: those of the architecture, with a MATRIX for inputs."""
+        """The `params.Spec` of every tensor: the architecture's, with a MATRIX for inputs."""
         network = dict(self.architecture.specs(self.settings, self.outputs))
         width = network["embedding"].shape[-1]
         network["embedding"] = Spec((width, self.observations + 1), Role.MATRIX)

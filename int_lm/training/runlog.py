@@ -228,31 +228,6 @@ class RewardReport(Standing):
         ]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EpisodeReport(Standing):
-    """One line of the log of a policy; `tokens_per_second` are steps of environments.
-
-    Attributes:
-      return_mean: mean return of the members' episodes in this step.
-      return_best: mean return of the best member.
-      heldout_return: mean return of the bare policy in held-out episodes; None if not evaluated.
-    """
-
-    SPEED: ClassVar[str] = "steps/s"
-
-    return_mean: float
-    return_best: float
-    heldout_return: float | None
-
-    def measured(self) -> Cells:
-        held_out = self.heldout_return
-        return [
-            ("return", 9, f"{self.return_mean:.5g}"),
-            ("best", 9, f"{self.return_best:.5g}"),
-            ("held out", 9, "" if held_out is None else f"{held_out:.5g}"),
-        ]
-
-
 def row(report: Standing) -> dict[str, Any]:
     """A report as a row of metrics; values that are None are left out."""
     found = dataclasses.asdict(report)

@@ -21,7 +21,9 @@ def encoded(mean: int, deviation: int, x: int) -> int:
     shift = max(0, len(f"{limit:b}") - 15)
     multiplier = math.floor(Fraction(16 * 2**16 * 2**shift, deviation) + Fraction(1, 2))
     difference = min(max(x - mean, -limit), limit) // 2**shift
-    return min(max(math.floor(Fraction(difference * multiplier, 2**16) + Fraction(1, 2)), -127), 127)
+    return min(
+        max(math.floor(Fraction(difference * multiplier, 2**16) + Fraction(1, 2)), -127), 127
+    )
 
 
 def tensors(config: Config, observations: int, outputs: int) -> population.Tensors:
@@ -104,7 +106,9 @@ def votes(config: Config, sizes: tuple[int, int], fitnesses: Vector, step: int) 
             own: Any = vector_votes(noises, fitnesses)
         else:
             size = shape[0], shape[1]
-            own = matrix_votes([matrix_noise(es, size, seed, step, number, i) for i in pairs], fitnesses)
+            own = matrix_votes(
+                [matrix_noise(es, size, seed, step, number, i) for i in pairs], fitnesses
+            )
         if layer < 0:
             found[path] = own
         else:
