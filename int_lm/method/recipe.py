@@ -104,12 +104,13 @@ def of_model(settings: Settings, model: LanguageModel) -> Recipe:
         name = getattr(es, field)
         hint = nearest(str(name), names, otherwise="")
         require(name in names, f"es.{field} is {name!r}, expected one of {', '.join(names)}{hint}")
+    moves = update.get(es.update)
     recipe = Recipe(
         settings=settings,
         model=model,
         objective=objective.get(es.objective),
         estimators=estimator.choose(es),
-        update=anchor.anchored(update.get(es.update)) if es.anchor else update.get(es.update),
+        update=anchor.anchored(es.update, moves) if es.anchor else moves,
     )
     written = recipe.objective.written
     require(
@@ -119,9 +120,8 @@ def of_model(settings: Settings, model: LanguageModel) -> Recipe:
     )
     if settings.model.direct and es.readout != "exact" and not written:
         raise UserError("model.direct needs the readout's exact errors; add --es.readout exact")
-    of_tokens = [one.name for one in recipe.voting if one.of_tokens]
     require(
-        recipe.objective.of_tokens or not of_tokens,
+        recipe.objective.has_token_likelihoods or not any(one.of_tokens for one in recipe.voting),
         f"es.objective {es.objective} has no log-likelihood of every token, which es.votes "
         f"{es.votes} and es.readout {es.readout} need; use --es.votes eggroll and --es.readout "
         "perturbed",
