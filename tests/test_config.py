@@ -144,10 +144,15 @@ def test_options_that_were_removed_are_refused_where_they_mattered(
         ("model:\n  widht: 3\n", "unknown key model.widht in {file}; did you mean width?"),
         ("run:\n  zzzz: 3\n", "unknown key run.zzzz in {file}; known: dir, steps"),
         ("modle:\n  width: 3\n", "unknown section 'modle' in {file}; did you mean model?"),
-        ("7: 3\n", "unknown section 7 in {file}; known: model, es, data, run, reward, control, distributed"),
+        (
+            "7: 3\n",
+            "unknown section 7 in {file}; "
+            "known: model, es, data, run, reward, control, distributed",
+        ),
         (
             "- model\n",
-            "{file} must be a mapping of sections (model, es, data, run, reward, control, distributed)",
+            "{file} must be a mapping of sections "
+            "(model, es, data, run, reward, control, distributed)",
         ),
         ("model: 3\n", "section model in {file} must be a mapping"),
         (

@@ -327,6 +327,7 @@ def trained(recipe: Recipe, environment: Environment, devices: int) -> tuple[str
     return hashing.weights_hash(placement.on_host(state).weights), seen, returns
 
 
+@pytest.mark.optimised  # as users have it: without, LLVM computes floats in several ways
 @pytest.mark.parametrize(
     "environment",
     [

@@ -70,8 +70,8 @@ def by_blocks(function: Callable[..., Any], t: Array, unknown: Array, *trees: An
             results,
         )
 
-    zero = (unknown[0, 0] >> 2).astype(jnp.int32) >> 30
-    several = jnp.int32(count) + zero  # `count`, which the compiler does not know
+    # `count`, which the compiler does not know; once more would do the last block again
+    several = jnp.int32(count) + jnp.all(unknown[0] == 0).astype(jnp.int32)
     found = jax.lax.fori_loop(jnp.int32(0), several, one, empty)
     return jax.tree.map(lambda leaf: leaf[:rows], found) if count * BLOCK > rows else found
 
