@@ -33,7 +33,8 @@ FLOAT_ZONES = {
     *("measure/code_length", "measure/evaluate", "method/schedules"),
     *("training/runlog", "training/plan"),
     *("training/trainer", "sample/__init__", "sample/__main__", "export/card"),
-    *("tune/tuner", "tune/worker"),
+    *("tune/tuner", "tune/worker", "plot/picture"),
+    *("measure/rate", "doctor/__init__", "doctor/machine"),
     # environments are floats; control/border makes integers of them
     *("control/acrobot", "control/border", "control/cart_pole", "control/pendulum"),
     *("control/controller", "control/from_brax", "control/from_gymnax", "control/from_jumanji"),
