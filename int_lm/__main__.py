@@ -18,6 +18,7 @@ VERBS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "train": ("train", (), "pretrain a model, or go on where a run stopped"),
     "plan": ("train", ("--plan",), "what a training would cost: weights, memory, time"),
     "tune": ("int_lm.tune.__main__", (), "go on from weights with a reward as objective"),
+    "control": ("int_lm.control.__main__", (), "train a policy in an environment from nothing"),
     "eval": ("eval", (), "bits per byte of held-out or any other text, beside baselines"),
     "harness": ("int_lm.harness.__main__", (), "measure on tasks of lm-evaluation-harness"),
     "sample": ("int_lm.sample.__main__", (), "continue a prompt"),

@@ -1,8 +1,8 @@
 """Where the values that make up a method are found by name: built in, installed, or named in full.
 
-Five kinds of values can be added without a change anywhere else: an `architecture`, an
-`objective`, an `estimator`, an `update`, and a `task`, which a command line names. A name is given
-in one of three ways:
+Six kinds of values can be added without a change anywhere else: an `architecture`, an `objective`,
+an `estimator`, an `update`, and a `task` or an `environment`, which a command line names. A name is
+given in one of three ways:
 
     rwkv                    one of ours (`BUILT_IN`)
     gru                     installed: a package has an entry point of the group `int_lm.plugins`
@@ -55,6 +55,11 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "sorting": "int_lm.tasks.sorting:SORTING",
         "brackets": "int_lm.tasks.brackets:BRACKETS",
         "copying": "int_lm.tasks.copying:COPYING",
+    },
+    "environment": {
+        "CartPole": "int_lm.control.cart_pole:CART_POLE",
+        "Pendulum": "int_lm.control.pendulum:PENDULUM",
+        "Acrobot": "int_lm.control.acrobot:ACROBOT",
     },
 }
 # field of a configuration -> kind of value that it names

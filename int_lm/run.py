@@ -26,6 +26,8 @@ from int_lm.method.recipe import Recipe
 from int_lm.model import hashing
 from int_lm.model.params import Parameters
 
+POLICY = "control"  # entry of the host data of a policy's checkpoints (`int_lm.control`)
+
 
 @dataclasses.dataclass(frozen=True)
 class Paths:
@@ -111,6 +113,11 @@ def open_run(
     if not paths.checkpoints.is_dir():
         raise UserError(f"{root} holds no run; name the directory that train.py printed (--run)")
     host = checkpoint.read_host(paths.checkpoints, step)
+    if POLICY in host:
+        raise UserError(
+            f"{root} holds a policy, which is no language model; the python -m int_lm.control "
+            "command that trained it evaluates it once more"
+        )
     settings = resume.settings_of(host, paths.checkpoints)
     vocab_size = host["tokenizer"]["vocab_size"]
     found = recipe.of(settings, vocab_size)

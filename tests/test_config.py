@@ -12,6 +12,7 @@ from hypothesis import given, strategies as st
 from int_lm import config, limits, resume
 from int_lm.config import (
     Config,
+    ControlConfig,
     DataConfig,
     DistributedConfig,
     EsConfig,
@@ -33,6 +34,7 @@ SECTIONS = {
     "data": DataConfig,
     "run": RunConfig,
     "reward": RewardConfig,
+    "control": ControlConfig,
     "distributed": DistributedConfig,
 }
 FLAGS = [
@@ -142,10 +144,15 @@ def test_options_that_were_removed_are_refused_where_they_mattered(
         ("model:\n  widht: 3\n", "unknown key model.widht in {file}; did you mean width?"),
         ("run:\n  zzzz: 3\n", "unknown key run.zzzz in {file}; known: dir, steps"),
         ("modle:\n  width: 3\n", "unknown section 'modle' in {file}; did you mean model?"),
-        ("7: 3\n", "unknown section 7 in {file}; known: model, es, data, run, reward, distributed"),
+        (
+            "7: 3\n",
+            "unknown section 7 in {file}; "
+            "known: model, es, data, run, reward, control, distributed",
+        ),
         (
             "- model\n",
-            "{file} must be a mapping of sections (model, es, data, run, reward, distributed)",
+            "{file} must be a mapping of sections "
+            "(model, es, data, run, reward, control, distributed)",
         ),
         ("model: 3\n", "section model in {file} must be a mapping"),
         (
@@ -537,7 +544,7 @@ def test_what_may_change_at_a_resumption() -> None:
     assert set(FLAGS) >= resume.RESUMABLE_CHANGES >= {"run.dir", "run.steps", "es.chunk"}
     fixed = set(FLAGS) - resume.RESUMABLE_CHANGES
     sections = {name.split(".")[0] for name in fixed - {"run.seed"}}
-    assert sections == {"model", "es", "data", "reward"}
+    assert sections == {"model", "es", "data", "reward", "control"}
     assert "run.seed" in fixed
 
 

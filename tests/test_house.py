@@ -35,12 +35,16 @@ FLOAT_ZONES = {
     *("training/trainer", "sample/__init__", "sample/__main__", "export/card"),
     *("tune/tuner", "tune/worker", "plot/picture"),
     *("measure/rate", "doctor/__init__", "doctor/machine"),
+    # environments are floats; control/border makes integers of them
+    *("control/acrobot", "control/border", "control/cart_pole", "control/pendulum"),
+    *("control/controller", "control/from_brax", "control/from_gymnax", "control/from_jumanji"),
 }
 FLOAT_FUNCTIONS = {
     "model/params": {"initialise"},
     "method/update/threshold": {"alpha_at", "vote_threshold"},
     "method/update/adaptive": {"learning_rate"},
     "method/update/carry": {"learning_rate"},
+    "control/environment": {"trial"},
     "measure/diagnose": {"summary"},
     "tasks/countdown": {"value_of"},  # of fractions
     "tasks/task": {"agreement"},

@@ -16,6 +16,7 @@ from int_lm.config.load import (
 )
 from int_lm.config.schema import (
     Config as Config,
+    ControlConfig as ControlConfig,
     DataConfig as DataConfig,
     DistributedConfig as DistributedConfig,
     EsConfig as EsConfig,

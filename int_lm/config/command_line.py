@@ -33,6 +33,7 @@ IN_A_CLONE = {
     "eval": "eval.py",
     "sample": "-m int_lm.sample",
     "tune": "-m int_lm.tune",
+    "control": "-m int_lm.control",
     "export": "-m int_lm.export",
     "train-tokenizer": "-m tokenization.train",
     "inspect-tokenizer": "-m tokenization.inspect",

@@ -259,6 +259,22 @@ class RewardConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ControlConfig:
+    """Reinforcement learning in an environment: used by int_lm.control alone."""
+
+    env: str = described(
+        "",
+        "CartPole, Pendulum or Acrobot, gymnax:NAME, jumanji:NAME or brax:NAME (pip install "
+        "'int-lm[rl]'), or package.module:NAME",
+    )
+    episodes: int = described(4, "episodes that a member plays in a step", least=1)
+    heldout_episodes: int = described(
+        64, "episodes that the unperturbed policy plays at every evaluation", least=1
+    )
+    max_steps: int = described(0, "steps after which an episode ends (0: those of the environment)")
+
+
+@dataclasses.dataclass(frozen=True)
 class DistributedConfig:
     """Devices and processes: where a run is computed. Nothing here changes a bit of it."""
 
@@ -296,4 +312,5 @@ class Config:
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     run: RunConfig = dataclasses.field(default_factory=RunConfig)
     reward: RewardConfig = dataclasses.field(default_factory=RewardConfig)
+    control: ControlConfig = dataclasses.field(default_factory=ControlConfig)
     distributed: DistributedConfig = dataclasses.field(default_factory=DistributedConfig)

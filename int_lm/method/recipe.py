@@ -81,7 +81,19 @@ class Recipe:
 
 
 def of(settings: Settings, vocab_size: int) -> Recipe:
+    """The recipe of a configuration, for a language model.
+
+    Raises:
+      UserError: as `of_model`.
+    """
+    return of_model(settings, LanguageModel(settings.model, vocab_size))
+
+
+def of_model(settings: Settings, model: LanguageModel) -> Recipe:
     """The recipe of a configuration.
+
+    Args:
+      model: a language model, or a policy in its place (`control.policy`).
 
     Raises:
       UserError: a name is unknown, two parts cannot be used together, or with these sizes an int32
@@ -95,7 +107,7 @@ def of(settings: Settings, vocab_size: int) -> Recipe:
     moves = update.get(es.update)
     recipe = Recipe(
         settings=settings,
-        model=LanguageModel(settings.model, vocab_size),
+        model=model,
         objective=objective.get(es.objective),
         estimators=estimator.choose(es),
         update=anchor.anchored(es.update, moves) if es.anchor else moves,
@@ -119,8 +131,9 @@ def of(settings: Settings, vocab_size: int) -> Recipe:
         f"es.learning_rate is {es.learning_rate}, of which nothing would move; make it at least "
         f"{recipe.update.least_rate}",
     )
-    network = recipe.model.specs.network
-    architecture.check(settings.model.architecture, network)
+    network = model.specs.network
+    if isinstance(model, LanguageModel):
+        architecture.check(settings.model.architecture, network)
     for what, bound in bounds.sums(es, network, recipe.objective, recipe.voting):
         problem = f"{what} can reach {bound}, above the int32 limit {INT32_MAX}; make it smaller"
         require(bound <= INT32_MAX, problem)

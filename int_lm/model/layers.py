@@ -100,7 +100,12 @@ def embed(weight: Weight, tokens_P: Array) -> Array:
     """Rows of an EMBEDDING [V, N] plus their perturbation: int32 [P] -> int8 [P, N].
 
     row = saturate(E[token] + ((+-A[token] B^T) >> shift)), rounded down.
+
+    A policy sees numbers in place of tokens, int8 [P, K]: its `weight` is a MATRIX [N, K], and the
+    result is their `linear`.
     """
+    if tokens_P.ndim > 1:
+        return linear(weight, tokens_P)
     row_PN = weight.value[tokens_P].astype(jnp.int32)
     if weight.left is None or weight.right is None:
         return fixed.saturate(row_PN)

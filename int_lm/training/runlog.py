@@ -9,7 +9,7 @@ import dataclasses
 import os
 import sys
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from tqdm import tqdm
 
@@ -33,6 +33,8 @@ class Standing:
       weights_hash: hex digest of the weights.
     """
 
+    SPEED: ClassVar[str] = "tokens/s"  # title of `tokens_per_second`
+
     step: int
     changed: float
     saturated: float
@@ -51,7 +53,7 @@ class Standing:
             *self.measured(),
             ("changed", 8, f"{self.changed:.3%}"),
             ("saturated", 9, f"{self.saturated:.3%}"),
-            ("tokens/s", 11, f"{self.tokens_per_second:,.0f}"),
+            (self.SPEED, 11, f"{self.tokens_per_second:,.0f}"),
             ("elapsed", 8, clock(self.seconds)),
             ("left", 8, left),
             ("weights", 16, self.weights_hash[:16]),

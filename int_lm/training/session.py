@@ -59,7 +59,11 @@ class Begun(NamedTuple):
 
 
 def begin(
-    settings: Config, identity: Mapping[str, Any], text_sha256: str, start: Origin | None
+    settings: Config,
+    identity: Mapping[str, Any],
+    text_sha256: str,
+    start: Origin | None,
+    recipe_of: Callable[[Config], Recipe] | None = None,
 ) -> Begun:
     """Read the newest sound checkpoint of the run, or make the state before its first step.
 
@@ -68,6 +72,7 @@ def begin(
       identity: of the tokenizer (kind, vocab_size, separator, digest).
       text_sha256: digest of the text that the run reads.
       start: whose weights a new run starts from; None for random weights.
+      recipe_of: makes the recipe of the configuration; None for that of a language model.
 
     Raises:
       UserError: the run directory holds a run of another configuration, text or tokenizer, or the
@@ -85,7 +90,7 @@ def begin(
                 errors.say(warning)
     settings = origin.settled(settings, start)
     origin.require_named(settings)
-    recipe = recipes.of(settings, identity["vocab_size"])
+    recipe = recipe_of(settings) if recipe_of else recipes.of(settings, identity["vocab_size"])
     abstract = evolve.abstract(recipe).stored()
     resumed = checkpoint.restore(paths.checkpoints, abstract, say=errors.say)
     weights = origin.weights_for(start, recipe) if start else None
@@ -124,12 +129,12 @@ class Session:
 
 
 @contextlib.contextmanager
-def opened(begun: Begun, tokenizer: Tokenizer, held: Lock | None) -> Iterator[Session]:
+def opened(begun: Begun, tokenizer: Tokenizer | None, held: Lock | None) -> Iterator[Session]:
     """Open everything that the run writes to, and print what model is trained.
 
     Args:
       begun: the run.
-      tokenizer: saved in the run directory by the process that writes.
+      tokenizer: saved in the run directory by the process that writes; None for a policy.
       held: the lock on the run directory; None in processes that do not write.
 
     Raises:
@@ -151,7 +156,8 @@ def opened(begun: Begun, tokenizer: Tokenizer, held: Lock | None) -> Iterator[Se
             # with nothing to train, `settings` may ask for fewer steps than were trained
             if not begun.nothing or not paths.config.exists():
                 run.write_config(paths, settings)
-            tokenizer.save(paths.tokenizer)
+            if tokenizer is not None:
+                tokenizer.save(paths.tokenizer)
         console = stack.enter_context(
             runlog.Console(steps=settings.run.steps, seconds=settings.run.seconds, quiet=not writes)
         )

@@ -76,8 +76,8 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
     settings = resume.settings_of(host, paths.checkpoints)
     if objective.get(settings.es.objective).written:
         raise UserError(
-            f"{root} was tuned with a reward, which verify does not compute; run the same "
-            "int_lm.tune command with another --run.dir and compare the hashes in metrics.jsonl"
+            f"{root} was trained with rewards, which verify does not compute; run the same command "
+            "with another --run.dir and compare the hashes in metrics.jsonl"
         )
     hashes = verify.logged_hashes(paths.metrics)
     last = first + arguments.steps if arguments.steps else max(hashes, default=first)

@@ -79,7 +79,7 @@ def _run(
 ) -> tuple[Tree, Array, Any]:
     raise UserError(
         "es.objective reward needs what members write to be judged between the parts of a step; "
-        "start it with python -m int_lm.tune"
+        "start it with python -m int_lm.tune, or a policy with python -m int_lm.control"
     )
 
 
