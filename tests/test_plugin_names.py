@@ -56,11 +56,11 @@ def refused(kind: str, name: str, of: type = Update) -> str:
 
 
 def test_every_name_of_ours_is_of_its_kind() -> None:
-    """Each is found, is of its class, and says its own name."""
+    """Each is found, and is of its class."""
     for kind, known in plugins.BUILT_IN.items():
         assert set(known) <= set(plugins.names(kind))
     for name in plugins.BUILT_IN["update"]:
-        assert update.get(name).name == name
+        assert isinstance(update.get(name), Update)
     for name in plugins.BUILT_IN["architecture"]:
         assert isinstance(plugins.resolve("architecture", name, Architecture), Architecture)
 
