@@ -28,7 +28,7 @@ from int_lm.method.population import PopulationResult
 from int_lm.method.recipe import Recipe
 from int_lm.method.state import STORED, Metrics, State, Tables
 from int_lm.method.update import Scalars, Tensor, Votes
-from int_lm.model import context_tables, params
+from int_lm.model import context_tables, document_cache, params
 from int_lm.model.params import Parameters, Tree
 
 
@@ -207,10 +207,16 @@ def _beginning(recipe: Recipe, weights: Parameters) -> State:
         memory[ANCHOR] = dict(params.flatten(weights.network))
     return State(
         network=weights.network,
-        tables=Tables(weights.tables, context_tables.initial_counts(recipe.model.settings)),
+        tables=Tables(weights.tables, _initial_counts(recipe)),
         members=recipe.model.initial_state(recipe.es.population),
         memory=memory,
     )
+
+
+def _initial_counts(recipe: Recipe) -> dict[str, Array]:
+    """The counts of all context tables before the first step, by name."""
+    settings = recipe.model.settings
+    return context_tables.initial_counts(settings) | document_cache.initial_counts(settings)
 
 
 def values(recipe: Recipe, step: int) -> dict[str, np.int32]:

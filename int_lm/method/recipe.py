@@ -105,8 +105,10 @@ def of(settings: Settings, vocab_size: int) -> Recipe:
         f"es.fitness {es.fitness} and es.objective {es.objective} do not go together; use "
         f"--es.fitness {'rank or standard' if written else 'linear'}, or sign",
     )
-    if settings.model.direct and es.readout != "exact" and not written:
-        raise UserError("model.direct needs the readout's exact errors; add --es.readout exact")
+    for name in ("direct", "cache"):
+        if getattr(settings.model, name) and es.readout != "exact" and not written:
+            needs = f"model.{name} needs the readout's exact errors; add --es.readout exact"
+            raise UserError(needs)
     of_tokens = [one.name for one in recipe.voting if one.of_tokens]
     require(
         recipe.objective.of_tokens or not of_tokens,

@@ -47,14 +47,27 @@ def specs(model: ModelSettings, vocab_size: int) -> Tree:
 
 
 def initial_context(model: ModelSettings, batch: int) -> Array:
-    """The context at a document's start: separators, int32 [max k, P]; row 0 is the last token."""
-    return jnp.full((max(model.direct), batch), SEPARATOR, jnp.int32)
+    """The context at a document's start: separators, int32 [max k, P]; row 0 is the last token.
+
+    The document cache reads it, too.
+    """
+    longest = max((*model.direct, *model.cache))
+    return jnp.full((longest, batch), SEPARATOR, jnp.int32)
 
 
 def following(context_KP: Array, tokens_P: Array) -> Array:
     """The context after one more token; a separator replaces all earlier tokens by separators."""
     longer = jnp.concatenate([tokens_P[None], context_KP[:-1]])
     return jnp.where((tokens_P != SEPARATOR)[None], longer, SEPARATOR)
+
+
+def hashed(length: int, context_KP: Array) -> Array:
+    """A hash of the last `length` tokens, seeded with their number: uint32 [P]."""
+    word = jnp.full(context_KP.shape[1:], length, jnp.uint32)
+    for token_P in context_KP[:length]:
+        word = (word ^ token_P.astype(jnp.uint32)) * np.uint32(0x9E3779B1)
+        word = word ^ (word >> np.uint32(15))
+    return word
 
 
 def rows(model: ModelSettings, context_KP: Array) -> dict[str, Array]:
@@ -65,11 +78,7 @@ def rows(model: ModelSettings, context_KP: Array) -> dict[str, Array]:
     """
     picked = {}
     for length in model.direct:
-        word = jnp.full(context_KP.shape[1:], length, jnp.uint32)
-        for token_P in context_KP[:length]:
-            word = (word ^ token_P.astype(jnp.uint32)) * np.uint32(0x9E3779B1)
-            word = word ^ (word >> np.uint32(15))
-        word = word * np.uint32(0x85EBCA77)
+        word = hashed(length, context_KP) * np.uint32(0x85EBCA77)
         picked[_name(length)] = (word >> np.uint32(32 - model.direct_bits)).astype(jnp.int32)
     return picked
 
