@@ -77,6 +77,8 @@ def source(model: LanguageModel, tokenizer: Mapping[str, Any]) -> str:
       program.UnsupportedError: the network does something that cannot be compiled.
     """
     settings, network = model.settings, inspect.getmodule(model.architecture.step)
+    if settings.cache:
+        raise program.UnsupportedError("the document cache (model.cache)")
     step, logit = _step(model, network)
     odds = _likelihood(model, logit, step.tables)
     head = _HEAD.format(

@@ -117,30 +117,30 @@ def step(
       tokens_P: the token, int32; a separator empties the cache.
     """
     sizes_K1 = jnp.asarray(lengths(model), jnp.uint32)[:, None]
-    members_P = jnp.arange(len(tokens_P), dtype=jnp.int32)
+    members_1P, tokens_1P = jnp.arange(len(tokens_P), dtype=jnp.int32)[None], tokens_P[None]
     of_K1 = jnp.arange(len(sizes_K1), dtype=jnp.int32)[:, None]
-    words, (place_P, start_P) = state[NAME], state[PLACE]
+    words, place_1P, start_1P = state[NAME], state[PLACE][:1], state[PLACE][1:]
 
     rows_KP, checks_KP = _places(model, before_KP)
-    known_KP = (tokens_P != SEPARATOR) & (_age(place_P, start_P) >= sizes_K1)
-    old_KP3 = words[of_K1, members_P, rows_KP]
-    same_KP = _valid(old_KP3, checks_KP, place_P, start_P)
-    new_KP3 = _written(old_KP3, same_KP, checks_KP, tokens_P, place_P + 1)
+    known_KP = (tokens_1P != SEPARATOR) & (_age(place_1P, start_1P) >= sizes_K1)
+    old_KP3 = words[of_K1, members_1P, rows_KP]
+    same_KP = _valid(old_KP3, checks_KP, place_1P, start_1P)
+    new_KP3 = _written(old_KP3, same_KP, checks_KP, tokens_1P, place_1P + 1)
     rows_KP = jnp.where(known_KP, rows_KP, words.shape[2])  # past the end: not written
-    words = words.at[of_K1, members_P, rows_KP].set(new_KP3, mode="drop", unique_indices=True)
+    words = words.at[of_K1, members_1P, rows_KP].set(new_KP3, mode="drop", unique_indices=True)
 
-    place_P = place_P + 1
-    start_P = jnp.where(tokens_P == SEPARATOR, place_P, start_P)
+    place_1P = place_1P + 1
+    start_1P = jnp.where(tokens_1P == SEPARATOR, place_1P, start_1P)
     rows_KP, checks_KP = _places(model, context_KP)
-    found_KP3 = words[of_K1, members_P, rows_KP]
-    full_KP = _valid(found_KP3, checks_KP, place_P, start_P)
-    full_KP = full_KP & (_age(place_P, start_P) >= sizes_K1)
-    return {NAME: words, PLACE: jnp.stack([place_P, start_P])}, _reading(found_KP3, full_KP)
+    found_KP3 = words[of_K1, members_1P, rows_KP]
+    full_KP = _valid(found_KP3, checks_KP, place_1P, start_1P)
+    full_KP = full_KP & (_age(place_1P, start_1P) >= sizes_K1)
+    return {NAME: words, PLACE: jnp.concatenate([place_1P, start_1P])}, _reading(found_KP3, full_KP)
 
 
-def _valid(words_KP3: Array, checks_KP: Array, place_P: Array, start_P: Array) -> Array:
+def _valid(words_KP3: Array, checks_KP: Array, place_1P: Array, start_1P: Array) -> Array:
     """Whether rows were written by the same context in this document: bool [K, P]."""
-    inside = _age(place_P, words_KP3[..., 0]) < _age(place_P, start_P)
+    inside = _age(place_1P, words_KP3[..., 0]) < _age(place_1P, start_1P)
     return inside & (words_KP3[..., 1] >> (RUN_BITS + TOKEN_BITS) == checks_KP)
 
 
@@ -151,18 +151,18 @@ def _slots(words_KP3: Array) -> tuple[Array, Array, Array]:
 
 
 def _written(
-    old_KP3: Array, same_KP: Array, checks_KP: Array, tokens_P: Array, place_P: Array
+    old_KP3: Array, same_KP: Array, checks_KP: Array, tokens_1P: Array, place_1P: Array
 ) -> Array:
     """Rows after a token: it comes first, and the others keep their order."""
     first, second, third = (jnp.where(same_KP, slot, 0) for slot in _slots(old_KP3))
     run = jnp.where(same_KP, (old_KP3[..., 1] >> TOKEN_BITS) & RUN_MAX, 0)
-    again = first == tokens_P
+    again = first == tokens_1P
     run = jnp.where(again, jnp.minimum(run + 1, RUN_MAX), 1)
-    third = jnp.where(again | (second == tokens_P), third, second)
+    third = jnp.where(again | (second == tokens_1P), third, second)
     second = jnp.where(again, second, first)
-    newest = jnp.broadcast_to(tokens_P, first.shape)
+    newest = jnp.broadcast_to(tokens_1P, first.shape)
     head = (checks_KP << (RUN_BITS + TOKEN_BITS)) | (run << TOKEN_BITS) | newest
-    place_KP = jnp.broadcast_to(place_P, first.shape)
+    place_KP = jnp.broadcast_to(place_1P, first.shape)
     return jnp.stack([place_KP, head, second | (third << TOKEN_BITS)], axis=-1)
 
 
