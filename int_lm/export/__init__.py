@@ -158,8 +158,8 @@ def tensors_of(run: "Run") -> dict[str, np.ndarray]:
         runtime.LOG2_TABLE: tables.log2_mantissa(),
     }
     tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-    tables = [name for name in tensors if name.startswith("direct/") and name != runtime.CACHE]
-    return sparse.stored(tensors, tables)
+    direct = [name for name in tensors if name.startswith("direct/") and name != runtime.CACHE]
+    return sparse.stored(tensors, direct)
 
 
 def weights_file(tensors: Mapping[str, np.ndarray], config_text: bytes) -> bytes:

@@ -208,7 +208,7 @@ def _beginning(recipe: Recipe, weights: Parameters) -> State:
     return State(
         network=weights.network,
         tables=Tables(weights.tables, _initial_counts(recipe)),
-        members=recipe.model.initial_state(recipe.es.population),
+        members=recipe.model.initial_state(recipe.es.population, recipe.es.members_per_stream),
         memory=memory,
     )
 

@@ -52,10 +52,15 @@ class LanguageModel:
             | document_cache.specs(self.settings),
         )
 
-    def initial_state(self, batch: int) -> Tree:
+    def initial_state(self, batch: int, readers: int = 1) -> Tree:
         """The state at a document's start: a dict of arrays [..., batch, ...].
 
         The batch is the second axis of each array.
+
+        Args:
+          batch: number of members, or of documents read side by side.
+          readers: so many members in succession will always read the same tokens. They share what
+            depends on nothing else, the document cache: its second axis is batch / readers.
         """
         state = self.architecture.initial_state(self.settings, batch)
         for name in BESIDES:
@@ -67,7 +72,7 @@ class LanguageModel:
         if self.settings.direct or self.settings.cache:
             state = state | {CONTEXT: context_tables.initial_context(self.settings, batch)}
         if self.settings.cache:
-            state = state | document_cache.initial_state(self.settings, batch)
+            state = state | document_cache.initial_state(self.settings, batch // readers)
         return state
 
     def _reset(self, recurrent: Tree, tokens_P: Array) -> Tree:
@@ -105,8 +110,15 @@ class LanguageModel:
         activity = dataclasses.replace(activity, rows=rows)
         if not self.settings.cache:
             return following, logits_PV, activity
+        readers = len(tokens_P) // state[document_cache.PLACE].shape[1]
         cache, reading = document_cache.step(
-            self.settings, state, state[CONTEXT], context_KP, tokens_P
+            self.settings,
+            state,
+            state[CONTEXT][:, ::readers],
+            context_KP[:, ::readers],
+            tokens_P[::readers],
         )
+        if readers > 1:
+            reading = jax.tree.map(lambda leaf: jnp.repeat(leaf, readers, axis=0), reading)
         logits_PV = document_cache.added(weights.tables[document_cache.NAME], reading, logits_PV)
         return following | cache, logits_PV, dataclasses.replace(activity, cache=reading)

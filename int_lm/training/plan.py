@@ -65,7 +65,7 @@ class Costs:
 def costs(recipe: Recipe) -> Costs:
     """Costs of a recipe; nothing is compiled or allocated."""
     model, es = recipe.model, recipe.es
-    state = jax.eval_shape(lambda: model.initial_state(es.population))
+    state = jax.eval_shape(lambda: model.initial_state(es.population, es.members_per_stream))
     state_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     inference = perturbation = voting = moved = 0
     for _, spec in params.flatten(model.specs.network):
