@@ -40,7 +40,12 @@ from int_lm.sampling import (
 
 FORMAT_VERSION = 2  # version 1, which had no sparse context tables, is read too
 PARTS = ("rows", "counts", "columns", "values")  # of a sparse context table
-BESIDES = ("context", "cache", "cache_place")  # of a state, beside the recurrent network's
+BESIDES = (
+    "context",
+    "cache",
+    "cache_place",
+    "cache_hash",
+)  # of a state, beside the recurrent network's
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 METADATA_KEY = "int_lm"  # of the safetensors header; its value is JSON
 CACHE = "direct/cache"  # the weights of the document cache
@@ -308,6 +313,7 @@ class Model:
             rows = 1 << self.config["model"]["cache_bits"]
             own["cache"] = np.zeros((len(self.cache), batch, rows, 3), np.int32)
             own["cache_place"] = np.zeros((2, batch), np.int32)
+            own["cache_hash"] = np.zeros((len(self.cache), batch), np.int32)
         for name in own:
             _require(name not in state, f"the architecture has a state named {name}; rename it")
         return state | own
@@ -334,12 +340,12 @@ class Model:
         if not self.cache:
             return following, logits_PV
         state = state if owned else state | {"cache": state["cache"].copy()}
-        places_2P, weights_FP, slots_FP = cache_step(self.cache, state, context_KP, tokens_P)
+        cache, weights_FP, slots_FP = cache_step(self.cache, state, context_KP, tokens_P)
         boosts_FP = np.append(self.tensors[CACHE], np.int8(0))[weights_FP]
         logits_PV = logits_PV.copy()
         np.add.at(logits_PV, (np.arange(len(tokens_P)), slots_FP), boosts_FP)
         logits_PV = np.minimum(np.maximum(logits_PV, -LOGIT_MAX), LOGIT_MAX)
-        return following | {"cache": state["cache"], "cache_place": places_2P}, logits_PV
+        return following | cache, logits_PV
 
 
 def context_rows(context_KP: np.ndarray, lengths: Sequence[int], bits: int) -> np.ndarray:
@@ -364,7 +370,7 @@ def context_hashes(context_KP: np.ndarray, lengths: Sequence[int]) -> np.ndarray
 
 def cache_step(
     lengths: Sequence[int], state: Tensors, context_KP: np.ndarray, tokens_P: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[Tensors, np.ndarray, np.ndarray]:
     """Write a token into the document cache, in place, and look up what followed the context.
 
     A row of `state["cache"]`, int32 [lengths, P, rows, 3]: the place of its last write; check,
@@ -374,15 +380,14 @@ def cache_step(
       lengths: of contexts, descending. context_KP: the last tokens with this one, newest first.
 
     Returns:
-      The leaf `cache_place`; for every slot of every length, [3 lengths, P]: the index of its
+      Its leaves of the next state; for every slot of every length, [3 lengths, P]: the index of its
       weight (-1 for none) and its token.
     """
     rows, (place_P, start_P) = state["cache"], state["cache_place"].view(np.uint32)
     sizes, lanes_P = np.array(lengths, np.uint32)[:, None], np.arange(len(tokens_P))
     begins_P = tokens_P == SEPARATOR
 
-    def found(context_KP: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray]:
-        words = context_hashes(context_KP, lengths)
+    def found(words: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray]:
         bits = np.uint32(32 - (rows.shape[2].bit_length() - 1))
         checks = (words * np.uint32(0xC2B2AE35) >> np.uint32(21)).astype(np.int32)
         where = np.arange(len(lengths))[:, None], lanes_P, words * np.uint32(0x85EBCA6B) >> bits
@@ -390,7 +395,7 @@ def cache_step(
         same = place_P - row[..., 0].view(np.uint32) < place_P - start_P
         return where, row, checks, long & same & (row[..., 1] >> 20 == checks)
 
-    where, row, checks, same = found(state["context"])
+    where, row, checks, same = found(state["cache_hash"].view(np.uint32))
     known = ~begins_P & (place_P - start_P >= sizes)
     head, others = np.where(same, row[..., 1], 0), np.where(same, row[..., 2], 0)
     first, second, third = head & 0xFFFF, others & 0xFFFF, others >> 16 & 0xFFFF
@@ -405,7 +410,8 @@ def cache_step(
     rows[where] = np.where(known[..., None], new, row)
 
     start_P = np.where(begins_P, place_P, start_P)
-    _, row, _, full = found(context_KP)
+    words = context_hashes(context_KP, lengths)
+    _, row, _, full = found(words)
     slots = np.stack([row[..., 1], row[..., 2], row[..., 2] >> 16]) & 0xFFFF
     count, longest_P = len(lengths), full.argmax(axis=0)
     above_P, weights_FP, slots_FP = np.zeros(len(tokens_P), np.int32), [], []
@@ -417,7 +423,8 @@ def cache_step(
         if slot == 2:
             above_P = np.where(full[k], slots[0, k], above_P)
     places_2P = np.stack([place_P, start_P]).view(np.int32)
-    return places_2P, np.stack(weights_FP), np.stack(slots_FP)
+    following = {"cache": rows, "cache_place": places_2P, "cache_hash": words.view(np.int32)}
+    return following, np.stack(weights_FP), np.stack(slots_FP)
 
 
 def load(

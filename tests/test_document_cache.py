@@ -45,7 +45,7 @@ def looked_up(lanes: list[list[int]]) -> list[list[list[tuple[int, int]]]]:
     for tokens in zip(*lanes, strict=True):
         tokens_P = jnp.array(tokens, jnp.int32)
         longer = jnp.where(tokens_P == 0, 0, jnp.concatenate([tokens_P[None], context[:-1]]))
-        state, reading = step(SETTINGS, state, context, longer, tokens_P)
+        state, reading = step(SETTINGS, state, longer, tokens_P)
         context = longer
         pairs = np.stack([reading.weights_PF, reading.tokens_PF], axis=-1).tolist()
         found.append([[tuple(x) for x in lane if x[0] < WEIGHTS] for lane in pairs])
@@ -78,6 +78,7 @@ def test_places_wrap():
     """The count of tokens goes through 2^32 and 2^31 without an effect."""
     model, tokens = LanguageModel(SETTINGS, 16), [0, *[3, 4, 5] * 6, 0, *[3, 4] * 5]
     results = []
+    step = jax.jit(document_cache.step, static_argnums=0)
     for first in (0, 2**31 - 9, -9):
         state = model.initial_state(1)
         state[document_cache.PLACE] = state[document_cache.PLACE] + jnp.int32(first)
@@ -85,7 +86,7 @@ def test_places_wrap():
         for token in tokens:
             tokens_P = jnp.array([token], jnp.int32)
             longer = jnp.where(token == 0, 0, jnp.concatenate([tokens_P[None], context[:-1]]))
-            state, reading = document_cache.step(SETTINGS, state, context, longer, tokens_P)
+            state, reading = step(SETTINGS, state, longer, tokens_P)
             context = longer
             found.append(np.asarray(reading.weights_PF).tolist())
         results.append(found)

@@ -45,6 +45,7 @@ from int_lm.settings import ModelSettings
 
 NAME = "cache"  # of the table of weights, and of the rows in a state
 PLACE = "cache_place"  # in a state: tokens read so far, and how many of them before the document
+HASH = "cache_hash"  # in a state: the hash of the last tokens, for every length
 SLOTS = 3
 RUN_BITS, CHECK_BITS, TOKEN_BITS = 4, 11, 16
 RUN_MAX = (1 << RUN_BITS) - 1
@@ -80,9 +81,13 @@ def specs(model: ModelSettings) -> Tree:
 
 
 def initial_state(model: ModelSettings, batch: int) -> Tree:
-    """Empty rows, int32 [K, P, R, 3], and places, int32 [2, P]."""
+    """Empty rows, int32 [K, P, R, 3], places, int32 [2, P], and hashes, int32 [K, P]."""
     shape = len(model.cache), batch, 1 << model.cache_bits, 3
-    return {NAME: jnp.zeros(shape, jnp.int32), PLACE: jnp.zeros((2, batch), jnp.int32)}
+    return {
+        NAME: jnp.zeros(shape, jnp.int32),
+        PLACE: jnp.zeros((2, batch), jnp.int32),
+        HASH: jnp.zeros(shape[:2], jnp.int32),  # read after a token only
+    }
 
 
 def initial_counts(model: ModelSettings) -> dict[str, Array]:
@@ -92,9 +97,9 @@ def initial_counts(model: ModelSettings) -> dict[str, Array]:
     }
 
 
-def _places(model: ModelSettings, context_KP: Array) -> tuple[Array, Array]:
-    """Row and check of the last tokens, for every length: int32 [K, P] each."""
-    words_KP = jnp.stack([context_tables.hashed(k, context_KP) for k in lengths(model)])
+def _places(model: ModelSettings, hashes_KP: Array) -> tuple[Array, Array]:
+    """Row and check of a context, from its hash, for every length: int32 [K, P] each."""
+    words_KP = hashes_KP.astype(jnp.uint32)
     rows_KP = (words_KP * np.uint32(fixed.MIX_FIRST)) >> np.uint32(32 - model.cache_bits)
     checks_KP = (words_KP * np.uint32(fixed.MIX_SECOND)) >> np.uint32(32 - CHECK_BITS)
     return rows_KP.astype(jnp.int32), checks_KP.astype(jnp.int32)
@@ -106,14 +111,13 @@ def _age(place: Array, since: Array) -> Array:
 
 
 def step(
-    model: ModelSettings, state: Tree, before_KP: Array, context_KP: Array, tokens_P: Array
+    model: ModelSettings, state: Tree, context_KP: Array, tokens_P: Array
 ) -> tuple[Tree, Reading]:
     """Write a token into the rows of the context before it, and look up the context that follows.
 
     Args:
       state: of `initial_state` or of the step before.
-      before_KP: the last tokens before this one, the newest first, int32.
-      context_KP: the last tokens with this one.
+      context_KP: the last tokens with this one, the newest first, int32.
       tokens_P: the token, int32; a separator empties the cache.
     """
     sizes_K1 = jnp.asarray(lengths(model), jnp.uint32)[:, None]
@@ -121,7 +125,7 @@ def step(
     of_K1 = jnp.arange(len(sizes_K1), dtype=jnp.int32)[:, None]
     words, place_1P, start_1P = state[NAME], state[PLACE][:1], state[PLACE][1:]
 
-    rows_KP, checks_KP = _places(model, before_KP)
+    rows_KP, checks_KP = _places(model, state[HASH])
     known_KP = (tokens_1P != SEPARATOR) & (_age(place_1P, start_1P) >= sizes_K1)
     old_KP3 = words[of_K1, members_1P, rows_KP]
     same_KP = _valid(old_KP3, checks_KP, place_1P, start_1P)
@@ -131,11 +135,14 @@ def step(
 
     place_1P = place_1P + 1
     start_1P = jnp.where(tokens_1P == SEPARATOR, place_1P, start_1P)
-    rows_KP, checks_KP = _places(model, context_KP)
+    hashes_KP = context_tables.hashed(lengths(model), context_KP).astype(jnp.int32)
+    rows_KP, checks_KP = _places(model, hashes_KP)
     found_KP3 = words[of_K1, members_1P, rows_KP]
     full_KP = _valid(found_KP3, checks_KP, place_1P, start_1P)
     full_KP = full_KP & (_age(place_1P, start_1P) >= sizes_K1)
-    return {NAME: words, PLACE: jnp.concatenate([place_1P, start_1P])}, _reading(found_KP3, full_KP)
+    places_2P = jnp.concatenate([place_1P, start_1P])
+    following = {NAME: words, PLACE: places_2P, HASH: hashes_KP}
+    return following, _reading(found_KP3, full_KP)
 
 
 def _valid(words_KP3: Array, checks_KP: Array, place_1P: Array, start_1P: Array) -> Array:
@@ -168,23 +175,23 @@ def _written(
 
 def _reading(words_KP3: Array, full_KP: Array) -> Reading:
     """The weights and tokens of all slots."""
-    count, batch = full_KP.shape
-    slots_SKP = jnp.stack(_slots(words_KP3))
+    count = len(full_KP)
+    tokens_KSP = jnp.stack(_slots(words_KP3), axis=1)
     run_KP = (words_KP3[..., 1] >> TOKEN_BITS) & RUN_MAX
+    above, newest = [jnp.full_like(full_KP[0], SEPARATOR, jnp.int32)], tokens_KSP[:, 0]
+    for k in range(count - 1):  # the newest token of the rows of longer contexts
+        above.append(jnp.where(full_KP[k], newest[k], above[k]))
+    agree_KSP = (tokens_KSP == jnp.stack(above)[:, None]).astype(jnp.int32)
     longest_P = jnp.argmax(full_KP, axis=0).astype(jnp.int32)
-    above_P = jnp.full(batch, SEPARATOR, jnp.int32)  # newest token of the row above
-    weights, tokens = [], []
-    for k in range(count):
-        for slot in range(SLOTS):
-            token_P = slots_SKP[slot, k]
-            row_P = (longest_P * count + k) * SLOTS + slot
-            agree_P = (token_P == above_P).astype(jnp.int32)
-            index_P = (row_P * 2 + agree_P) * (RUN_MAX + 1) + run_KP[k]
-            used_P = full_KP[k] & (token_P != SEPARATOR)
-            weights.append(jnp.where(used_P, index_P, count * count * SLOTS * 2 * (RUN_MAX + 1)))
-            tokens.append(jnp.where(used_P, token_P, 0))
-        above_P = jnp.where(full_KP[k], slots_SKP[0, k], above_P)
-    return Reading(jnp.stack(weights, axis=-1), jnp.stack(tokens, axis=-1))
+    row_KS = jnp.arange(count * SLOTS, dtype=jnp.int32).reshape(count, SLOTS, 1)
+    row_KSP = longest_P[None, None] * (count * SLOTS) + row_KS
+    index_KSP = (row_KSP * 2 + agree_KSP) * (RUN_MAX + 1) + run_KP[:, None]
+    used_KSP = full_KP[:, None] & (tokens_KSP != SEPARATOR)
+    none = count * count * SLOTS * 2 * (RUN_MAX + 1)
+    weights_KSP = jnp.where(used_KSP, index_KSP, none)
+    tokens_KSP = jnp.where(used_KSP, tokens_KSP, 0)
+    batch = full_KP.shape[1]
+    return Reading(weights_KSP.reshape(-1, batch).T, tokens_KSP.reshape(-1, batch).T)
 
 
 def added(table: Array, reading: Reading, logits_PV: Array) -> Array:

@@ -21,7 +21,8 @@ from int_lm.model.params import Parameters, Tree
 from int_lm.settings import ModelSettings
 
 CONTEXT = "context"  # name of the last tokens, in a state: the context tables need them
-BESIDES = (CONTEXT, document_cache.NAME, document_cache.PLACE)  # beside the recurrent network
+# what a state has beside the recurrent network
+BESIDES = (CONTEXT, document_cache.NAME, document_cache.PLACE, document_cache.HASH)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,11 +113,7 @@ class LanguageModel:
             return following, logits_PV, activity
         readers = len(tokens_P) // state[document_cache.PLACE].shape[1]
         cache, reading = document_cache.step(
-            self.settings,
-            state,
-            state[CONTEXT][:, ::readers],
-            context_KP[:, ::readers],
-            tokens_P[::readers],
+            self.settings, state, context_KP[:, ::readers], tokens_P[::readers]
         )
         if readers > 1:
             reading = jax.tree.map(lambda leaf: jnp.repeat(leaf, readers, axis=0), reading)
