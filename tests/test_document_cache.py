@@ -12,10 +12,10 @@ import pytest
 
 from int_lm import config as configuration, runtime
 from int_lm.arithmetic import tables
-from int_lm.config import Config, EsConfig, ModelConfig
+from int_lm.config import Config, DistributedConfig, EsConfig, ModelConfig
 from int_lm.errors import UserError
 from int_lm.measure import evaluate
-from int_lm.method import evolve, population, recipe
+from int_lm.method import evolve, placement, population, recipe
 from int_lm.method.clock import Clock
 from int_lm.model import document_cache, likelihood
 from int_lm.model.language_model import LanguageModel
@@ -179,6 +179,20 @@ def test_chunks_change_no_bit():
     """Members evaluated two at a time or all at once."""
     whole, parts = trained(tiny()), trained(tiny(chunk=2))
     assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), whole, parts))
+
+
+@pytest.mark.parametrize(
+    ("devices", "update"), [(4, "sharded"), pytest.param(2, "replicated", marks=pytest.mark.slow)]
+)
+def test_several_devices_give_the_bits_of_one(devices: int, update: Any):
+    """Rows of each stream lie on the device that reads it; weights learn from all of them."""
+    made, expected = tiny(), trained(tiny())
+    place = placement.choose(DistributedConfig(devices=devices, update=update), made.es, 1)
+    state, step = evolve.placed(made, evolve.initial(made), place), evolve.compiled_step(made, place)
+    for number in range(5):
+        state, _ = step(state, tokens_at(number), number)
+    jax.tree.map(np.testing.assert_array_equal, placement.on_host(state), expected)
+    assert np.asarray(expected.tables.values["cache"]).any()
 
 
 def test_no_float_in_a_step():
