@@ -188,7 +188,10 @@ def test_several_devices_give_the_bits_of_one(devices: int, update: Any):
     """Rows of each stream lie on the device that reads it; weights learn from all of them."""
     made, expected = tiny(), trained(tiny())
     place = placement.choose(DistributedConfig(devices=devices, update=update), made.es, 1)
-    state, step = evolve.placed(made, evolve.initial(made), place), evolve.compiled_step(made, place)
+    state, step = (
+        evolve.placed(made, evolve.initial(made), place),
+        evolve.compiled_step(made, place),
+    )
     for number in range(5):
         state, _ = step(state, tokens_at(number), number)
     jax.tree.map(np.testing.assert_array_equal, placement.on_host(state), expected)

@@ -15,6 +15,10 @@ _BASELINES = {
     "bigram": "bigram entropy of the same bytes",
     "gzip": "gzip -9",
     "xz": "xz -9e",
+    "zstd": "zstd -19",
+    "ppmd": "PPMd, variant H, order 12",
+    "zstd_told": "zstd -19 with the training text as its dictionary",
+    "ppmd_told": "PPMd after the training text",
 }
 _SOURCES = {
     "stdlib": "the Python standard library's sources",
