@@ -29,7 +29,7 @@ BYTES = 256
 COUNTED_AT_ONCE = 1 << 20
 XZ_WINDOW_MAX = 64 << 20  # the window of preset 9
 ZSTD_LEVEL = 19
-PPMD_ORDER, PPMD_MEMORY_MAX = 12, 512 << 20  # of PPMd, variant H
+PPMD_ORDER, PPMD_MEMORY = 12, 512 << 20  # of PPMd, variant H; memory is taken as it is needed
 TOLD_BYTES = 64 << 20  # of the training text that `told` reads, at most
 
 
@@ -98,13 +98,8 @@ def _zstd_size(text: bytes, before: bytes = b"") -> int:
     return len(zstandard.ZstdCompressor(**options).compress(text))
 
 
-def ppmd_memory(size: int) -> int:
-    """Bytes of memory for the contexts of a text of `size` bytes: more than it needs, if it may."""
-    return min(max(1 << 20, 32 * size), PPMD_MEMORY_MAX)
-
-
 def _ppmd_size(text: bytes) -> int:
-    encoder = pyppmd.Ppmd7Encoder(PPMD_ORDER, ppmd_memory(len(text)))
+    encoder = pyppmd.Ppmd7Encoder(PPMD_ORDER, PPMD_MEMORY)
     return len(encoder.encode(text)) + len(encoder.flush())
 
 

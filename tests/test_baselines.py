@@ -62,7 +62,7 @@ def test_ppmd_and_zstd_can_be_undone() -> None:
     """What is counted is a whole code: the decoder gives the text, told the same before."""
     pyppmd = pytest.importorskip("pyppmd")
     before, text = (b" ".join(random.Random(i).choices([b"a", b"bc", b"d"], k=900)) for i in (1, 2))
-    settings = data.baselines.PPMD_ORDER, data.baselines.ppmd_memory(len(before + text))
+    settings = data.baselines.PPMD_ORDER, data.baselines.PPMD_MEMORY
     encoder = pyppmd.Ppmd7Encoder(*settings)
     code = encoder.encode(before + text) + encoder.flush()
     decoder = pyppmd.Ppmd7Decoder(*settings)
