@@ -8,6 +8,7 @@ alone, not on the weights, and the same configuration gives the same bytes.
 Axes: P streams, of which there is one, V vocabulary.
 """
 
+import dataclasses
 import decimal
 import inspect
 import math
@@ -15,7 +16,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ from int_lm import native, runtime
 from int_lm.arithmetic import tables
 from int_lm.compile import c, expressions, layout, program, ranges, reading, trace
 from int_lm.limits import SEPARATOR
-from int_lm.model import context_tables, layers, likelihood, perturb
+from int_lm.model import context_tables, document_cache, layers, likelihood, perturb
 from int_lm.model.language_model import LanguageModel
 from int_lm.model.params import TABLES, Parameters
 
@@ -77,9 +78,12 @@ def source(model: LanguageModel, tokenizer: Mapping[str, Any]) -> str:
       program.UnsupportedError: the network does something that cannot be compiled.
     """
     settings, network = model.settings, inspect.getmodule(model.architecture.step)
-    if settings.cache:
-        raise program.UnsupportedError("the document cache (model.cache)")
-    step, logit = _step(model, network)
+    before_cache = dataclasses.replace(
+        model, settings=dataclasses.replace(cast("Any", settings), cache=())
+    )
+    step, logit = _step(before_cache, network)
+    if settings.cache and logit != "int16":
+        raise program.UnsupportedError(f"a document cache that adds to logits of {logit}")
     odds = _likelihood(model, logit, step.tables)
     head = _HEAD.format(
         architecture=settings.architecture.rpartition(":")[2].lower(),
@@ -96,7 +100,8 @@ def source(model: LanguageModel, tokenizer: Mapping[str, Any]) -> str:
         *_constants(odds.tables),
         *_roots(),
         *_tensors(model, step.dots),
-        *_state(model),
+        *_state(before_cache),
+        *_cache(model),
         "/* reads a token: the state before it gives the state after it, and logits of the next */",
         "static INLINE void step(",
         "    linear_function *linear, const struct state *before, struct state *after,",
@@ -117,7 +122,7 @@ def source(model: LanguageModel, tokenizer: Mapping[str, Any]) -> str:
     parts += ["\n".join([*generated, ""])]
     parts += [
         (_PARTS / f"{name}.c").read_text("utf-8")
-        for name in ("sha256", "load", "memory", "draw", "main")
+        for name in ("sha256", "load", "memory", "draw", "cache", "main")
     ]
     return head + "".join(parts)
 
@@ -289,7 +294,7 @@ def _tensors(model: LanguageModel, dots: set[str]) -> Iterator[str]:
         yield f"static const int8_t *{name}; /* [{axes}] */"
         there = f"{len(shape)}, {{{axes}}}, {size}, {room[-1]}, {int(tiled)}, &{name}"
         rows.append(f'"{path}", "I8", 0, {there}')
-        if path.startswith(f"{TABLES}/"):
+        if path.startswith(f"{TABLES}/") and path != runtime.CACHE:
             of_tables.append(room[-1])
             for number, (part, dtype) in enumerate(
                 zip(runtime.PARTS, ("U8", index, index, "I8"), strict=True), start=1
@@ -322,6 +327,17 @@ def _tensors(model: LanguageModel, dots: set[str]) -> Iterator[str]:
     yield "} tensors[TENSORS] = {"
     yield from rows
     yield "};"
+    yield ""
+
+
+def _cache(model: LanguageModel) -> Iterator[str]:
+    """C declarations of the sizes of the document cache."""
+    lengths = document_cache.lengths(model.settings)
+    yield f"#define CACHE_LENGTHS {len(lengths)} /* of contexts of the document cache */"
+    if lengths:
+        yield f"enum {{ CACHE_BITS = {model.settings.cache_bits}, CACHE_LONGEST = {lengths[0]} }};"
+        listed = ", ".join(map(str, lengths))
+        yield f"static const uint32_t cache_lengths[CACHE_LENGTHS] = {{{listed}}};"
     yield ""
 
 

@@ -56,17 +56,26 @@ struct text {
     struct state states[2];
     int now;
     logit logits[VOCABULARY];
+#if CACHE_LENGTHS > 0
+    struct cache cache;
+#endif
 };
 
 static void start(struct text *text, reader *read) {
     text->read = read;
     text->now = 0;
     initial(&text->states[0]);
+#if CACHE_LENGTHS > 0
+    cache_start(&text->cache);
+#endif
 }
 
 static void read_token(struct text *text, int32_t token) {
     text->read(&text->states[text->now], &text->states[!text->now], token, text->logits);
     text->now = !text->now;
+#if CACHE_LENGTHS > 0
+    cache_read(&text->cache, (uint32_t)token, text->logits);
+#endif
 }
 
 /* -x / 2^16 / count with six digits behind the point, rounded down */
