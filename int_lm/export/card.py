@@ -207,7 +207,10 @@ def model_card(
         "weights": f"{count:,}, one byte each",
         "context tables": f"from the last {', '.join(map(str, model.direct))} tokens to the "
         f"logits: {tables:,} weights besides, one byte each"
-        if tables
+        if model.direct
+        else None,
+        "document cache": f"of what followed the last {', '.join(map(str, model.cache))} tokens"
+        if model.cache
         else None,
         "file of all weights": f"{file_size:,} bytes",
         "pruned": _pruned(settings),
