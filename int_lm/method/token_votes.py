@@ -67,7 +67,7 @@ class Record:
     Attributes:
       tensors: what the tensor's estimator recorded, by path.
       rows: row that the first member of every pair read, int32 [I] by name of the context table.
-      cache: what the document cache said to the first member of every pair; None without it.
+      cache: what the document cache said to every pair; None without it.
       difference_I: log-likelihood of a pair's first member minus that of its second, int32 in units
         of 2^-16 bit.
       logits_IV: of the first member of every pair, int8 or int16 q4.
@@ -109,7 +109,7 @@ def keep(recipe: Recipe) -> Keep:
                 for path, (spec, votes) in _voting(recipe).items()
             },
             rows={name: rows_P[0::2] for name, rows_P in activity.rows.items()},
-            cache=jax.tree.map(lambda leaf: leaf[0::2], activity.cache),
+            cache=_of_pairs(activity.cache, len(targets_P) // 2),
             difference_I=log_likelihood_P[0::2] - log_likelihood_P[1::2],
             logits_IV=logits_PV[0::2],
             targets_I=targets_P[0::2],
@@ -118,6 +118,15 @@ def keep(recipe: Recipe) -> Keep:
         )
 
     return record
+
+
+def _of_pairs(reading: Reading | None, pairs: int) -> Reading | None:
+    """What the cache of a stream said, for every pair that reads it."""
+
+    def repeated(leaf: Array) -> Array:
+        return jnp.repeat(leaf, pairs // len(leaf), axis=0) if pairs > len(leaf) else leaf
+
+    return jax.tree.map(repeated, reading)
 
 
 def _checked(recipe: Recipe, uses: dict[str, Use]) -> dict[str, Use]:

@@ -199,14 +199,17 @@ def added(table: Array, reading: Reading, logits_PV: Array) -> Array:
 
     Args:
       table: int8 [weights / 32, 32].
-      reading: of `step`.
+      reading: of `step`; of S streams, each read by P / S members in succession.
       logits_PV: int8 or int16 q4.
     """
+    count, size = len(reading.tokens_PF), logits_PV.shape[1]
     weights = table.reshape(-1)
-    boosts_PF = weights.at[reading.weights_PF].get(mode="fill", fill_value=0).astype(jnp.int32)
-    members_P1 = jnp.arange(len(logits_PV), dtype=jnp.int32)[:, None]
-    total_PV = logits_PV.astype(jnp.int32).at[members_P1, reading.tokens_PF].add(boosts_PF)
-    return fixed.narrow(total_PV, jnp.int16)
+    boosts_SF = weights.at[reading.weights_PF].get(mode="fill", fill_value=0).astype(jnp.int16)
+    streams_S1 = jnp.arange(count, dtype=jnp.int32)[:, None]
+    boosts_SV = jnp.zeros((count, size), jnp.int16).at[streams_S1, reading.tokens_PF].add(boosts_SF)
+    total_SRV = logits_PV.reshape(count, -1, size).astype(jnp.int32)
+    total_SRV = total_SRV + boosts_SV[:, None].astype(jnp.int32)
+    return fixed.narrow(total_SRV, jnp.int16).reshape(logits_PV.shape)
 
 
 def errors_of(reading_tokens: Array, errors: Array) -> Array:

@@ -115,7 +115,5 @@ class LanguageModel:
         cache, reading = document_cache.step(
             self.settings, state, context_KP[:, ::readers], tokens_P[::readers]
         )
-        if readers > 1:
-            reading = jax.tree.map(lambda leaf: jnp.repeat(leaf, readers, axis=0), reading)
         logits_PV = document_cache.added(weights.tables[document_cache.NAME], reading, logits_PV)
         return following | cache, logits_PV, dataclasses.replace(activity, cache=reading)

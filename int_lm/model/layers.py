@@ -58,7 +58,8 @@ class Activity:
       gain: weight of the norm between the residual stream and the readout, int32 [P, D].
       rows: row of each context table that was read, int32 [P] by name; empty for a model without
         context tables.
-      cache: what the document cache said of the next token; None for a model without it.
+      cache: what the document cache said of the next token, of every stream that is read; None for
+        a model without it.
     """
 
     uses: Tree
