@@ -71,7 +71,7 @@ clean:
 
 # What the kernels are built of: without a new build, changed ones are silently not used.
 KERNELS := $(wildcard int_lm/native/*.cc int_lm/native/*.inc) int_lm/native/build.py \
-	int_lm/limits.py int_lm/arithmetic/fixed.py int_lm/arithmetic/tables.py
+	int_lm/limits.py int_lm/arithmetic/fixed.py int_lm/arithmetic/constants.py
 
 $(INSTALLED): pyproject.toml $(KERNELS) | .venv/pyvenv.cfg
 	@echo "Installing int_lm and its dependencies into .venv (a minute or two)"

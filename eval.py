@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from int_lm import config, errors, plugins
+from int_lm import cache, config, errors, plugins
 from int_lm.config import command_line
 
 if TYPE_CHECKING:  # imported where needed, so that --help and a wrong flag answer at once
@@ -130,10 +130,9 @@ def parse(argv: Sequence[str] | None, program: str = "eval.py") -> argparse.Name
             "--told compares on the text that was held out; leave it out with --text, --last_word "
             "and --pairs"
         )
-    if arguments.text and (arguments.path or arguments.shards):
+    if arguments.text and arguments.path:
         raise errors.UserError(
-            "--data.path and --data.shards say where the text of the run is; leave them out with "
-            "--text"
+            "--data.path says where the text of the run is; leave it out with --text"
         )
     return arguments
 
@@ -163,7 +162,7 @@ def open_run(root: Path, step: int | None) -> Subject:
             opened.weights,
             documents,
             progress=progress,
-            score=evaluate.greedy_hit,
+            metric=evaluate.greedy_hit,
             firsts=firsts,
         ),
         reader=lambda: sample.reader(opened.recipe.model, opened.weights),
@@ -193,7 +192,7 @@ def open_export(root: Path) -> Subject:
             model, documents, progress=progress
         ),
         hits=lambda documents, firsts, progress: runtime.log2_likelihoods(
-            model, documents, progress=progress, score=runtime.greedy_hit, firsts=firsts
+            model, documents, progress=progress, metric=runtime.greedy_hit, firsts=firsts
         ),
         reader=lambda: runtime.reader(model),
         keep=lambda figures: None,
@@ -202,14 +201,14 @@ def open_export(root: Path) -> Subject:
 
 def documents_of(
     subject: Subject, arguments: argparse.Namespace
-) -> "tuple[dict[str, list[Document]], dict[str, str | None], dict[str, float]]":
+) -> "tuple[dict[str, list[Document]], dict[str, Any], dict[str, float]]":
     """The documents to evaluate on: those of `--text`, or those that the subject held out.
 
     Returns:
       The documents by source, the entry `text` of the figures, and with `--told` the baselines that
       have read the training text.
     """
-    from data import baselines, corpus, sources
+    from data import baselines, corpus, known, sources
     from data.open import open_trained
 
     data = subject.data
@@ -226,8 +225,16 @@ def documents_of(
             documents = sources.read_documents(data, notice=errors.say)
         else:
             documents = sources.read_files(arguments.text, data, notice=errors.say)
-        figures = corpus.text_figures(" ".join(arguments.text), documents, None)
-        return {"text": documents}, figures, {}
+        text = corpus.text_figures(" ".join(arguments.text), documents, None)
+        trained_on = known.count_trained(
+            documents,
+            subject.data,
+            subject.tokenizer,
+            subject.text_sha256,
+            folders_of(subject, arguments),
+            say=errors.say,
+        )
+        return {"text": documents}, text | {"trained_on": trained_on}, {}
     if subject.text_sha256 is None:
         raise errors.UserError(
             f"{subject.name} does not say which text it was trained on, so none can be called held "
@@ -246,7 +253,7 @@ def documents_of(
         data,
         subject.tokenizer,
         subject.text_sha256,
-        folders=[] if arguments.path else [Path(data.shards), subject.folder / data.shards],
+        folders=[] if arguments.path else folders_of(subject, arguments),
         say=errors.say,
     )
     heldout, told = opened.heldout(data.heldout_bytes), {}
@@ -254,6 +261,12 @@ def documents_of(
         flat = [document for documents in heldout.values() for document in documents]
         told = baselines.told(flat, opened.training_text(baselines.TOLD_BYTES))
     return heldout, opened.figures_of(heldout), told
+
+
+def folders_of(subject: Subject, arguments: argparse.Namespace) -> list[Path]:
+    """Directories that may have the token shards of the text that the subject was trained on."""
+    shards = arguments.shards or subject.data.shards
+    return [Path(shards), subject.folder / shards]
 
 
 def measure(subject: Subject, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -281,7 +294,7 @@ def measure(subject: Subject, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def figures_of(
-    subject: Subject, by_source: "dict[str, list[Document]]", text: "dict[str, str | None]"
+    subject: Subject, by_source: "dict[str, list[Document]]", text: dict[str, Any]
 ) -> dict[str, Any]:
     """The figures of documents by source, at least one; `text` becomes their entry `text`."""
     import numpy as np
@@ -345,12 +358,25 @@ def show_task(figures: dict[str, Any]) -> None:
             print(f"  {name.replace('_', ' '):<24}  {value:.4f}".removesuffix(".0000"))
 
 
+def trained_on(figures: dict[str, Any]) -> str:
+    """What is known of text that was named, as the beginning of a line."""
+    known = figures["text"]["trained_on"]
+    if known is None:
+        return "named, perhaps trained on:"
+    if known["documents"] == 0:
+        return "named; no document of it is one of the training text's, though parts may be:"
+    return (
+        f"named; {known['documents']:,} of its {figures['documents']:,} documents "
+        f"({known['bytes']:,} of {figures['bytes']:,} bytes) were trained on:"
+    )
+
+
 def show(figures: dict[str, Any]) -> None:
     """Print the figures as a table."""
     interval = figures["interval_95"]
     spread = f"   95 % over documents: {interval[0]:.4f} to {interval[1]:.4f}" if interval else ""
     text = figures["text"]
-    kind = "held out of" if text["held_out_of"] else "named, perhaps trained on:"
+    kind = "held out of" if text["held_out_of"] else trained_on(figures)
     print(f"{figures['model']} at step {figures['step']}")
     print(f"  text                      {kind} {text['source']}   sha256 {text['sha256'][:16]}")
     print(
@@ -376,6 +402,7 @@ def main(argv: Sequence[str] | None = None, program: str = "eval.py") -> None:
     arguments = parse(argv, program)
     plugins.trust(*arguments.plugin)
     if arguments.run:
+        cache.keep()
         subject = open_run(Path(arguments.run), arguments.step)
     else:
         subject = open_export(Path(arguments.export))

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from int_lm import errors, signals
+from int_lm import cache, errors, signals
 from int_lm.config import Config, command_line
 
 if TYPE_CHECKING:  # imported where needed, so that --help and a wrong flag answer at once
@@ -336,8 +336,9 @@ def main(argv: Sequence[str] | None = None, program: str = "train.py") -> None:
     """Train, or print what training would cost; `program` is the command's name in its help."""
     flags, settings = parse(argv, program)
     if flags.plan:
-        show_plan(settings)
-    elif not train(settings):
+        return show_plan(settings)
+    cache.keep()
+    if not train(settings):
         from int_lm import resume
 
         sys.exit(resume.EXIT_NOTHING_TO_TRAIN)

@@ -28,7 +28,7 @@ import numpy as np
 from jax import Array
 
 from benchmarks import backprop
-from int_lm.arithmetic import tables
+from int_lm.arithmetic import constants
 from int_lm.config import RewardConfig
 from int_lm.limits import SEPARATOR
 from int_lm.model import params
@@ -75,7 +75,7 @@ def _nats(logits_BV: Array) -> Array:
     than its tables reach counts as being so far below.
     """
     below_BV = logits_BV - jnp.max(logits_BV, axis=-1, keepdims=True)
-    return jax.nn.log_softmax(jnp.maximum(below_BV, -tables.DISTANCE_MAX) * (math.log(2) / 16))
+    return jax.nn.log_softmax(jnp.maximum(below_BV, -constants.DISTANCE_MAX) * (math.log(2) / 16))
 
 
 def _of(values_BV: Array, tokens_B: Array) -> Array:

@@ -132,7 +132,7 @@ def functions_of(recipe: Recipe) -> tuple[Functions, jax.stages.Compiled]:
         def one_chunk(pairs_I: Any, arguments: tuple[Tree, Any]):
             state, tokens_ST = arguments
             tokens_PT = jnp.repeat(tokens_ST, recipe.es.members_per_stream, axis=0)
-            return reading.scored(recipe.model, members_of(pairs_I), state, tokens_PT), ()
+            return reading.measured(recipe.model, members_of(pairs_I), state, tokens_PT), ()
 
         tokens = tokens_ST.reshape(len(pairs_CI), -1, tokens_ST.shape[1])
         members = chunks.split_members(len(pairs_CI), state)

@@ -5,10 +5,12 @@ import gzip
 import io
 import lzma
 import zlib
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import zstandard
+
+Opener = Callable[[str], io.RawIOBase]  # opens a file of a path, to read its bytes as stored
 
 BUFFER = 1 << 20  # bytes read at once
 ZSTD_INPUT = 1 << 13  # compressed bytes decoded at once; this also bounds the memory of the result
@@ -22,20 +24,41 @@ def format_of(head: bytes) -> str | None:
     return next((name for magic, name in MAGIC.items() if head.startswith(magic)), None)
 
 
-def open_file(path: str | Path) -> tuple["io.BufferedReader[Any]", bool]:
+def open_file(path: str, opener: Opener = io.FileIO) -> tuple["io.BufferedReader[Any]", bool]:
     """Open a file: (reader of its decompressed contents, whether the reader can seek).
 
     Reading raises one of `ERRORS` if the file is damaged or incomplete.
+
+    Args:
+      path: the file.
+      opener: opens the file as it is stored.
     """
-    file = io.BufferedReader(io.FileIO(path), BUFFER)
+    file = io.BufferedReader(opener(path), BUFFER)
     kind = format_of(file.peek(8)[:8])
     if kind is None:
         return file, True
-    file.close()
     if kind == "zstd":
-        return io.BufferedReader(_ZstdFile(path), BUFFER), False
-    opened: Any = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}[kind](path, "rb")
-    return io.BufferedReader(opened, BUFFER), False
+        return io.BufferedReader(_ZstdFile(file), BUFFER), False
+    decoder = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}[kind]
+    return io.BufferedReader(_Decoded(file, decoder(file, "rb")), BUFFER), False
+
+
+class _Decoded(io.RawIOBase):
+    """The contents that a reader of the standard library decodes; closes both files."""
+
+    def __init__(self, file: Any, decoded: Any) -> None:
+        self._file, self._decoded = file, decoded
+
+    def readable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self._decoded.close()
+        self._file.close()
+        super().close()
+
+    def readinto(self, buffer: Any) -> int:
+        return self._decoded.readinto(buffer)
 
 
 class _ZstdFile(io.RawIOBase):
@@ -44,8 +67,8 @@ class _ZstdFile(io.RawIOBase):
     The readers of `zstandard` itself report no error for such a file.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self._file, self._decoded = io.FileIO(path), memoryview(b"")
+    def __init__(self, file: Any) -> None:
+        self._file, self._decoded = file, memoryview(b"")
         self._frame, self._input = None, b""
 
     def readable(self) -> bool:

@@ -62,6 +62,17 @@ class Source(Protocol):
         """A JSON value that differs if the text may have changed; computed without reading text."""
         ...
 
+    def contents(self, update: Callable[[int], None]) -> str | None:
+        """SHA-256 in hex of the contents of all files, in their order, whatever their names.
+
+        Args:
+          update: called with the numbers of bytes that were read.
+
+        Returns:
+          The digest; None if the fingerprint has no names and times that could change alone.
+        """
+        ...
+
     def size(self) -> int | None:
         """Bytes to read, as stored; None if that is not known."""
         ...

@@ -7,10 +7,10 @@ import io
 import json
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from data import compressed, formats
+from data.compressed import Opener
 from data.fields import Fields, Problem, Values, keys_of
 from int_lm.errors import UserError
 
@@ -29,7 +29,12 @@ class JsonFile:
     """
 
     def __init__(
-        self, path: str | Path, shown: str, names: Sequence[str], position: Sequence[int] | None
+        self,
+        path: str,
+        shown: str,
+        names: Sequence[str],
+        position: Sequence[int] | None,
+        opener: Opener | None = None,
     ) -> None:
         """Name a file; nothing is read yet.
 
@@ -38,8 +43,10 @@ class JsonFile:
           shown: its name in error messages.
           names: fields to read.
           position: where to begin; None for the beginning.
+          opener: opens the file; None for a file of this machine.
         """
         self._path, self.shown, self._fields = path, shown, Fields(names)
+        self._opener = opener or io.FileIO
         self._offset, self._line, self._number = position or (0, 0, 0)
         self._begins, self._array, self._record = self._line, False, b""
 
@@ -76,7 +83,7 @@ class JsonFile:
         return json.loads(self._record)
 
     def _read(self) -> Iterator[Values | Problem]:
-        file, seekable = compressed.open_file(self._path)
+        file, seekable = compressed.open_file(self._path, self._opener)
         with file:
             head = file.peek(compressed.BUFFER)
             refuse_other_formats(head, self.shown)

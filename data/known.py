@@ -1,4 +1,7 @@
-"""Find the token shards of a text by its digest. The text itself may have moved."""
+"""Find the token shards of a text by its digest. The text itself may have moved.
+
+Beside shards are hashes of their documents: they tell which text was trained on.
+"""
 
 import contextlib
 import glob
@@ -8,9 +11,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from data import manifest
+import numpy as np
+
+from data import manifest, shards, split
 from data.corpus import Corpus
-from data.documents import Notice
+from data.documents import Document, Notice
 from int_lm import config
 from int_lm.config import DataConfig
 from int_lm.errors import UserError
@@ -36,6 +41,88 @@ def find(
       say: receives one sentence about damaged shards that are passed over.
     """
     sources = config.sources_of(data)
+    for directories in _of_digest(data, tokenizer, sha256, folders):
+        try:
+            return Corpus(
+                tokenizer,
+                [
+                    manifest.open_prepared(directory, source, tokenizer)
+                    for source, directory in zip(sources, directories, strict=True)
+                ],
+            )
+        except UserError as error:
+            say(str(error))
+    return None
+
+
+def count_trained(
+    documents: Sequence[Document],
+    data: DataConfig,
+    tokenizer: Tokenizer,
+    sha256: str | None,
+    folders: Sequence[Path],
+    *,
+    say: Notice,
+) -> dict[str, int] | None:
+    """How much of some text is in the training text of a model, document by document.
+
+    Documents are known by a hash of their bytes. If the source is read in stages, all stages that
+    were prepared are training text.
+
+    Args:
+      documents: the text.
+      data: as for `find`.
+      tokenizer: as for `find`.
+      sha256: digest of the training text; None if it is not known.
+      folders: as for `find`.
+      say: receives one sentence about files of hashes that are damaged.
+
+    Returns:
+      {"documents", "bytes"} of those in the training text; None if no token shards with hashes of
+      all their documents are there.
+    """
+    hashes = np.array([split.hash_of(document.text) for document in documents], np.uint64)
+    for directories in _of_digest(data, tokenizer, sha256, folders) if sha256 else ():
+        found = np.zeros(len(documents), bool)
+        try:
+            for directory in directories:
+                for known in _hashes_in(directory, staged=bool(data.window_bytes)):
+                    places = np.minimum(np.searchsorted(known, hashes), max(0, len(known) - 1))
+                    found |= known[places] == hashes if len(known) else False
+        except UserError as error:
+            say(str(error))
+            continue
+        except FileNotFoundError:  # made by an earlier version
+            continue
+        sizes = np.array([len(document.text) for document in documents], np.int64)
+        return {"documents": int(found.sum()), "bytes": int(sizes[found].sum())}
+    return None
+
+
+def _hashes_in(directory: Path, *, staged: bool) -> Iterator[np.ndarray]:
+    """The hashes of the documents of every shard, uint64, sorted.
+
+    Raises:
+      FileNotFoundError: a shard has none.
+      UserError: a manifest or a file of hashes is damaged.
+    """
+    for stage in sorted(directory.parent.glob("stage-*")) if staged else [directory]:
+        if not (stage / manifest.FILE).exists():
+            continue
+        for shard in manifest.read(stage)["shards"]:
+            path = stage / f"{shard['name']}{manifest.DOCUMENTS}"
+            if "documents_sha256" not in shard:
+                raise FileNotFoundError(path)
+            if not path.is_file() or digest.of_file(path) != shard["documents_sha256"]:
+                raise UserError(f"{path} is damaged, so nobody knows which text was trained on")
+            yield shards.mapped(path)
+
+
+def _of_digest(
+    data: DataConfig, tokenizer: Tokenizer, sha256: str, folders: Sequence[Path]
+) -> Iterator[list[Path]]:
+    """The directories of the sources of every prepared text with a digest, without their checks."""
+    sources = config.sources_of(data)
     for folder in dict.fromkeys(folders):
         of_sources = [
             list(_directories(folder, source.name, bool(data.window_bytes), tokenizer))
@@ -43,19 +130,8 @@ def find(
         ]
         combinations = itertools.product(*of_sources)
         for chosen in itertools.islice(combinations, COMBINATIONS_AT_MOST):
-            if digest.of_json([own for _, own in chosen]) != sha256:
-                continue
-            try:
-                return Corpus(
-                    tokenizer,
-                    [
-                        manifest.open_prepared(directory, source, tokenizer)
-                        for source, (directory, _) in zip(sources, chosen, strict=True)
-                    ],
-                )
-            except UserError as error:
-                say(str(error))
-    return None
+            if digest.of_json([own for _, own in chosen]) == sha256:
+                yield [directory for directory, _ in chosen]
 
 
 def _directories(

@@ -2,11 +2,13 @@
 
 If that process is killed, the next one continues at the first unfinished shard and writes the same
 bytes. The shards of a source lie in `<data.shards>/<name>-<key>`. The key is a digest of all that
-they depend on: the configuration, the tokenizer, and the names, sizes and times of the files.
+they depend on: the configuration, the tokenizer, and the names, sizes and times of the files. If
+there are none of that key, shards of files with the same contents are taken over (`adopt`).
 """
 
 import contextlib
 import dataclasses
+import io
 import json
 import os
 import time
@@ -16,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from data import hub, manifest, shards, split
+from data import adopt, hub, manifest, shards, split
 from data.documents import Document, Notice, Position, Source, is_position
 from data.manifest import Prepared
 from data.sources import open_source
@@ -27,6 +29,7 @@ from int_lm.errors import UserError
 from int_lm.files import atomic, digest, lock
 from tokenization.interface import Tokenizer
 
+CONTENTS = "contents.sha256"  # `Source.contents`, kept until all shards are finished
 POSITION = ".position.json"  # of the source after a shard, kept until all are finished
 ENCODED_AT_ONCE = 1 << 22  # bytes of text
 
@@ -52,7 +55,19 @@ def prepare(
             pinned = pin(directory, source)
             reading = open_source(pinned, data.document_bytes, notice=say)
             facts = manifest.facts_of(data, pinned, tokenizer)
-            make_shards(directory, reading, data, tokenizer, facts, say=say)
+            contents = contents_of(directory, reading)
+            if contents and (other := adopt.adopt(directory, facts, contents)):
+                for position_file in directory.glob(f"*{POSITION}"):  # of an unfinished preparation
+                    position_file.unlink()
+                say(f"the text of {other} at another place or time; its token shards are used")
+            else:
+
+                def entries() -> dict[str, str]:
+                    same = directory_of(data, source, tokenizer, opened) == directory
+                    return {manifest.CONTENTS: contents} if contents and same else {}
+
+                make_shards(directory, reading, data, tokenizer, facts, entries=entries, say=say)
+            (directory / CONTENTS).unlink(missing_ok=True)
     return manifest.open_prepared(directory, source, tokenizer)
 
 
@@ -96,6 +111,18 @@ def pin(directory: Path, source: MixtureConfig) -> MixtureConfig:
     return dataclasses.replace(source, revision=path.read_text())
 
 
+def contents_of(directory: Path, source: Source) -> str | None:
+    """`Source.contents`, which is kept in `directory` until all shards are finished."""
+    path = directory / CONTENTS
+    if path.exists():
+        return path.read_text()
+    with progress.bar("comparing, bytes", source.size()) as update:
+        contents = source.contents(update)
+    if contents:
+        atomic.write(path, contents.encode())
+    return contents
+
+
 def make_shards(
     directory: Path,
     source: Source,
@@ -106,6 +133,7 @@ def make_shards(
     start: Position = None,
     first: int = 0,
     most_bytes: int = 0,
+    entries: Callable[[], dict[str, str]] = dict,
     say: Notice,
 ) -> None:
     """Write the shards that are missing, and then the manifest.
@@ -116,6 +144,7 @@ def make_shards(
       first: number of the first training document.
       most_bytes: stop after the shard at which the tokens reach this many bytes (0: never). The
         manifest then has the position as `after`, and whether the source ended there as `last`.
+      entries: called when all is read; more entries of the manifest.
     """
     if not is_position(start):
         raise UserError(
@@ -132,13 +161,14 @@ def make_shards(
         groups = iter(()) if finished else _grouped(source.read(position), data.shard_bytes)
         for documents, after, last in groups:
             path = directory / manifest.shard_name(len(done))
+            whole = last and not done and not first
+            train, heldout = _sides(documents, data.holdout, whole=whole)
+            atomic.write(path.with_name(f"{path.name}{manifest.DOCUMENTS}"), _hashes(train))
             if last:
                 after = {"at": [], **(after or {}), "tally": source.tally.state()}
             if path.exists():  # the position after it was lost
                 counts = shards.check(path)
             else:
-                whole = last and not done and not first
-                train, heldout = _sides(documents, data.holdout, whole=whole)
                 shard = shards.lay_out(
                     _encoded(train, tokenizer, update),
                     _encoded(heldout, tokenizer, update),
@@ -165,7 +195,9 @@ def make_shards(
             if _full(done, tokenizer, most_bytes):
                 break
     found = position["tally"] if position else {}
-    made = manifest.manifest_of(directory, facts, done) | ({"tally": found} if found else {})
+    made = manifest.manifest_of(directory, facts | entries(), done) | (
+        {"tally": found} if found else {}
+    )
     if most_bytes:
         after = json.loads(digest.canonical_json(position))  # as its file would give it
         made |= {"after": after, "last": done[-1]["last"]}
@@ -241,6 +273,14 @@ def _sides(
     held = [split.is_heldout(document.text, holdout) for document in documents]
     pairs = list(zip(documents, held, strict=True))
     return [d for d, out in pairs if not out], [d for d, out in pairs if out]
+
+
+def _hashes(documents: Sequence[Document]) -> bytes:
+    """A .npy file of the documents' hashes, sorted, for `known.count_trained`."""
+    hashes = np.array(sorted(split.hash_of(document.text) for document in documents), np.uint64)
+    file = io.BytesIO()
+    np.lib.format.write_array(file, hashes, allow_pickle=False)
+    return file.getvalue()
 
 
 def _encoded(

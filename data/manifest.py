@@ -18,6 +18,8 @@ from tokenization.interface import Tokenizer, identity
 
 FORMAT_VERSION = 2
 FILE = "manifest.json"
+CONTENTS = "contents_sha256"  # entry: `Source.contents` of what the shards were made from
+DOCUMENTS = ".documents.npy"  # beside a shard: uint64, sorted hashes of the documents to train on
 FILE_BYTES = 1 << 24  # the largest manifest: 50 000 shards, 3 TB of text
 
 
@@ -69,7 +71,7 @@ def shard_name(number: int) -> str:
 def manifest_of(
     directory: Path, facts: dict[str, Any], counts: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
-    """The manifest of shards: `facts`, a digest of each shard, and their counts.
+    """The manifest of shards: `facts`, digests of each shard and of its documents, their counts.
 
     Args:
       directory: of the shards.
@@ -81,6 +83,7 @@ def manifest_of(
         name = shard_name(number)
         listed.append(
             {"name": name, "sha256": _seal_of(directory / name)}
+            | _digest_of_documents(directory / f"{name}{DOCUMENTS}")
             | {key: shard[key] for key in shards.COUNTS}
         )
     return {**facts, "totals": _totals(listed), "shards": listed}
@@ -88,6 +91,11 @@ def manifest_of(
 
 def _totals(listed: Sequence[dict[str, Any]]) -> dict[str, int]:
     return {key: sum(shard[key] for shard in listed) for key in shards.COUNTS}
+
+
+def _digest_of_documents(path: Path) -> dict[str, str]:
+    """The entry of a shard's file of documents; none if an earlier version made the shard."""
+    return {"documents_sha256": digest.of_file(path)} if path.exists() else {}
 
 
 def write(directory: Path, manifest: dict[str, Any]) -> None:
@@ -130,6 +138,7 @@ def _is_manifest(value: dict[str, Any]) -> bool:
         and all(shards.has_counts(shard) for shard in listed)
         and [shard.get("name") for shard in listed] == [shard_name(i) for i in range(len(listed))]
         and all(isinstance(shard.get("sha256"), str) for shard in listed)
+        and all(isinstance(shard.get("documents_sha256", ""), str) for shard in listed)
         and shards.has_counts(value.get("totals"))
         and value["totals"] == _totals(listed)
         and isinstance(source, dict)

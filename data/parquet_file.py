@@ -1,9 +1,10 @@
 """The rows of a Parquet file: only the columns asked for, one row group at a time."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from contextlib import nullcontext
 from typing import Any
 
+from data.compressed import Opener
 from data.fields import Problem, Values, is_utf8, no_field, not_utf8, paths_of
 from int_lm.errors import UserError
 
@@ -18,10 +19,15 @@ class ParquetFile:
     """
 
     def __init__(
-        self, path: str | Path, shown: str, names: Sequence[str], position: Sequence[int] | None
+        self,
+        path: str,
+        shown: str,
+        names: Sequence[str],
+        position: Sequence[int] | None,
+        opener: Opener | None = None,
     ) -> None:
         """Name a file; nothing is read yet. The arguments are those of `JsonFile`."""
-        self._path, self.shown, self._names = path, shown, names
+        self._path, self.shown, self._names, self._opener = path, shown, names, opener
         (self._row,) = position or (0,)
 
     def __iter__(self) -> Iterator[Values | Problem]:
@@ -35,9 +41,10 @@ class ParquetFile:
 
         try:
             # No read-ahead: data that is read ahead stays in memory until the file is closed.
-            with pyarrow.parquet.ParquetFile(
-                self._path, pre_buffer=False, buffer_size=BUFFER
-            ) as file:
+            with (
+                self._opener(self._path) if self._opener else nullcontext(self._path) as stored,
+                pyarrow.parquet.ParquetFile(stored, pre_buffer=False, buffer_size=BUFFER) as file,
+            ):
                 yield from self._rows(file)
         except (pyarrow.ArrowException, OSError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -7,16 +7,17 @@ record is damaged. Each record is judged alone: other records have no effect.
 import glob
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal, cast
 
 from msgspec import UNSET
 
+from data.compressed import Opener
 from data.documents import Document, Position
 from data.fields import Problem, no_field
 from data.json_file import JsonFile
+from data.listed import ListedFiles, printable, walk
 from data.parquet_file import ParquetFile
 from data.tally import EMPTY, NO_TEXT, ZERO_BYTE, Tally
-from data.text import ListedFiles, printable, walk
 from int_lm.config import RECORD_SUFFIXES, SourceConfig
 from int_lm.errors import UserError
 
@@ -24,16 +25,28 @@ BATCH = 256  # records between two positions
 KINDS: dict[str, Any] = {"json": JsonFile, "parquet": ParquetFile}
 
 
-class Files(ListedFiles):
-    """Files in the order named. Of directories and patterns: the files of the format, sorted.
+class RecordFiles(ListedFiles):
+    """Files of one format. A place (`at` of a position) is [file, position in it or None]."""
 
-    A place (`at` of a position) is [file, position in it or None].
-    """
+    def __init__(
+        self,
+        source: SourceConfig,
+        kind: Literal["json", "parquet"],
+        listed: Sequence[tuple[str, str]],
+        listing: Tally,
+        opener: Opener | None = None,
+    ) -> None:
+        """Name files; nothing is read yet.
 
-    def __init__(self, source: SourceConfig) -> None:
-        self._source, listing = source, Tally()
-        files = [file for path in source.path for file in _expand(path, source.source, listing)]
-        self.listed = [(printable(file), file) for file in files]
+        Args:
+          source: its field and `skip_damaged` are used.
+          kind: the format of all files.
+          listed: (name shown, path) of every file.
+          listing: counts of what was left out when the files were listed.
+          opener: opens a path; None for files of this machine.
+        """
+        self._source, self._kind, self._opener = source, kind, opener
+        self.listed = list(listed)
         self._listing = listing.state()
         self.tally = Tally(source.skip_damaged, self._listing)
 
@@ -59,10 +72,10 @@ class Files(ListedFiles):
         empty = True
         for index in range(first, len(self.listed)):
             shown, path = self.listed[index]
-            file = KINDS[self._source.source](path, shown, names, within)
+            file = KINDS[self._kind](path, shown, names, within, self._opener)
             lacking = list(names) if within is None else []
             number = sound = 0
-            for number, values in enumerate(file if os.stat(path).st_size else (), start=1):
+            for number, values in enumerate(file if self.size_of(path) else (), start=1):
                 if lacking and not isinstance(values, Problem):
                     sound += 1
                     found = dict(zip(names, values, strict=True))
@@ -98,6 +111,15 @@ class Files(ListedFiles):
             self.tally.add(ZERO_BYTE, file.where())
             return None
         return texts
+
+
+class Files(RecordFiles):
+    """Files in the order named. Of directories and patterns: the files of the format, sorted."""
+
+    def __init__(self, source: SourceConfig) -> None:
+        kind, listing = cast(Literal["json", "parquet"], source.source), Tally()
+        files = [file for path in source.path for file in _expand(path, kind, listing)]
+        super().__init__(source, kind, [(printable(file), file) for file in files], listing)
 
 
 def _expand(path: str, kind: str, listing: Tally) -> list[str]:

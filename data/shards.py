@@ -147,6 +147,25 @@ def write(shard: Shard, facts: Mapping[str, Any], directory: Path) -> None:
     atomic.sync_directory(directory.parent)
 
 
+def link(shard: Path, directory: Path) -> None:
+    """Make `directory` the same shard as `shard`, in the same room on the disk where it can.
+
+    Raises:
+      OSError: the file system refused; no partial shard is left.
+      UserError: `shard` is damaged.
+    """
+    partial = directory.with_name(f".{directory.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        shutil.copytree(shard, partial, copy_function=atomic.link)
+        check(partial)
+        partial.rename(directory)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    atomic.sync_directory(directory.parent)
+
+
 def check(directory: Path) -> dict[str, Any]:
     """Compare a shard with its digests; returns its shard.json.
 
@@ -188,7 +207,7 @@ def load(directory: Path, counts: Mapping[str, Any], tokenizer: Tokenizer) -> Sh
       UserError: a file that is no array, or arrays that do not fit each other or the arguments.
     """
     try:
-        shard = Shard(**{name: _mapped(directory / f"{name}.npy") for name in ARRAYS})
+        shard = Shard(**{name: mapped(directory / f"{name}.npy") for name in ARRAYS})
         _check_layout(shard, tokenizer)
         for key, size in (
             ("tokens", len(shard.tokens)),
@@ -203,7 +222,7 @@ def load(directory: Path, counts: Mapping[str, Any], tokenizer: Tokenizer) -> Sh
     return shard
 
 
-def _mapped(path: Path) -> np.ndarray:
+def mapped(path: Path) -> np.ndarray:
     """A .npy file as this module writes it, mapped: integers, [N] or [N, M], and nothing else.
 
     NumPy's own reader evaluates the header and may allocate as much as that says.

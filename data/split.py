@@ -34,7 +34,7 @@ def split(documents: Sequence[Document], holdout: float) -> Split:
     Raises:
       UserError: fewer than two different texts.
     """
-    hashes = [_hash(document.text) for document in documents]
+    hashes = [hash_of(document.text) for document in documents]
     smallest, largest = min(hashes, default=0), max(hashes, default=0)
     if smallest == largest:
         raise UserError(
@@ -52,7 +52,7 @@ def split(documents: Sequence[Document], holdout: float) -> Split:
 
 def is_heldout(text: bytes, holdout: float) -> bool:
     """Whether `split` holds a text out, if neither side is empty."""
-    return _hash(text) < int(holdout * 2**HASH_BITS)
+    return hash_of(text) < int(holdout * 2**HASH_BITS)
 
 
 def spread(
@@ -70,5 +70,6 @@ def spread(
     return tuple(pieces[len(pieces) * index // count] for index in range(count))
 
 
-def _hash(text: bytes) -> int:
+def hash_of(text: bytes) -> int:
+    """The hash of a document, below 2 ** `HASH_BITS`."""
     return int.from_bytes(hashlib.blake2b(text, digest_size=HASH_BITS // 8).digest(), "big")

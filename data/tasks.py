@@ -8,8 +8,8 @@ from msgspec import UNSET
 from data.documents import Notice
 from data.fields import Problem
 from data.json_file import JsonFile
+from data.listed import printable
 from data.records import Files
-from data.text import printable
 from int_lm.config import SourceConfig
 from int_lm.errors import UserError
 from int_lm.files import digest

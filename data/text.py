@@ -6,35 +6,17 @@ import stat
 import sysconfig
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, NoReturn
+from typing import BinaryIO
 
 from data import formats
 from data.documents import Document, Position
+from data.listed import ListedFiles, opened, printable, walk
 from data.tally import EMPTY, Tally
 from int_lm.errors import UserError
 
 NOT_SOURCES = frozenset({"site-packages", "dist-packages", "__pycache__"})
 TABLES = (".csv", ".tsv")  # endings of names
 CHECKED_AT_ONCE = 1 << 20  # bytes decoded at once, so that checking a large file costs no memory
-
-
-class ListedFiles:
-    """Base class of sources of files: fingerprint and size, known before any file is read.
-
-    Attributes:
-      listed: (name shown, path) of every file, in their order.
-    """
-
-    listed: list[tuple[str, str]]
-
-    def fingerprint(self) -> list[list[object]]:
-        """Name, size and time of the last change of every file."""
-        stats = [(name, _status(path)) for name, path in self.listed]
-        return [[name, status.st_size, status.st_mtime_ns] for name, status in stats]
-
-    def size(self) -> int:
-        """Bytes of all files, as stored."""
-        return sum(_status(path).st_size for _, path in self.listed)
 
 
 class TextFiles(ListedFiles):
@@ -71,7 +53,7 @@ class TextFiles(ListedFiles):
         for index in range(first, len(self._files)):
             path, directory = self._files[index]
             shown = printable(path)
-            with _open(path) as file:
+            with opened(path) as file:
                 if offset == 0:
                     fault = find_non_text(file)
                     if fault and directory is None:
@@ -136,7 +118,7 @@ class StandardLibrary(ListedFiles):
         self.tally = Tally(found=position and position["tally"])
         for index in range(first, len(self.listed)):
             name, path = self.listed[index]
-            with _open(path) as file:
+            with opened(path) as file:
                 fault = find_non_text(file)
                 file.seek(0)
                 text = file.read()
@@ -225,52 +207,6 @@ def find_non_text(file: BinaryIO) -> tuple[int, str] | None:
         offset += len(block)
 
 
-def walk(root: str, without: frozenset[str] = frozenset(), tally: Tally | None = None) -> list[str]:
-    """Sorted relative posix paths of the regular files below `root`, none hidden or `without`.
-
-    Args:
-      root: directory to search.
-      without: names of directories and files to leave out.
-      tally: counts hidden names, links to directories and entries that are not regular files, which
-        are left out.
-    """
-    left_out: list[tuple[str, str]] = []
-
-    def relative_paths() -> Iterator[str]:
-        for directory, children, files in os.walk(root, onerror=_refuse_unreadable):
-            for name in (*children, *files):
-                path = os.path.join(directory, name)
-                if name[0] == ".":
-                    left_out.append((path, "left out hidden files and directories"))
-                elif name in children and os.path.islink(path):
-                    left_out.append((path, "left out links to directories"))
-            children[:] = [child for child in children if child not in without and child[0] != "."]
-            for file in files:
-                path = Path(directory, file)
-                if file[0] != "." and _is_regular(path):
-                    yield path.relative_to(root).as_posix()
-                elif file[0] != ".":
-                    left_out.append((str(path), "left out what is no regular file"))
-
-    found = sorted(relative_paths())
-    for path, what in sorted(left_out):
-        if tally:
-            tally.add(what, printable(path))
-    return found
-
-
-def printable(path: str) -> str:
-    """`path` with bytes that are not UTF-8 escaped, so that any output can show it."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
-def _is_regular(path: Path) -> bool:
-    try:
-        return stat.S_ISREG(path.stat().st_mode)
-    except OSError:  # a broken link is left out; any other error is raised when the file is read
-        return not path.is_symlink()
-
-
 def _check_named(path: str) -> None:
     """Refuse a path, named by the user, that is not a file."""
     shown = printable(path)
@@ -317,24 +253,3 @@ def _no_text(directory: str, skipped: int) -> str:
         f"directory {printable(directory)} holds no text{other}; name a file or a directory that "
         "does"
     )
-
-
-def _open(path: str) -> BinaryIO:
-    try:
-        return open(path, "rb")
-    except OSError as error:
-        _refuse_unreadable(error, path)
-
-
-def _status(path: str) -> os.stat_result:
-    try:
-        return os.stat(path)
-    except OSError as error:
-        _refuse_unreadable(error, path)
-
-
-def _refuse_unreadable(error: OSError, path: str | None = None) -> NoReturn:
-    shown = printable(path or str(error.filename))
-    raise UserError(
-        f"cannot read {shown}: {error.strerror or error}; make it readable or leave it out"
-    ) from error

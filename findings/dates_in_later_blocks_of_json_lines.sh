@@ -8,8 +8,8 @@
 #   back to the declared text, or to that of the first block: "2024-01-05T10:00:00+02:00" comes out as
 #   "2024-01-05 08:00:00". The same records in another order come out whole. Nothing is said.
 # Why it matters here: a document's bytes decide whether it is held out, and a run is known by the digest of its text.
-#   So data/json_file.py reads every record of a local file alone. Datasets of the hub are read by `datasets`: of one
-#   made of JSON lines, data/hub.py sees text in every block and cannot tell that it is not the text of the file.
+#   So data/json_file.py reads every record alone, of local files and of those of the hub (data/hub_files.py). Where
+#   `datasets` must unpack JSON (archives, `field`), data/hub.py says that texts may change.
 # Source: huggingface/datasets, src/datasets/packaged_modules/json/json.py: `paj.read_json` has read options alone, no
 #   schema, for every block; documentation of the guesses, https://arrow.apache.org/docs/python/json.html (strings of
 #   the kind "YYYY-MM-DD hh:mm:ss" convert to timestamp[s]); a file that is refused for a guess of this kind:

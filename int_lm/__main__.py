@@ -20,6 +20,7 @@ VERBS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "tune": ("int_lm.tune.__main__", (), "go on from weights with a reward as objective"),
     "eval": ("eval", (), "bits per byte of held-out or any other text, beside baselines"),
     "sample": ("int_lm.sample.__main__", (), "continue a prompt"),
+    "serve": ("int_lm.serve.__main__", (), "answer completions over HTTP, with a page to try it"),
     "compress": ("int_lm.compress.__main__", (), "compress a file with an export, or undo it"),
     "export": ("int_lm.export.__main__", (), "write a run's model for the NumPy runtime"),
     "verify": ("int_lm.verify.__main__", (), "compute steps of a run again and compare hashes"),

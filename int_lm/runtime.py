@@ -596,10 +596,10 @@ def log2_likelihoods(
     documents: Sequence[Ids],
     *,
     progress: Callable[[int], None] = lambda tokens: None,
-    score: Callable[[Model, np.ndarray, np.ndarray], np.ndarray] = log2_likelihood,
+    metric: Callable[[Model, np.ndarray, np.ndarray], np.ndarray] = log2_likelihood,
     firsts: Sequence[int] | None = None,
 ) -> np.ndarray:
-    """Exact log2-likelihood of every document, int64 in units of 2^-16 bit, or its sum of `score`.
+    """Exact log2-likelihood of every document, int64 in units of 2^-16 bit, or its sum of `metric`.
 
     A document d1..dn is coded as d1..dn and the separator that ends it, from a fresh state:
     inputs [0, d1..dn], targets [d1..dn, 0]. `progress` is told every number of tokens just read.
@@ -626,7 +626,7 @@ def log2_likelihoods(
             counted = begins[lanes[:active]] <= t
             if firsts is not None:
                 counted &= t + 1 < lengths_P[:active]
-            totals[lanes[:active]] += score(model, logits_PV, targets_P) * counted
+            totals[lanes[:active]] += metric(model, logits_PV, targets_P) * counted
             progress(active)
     return totals
 

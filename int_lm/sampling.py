@@ -58,7 +58,7 @@ def threefry2x32(key: tuple[int, int], counter: tuple[int, int]) -> int:
     return left << 32 | right
 
 
-@functools.cache
+@functools.lru_cache(maxsize=256)  # a server is asked for any temperature
 def sampling_weights(temperature: float) -> np.ndarray:
     """round(2^40 * 2^(-d / (16 temperature))) for logit differences d = 0..254: int64 [255]."""
     context = decimal.Context(prec=50)  # its results, unlike exp2's, are the same everywhere

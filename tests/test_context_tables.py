@@ -13,7 +13,7 @@ import presets
 import pytest
 
 from int_lm import config as configuration, limits
-from int_lm.arithmetic import tables
+from int_lm.arithmetic import constants
 from int_lm.config import Config, EsConfig, ModelConfig
 from int_lm.errors import UserError
 from int_lm.measure import evaluate
@@ -109,7 +109,7 @@ def test_small_errors_count_on_average():
 
 def test_reciprocal_roots_are_rounded():
     """round(2^15 / sqrt(i)), 0 for 0."""
-    table = tables.reciprocal_root()
+    table = constants.reciprocal_root()
     assert table[0] == 0 and table[1] == 2**15 and table[4] == 2**14
     expected = [math.floor(2**15 / math.sqrt(i) + 0.5) for i in range(1, 4096)]
     assert table[1:].tolist() == expected

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies as st
 
+import data.listed
 import data.text
 from data.documents import Document
 from data.sources import read_documents
@@ -140,7 +141,7 @@ def test_unreadable_files_are_refused(
     def deny(file: str, mode: str) -> None:
         raise PermissionError(13, "Permission denied", file)
 
-    monkeypatch.setattr(data.text, "open", deny, raising=False)
+    monkeypatch.setattr(data.listed, "open", deny, raising=False)
     message = refusal(from_text(tmp_path if inside else path))
     assert f"cannot read {path}: Permission denied" in message
 

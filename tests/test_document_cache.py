@@ -25,6 +25,7 @@ LENGTHS, BITS = (4, 1, 2), 4
 SETTINGS = ModelConfig(
     "rwkv", width=8, layers=1, ffn_multiple=1, cache=LENGTHS, cache_bits=BITS, direct_bits=8
 )
+TINY = dataclasses.replace(SETTINGS, direct=(1,))
 WEIGHTS = 3 * len(LENGTHS) ** 2 * 32
 
 
@@ -118,8 +119,7 @@ def test_probabilities_sum_to_one():
 def tiny(**more: Any) -> recipe.Recipe:
     """A small recipe with a cache and a context table."""
     es = {"population": 8, "segment_length": 12, "readout": "exact", "votes": "unit", **more}
-    model = dataclasses.replace(SETTINGS, direct=(1,))
-    return recipe.of(Config(model=model, es=EsConfig(**es)), 11)
+    return recipe.of(Config(model=TINY, es=EsConfig(**es)), 11)
 
 
 def tokens_at(step: int) -> np.ndarray:
@@ -212,7 +212,7 @@ def numpy_model(made: recipe.Recipe, weights: Parameters) -> runtime.Model:
     """The NumPy model of some weights."""
     tensors = {name: np.asarray(tensor) for name, tensor in weights.by_path().items()}
     config = {
-        "model": dataclasses.asdict(made.settings.model),
+        "model": dataclasses.asdict(TINY),
         "vocab_size": made.model.vocab_size,
     }
     exp2 = tables.exp2(likelihood.NARROW_BITS)

@@ -17,7 +17,7 @@ from int_lm.model.perturb import Weight
 WIDTH, VOCABULARY = 8, 11
 MODEL = presets.egg(width=WIDTH, layers=2)
 LANGUAGE_MODEL = LanguageModel(MODEL, VOCABULARY)
-read = functools.partial(jax.jit(reading.scored, static_argnums=0), LANGUAGE_MODEL)
+read = functools.partial(jax.jit(reading.measured, static_argnums=0), LANGUAGE_MODEL)
 
 
 @jax.jit

@@ -14,7 +14,7 @@ import pytest
 from conftest import USERS
 from presets import STOCHASTIC
 
-from int_lm.arithmetic import tables
+from int_lm.arithmetic import constants
 from int_lm.config import Config, RunConfig
 from int_lm.method import evolve, population
 from int_lm.method.clock import Clock
@@ -148,7 +148,7 @@ def test_a_tiny_model_learns_a_constant_text():
     tokens, bits = np.full((32, 5), 97, np.uint8), []
     for step in range(80):
         state, metrics = compiled(state, tokens, step)
-        bits.append(tables.bits(sum(metrics.scores_P.tolist())) / (64 * 4))
+        bits.append(constants.bits(sum(metrics.scores_P.tolist())) / (64 * 4))
     assert bits[0] > 8 and bits[-1] < 2, bits[::10]
 
 

@@ -29,8 +29,9 @@ LINES_BY_EXCEPTION = {
 
 # Where reals are: made into integers once, shown, or set up for sampling.
 FLOAT_ZONES = {
-    *("arithmetic/tables", "method/schedules", "config/schema", "config/load", "config/validate"),
-    *("measure/code_length", "measure/evaluate", "training/runlog", "training/plan"),
+    *("arithmetic/constants", "config/schema", "config/load", "config/validate"),
+    *("measure/code_length", "measure/evaluate", "method/schedules"),
+    *("training/runlog", "training/plan"),
     *("training/trainer", "sample/__init__", "sample/__main__", "export/card"),
     *("tune/tuner", "tune/worker"),
 }
@@ -369,7 +370,7 @@ BAD = [
     (mention_problems, "sample", "# docs/determinism.md#mistakes"),
 ]
 GOOD = [
-    (float_problems, "arithmetic/tables", "y = np.sqrt(np.float64(2)) / 3"),
+    (float_problems, "arithmetic/constants", "y = np.sqrt(np.float64(2)) / 3"),
     (float_problems, "method/votes", "y = x.astype(jnp.int32) // 2\nz = '1/2 floats'"),
     (float_problems, "files/checkpoint", "from pathlib import Path\nfile = folder / HOST_FILE"),
     (float_problems, "model/perturb", "import math\ny = round(math.log2(x_PN.shape[-1]) / 2)"),

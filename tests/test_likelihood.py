@@ -6,7 +6,7 @@ import numpy as np
 import oracle
 import pytest
 
-from int_lm.arithmetic import fixed, tables
+from int_lm.arithmetic import constants, fixed
 from int_lm.limits import LOG2_FRACTION_BITS, WORST_BITS_PER_TOKEN
 from int_lm.model import likelihood
 
@@ -24,7 +24,7 @@ def worst_distance(vocab_size: int) -> tuple[int, float]:
         else likelihood.WIDE_BITS
     )
     real = 2.0 ** (bits - np.arange(255) / 16)
-    rounded = tables.exp2(bits).astype(np.float64)
+    rounded = constants.exp2(bits).astype(np.float64)
     error = np.abs(
         np.log2((2.0**bits + (vocab_size - 1) * rounded) / (2.0**bits + (vocab_size - 1) * real))
     )
@@ -94,7 +94,7 @@ def test_a_certain_model_pays_nothing_and_a_wrong_one_all():
     cost = log2_likelihood(certain, jnp.array([0], jnp.int32))
     assert -2 <= int(cost[0]) <= 0
     worst = jnp.full((1, 65536), 127, jnp.int8).at[0, 7].set(-127)
-    bits = tables.bits(int(log2_likelihood(worst, jnp.array([7], jnp.int32))[0]))
+    bits = constants.bits(int(log2_likelihood(worst, jnp.array([7], jnp.int32))[0]))
     assert WORST_BITS_PER_TOKEN - 0.2 < bits < WORST_BITS_PER_TOKEN
 
 

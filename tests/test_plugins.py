@@ -408,7 +408,8 @@ def test_an_entry_point_is_found(kind: str, tmp_path: Path, monkeypatch) -> None
     monkeypatch.syspath_prepend(str(install(tmp_path / "site")))
     assert short_name(kind) in plugins.names(kind)
     value = plugins.resolve(kind, short_name(kind), CLASSES[kind])
-    assert isinstance(value, CLASSES[kind]) and value.name == short_name(kind)
+    assert isinstance(value, CLASSES[kind])
+    assert value is plugins.attribute(NAMES[kind].replace("plugins.", "own_package."), "it")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -418,7 +419,8 @@ def test_a_name_in_full_needs_trust(kind: str, monkeypatch) -> None:
     with pytest.raises(UserError, match=f"add --plugin {NAMES[kind]}$"):
         plugins.resolve(kind, NAMES[kind], CLASSES[kind])
     plugins.trust(NAMES[kind])
-    assert plugins.resolve(kind, NAMES[kind], CLASSES[kind]).name == short_name(kind)
+    value = plugins.resolve(kind, NAMES[kind], CLASSES[kind])
+    assert value is plugins.attribute(NAMES[kind], "it")
     other = next(other for other in KINDS if other != kind)
     with pytest.raises(UserError, match=f"expected {CLASSES[other].__name__}"):
         plugins.resolve(other, NAMES[kind], CLASSES[other])
@@ -546,12 +548,12 @@ def test_hits_are_those_of_the_evaluation() -> None:
     members = jax.tree.map(jnp.asarray, perturb.unperturbed(random_weights(model)))
     tokens_PT = jnp.asarray(np.random.default_rng(4).integers(1, 256, (4, 60)), jnp.int32)
     start = model.initial_state(4)
-    _, logits_TPV = reading.scored(
-        model, members, start, tokens_PT, score=lambda logits, _: jnp.argmax(logits, -1)
+    _, logits_TPV = reading.measured(
+        model, members, start, tokens_PT, metric=lambda logits, _: jnp.argmax(logits, -1)
     )
     guessed_PT = jnp.concatenate([tokens_PT[:, :1], logits_TPV.T.astype(jnp.int32)], axis=1)
     mixed_PT = jnp.where(jnp.arange(60)[None] % 3 == 0, guessed_PT, tokens_PT)
-    state, hits_TP = reading.scored(model, members, start, mixed_PT, score=evaluate.greedy_hit)
+    state, hits_TP = reading.measured(model, members, start, mixed_PT, metric=evaluate.greedy_hit)
     own_state, own_P, records = HITS.run(model, members, start, mixed_PT, lambda *_: None)
     np.testing.assert_array_equal(own_P, np.asarray(hits_TP).sum(axis=0))
     np.testing.assert_array_equal(own_state["cell"], state["cell"])

@@ -65,7 +65,7 @@ def read_perturbed(
         members[path] = jax.tree.map(lambda n, scale=scale: n * scale, noises[path])
     seen = population.perturbed(recipe, Parameters(weights), members)
     state = recipe.model.initial_state(len(tokens_PT))
-    return reading.scored(recipe.model, seen, state, tokens_PT)[1]
+    return reading.measured(recipe.model, seen, state, tokens_PT)[1]
 
 
 def pair_of(noises: dict[str, Noise], pair: int) -> dict[str, Noise]:

@@ -6,18 +6,17 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
 import zstandard
 
-from data import corpus, hub, make, manifest, records, shards, split
+from data import corpus, known, make, manifest, records, rolling, shards, split, text
 from data.documents import Document
 from data.open import open_corpus
 from data.sources import open_source
@@ -196,11 +195,11 @@ def test_large_files_are_cut_as_small_ones(tmp_path: Path) -> None:
     """Pieces of a file read in blocks are those of the text cut in memory."""
     from data.text import cut
 
-    text = "".join(texts(300)).encode()
-    (tmp_path / "x.txt").write_bytes(text)
+    whole = "".join(texts(300)).encode()
+    (tmp_path / "x.txt").write_bytes(whole)
     source = open_source(SourceConfig("text", (str(tmp_path / "x.txt"),)), 700)
     read = [document for document, _ in source.read()]
-    assert read == cut(Document(str(tmp_path / "x.txt"), text), 700)
+    assert read == cut(Document(str(tmp_path / "x.txt"), whole), 700)
 
 
 # Kills
@@ -327,6 +326,153 @@ def test_a_moved_text_is_the_same_text(tmp_path: Path) -> None:
     assert first.manifest["totals"] == second.manifest["totals"]
 
 
+def touched(folder: Path) -> Path:
+    for path in folder.iterdir():
+        os.utime(path, ns=(1, 1))
+    return folder
+
+
+def moved(folder: Path) -> Path:
+    return folder.rename(folder.with_name("moved"))
+
+
+def copied(folder: Path) -> Path:
+    return Path(shutil.copytree(folder, folder.with_name("copy")))
+
+
+def refused(*_: Any, **__: Any) -> None:
+    raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+
+@pytest.mark.parametrize("kind", ["json", "parquet", "text", "directory"])
+@pytest.mark.parametrize("change", [touched, moved, copied])
+def test_the_same_text_is_not_prepared_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, change: Callable[[Path], Path]
+) -> None:
+    """Files that were touched, moved or copied: their shards are taken over, by links or, where
+    there are none, by copies; and either directory is whole without the other."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    name = {"json": "x.jsonl", "parquet": "x.parquet", "text": "x.txt", "directory": ""}[kind]
+    if kind == "json":
+        write_json(folder / name, texts(200))
+    elif kind == "parquet":
+        write_parquet(folder / name, texts(200))
+    else:
+        (folder / (name or "y.txt")).write_text("\n".join(texts(200)))
+    source = "text" if kind == "directory" else kind
+    fields = {"document_bytes": 1000}
+    first = prepared(settings_of(tmp_path, source, folder / name, **fields))
+    expected = contents(first.directory)
+    changed = change(folder)
+    said: list[str] = []
+    with monkeypatch.context() as patched:
+        for reader in (records.RecordFiles, text.TextFiles):
+            patched.setattr(reader, "read", lambda *_: pytest.fail("read again"))
+        if kind == "text":
+            patched.setattr(os, "link", refused)
+        second = prepared(settings_of(tmp_path, source, changed / name, **fields), said)
+    assert second.directory != first.directory and second.sha256() == first.sha256()
+    assert said[0].startswith(f"the text of {first.directory} at another place or time; ")
+    assert second.manifest["source"]["path"] == [str(changed / name)]
+    shutil.rmtree(first.directory)
+    again = prepared(settings_of(tmp_path, source, changed / name, **fields))
+    found = contents(again.directory)
+    assert found.keys() == expected.keys() and len(found) > 20
+    differs = [name for name in found if found[name] != expected[name]]
+    assert differs == ([] if change is touched else ["manifest.json"])
+
+
+def test_other_text_is_prepared(tmp_path: Path) -> None:
+    """One byte, other settings, another order of files, or shards that are damaged or not whole."""
+    paths = [
+        write_json(tmp_path / f"{name}.jsonl", texts(150, seed)) for seed, name in enumerate("ab")
+    ]
+    first = prepared(settings_of(tmp_path, "json", *paths))
+
+    def is_taken_over(*paths: Path, **fields: Any) -> bool:
+        said: list[str] = []
+        prepared(settings_of(tmp_path, "json", *paths, **fields), said)
+        return any("are used" in sentence for sentence in said)
+
+    others = [path.rename(path.with_name(f"other-{path.name}")) for path in paths]
+    assert not is_taken_over(*others[::-1])
+    assert not is_taken_over(*others, holdout=0.2)
+    content = others[0].read_bytes()
+    others[0].write_bytes(content[:-4] + b"X" + content[-3:])
+    assert not is_taken_over(*others)
+    others[0].write_bytes(content)
+    shard = first.directory / "00000" / "tokens.npy"
+    sound = shard.read_bytes()
+    shard.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
+    assert not is_taken_over(*map(touched_file, others))
+    shutil.rmtree(first.directory / "00001")
+    shard.write_bytes(sound)
+    for directory in (tmp_path / "shards").iterdir():
+        if directory != first.directory:
+            shutil.rmtree(directory)
+    assert not is_taken_over(*map(touched_file, others))
+    assert is_taken_over(*map(touched_file, others))
+
+
+def touched_file(path: Path) -> Path:
+    time = path.stat().st_mtime_ns
+    os.utime(path, ns=(time, time + 10**9))
+    return path
+
+
+@pytest.mark.parametrize("stages", [False, True])
+def test_training_text_is_known_by_its_documents(tmp_path: Path, stages: bool) -> None:
+    """In any order, of all shards and stages, deleted ones, too; what was held out is none of them;
+    where hashes are damaged, nothing is known."""
+    values = texts(1500)
+    path = write_json(tmp_path / "x.jsonl", values)
+    data = settings_of(tmp_path, "json", path, window_bytes=1_000_000 if stages else 0)
+    opened = open_corpus(data, BYTES, say=lambda _: None)
+    if isinstance(opened, rolling.RollingCorpus):
+        number = 0
+        while not opened.stages.facts(number)["last"]:
+            number += 1
+        assert number > 1
+        opened.stages.drop_before(number)
+    own = [Document("", value.encode()) for value in values]
+    kept = [document for document in own if not split.is_heldout(document.text, 0.1)]
+
+    def count(documents: list[Document], sha256: str | None = opened.sha256()) -> Any:
+        folders = [tmp_path / "none", Path(data.shards)]
+        return known.count_trained(documents, data, BYTES, sha256, folders, say=lambda _: None)
+
+    expected = {"documents": len(kept), "bytes": sum(len(d.text) for d in kept)}
+    assert count(own[::-1] + [Document("", b"other")]) == expected
+    assert count([d for d in own if d not in kept]) == {"documents": 0, "bytes": 0}
+    assert count(own, "0" * 64) is None and count(own, None) is None
+    hashes = sorted(Path(data.shards).rglob(f"*{manifest.DOCUMENTS}"))
+    assert len(hashes) > 3
+    hashes[-1].write_bytes(hashes[-1].read_bytes()[:-1])
+    assert count(own) is None
+
+
+def test_text_that_changes_while_it_is_read_has_no_digest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the shards hold is then not known; the file as it is now is prepared for itself."""
+    path = write_json(tmp_path / "x.jsonl", texts(200))
+    whole = path.read_bytes()
+    read = records.RecordFiles.read
+
+    def changed(self: Any, position: Any = None) -> Any:
+        path.write_bytes(whole[: len(whole) // 2].rpartition(b"\n")[0] + b"\n")
+        return read(self, position)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(records.RecordFiles, "read", changed)
+        half = prepared(settings_of(tmp_path, "json", path))
+    assert manifest.CONTENTS not in half.manifest
+    path.write_bytes(whole)
+    done = prepared(settings_of(tmp_path, "json", touched_file(path)))
+    assert done.manifest["totals"]["bytes"] > half.manifest["totals"]["bytes"]
+
+
 # Mistakes
 
 
@@ -437,75 +583,6 @@ def test_two_processes_do_not_prepare_the_same(tmp_path: Path) -> None:
     (done.directory / manifest.FILE).unlink()  # as it is until all shards are written
     with make.writing(done.directory), pytest.raises(UserError, match="another process"):
         prepared(data)
-
-
-# The hub
-
-
-class Flaky:
-    """A stand-in for a dataset of the hub, that fails now and then in the middle of reading."""
-
-    def __init__(self, values: list[str], failures: list[Exception]) -> None:
-        self.values, self.failures, self.loads = values, failures, 0
-
-    def load(self, name: str, *arguments: Any, **options: Any) -> Any:
-        assert (name, options["revision"]) == ("some/dataset", "abc") and options["streaming"]
-        self.loads += 1
-        dataset = datasets.IterableDataset.from_generator(self._rows)
-        return dataset
-
-    def _rows(self) -> Iterator[dict[str, str]]:
-        for index, value in enumerate(self.values):
-            if self.failures and index == 300 * (len(self.failures) % 3):
-                raise self.failures.pop()
-            yield {"text": value}
-
-
-def test_the_hub_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Network failures are waited out, with growing pauses, and no record is lost or doubled."""
-    values = texts(1000)
-    flaky = Flaky(values, [ConnectionError("reset"), TimeoutError("slow"), OSError("502")])
-    monkeypatch.setattr(datasets, "load_dataset", flaky.load)
-    said: list[str] = []
-    source = hub.Hub(SourceConfig("hub", ("some/dataset",), revision="abc"), said.append)
-    waits: list[float] = []
-    source._sleep = waits.append
-    read = [document.text.decode() for document, _ in source.read() if document.text]
-    assert read == values and flaky.loads == 4
-    assert len(waits) == 3 and len(said) == 3
-
-
-def test_a_hub_that_stays_away_is_one_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """After eight tries, a minute apart at the end, the user is told what to do."""
-
-    def load(*arguments: Any, **options: Any) -> Any:
-        raise ConnectionError("no route to host")
-
-    monkeypatch.setattr(datasets, "load_dataset", load)
-    source = hub.Hub(SourceConfig("hub", ("some/dataset",), revision="abc"))
-    waits: list[float] = []
-    source._sleep = waits.append
-    with pytest.raises(UserError, match="did not give some/dataset in 8 tries .no route to host"):
-        list(source.read())
-    assert waits == [1, 2, 4, 8, 16, 32, 64]
-
-
-@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOSPC, errno.ENOENT])
-def test_a_home_that_cannot_be_written_is_one_sentence(
-    monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
-    """At once: nothing is waited for, and the sentence says where the cache is to go."""
-
-    def load(*arguments: Any, **options: Any) -> Any:
-        raise OSError(number, os.strerror(number), "/home-of-nobody/.cache")
-
-    monkeypatch.setattr(datasets, "load_dataset", load)
-    source = hub.Hub(SourceConfig("hub", ("some/dataset",), revision="abc"))
-    source._sleep = lambda seconds: pytest.fail("it waited")
-    with pytest.raises(UserError, match=r"at /home-of-nobody/.cache: .*; set HF_HOME to"):
-        list(source.read())
 
 
 # A run on a mixture

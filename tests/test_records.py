@@ -11,14 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
 import zstandard
 
-from data import hub, json_file, make, manifest, tasks
+from data import json_file, make, manifest, tasks
 from data.documents import Position
 from data.fields import Fields, Problem
 from data.sources import open_source, read_documents, read_files
@@ -559,28 +558,6 @@ def test_tasks_count_what_they_leave_out(tmp_path: Path) -> None:
     said.clear()
     found = tasks.pairs(str(path), ByteTokenizer(), skip_damaged=1, notice=said.append)
     assert b"".join(map(bytes, found)) == b"g0b0g3b3" and len(said) == 2
-
-
-# The hub
-
-
-@pytest.mark.parametrize(
-    ("declared", "words"),
-    [
-        (datasets.Features({"text": datasets.Value("int64")}), "holds int64, not text"),
-        (datasets.Features({"text": datasets.Json()}), "of some/data holds"),
-        (datasets.Features({"body": datasets.Value("string")}), "has no field 'text', it has body"),
-        (None, "holds int64, not text"),
-    ],
-)
-def test_the_hub_must_declare_and_give_text(
-    monkeypatch: pytest.MonkeyPatch, declared: datasets.Features | None, words: str
-) -> None:
-    """A field of another type is refused, whether it is declared or comes."""
-    stream = datasets.IterableDataset.from_generator(lambda: iter([{"text": 7}]), features=declared)
-    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: stream)
-    with pytest.raises(UserError, match=words):
-        list(hub.Hub(SourceConfig("hub", ("some/data",), revision="abc")).read())
 
 
 def test_a_table_read_as_text_is_told(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ MODEL = ModelConfig(architecture="rwkv", width=WIDTH, layers=2, ffn_multiple=2)
 SPECS = rwkv.specs(MODEL, VOCABULARY)
 STATE = ("cell", "time_shift", "channel_shift")
 LANGUAGE_MODEL = LanguageModel(MODEL, VOCABULARY)
-read = functools.partial(jax.jit(reading.scored, static_argnums=0), LANGUAGE_MODEL)
+read = functools.partial(jax.jit(reading.measured, static_argnums=0), LANGUAGE_MODEL)
 
 
 @jax.jit

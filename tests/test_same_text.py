@@ -16,6 +16,9 @@ from tiny_command import train_arguments, write_text
 import eval as eval_command
 import int_lm
 import train
+from data import split
+from data.documents import Document
+from data.text import cut
 from int_lm import export, runtime
 from int_lm.errors import UserError
 from int_lm.export import __main__ as export_command
@@ -159,19 +162,41 @@ def test_figures_say_which_text_they_are_of(here: Path, figures, capsys) -> None
     assert held_out["source"] == "text: words.txt" and len(held_out["held_out_of"]) == 64
     named = figures("--run", "run", "--text", "words.txt")["text"]
     assert named["source"] == "words.txt" and named["held_out_of"] is None
+    assert named["trained_on"]["documents"] > 0
     assert kept()["text"] == held_out
     eval_command.main(["--run", "run"])
     assert f"held out of text: words.txt   sha256 {held_out['sha256'][:16]}" in (
         capsys.readouterr().out
     )
     eval_command.main(["--export", "export", "--text", "words.txt"])
-    assert "named, perhaps trained on: words.txt" in capsys.readouterr().out
+    assert "bytes) were trained on: words.txt" in capsys.readouterr().out
     assert f"held out of text files (sha256 `{held_out['sha256']}`)" in (
         Path("export/README.md").read_text()
     )
     texts = ["Some text."]
     own = [int_lm.load(name).evaluate(texts)["text"] for name in ("run", "export")]
     assert own[0] == own[1] and own[0]["held_out_of"] is None
+
+
+@pytest.mark.parametrize("subject", [("--run", "run"), ("--export", "export")])
+def test_named_text_that_was_trained_on_is_told(here: Path, figures, capsys, subject) -> None:
+    """Document by document, from any file and format; where nothing is known, that is said."""
+    data = json.loads(Path("export/config.json").read_text())["data"]
+    pieces = cut(Document("", Path("words.txt").read_bytes()), data["document_bytes"])
+    held = [split.is_heldout(piece.text, data["holdout"]) for piece in pieces]
+    assert any(held[:12]) and not all(held[:12])
+    texts = [piece.text.decode() for piece in pieces[:12]] + ["other"]
+    Path("mixed.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    size = sum(len(p.text) for p, out in zip(pieces[:12], held[:12], strict=True) if not out)
+    known = {"documents": 12 - sum(held[:12]), "bytes": size}
+    found = figures(*subject, "--text", "mixed.jsonl")["text"]
+    assert found["trained_on"] == known and found["held_out_of"] is None
+    Path("new.txt").write_text("Some text that nobody read.")
+    Path("shards").rename("moved")
+    eval_command.main([*subject, "--text", "new.txt", "--data.shards", "moved"])
+    assert "named; no document of it is one of the training text's" in capsys.readouterr().out
+    eval_command.main([*subject, "--text", "new.txt"])
+    assert "named, perhaps trained on: new.txt" in capsys.readouterr().out
 
 
 def of_other_weights(figures: dict[str, Any]) -> None:

@@ -265,14 +265,14 @@ def test_an_update_may_keep_an_array_of_the_name_anchor() -> None:
     recipe = tiny()
     own, twos = recipe.update.memory, functools.partial(jnp.full, fill_value=2, dtype=jnp.int8)
     named = recipe.update._replace(
-        name="mine", memory=lambda spec: own(spec) | {"anchor": twos(spec.full_shape)}
+        memory=lambda spec: own(spec) | {"anchor": twos(spec.full_shape)}
     )
     memory = evolve.initial(dataclasses.replace(recipe, update=named)).memory["anchor"]
     assert all(np.all(np.asarray(array) == 2) for array in memory.values())
     pulled = tiny(anchor=0.5)
-    for update in (named, recipe.update._replace(name="mine", values=lambda *_: {"anchor": 1})):
+    for update in (named, recipe.update._replace(values=lambda *_: {"anchor": 1})):
         with pytest.raises(UserError, match="the update mine has a 'anchor' of its own"):
-            both = dataclasses.replace(pulled, update=anchor.anchored(update))
+            both = dataclasses.replace(pulled, update=anchor.anchored("mine", update))
             evolve.values(both, 0)
             evolve.initial(both)
 

@@ -124,9 +124,9 @@ def test_greedy_hits_are_those_of_greedy_reading(tmp_path: Path) -> None:
         read = runtime.reader(model)
         hits = [int(read(t).argmax()) == u for t, u in zip([0, *document], document, strict=False)]
         expected.append(sum(hits[first:]))
-    by_numpy = runtime.log2_likelihoods(model, documents, score=runtime.greedy_hit, firsts=firsts)
+    by_numpy = runtime.log2_likelihoods(model, documents, metric=runtime.greedy_hit, firsts=firsts)
     by_jax = evaluate.log2_likelihoods(
-        run.recipe.model, run.weights, documents, score=evaluate.greedy_hit, firsts=firsts
+        run.recipe.model, run.weights, documents, metric=evaluate.greedy_hit, firsts=firsts
     )
     assert by_numpy.tolist() == by_jax.tolist() == expected
     assert expected[0] > 5 and expected[3] == 0

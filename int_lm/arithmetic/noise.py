@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from int_lm.arithmetic import tables
+from int_lm.arithmetic import constants
 from int_lm.limits import RADEMACHER_MAX
 
 NOISE_VERSION = 1  # raise it whenever a bit of the noise changes; checkpoints carry it
@@ -133,7 +133,7 @@ def draw(kind: str, key: tuple[Words, Words], pairs: Array, size: int) -> Array:
     words = _words(key, pairs, (size + 1) // 2)
     halves = jnp.stack([words & jnp.uint32(0xFFFF), words >> jnp.uint32(16)], axis=-1)
     index = halves.reshape(*words.shape[:-1], -1)[..., :size].astype(jnp.int32)
-    return jnp.asarray(tables.gaussian_quantiles())[index]
+    return jnp.asarray(constants.gaussian_quantiles())[index]
 
 
 def uniform(key: tuple[Words, Words], pairs: Array, count: int) -> Array:

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from int_lm import config, runtime, sampling
-from int_lm.arithmetic import tables
+from int_lm.arithmetic import constants
 from int_lm.errors import UserError
 from int_lm.export import card, sparse
 from int_lm.files import atomic, digest, names, untrusted
@@ -154,8 +154,10 @@ def tensors_of(run: "Run") -> dict[str, np.ndarray]:
     narrow = run.recipe.model.vocab_size <= likelihood.NARROW_VOCABULARY
     tensors = {
         **run.weights.by_path(),
-        runtime.EXP2_TABLE: tables.exp2(likelihood.NARROW_BITS if narrow else likelihood.WIDE_BITS),
-        runtime.LOG2_TABLE: tables.log2_mantissa(),
+        runtime.EXP2_TABLE: constants.exp2(
+            likelihood.NARROW_BITS if narrow else likelihood.WIDE_BITS
+        ),
+        runtime.LOG2_TABLE: constants.log2_mantissa(),
     }
     tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     direct = [name for name in tensors if name.startswith("direct/") and name != runtime.CACHE]

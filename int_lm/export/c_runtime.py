@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from int_lm import native, runtime
-from int_lm.arithmetic import tables
+from int_lm.arithmetic import constants
 from int_lm.compile import c, expressions, layout, program, ranges, reading, trace
 from int_lm.limits import SEPARATOR
 from int_lm.model import context_tables, document_cache, layers, likelihood, perturb
@@ -301,8 +301,8 @@ def _tensors(model: LanguageModel, dots: set[str]) -> Iterator[str]:
             ):
                 rows.append(f'"{path}/{part}", "{dtype}", {number}, 1, {{0}}, 0, 0, 0, NULL')
     for path, array in (
-        (runtime.EXP2_TABLE, tables.exp2(0)),
-        (runtime.LOG2_TABLE, tables.log2_mantissa()),
+        (runtime.EXP2_TABLE, constants.exp2(0)),
+        (runtime.LOG2_TABLE, constants.log2_mantissa()),
     ):
         rows.append(f'"{path}", "I32", 0, 1, {{{array.size}}}, {array.size * 4}, 0, 0, NULL')
     rows = [f"    {{{row}}}," for row in rows]

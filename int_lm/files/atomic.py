@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -26,6 +27,21 @@ def write(path: Path, data: bytes) -> None:
     """
     with _renamed(path.with_name(path.name + ".tmp"), path, "wb") as file:
         file.write(data)
+
+
+def link(source: str, path: str) -> None:
+    """Give a file a second name, or copy it where file systems cannot do that.
+
+    Raises:
+      OSError: the file system refused.
+    """
+    try:
+        os.link(source, path)
+    except OSError:
+        with open(path, "xb") as file, open(source, "rb") as whole:
+            shutil.copyfileobj(whole, file)
+            file.flush()
+            os.fsync(file.fileno())
 
 
 @contextlib.contextmanager

@@ -46,7 +46,8 @@ def of_array(array: np.ndarray) -> str:
     return hasher.hexdigest()
 
 
-def _of_file(path: Path, *, sync: bool = False) -> str:
+def of_file(path: Path, *, sync: bool = False) -> str:
+    """Hex SHA-256 of a file's bytes; with `sync`, they are written to the disk, too."""
     with path.open("rb") as file:
         hasher = hashlib.file_digest(file, "sha256")
         if sync:
@@ -66,7 +67,7 @@ def seal(directory: Path) -> None:
       OSError: the file system refused. `files.sha256` is never incomplete.
     """
     lines = "".join(
-        f"{_of_file(path, sync=True)}  {path.relative_to(directory).as_posix()}\n"
+        f"{of_file(path, sync=True)}  {path.relative_to(directory).as_posix()}\n"
         for path in _files_below(directory)
     )
     for path in directory.rglob("*"):
@@ -120,7 +121,7 @@ def check(directory: Path) -> bool:
     for line in content[:end].decode("ascii").splitlines():
         expected, _, name = line.partition("  ")
         try:
-            found = _of_file(_inside(directory, name))
+            found = of_file(_inside(directory, name))
         except (FileNotFoundError, NotADirectoryError) as error:
             raise DamagedError(f"{directory.name}/{name} is missing") from error
         except OSError as error:

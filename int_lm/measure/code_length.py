@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from int_lm.arithmetic import tables
+from int_lm.arithmetic import constants
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,7 @@ class CodeLengths:
     @property
     def bits(self) -> float:
         """The code length of all documents in bits."""
-        return tables.bits(int(self.log2_likelihoods.sum()))
+        return constants.bits(int(self.log2_likelihoods.sum()))
 
     @property
     def bits_per_byte(self) -> float:

@@ -40,9 +40,9 @@ def greedy_hit(logits_PV: Array, targets_P: Array) -> Array:
 
 @functools.cache
 def _reader(
-    model: LanguageModel, score: Callable[[Array, Array], Array]
+    model: LanguageModel, metric: Callable[[Array, Array], Array]
 ) -> Callable[[Parameters, Tree, Array], tuple[Tree, Array]]:
-    return jax.jit(functools.partial(reading.scored, model, score=score))
+    return jax.jit(functools.partial(reading.measured, model, metric=metric))
 
 
 def _rows(lengths: Sequence[int]) -> list[int]:
@@ -120,19 +120,19 @@ def log2_likelihoods(
     documents: Sequence[np.ndarray],
     *,
     progress: Callable[[int], None] = lambda tokens: None,
-    score: Callable[[Array, Array], Array] = likelihood.log2_likelihood,
+    metric: Callable[[Array, Array], Array] = likelihood.log2_likelihood,
     firsts: Sequence[int] | None = None,
 ) -> np.ndarray:
     """The exact log2-likelihood of every document: int64 [documents], in units of 2^-16 bit.
 
-    With another `score`, the sum of its values over the tokens of every document.
+    With another `metric`, the sum of its values over the tokens of every document.
 
     Args:
       model: architecture and sizes.
       weights: int8.
       documents: at least one array of ids, all of one unsigned dtype.
       progress: called after every segment with the number of tokens just read.
-      score: (logits [P, V], targets int32 [P]) -> int32 [P].
+      metric: (logits [P, V], targets int32 [P]) -> int32 [P].
       firsts: for every document, the index of the first token that counts; then its separator does
         not count. None: all tokens and the separator count.
     """
@@ -149,9 +149,9 @@ def log2_likelihoods(
         going_on = sum(len(lane) > start for lane in owners)
         segment_BT = _side_by_side(tokens[:going_on], start, end + 1, rows, SEPARATOR)
         state = jax.tree.map(lambda leaf, rows=rows: leaf[:, :rows], state)
-        state, scores_TB = _reader(model, score)(bare, state, jnp.asarray(segment_BT))
+        state, values_TB = _reader(model, metric)(bare, state, jnp.asarray(segment_BT))
         counted_BT = _side_by_side(counted[:going_on], start, end, rows, -1)
-        np.add.at(totals, counted_BT.T, np.asarray(scores_TB))
+        np.add.at(totals, counted_BT.T, np.asarray(values_TB))
         progress(sum(int(np.count_nonzero(lane[start:end] >= 0)) for lane in owners[:going_on]))
     return totals[:-1]
 

@@ -51,8 +51,10 @@ def pulled(tensor: Tensor, weight: Array, start: Array, rate: Array) -> Array:
     return fixed.saturate(weight.astype(jnp.int32) - jnp.sign(distance) * back)
 
 
-def anchored(update: Update) -> Update:
-    """`update`, followed by the pull. Its memory also has w0, which `evolve.initial` fills in.
+def anchored(name: str, update: Update) -> Update:
+    """The update of this name, followed by the pull.
+
+    Its memory also has w0, which `evolve.initial` fills in.
 
     Raises:
       UserError: by `memory` and `values`, if the update itself has the name `anchor` there.
@@ -61,7 +63,7 @@ def anchored(update: Update) -> Update:
     def refuse(names: Iterable[str]) -> None:
         require(
             ANCHOR not in names,
-            f"the update {update.name} has a {ANCHOR!r} of its own, which es.anchor adds; give it "
+            f"the update {name} has a {ANCHOR!r} of its own, which es.anchor adds; give it "
             "another name, or leave out es.anchor",
         )
 
@@ -92,7 +94,6 @@ def anchored(update: Update) -> Update:
         memory=memory,
         values=values,
         move=move,
-        bytes_per_weight=update.bytes_per_weight + 1,
         settings_used=lambda es: (
             update.settings_used(es)
             | {"pull towards the start": f"{es.anchor:g} of the distance a step"}

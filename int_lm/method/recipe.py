@@ -92,12 +92,13 @@ def of(settings: Settings, vocab_size: int) -> Recipe:
         name = getattr(es, field)
         hint = nearest(str(name), names, otherwise="")
         require(name in names, f"es.{field} is {name!r}, expected one of {', '.join(names)}{hint}")
+    moves = update.get(es.update)
     recipe = Recipe(
         settings=settings,
         model=LanguageModel(settings.model, vocab_size),
         objective=objective.get(es.objective),
         estimators=estimator.choose(es),
-        update=anchor.anchored(update.get(es.update)) if es.anchor else update.get(es.update),
+        update=anchor.anchored(es.update, moves) if es.anchor else moves,
     )
     written = recipe.objective.written
     require(
@@ -109,9 +110,8 @@ def of(settings: Settings, vocab_size: int) -> Recipe:
         if getattr(settings.model, name) and es.readout != "exact" and not written:
             needs = f"model.{name} needs the readout's exact errors; add --es.readout exact"
             raise UserError(needs)
-    of_tokens = [one.name for one in recipe.voting if one.of_tokens]
     require(
-        recipe.objective.of_tokens or not of_tokens,
+        recipe.objective.has_token_likelihoods or not any(one.of_tokens for one in recipe.voting),
         f"es.objective {es.objective} has no log-likelihood of every token, which es.votes "
         f"{es.votes} and es.readout {es.readout} need; use --es.votes eggroll and --es.readout "
         "perturbed",

@@ -19,7 +19,6 @@ class Architecture(NamedTuple):
     logits are the tensor `head` (READOUT) applied to a norm of the residual stream.
 
     Attributes:
-      name: name in the configuration.
       specs: (model, vocabulary size) -> nested dict of `params.Spec`.
       initial_state: (model, batch) -> dict of arrays [L, batch, ...], the state at a document's
         start. `LanguageModel` puts it in place of a member's state before a separator is read.
@@ -30,7 +29,6 @@ class Architecture(NamedTuple):
         standard library only.
     """
 
-    name: str
     specs: Callable[[ModelSettings, int], Tree]
     initial_state: Callable[[ModelSettings, int], Tree]
     step: Callable[[Tree, Tree, Array], tuple[Tree, Array, Activity]]

@@ -28,7 +28,7 @@ import numpy as np
 from jax import Array
 
 from int_lm import native
-from int_lm.arithmetic import fixed, tables
+from int_lm.arithmetic import constants, fixed
 from int_lm.limits import SEPARATOR, spare_bits
 from int_lm.model.params import Role, Spec, Tree
 from int_lm.settings import ModelSettings, StrategySettings
@@ -118,9 +118,9 @@ def _row_step(rate: int, counts_J: Array) -> Array:
       counts_J: int32.
     """
     width_J = 32 - jax.lax.clz(counts_J)
-    halves_J = (jnp.maximum(width_J - tables.ROOT_INDEX_BITS, 0) + 1) >> 1
-    root_J = jnp.asarray(tables.reciprocal_root())[counts_J >> (2 * halves_J)]
-    return fixed.shift_down(rate * root_J, tables.ROOT_BITS) >> halves_J
+    halves_J = (jnp.maximum(width_J - constants.ROOT_INDEX_BITS, 0) + 1) >> 1
+    root_J = jnp.asarray(constants.reciprocal_root())[counts_J >> (2 * halves_J)]
+    return fixed.shift_down(rate * root_J, constants.ROOT_BITS) >> halves_J
 
 
 def update(

@@ -122,4 +122,4 @@ def step(weights: Tree, state: Tree, tokens_P: Array) -> tuple[Tree, Array, Acti
     return {"cell": cells_LPD}, logits_PV, activity
 
 
-EGG = Architecture("egg", specs, initial_state, step, runtime="int_lm.runtime:Egg")
+EGG = Architecture(specs, initial_state, step, runtime="int_lm.runtime:Egg")

@@ -24,8 +24,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from int_lm import native
-from int_lm.arithmetic import fixed, tables
-from int_lm.arithmetic.tables import (
+from int_lm.arithmetic import constants, fixed
+from int_lm.arithmetic.constants import (
     DISTANCE_MAX,
     ERROR_BITS,
     ERROR_FACTOR_BITS,
@@ -42,19 +42,19 @@ ERROR_BOUND = 6 * 2.0**-LOG2_FRACTION_BITS
 
 def _log2_normalised(mantissa: Array) -> Array:
     """log2(mantissa / 2^30) in units of 2^-16 for int32 mantissas in [2^30, 2^31)."""
-    index_shift = 30 - tables.LOG2_INDEX_BITS
-    index = (mantissa >> index_shift) & ((1 << tables.LOG2_INDEX_BITS) - 1)
+    index_shift = 30 - constants.LOG2_INDEX_BITS
+    index = (mantissa >> index_shift) & ((1 << constants.LOG2_INDEX_BITS) - 1)
     rest = (mantissa >> (index_shift - LOG2_REST_BITS)) & ((1 << LOG2_REST_BITS) - 1)
-    table = jnp.asarray(tables.log2_mantissa())
+    table = jnp.asarray(constants.log2_mantissa())
     low, high = table[index], table[index + 1]
     log2 = low + (((high - low) * rest) >> LOG2_REST_BITS)
-    return fixed.shift_down(log2, tables.LOG2_TABLE_BITS - LOG2_FRACTION_BITS)
+    return fixed.shift_down(log2, constants.LOG2_TABLE_BITS - LOG2_FRACTION_BITS)
 
 
 def _terms(distance_PV: Array) -> Array:
     """round(2^bits 2^(-distance/16)), int32 [P, V]; the vocabulary size determines `bits`."""
     narrow = distance_PV.shape[-1] <= NARROW_VOCABULARY
-    return jnp.asarray(tables.exp2(NARROW_BITS if narrow else WIDE_BITS))[distance_PV]
+    return jnp.asarray(constants.exp2(NARROW_BITS if narrow else WIDE_BITS))[distance_PV]
 
 
 def log2_sum_exp2(distance_PV: Array) -> Array:
@@ -100,7 +100,7 @@ def log2_likelihood(logits_PV: Array, targets_P: Array) -> Array:
     """
     distance_PV = _distances(logits_PV)
     target_P = jnp.take_along_axis(distance_PV, targets_P[:, None], axis=-1)[:, 0]
-    unit_shift = LOG2_FRACTION_BITS - tables.LOGIT_UNIT_BITS
+    unit_shift = LOG2_FRACTION_BITS - constants.LOGIT_UNIT_BITS
     return -(target_P << unit_shift) - log2_sum_exp2(distance_PV)
 
 
@@ -129,11 +129,11 @@ def errors(logits_PV: Array, targets_P: Array, scale: int, dither_PV: Array) -> 
     term_PV = fixed.shift_down(
         _terms(distance_PV), (NARROW_BITS if narrow else WIDE_BITS) - ERROR_BITS
     )
-    index_P1 = (log2_sum_P1 >> (LOG2_FRACTION_BITS - tables.EXP2_INDEX_BITS)) & (
-        (1 << tables.EXP2_INDEX_BITS) - 1
+    index_P1 = (log2_sum_P1 >> (LOG2_FRACTION_BITS - constants.EXP2_INDEX_BITS)) & (
+        (1 << constants.EXP2_INDEX_BITS) - 1
     )
-    factor_P1 = scale * jnp.asarray(tables.exp2_fraction())[index_P1]
-    factor_P1 = factor_P1 >> (tables.EXP2_FRACTION_BITS - ERROR_FACTOR_BITS)  # below 2^15
+    factor_P1 = scale * jnp.asarray(constants.exp2_fraction())[index_P1]
+    factor_P1 = factor_P1 >> (constants.EXP2_FRACTION_BITS - ERROR_FACTOR_BITS)  # below 2^15
     product_PV = term_PV.astype(jnp.uint32) * factor_P1.astype(jnp.uint32)  # below 2^31
     shift_P1 = (ERROR_FACTOR_BITS + (log2_sum_P1 >> LOG2_FRACTION_BITS)).astype(jnp.uint32)
     scaled_PV = (product_PV >> shift_P1).astype(jnp.int32)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from int_lm.arithmetic import tables
+from int_lm.arithmetic import constants
 from int_lm.limits import INT8_MAX
 
 Tree = dict[str, Any]  # nested dict with one leaf per tensor
@@ -42,7 +42,7 @@ class Spec:
     Attributes:
       shape: shape of the tensor of one layer.
       role: see `Role`.
-      init: constant initial value, or None for gaussian noise of `tables.initial_scale`.
+      init: constant initial value, or None for gaussian noise of `constants.initial_scale`.
       layers: number of layers that are stacked in front of `shape`; 0 for a tensor outside the
         layers.
       through: for a MATRIX, path of the PROJECTION whose inputs are the MATRIX's effects; None if
@@ -134,7 +134,7 @@ def tensor_ids(specs: Parameters) -> dict[str, int]:
 
 def initialise(specs: Parameters, seed: int) -> Parameters:
     """Initial int8 weights as NumPy arrays. They depend on (specs, seed) alone."""
-    quantiles = tables.gaussian_quantiles().astype(np.float64)
+    quantiles = constants.gaussian_quantiles().astype(np.float64)
     numbers, leaves = tensor_ids(specs), {}
     for path, spec in specs.by_path().items():
         if spec.init is not None:
@@ -144,7 +144,7 @@ def initialise(specs: Parameters, seed: int) -> Parameters:
         philox = np.random.Philox(key=[seed, numbers[path]])
         raw = philox.random_raw(int(np.prod(spec.full_shape)))
         draws = quantiles[raw >> 48].reshape(spec.full_shape)
-        scale = 1.0 if spec.role is Role.EMBEDDING else tables.initial_scale(spec.shape[-1]) / 16
+        scale = 1.0 if spec.role is Role.EMBEDDING else constants.initial_scale(spec.shape[-1]) / 16
         leaves[path] = np.clip(np.rint(draws * scale), -INT8_MAX, INT8_MAX).astype(np.int8)
     return Parameters.of_paths(leaves)
 

@@ -45,16 +45,16 @@ def read(
     return jax.lax.scan(step, state, (tokens_TP[:-1], tokens_TP[1:]))
 
 
-def scored(
+def measured(
     model: LanguageModel,
     weights: Parameters,
     state: Tree,
     tokens_PT: Array,
-    score: Callable[[Array, Array], Array] = likelihood.log2_likelihood,
+    metric: Callable[[Array, Array], Array] = likelihood.log2_likelihood,
 ) -> tuple[Tree, Array]:
-    """`read`, which keeps `score(logits [P, V], target int32 [P])` of every token: [T, P]."""
+    """`read`, which keeps `metric(logits [P, V], target int32 [P])` of every token: [T, P]."""
 
     def keep(activity: Activity, logits_PV: Array, token_P: Array, target_P: Array) -> Array:
-        return score(logits_PV, target_P)
+        return metric(logits_PV, target_P)
 
     return read(model, weights, state, tokens_PT, keep)

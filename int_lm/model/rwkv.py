@@ -131,4 +131,4 @@ def step(weights: Tree, state: Tree, tokens_P: Array) -> tuple[Tree, Array, Acti
     return state, layers.readout(weights["head"], z_PD), activity
 
 
-RWKV = Architecture("rwkv", specs, initial_state, step, runtime="int_lm.runtime:Rwkv")
+RWKV = Architecture(specs, initial_state, step, runtime="int_lm.runtime:Rwkv")

@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array
 
 from int_lm import sampling
-from int_lm.arithmetic.tables import DISTANCE_MAX
+from int_lm.arithmetic.constants import DISTANCE_MAX
 
 TOTAL_BITS = 30  # the weights of all tokens together are at most 2^30
 _HALF_BITS, _HALF = 16, np.uint32(0xFFFF)

@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 
 from int_lm import limits
-from int_lm.arithmetic import fixed, tables
+from int_lm.arithmetic import constants, fixed
 
 HERE = Path(__file__).parent
 PARTS = ("vectors", "tile", "outer", "credit", "direct", "hash", "handlers")
@@ -23,7 +23,7 @@ SHARED = {  # names of the constants that the sources use, by the module that de
         *("DIRECT_STEP_BITS", "DIRECT_MEAN_BITS", "MIX_FIRST", "MIX_SECOND"),
         *("GOLDEN_RATIO", "DITHER_COLUMN", "DITHER_POSITION"),
     ),
-    tables: (
+    constants: (
         *("LOGIT_UNIT_BITS", "DISTANCE_MAX", "NARROW_VOCABULARY", "NARROW_BITS", "WIDE_BITS"),
         *("OCTAVE_BITS", "LOG2_INDEX_BITS", "LOG2_TABLE_BITS", "LOG2_REST_BITS"),
         *("EXP2_INDEX_BITS", "EXP2_FRACTION_BITS", "ERROR_BITS", "ERROR_FACTOR_BITS"),

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from int_lm.arithmetic import fixed, tables
+from int_lm.arithmetic import constants, fixed
 from int_lm.limits import INT8_MAX
 
 
@@ -79,7 +79,7 @@ def norm(gain_PD: Array, x_PD: Array) -> Array:
 
 def likelihood(logits_PV: Array, targets_P: Array) -> Array:
     """`likelihood.log2_likelihood`: int32 [P]."""
-    arrays = map(jnp.asarray, (tables.exp2_octave(), tables.log2_mantissa()))
+    arrays = map(jnp.asarray, (constants.exp2_octave(), constants.log2_mantissa()))
     call = _call("likelihood", targets_P.shape, jnp.int32, logits_PV.dtype.type)
     return call(logits_PV, targets_P, *arrays)
 
@@ -96,7 +96,7 @@ def outer(left_TIM: Array, x_TIN: Array) -> Array:
 def errors(logits_TIV: Array, targets_TI: Array, rounding: Rounding) -> Array:
     """`credit.readout_errors`: int8 [T, I, V]."""
     logits_JV = _flat(logits_TIV)
-    arrays = tables.exp2_octave(), tables.log2_mantissa(), tables.exp2_fraction()
+    arrays = constants.exp2_octave(), constants.log2_mantissa(), constants.exp2_fraction()
     operands = rounding.pairs_I, rounding.step, logits_JV, targets_TI.reshape(-1)
     call = _call("errors", logits_JV.shape, jnp.int8, logits_JV.dtype.type)
     scale = np.int64(INT8_MAX >> rounding.spare_bits)
@@ -136,14 +136,14 @@ def unit(
     effect_TIE: Array,
     credit_TIE: Array,
     rounding: Rounding,
-    score_shift: int,
+    projection_shift: int,
     product_shift: int,
     total_shift: int,
 ) -> Array:
     """`node.rounded_operand`: int8 [T, I, M]."""
     left_IMR, x_JN = weight.left, _flat(x_TIN)
     assert left_IMR is not None
-    shifts = {"score_shift": score_shift, "bits": product_shift, "down": total_shift}
+    shifts = {"projection_shift": projection_shift, "bits": product_shift, "down": total_shift}
     numbers = {**shifts, "spare": rounding.spare_bits}
     operand_JM = _call("unit", (len(x_JN), left_IMR.shape[1]), jnp.int8)(
         *(rounding.pairs_I, rounding.step, x_JN, left_IMR, weight.right),
@@ -174,7 +174,7 @@ def direct_update(
     """`context_tables.learnt`: the table and its counts, changed in place where XLA allows it."""
     shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (table, counts)]
     call = jax.ffi.ffi_call("int_lm_direct_update", shapes, input_output_aliases={0: 0, 1: 1})
-    operands = table, counts, rows_J, errors_JV, step, jnp.asarray(tables.reciprocal_root())
+    operands = table, counts, rows_J, errors_JV, step, jnp.asarray(constants.reciprocal_root())
     table, counts = call(*operands, rate=np.int64(rate), spare=np.int64(spare_bits))
     return table, counts
 

@@ -20,7 +20,7 @@ from jax.experimental.pallas import triton as pallas_triton
 from int_lm.arithmetic import fixed
 from int_lm.native.cpu import Weight
 
-SCORE_ROWS = 32  # rows that one program of `_scores` computes
+PROJECTION_ROWS = 32  # rows that one program of `_projections` computes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +78,7 @@ def linear(
         pl.BlockSpec((tile.outputs, inputs), lambda i, j: (j, 0)),
     ]
     if left is not None and right is not None:
-        operands += [left[..., 0], _scores(x_PN, right[..., 0], tile, interpret)]
+        operands += [left[..., 0], _projections(x_PN, right[..., 0], tile, interpret)]
         specs += [
             pl.BlockSpec((tile.rows // 2, tile.outputs), lambda i, j: (i, j)),
             pl.BlockSpec((tile.rows,), lambda i, j: (i,)),
@@ -114,19 +114,19 @@ def _linear(x_ref, weight_ref, *refs, tile: Tile, low: int, high: int) -> None:
     steps = x_ref.shape[1] // tile.inputs
     total = jax.lax.fori_loop(0, steps, add, jnp.zeros(shape, jnp.int32))
     if noise_refs:
-        left_ref, score_ref = noise_refs
+        left_ref, projection_ref = noise_refs
         left = left_ref[_pairs(shape), _columns(shape)].astype(jnp.int32)
-        total += (left * score_ref[...][:, None]) >> low
+        total += (left * projection_ref[...][:, None]) >> low
     most = 127 if out_ref.dtype == jnp.int8 else 32767
     out_ref[...] = jnp.clip(total >> high, -most, most).astype(out_ref.dtype)
 
 
-def _scores(x_PN: Array, right_IN: Array, tile: Tile, interpret: bool) -> Array:
+def _projections(x_PN: Array, right_IN: Array, tile: Tile, interpret: bool) -> Array:
     """x B for even rows and -(x B) for odd rows: int32 [P]."""
     (rows, inputs), block = x_PN.shape, tile.inputs
 
     def program(x_ref, right_ref, out_ref) -> None:
-        shape = SCORE_ROWS, block
+        shape = PROJECTION_ROWS, block
 
         def add(step: Array, total: Array) -> Array:
             x = x_ref[:, pl.ds(step * block, block)].astype(jnp.int32)
@@ -134,21 +134,21 @@ def _scores(x_PN: Array, right_IN: Array, tile: Tile, interpret: bool) -> Array:
             return total + x * right
 
         total = jax.lax.fori_loop(0, inputs // block, add, jnp.zeros(shape, jnp.int32))
-        sign = 1 - 2 * (jnp.arange(SCORE_ROWS) % 2)
+        sign = 1 - 2 * (jnp.arange(PROJECTION_ROWS) % 2)
         out_ref[...] = sign * jnp.sum(total, axis=1)
 
     return pl.pallas_call(
         program,
-        grid=(rows // SCORE_ROWS,),
+        grid=(rows // PROJECTION_ROWS,),
         in_specs=[
-            pl.BlockSpec((SCORE_ROWS, inputs), lambda i: (i, 0)),
-            pl.BlockSpec((SCORE_ROWS // 2, inputs), lambda i: (i, 0)),
+            pl.BlockSpec((PROJECTION_ROWS, inputs), lambda i: (i, 0)),
+            pl.BlockSpec((PROJECTION_ROWS // 2, inputs), lambda i: (i, 0)),
         ],
-        out_specs=pl.BlockSpec((SCORE_ROWS,), lambda i: (i,)),
+        out_specs=pl.BlockSpec((PROJECTION_ROWS,), lambda i: (i,)),
         out_shape=jax.ShapeDtypeStruct((rows,), jnp.int32),
         compiler_params=pallas_triton.CompilerParams(num_warps=4, num_stages=2),
         interpret=interpret,
-        name="perturbation_scores",
+        name="perturbation_projections",
     )(x_PN, right_IN)
 
 

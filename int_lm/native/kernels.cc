@@ -91,7 +91,7 @@ struct Unit {
   Dither dither;
   const int8_t *x, *left, *right, *effect, *credit;
   int64_t inputs, outputs, effects;
-  int rank, score_shift, bits, spare, down;
+  int rank, projection_shift, bits, spare, down;
 };
 
 // Targets, and tables of the likelihood.
@@ -381,7 +381,7 @@ KERNEL(stream, stream,
        DITHERED.TAKES(S8).TAKES(S8).TAKES(S32).TAKES(S8).TAKES(S8).TAKES(S32).TAKES(S32).GIVES(S8));
 KERNEL(through, through, DITHERED.TAKES(S8).TAKES(S8).TAKES(S32).GIVES(S8).NUMBER("bits"));
 KERNEL(unit, unit,
-       DITHERED.TAKES(S8).TAKES(S8).TAKES(S8).TAKES(S8).TAKES(S8).GIVES(S8).NUMBER("score_shift")
+       DITHERED.TAKES(S8).TAKES(S8).TAKES(S8).TAKES(S8).TAKES(S8).GIVES(S8).NUMBER("projection_shift")
            .NUMBER("bits").NUMBER("spare").NUMBER("down"));
 
 #define ERRORS(type) \

@@ -159,9 +159,10 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
     else:
         if not Path(arguments.run).is_dir():
             raise UserError(f"no run at {arguments.run}; name the directory that train.py printed")
-        from int_lm import run  # imports JAX, which an export does not need
+        from int_lm import cache, run  # imports JAX, which an export does not need
         from int_lm.model import hashing
 
+        cache.keep()
         opened = run.open_run(
             arguments.run, arguments.step, say=lambda text: print(text, file=sys.stderr)
         )

@@ -3,29 +3,58 @@
 from collections.abc import Iterable, Iterator, Sequence
 
 
+class Cut:
+    """The cut of one text.
+
+    Bytes that may begin a stop string are held back until it is known that they do not.
+
+    Attributes:
+      found: whether a stop string has come; the text ended before it.
+    """
+
+    def __init__(self, stops: Sequence[bytes]) -> None:
+        """Make it.
+
+        Args:
+          stops: the stop strings, none of them empty.
+        """
+        self._stops, self._held, self.found = tuple(stops), b"", False
+
+    def feed(self, piece: bytes) -> bytes:
+        """Take the next piece; the bytes that are known to belong to the text, perhaps none."""
+        held = self._held + piece
+        found = [place for stop in self._stops if (place := held.find(stop)) >= 0]
+        if found:
+            self._held, self.found = b"", True
+            return held[: min(found)]
+        keep = max((_overlap(held, stop) for stop in self._stops), default=0)
+        self._held = held[len(held) - keep :]
+        return held[: len(held) - keep]
+
+    def end(self) -> bytes:
+        """What is still held back when the text has ended."""
+        held, self._held = self._held, b""
+        return held
+
+
 def until(pieces: Iterable[bytes], stops: Sequence[bytes]) -> Iterator[bytes]:
     """Yield the text of `pieces` up to the first stop string, which is left out.
 
-    Bytes that may begin a stop string are yielded only when it is known that they do not. No piece
-    is taken after the one that completes a stop string.
+    No piece is taken after the one that completes a stop string.
 
     Args:
       pieces: the text.
       stops: the stop strings, none of them empty.
     """
-    held = b""
+    cut = Cut(stops)
     for piece in pieces:
-        held += piece
-        found = [place for stop in stops if (place := held.find(stop)) >= 0]
-        if found:
-            yield held[: min(found)]
-            return
-        keep = max((_overlap(held, stop) for stop in stops), default=0)
-        if ready := held[: len(held) - keep]:
+        ready = cut.feed(piece)
+        if ready or cut.found:
             yield ready
-        held = held[len(held) - keep :]
-    if held:
-        yield held
+        if cut.found:
+            return
+    if rest := cut.end():
+        yield rest
 
 
 def _overlap(text: bytes, stop: bytes) -> int:

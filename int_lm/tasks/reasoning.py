@@ -84,10 +84,10 @@ def task(name: str, **settings: Any) -> Task:
     def reward(prompt: str, completion: str, facts: dict[str, int]) -> float:
         dataset, found = entry(facts["seed"])
         try:
-            score = float(dataset.score_answer(before_stop(completion, STOP).strip(), found))
+            reward = float(dataset.score_answer(before_stop(completion, STOP).strip(), found))
         except Exception:  # the judge cannot handle the answer
             return 0.0
-        return score if math.isfinite(score) else 0.0
+        return reward if math.isfinite(reward) else 0.0
 
     def solution(example: Example, rng: random.Random) -> str:
         answer = entry(example.facts["seed"])[1]["answer"]

@@ -11,6 +11,7 @@ Axes: P members, T segment length, M outputs, N inputs, R rank, V vocabulary.
 import dataclasses
 import statistics
 import time
+from typing import Any
 
 import jax
 import numpy as np
@@ -62,11 +63,16 @@ class Costs:
         return self.weights + self.table_weights + self.state_bytes + self.carried_bytes
 
 
+def _bytes(tree: Any) -> int:
+    """Bytes of the arrays of a tree, or of their shapes and dtypes."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
 def costs(recipe: Recipe) -> Costs:
     """Costs of a recipe; nothing is compiled or allocated."""
     model, es = recipe.model, recipe.es
     state = jax.eval_shape(lambda: model.initial_state(es.population, es.members_per_stream))
-    state_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    state_bytes = _bytes(state)
     inference = perturbation = voting = moved = 0
     for _, spec in params.flatten(model.specs.network):
         count, estimator = max(1, spec.layers), recipe.estimator_of(spec)
@@ -79,6 +85,8 @@ def costs(recipe: Recipe) -> Costs:
         if recipe.perturbs(spec):
             perturbation += 2 * count * es.rank * (outputs + inputs)
     weights = params.count(model.specs.network)
+    specs = [spec for _, spec in params.flatten(model.specs.network)]
+    memory = jax.eval_shape(lambda: [recipe.update.memory(spec) for spec in specs])
     rows = len(model.settings.direct) << model.settings.direct_bits
     return Costs(
         weights=weights,
@@ -88,7 +96,7 @@ def costs(recipe: Recipe) -> Costs:
         voting_operations=voting,
         inference_bytes=moved + 2 * model.vocab_size + 2 * state_bytes // es.population,
         state_bytes=state_bytes,
-        carried_bytes=4 * rows + recipe.update.bytes_per_weight * weights,
+        carried_bytes=4 * rows + _bytes(memory),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from int_lm import progress, resume, sample
-from int_lm.arithmetic import tables
+from int_lm.arithmetic import constants
 from int_lm.config import Config
 from int_lm.files.checkpointer import Checkpointer
 from int_lm.measure import diagnose, evaluate
@@ -217,7 +217,7 @@ class Trainer:
         read_bytes = self.text.streams.text_bytes(self.step - 1) * es.members_per_stream
         valid = self.evaluate(self.text.validation).bits_per_byte if evaluate else None
         report = runlog.Report(
-            train_bits_per_byte=tables.bits(score) / max(1, read_bytes) if in_bits else None,
+            train_bits_per_byte=constants.bits(score) / max(1, read_bytes) if in_bits else None,
             train_score=None if in_bits else score / es.population,
             valid_bits_per_byte=valid,
             **standing,

@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from int_lm import config, errors, plugins, programs, signals
+from int_lm import cache, config, errors, plugins, programs, signals
 from int_lm.config import Config, DataConfig, ModelConfig, command_line
 from int_lm.errors import require
 
@@ -309,6 +309,7 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
     asked, flags = asked_of(arguments)
     plugins.trust_settings(asked)
     own = Path(arguments.run or arguments.export)
+    cache.keep()
     if not arguments.json:
         tune(asked, flags, own)
         return

@@ -163,7 +163,7 @@ def test_a_header_of_an_array_is_not_believed(room: Path, tmp_path: Path) -> Non
         data = b"\x93NUMPY\x01\x00\x76\x00" + header.ljust(117) + b"\n" + bytes(64)
         path.write_bytes(data)
         with pytest.raises(untrusted.MalformedError):
-            shards._mapped(path)
+            shards.mapped(path)
 
 
 def test_another_tokenizer_in_an_export_is_refused(room: Path, tmp_path: Path) -> None:

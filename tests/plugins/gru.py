@@ -102,4 +102,4 @@ def step(weights: Tree, state: Tree, tokens_P: Array) -> tuple[Tree, Array, Acti
     return state, layers.readout(weights["head"], z_PD), activity
 
 
-GRU = Architecture("gru", specs, initial_state, step, runtime="plugins.gru_numpy:Gru")
+GRU = Architecture(specs, initial_state, step, runtime="plugins.gru_numpy:Gru")

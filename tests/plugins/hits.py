@@ -48,4 +48,4 @@ def _score_max(es: StrategySettings) -> int:
     return es.segment_length
 
 
-HITS = Objective(name="hits", run=guess, of_tokens=False, score_max=_score_max)
+HITS = Objective(run=guess, has_token_likelihoods=False, score_max=_score_max)

@@ -45,4 +45,4 @@ def step(weights: Tree, state: Tree, tokens_P: Array) -> tuple[Tree, Array, Acti
     return {"state": x_PD[None]}, logits_PV, Activity({"head": Use(x_PD)}, x_PD, gain_PD)
 
 
-NAMES = Architecture("names", specs, initial_state, step, runtime="plugins.names:None")
+NAMES = Architecture(specs, initial_state, step, runtime="plugins.names:None")

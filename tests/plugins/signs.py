@@ -40,7 +40,7 @@ def _votes(
     rounding: Rounding,
 ) -> Array:
     assert weight.left is not None
-    sign_TIR = jnp.sign(node.score(weight, x_TIN)) * sign_TI1
+    sign_TIR = jnp.sign(node.projection(weight, x_TIN)) * sign_TI1
     terms = [
         outer(weight.left[None, ..., r] * sign_TIR[..., r : r + 1], x_TIN)
         for r in range(sign_TIR.shape[-1])
@@ -55,7 +55,6 @@ def _sums(es: StrategySettings, specs: dict[str, Spec]) -> list[tuple[str, int]]
 
 
 SIGNS = Estimator(
-    name="signs",
     roles=ROLES,
     perturbed=ROLES,
     of_fitness=None,

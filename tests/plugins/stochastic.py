@@ -36,6 +36,4 @@ def _move(
     return stochastic(weight, votes.sums, values["rate"], random), memory
 
 
-STOCHASTIC = CARRY._replace(
-    name="stochastic", memory=lambda spec: {}, move=_move, bytes_per_weight=0
-)
+STOCHASTIC = CARRY._replace(memory=lambda spec: {}, move=_move)

@@ -74,7 +74,6 @@ class Estimator(NamedTuple):
     """How votes are computed. It has one of `of_fitness` and `of_tokens`; the other one is None.
 
     Attributes:
-      name: name in the configuration.
       roles: roles of the tensors that it can vote on.
       perturbed: those of `roles` whose tensors members perturb.
       of_fitness: (es, noise of one tensor, fitness int8 [I]) -> int32 sums of the tensor's shape.
@@ -88,7 +87,6 @@ class Estimator(NamedTuple):
         votes, whatever their scale.
     """
 
-    name: str
     roles: frozenset[Role]
     perturbed: frozenset[Role]
     of_fitness: Callable[[StrategySettings, Noise, Array], Array] | None

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from int_lm import native
+from int_lm.arithmetic.constants import ERROR_BITS
 from int_lm.arithmetic.fixed import CREDIT_BITS, CREDIT_FRACTION_BITS
-from int_lm.arithmetic.tables import ERROR_BITS
 from int_lm.limits import INT8_MAX
 from int_lm.method.estimator.rounding import Rounding
 from int_lm.model import layers, likelihood

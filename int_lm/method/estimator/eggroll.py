@@ -52,7 +52,6 @@ def _sums(es: StrategySettings, specs: dict[str, Spec]) -> list[tuple[str, int]]
 
 
 EGGROLL = Estimator(
-    name="eggroll",
     roles=ROLES,
     perturbed=ROLES,
     of_fitness=votes,

@@ -36,7 +36,6 @@ def _prepare(segment: Segment) -> Array | None:
 
 
 EXACT = Estimator(
-    name="exact",
     roles=frozenset({Role.READOUT}),
     perturbed=frozenset(),
     of_fitness=None,

@@ -18,27 +18,29 @@ from int_lm.limits import INT8_MAX
 from int_lm.method.estimator.rounding import Rounding
 from int_lm.model.perturb import Weight
 
-UNIT_SHIFT = 10  # right shift of the product of a credit, a difference of effects and a score
+UNIT_SHIFT = 10  # right shift of the product of a credit, a difference of effects and a projection
 
 
-def score(weight: Weight, x_TIN: Array) -> Array:
-    """Perturbation score B x of every pair, scaled to about 32 in magnitude: int8 [T, I, R].
+def projection(weight: Weight, x_TIN: Array) -> Array:
+    """Projection B x of every pair, scaled to about 32 in magnitude: int8 [T, I, R].
 
     Args:
       weight: the tensor with the pairs' perturbations; `right` is B.
       x_TIN: inputs of the first member of every pair, int8.
     """
-    return _shifted_score(weight, x_TIN, score_shift(x_TIN.shape[-1]))
+    return _shifted_projection(weight, x_TIN, projection_shift(x_TIN.shape[-1]))
 
 
-def score_shift(inputs: int) -> int:
+def projection_shift(inputs: int) -> int:
     """Right shift of B x for this number of inputs."""
     return 3 + round(math.log2(inputs) / 2)
 
 
-def _shifted_score(weight: Weight, x_TIN: Array, shift: int) -> Array:
-    score_TIR = jnp.einsum("tin,inr->tir", x_TIN, weight.right, preferred_element_type=jnp.int32)
-    return fixed.saturate(fixed.shift_floor(score_TIR, shift))
+def _shifted_projection(weight: Weight, x_TIN: Array, shift: int) -> Array:
+    projection_TIR = jnp.einsum(
+        "tin,inr->tir", x_TIN, weight.right, preferred_element_type=jnp.int32
+    )
+    return fixed.saturate(fixed.shift_floor(projection_TIR, shift))
 
 
 def root_bits(weight: Weight) -> int:
@@ -52,8 +54,8 @@ def operand(
 ) -> Array:
     """r a, the left operand of the votes of `unit`, rounded: int8 [T, I, M].
 
-    The product of credit, effect difference and score is rounded to int8 by a dither first; then it
-    is multiplied by A.
+    The product of credit, effect difference and projection is rounded to int8 by a dither first;
+    then it is multiplied by A.
 
     Args:
       weight: the MATRIX with the pairs' perturbations A and B.
@@ -62,7 +64,7 @@ def operand(
       credit_TIE: credit of the effects, int8.
       rounding: the dithers of the segment.
     """
-    shifts = score_shift(x_TIN.shape[-1]), UNIT_SHIFT, 4 + root_bits(weight)
+    shifts = projection_shift(x_TIN.shape[-1]), UNIT_SHIFT, 4 + root_bits(weight)
     return rounded_operand(weight, x_TIN, effect_TIE, credit_TIE, rounding, *shifts)
 
 
@@ -73,25 +75,25 @@ def rounded_operand(
     effect_TIE: Array,
     credit_TIE: Array,
     rounding: Rounding,
-    score_shift: int,
+    projection_shift: int,
     product_shift: int,
     total_shift: int,
 ) -> Array:
     """`operand` with its three right shifts as arguments.
 
     Args:
-      score_shift: of B x.
-      product_shift: of the product of credit, effect difference and score.
+      projection_shift: of B x.
+      product_shift: of the product of credit, effect difference and projection.
       total_shift: of the sum over the rank.
     """
     assert weight.left is not None
-    score_TIR = _shifted_score(weight, x_TIN, score_shift).astype(jnp.int32)
+    projection_TIR = _shifted_projection(weight, x_TIN, projection_shift).astype(jnp.int32)
     product_TIE = credit_TIE.astype(jnp.int32) * effect_TIE.astype(jnp.int32)
-    rank, effects = score_TIR.shape[-1], product_TIE.shape[-1]
+    rank, effects = projection_TIR.shape[-1], product_TIE.shape[-1]
     groups = weight.left.shape[-2] // effects  # output m changes effect m mod E only
     terms = []
     for r in range(rank):
-        scaled = rounding.operand(product_TIE * score_TIR[..., r : r + 1], product_shift)
+        scaled = rounding.operand(product_TIE * projection_TIR[..., r : r + 1], product_shift)
         scaled_TIM = jnp.concatenate([scaled] * groups, axis=-1).astype(jnp.int32)
         terms.append(scaled_TIM * weight.left[None, ..., r].astype(jnp.int32))
     total_TIM = functools.reduce(jnp.add, terms)

@@ -4,7 +4,7 @@
 
     d_it        log-likelihood of token t under the first member of pair i, minus that under the
                 second; `eggroll` uses the fitness of the whole segment instead
-    B_i x_it    score of the perturbation, as in the forward pass
+    B_i x_it    projection, as in the forward pass
 
 `eggroll` votes on VECTORs: their perturbation is the same for all tokens, and the score of a
 segment is already the sum over its tokens. docs/method.md derives this estimator.
@@ -29,7 +29,7 @@ from int_lm.settings import StrategySettings
 
 ROLES = frozenset({Role.MATRIX, Role.PROJECTION, Role.READOUT, Role.EMBEDDING})
 DIFFERENCE_SHIFT = 10  # right shift of log-likelihood differences: to units of 2^-6 bit
-TRACE_SHIFT = 5  # right shift of the product of a difference and a perturbation score
+TRACE_SHIFT = 5  # right shift of the product of a difference and a projection
 
 
 def _prepare(segment: Segment) -> Array:
@@ -58,7 +58,7 @@ def _traces(weight: Weight, x_TIN: Array, difference_TI1: Array, rounding: Round
     after the shift, int8 holds about five standard deviations of it.
     """
     coefficient_TIR = rounding.narrowed(
-        difference_TI1 * node.score(weight, x_TIN).astype(jnp.int32), TRACE_SHIFT
+        difference_TI1 * node.projection(weight, x_TIN).astype(jnp.int32), TRACE_SHIFT
     )
     u_IRN = jnp.einsum("tir,tin->irn", coefficient_TIR, x_TIN, preferred_element_type=jnp.int32)
     bits = 3 + round(math.log2(x_TIN.shape[0]) / 2)
@@ -84,7 +84,6 @@ def _sums(es: StrategySettings, specs: dict[str, Spec]) -> list[tuple[str, int]]
 
 
 TRACE = Estimator(
-    name="trace",
     roles=ROLES,
     perturbed=ROLES,
     of_fitness=None,

@@ -103,7 +103,6 @@ def _operations(spec: Spec) -> int:
 
 
 UNIT = Estimator(
-    name="unit",
     roles=frozenset({Role.MATRIX, Role.PROJECTION, Role.EMBEDDING}),
     perturbed=frozenset({Role.MATRIX}),
     of_fitness=None,

@@ -22,13 +22,12 @@ class Objective(NamedTuple):
     """How members are scored. Any function that gives an integer score will do.
 
     Attributes:
-      name: name in the configuration.
       run: (model, members, state, tokens [P, T+1], keep) -> (state, scores int32 [P], records).
         `members` holds the members' perturbed parameters. `state` is their recurrent state, which
         carries over from step to step. A higher score is better. `records` holds what `keep`
         returned for each token, stacked over T; None if the objective has no log-likelihood of
         every token.
-      of_tokens: whether the objective has a log-likelihood of every token. All estimators need it
+      has_token_likelihoods: whether it has a log-likelihood of every token. All estimators need it
         except those that use the fitness.
       score_max: (es) -> the largest possible magnitude of a score.
       in_bits: whether scores are log-likelihoods in units of 2^-16 bit.
@@ -36,9 +35,8 @@ class Objective(NamedTuple):
         `run` then refuses to run.
     """
 
-    name: str
     run: Callable[[LanguageModel, Parameters, Tree, Array, Keep], tuple[Tree, Array, Any]]
-    of_tokens: bool
+    has_token_likelihoods: bool
     score_max: Callable[[StrategySettings], int]
     in_bits: bool = False
     written: bool = False

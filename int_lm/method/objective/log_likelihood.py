@@ -52,6 +52,4 @@ def _score_max(es: StrategySettings) -> int:
     return es.segment_length * WORST_BITS_PER_TOKEN << LOG2_FRACTION_BITS
 
 
-LOG_LIKELIHOOD = Objective(
-    name="log_likelihood", run=run, of_tokens=True, score_max=_score_max, in_bits=True
-)
+LOG_LIKELIHOOD = Objective(run=run, has_token_likelihoods=True, score_max=_score_max, in_bits=True)

@@ -84,5 +84,5 @@ def _run(
 
 
 REWARD = Objective(
-    name="reward", run=_run, of_tokens=False, score_max=lambda es: INT32_MAX, written=True
+    run=_run, has_token_likelihoods=False, score_max=lambda es: INT32_MAX, written=True
 )

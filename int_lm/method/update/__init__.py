@@ -46,7 +46,6 @@ class Update(NamedTuple):
     """How votes move weights: pure functions of integers.
 
     Attributes:
-      name: name in the configuration.
       memory: (spec) -> initial arrays that the update keeps of one tensor, by name; each has the
         tensor's shape. A checkpoint stores them under these names. Different tensors may have
         different arrays.
@@ -55,20 +54,17 @@ class Update(NamedTuple):
       move: (es, tensor, weight, memory, votes, values) -> (weight int8 in [-127, 127], memory).
         Elementwise, except for sums over a whole tensor, so that the result is the same on one
         device and on many.
-      bytes_per_weight: bytes of `memory` for each weight; `training.plan` reports them.
       settings_used: (es) -> the settings that the update uses, by name, for the model card.
       least_rate: the smallest `es.learning_rate` that can move a weight; 0 if the update does not
         use it.
     """
 
-    name: str
     memory: Callable[[Spec], Memory]
     values: Callable[[Settings, int], Values]
     move: Callable[
         [StrategySettings, Tensor, Array, Memory, Votes, Scalars],
         tuple[Array, Memory],
     ]
-    bytes_per_weight: int
     settings_used: Callable[[StrategySettings], dict[str, str]]
     least_rate: float = 0.0
 

@@ -198,11 +198,9 @@ def _move(
 
 
 ADAPTIVE = Update(
-    name="adaptive",
     memory=_memory,
     values=_values,
     move=_move,
-    bytes_per_weight=4,
     settings_used=lambda es: {
         "learning rate": f"{es.learning_rate:g}, half-life {es.learning_rate_halflife:g} steps",
         "beta1, beta2": f"{es.beta1:g}, {es.beta2:g}",

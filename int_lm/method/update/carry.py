@@ -72,11 +72,9 @@ def _move(
 
 
 CARRY = Update(
-    name="carry",
     memory=_memory,
     values=_values,
     move=_move,
-    bytes_per_weight=2,
     settings_used=lambda es: {
         "learning rate": f"{es.learning_rate:g}, half-life {es.learning_rate_halflife:g} steps"
     },

@@ -115,10 +115,8 @@ def _move(
 
 
 THRESHOLD = Update(
-    name="threshold",
     memory=_memory,
     values=_values,
     move=_move,
-    bytes_per_weight=0,
     settings_used=lambda es: {"alpha": f"{es.alpha:g}, half-life {es.alpha_halflife:g} steps"},
 )

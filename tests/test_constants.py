@@ -1,4 +1,4 @@
-"""Tables and schedules: equal to the same numbers found by other means, on every machine."""
+"""Constants and schedules: equal to the same numbers found by other means, on every machine."""
 
 import hashlib
 import math
@@ -8,7 +8,7 @@ import numpy as np
 import oracle
 import pytest
 
-from int_lm.arithmetic import tables
+from int_lm.arithmetic import constants
 from int_lm.config import Config, EsConfig, RunConfig
 from int_lm.limits import GAUSSIAN_MAX, LEARNING_RATE_MAX
 from int_lm.method.update import carry, threshold
@@ -30,7 +30,7 @@ def distance_to_half(values: list[float]) -> float:
 @pytest.mark.parametrize("bits", [22, 28])
 def test_exp2_table_is_rounded_powers_of_two(bits: int):
     """255 entries from 2^bits down, one octave every 16, none of them 0."""
-    table = tables.exp2(bits)
+    table = constants.exp2(bits)
     assert table.dtype == np.int32
     assert table.tolist() == oracle.exp2_table(bits)
     assert table[0] == 2**bits and table[160] == 2 ** (bits - 10) and table.min() > 0
@@ -39,7 +39,7 @@ def test_exp2_table_is_rounded_powers_of_two(bits: int):
 
 def test_log2_table_is_rounded_logarithms():
     """From log2 1 = 0 to log2 2 = 2^22, rising all the way."""
-    table = tables.log2_mantissa()
+    table = constants.log2_mantissa()
     assert table.dtype == np.int32
     assert table.tolist() == oracle.log2_table()
     assert table[0] == 0 and table[-1] == 2**22 and np.all(np.diff(table) > 0)
@@ -47,7 +47,7 @@ def test_log2_table_is_rounded_logarithms():
 
 def test_gaussian_table_is_odd_and_normal():
     """Sixteen random bits index a normal distribution of standard deviation 16."""
-    table = tables.gaussian_quantiles()
+    table = constants.gaussian_quantiles()
     assert table.dtype == np.int8 and table.shape == (65536,)
     assert table.tolist() == oracle.gaussian_quantiles()
     np.testing.assert_array_equal(table, -table[::-1])
@@ -72,14 +72,14 @@ def test_an_octave_gives_every_entry_of_exp2(bits: int):
     """Shifted right by its octaves and the bits too many, rounded half up."""
     distance = np.arange(255)
     down = 30 - bits + (distance >> 4)
-    terms = (tables.exp2_octave().astype(np.int64)[distance & 15] + (1 << (down - 1))) >> down
+    terms = (constants.exp2_octave().astype(np.int64)[distance & 15] + (1 << (down - 1))) >> down
     assert terms.tolist() == oracle.exp2_table(bits)
-    assert int(tables.exp2_octave()[0]) == 1 << 30
+    assert int(constants.exp2_octave()[0]) == 1 << 30
 
 
 def test_exp2_fraction_table_is_rounded_powers_of_two():
     """2^15 2^-x at the middles of 1024 cells of [0, 1): falling, between 2^14 and 2^15."""
-    table = tables.exp2_fraction()
+    table = constants.exp2_fraction()
     assert table.dtype == np.int32
     assert table.tolist() == oracle.exp2_fraction_table()
     assert table.max() < 2**15 and table.min() > 2**14 and np.all(np.diff(table) < 0)
@@ -194,9 +194,9 @@ def test_vote_threshold_stays_small_for_any_alpha_a_user_can_ask_for(es: dict, s
 def test_initial_scale_keeps_the_variance_through_a_linear(n_in: int):
     """sqrt(n_in) * scale / 2^shift is 1, whether or not sqrt(n_in) is a power of two."""
     shift = 4 + round(math.log2(n_in) / 2)
-    assert math.sqrt(n_in) * tables.initial_scale(n_in) / 2**shift == pytest.approx(1.0)
+    assert math.sqrt(n_in) * constants.initial_scale(n_in) / 2**shift == pytest.approx(1.0)
 
 
 def test_bits_reads_a_log_likelihood_as_code_length():
     """-2^16 units are one bit."""
-    assert tables.bits(-3 * 2**15) == 1.5
+    assert constants.bits(-3 * 2**15) == 1.5

@@ -1,9 +1,9 @@
-"""Tables: real numbers rounded to integers, once, before a run (schedules: `method.schedules`).
+"""Constants: real numbers rounded to integers, once, before a run (schedules: `method.schedules`).
 
-Tables of the likelihood and of roots are computed with `decimal` at 50 digits. Its results do not
-depend on the machine's floating-point library, so every platform gets the same bits. Quantiles of
-the gaussian are computed with floats. None of them is close to a number at which its rounding
-changes, so they are the same with every library, too (a test checks the distance).
+Lookup tables of the likelihood and of roots are computed with `decimal` at 50 digits. Its results
+do not depend on the machine's floating-point library, so every platform gets the same bits.
+Quantiles of the gaussian are computed with floats. None of them is close to a number at which its
+rounding changes, so they are the same with every library, too (a test checks the distance).
 """
 
 import decimal
