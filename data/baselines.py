@@ -11,6 +11,7 @@ that is fitted on other text is worse.
 """
 
 import gzip
+import importlib
 import lzma
 from collections.abc import Sequence
 from typing import Any
@@ -21,7 +22,7 @@ import zstandard
 from data.documents import Document
 
 try:
-    import pyppmd
+    pyppmd: Any = importlib.import_module("pyppmd")
 except ImportError:  # an optional package; PPMd is left out without it
     pyppmd = None
 

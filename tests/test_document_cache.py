@@ -11,7 +11,7 @@ import oracle
 import pytest
 
 from int_lm import config as configuration, runtime
-from int_lm.arithmetic import tables
+from int_lm.arithmetic import constants
 from int_lm.config import Config, DistributedConfig, EsConfig, ModelConfig
 from int_lm.errors import UserError
 from int_lm.measure import evaluate
@@ -26,6 +26,7 @@ SETTINGS = ModelConfig(
     "rwkv", width=8, layers=1, ffn_multiple=1, cache=LENGTHS, cache_bits=BITS, direct_bits=8
 )
 TINY = dataclasses.replace(SETTINGS, direct=(1,))
+ES: dict[str, Any] = {"population": 8, "segment_length": 12}
 WEIGHTS = 3 * len(LENGTHS) ** 2 * 32
 
 
@@ -118,8 +119,7 @@ def test_probabilities_sum_to_one():
 
 def tiny(**more: Any) -> recipe.Recipe:
     """A small recipe with a cache and a context table."""
-    es = {"population": 8, "segment_length": 12, "readout": "exact", "votes": "unit", **more}
-    return recipe.of(Config(model=TINY, es=EsConfig(**es)), 11)
+    return recipe.of(Config(model=TINY, es=EsConfig(**(ES | more))), 11)
 
 
 def tokens_at(step: int) -> np.ndarray:
@@ -167,7 +167,7 @@ def test_weights_learn_from_exact_errors():
                 errors.append([int(errors_TIV[t, stream, token])])
     assert len(set(rows)) > 6
     expected, counts = oracle.contexts.updated(
-        made.es, [[0]] * WEIGHTS, [0] * WEIGHTS, rows, errors, 0
+        EsConfig(**ES), [[0]] * WEIGHTS, [0] * WEIGHTS, rows, errors, 0
     )
     state = trained(made, 1)
     found = np.asarray(state.tables.values["cache"]).reshape(-1)
@@ -215,8 +215,8 @@ def numpy_model(made: recipe.Recipe, weights: Parameters) -> runtime.Model:
         "model": dataclasses.asdict(TINY),
         "vocab_size": made.model.vocab_size,
     }
-    exp2 = tables.exp2(likelihood.NARROW_BITS)
-    return runtime.Model(config, runtime.Rwkv, tensors, exp2, tables.log2_mantissa())
+    exp2 = constants.exp2(likelihood.NARROW_BITS)
+    return runtime.Model(config, runtime.Rwkv, tensors, exp2, constants.log2_mantissa())
 
 
 def test_numpy_computes_the_same():

@@ -9,7 +9,6 @@ Axes: P streams, of which there is one, V vocabulary.
 """
 
 import dataclasses
-import decimal
 import inspect
 import math
 import re
@@ -25,13 +24,13 @@ import numpy as np
 from int_lm import native, runtime
 from int_lm.arithmetic import constants
 from int_lm.compile import c, expressions, layout, program, ranges, reading, trace
+from int_lm.export import c_constants
 from int_lm.limits import SEPARATOR
 from int_lm.model import context_tables, document_cache, layers, likelihood, perturb
 from int_lm.model.language_model import LanguageModel
 from int_lm.model.params import TABLES, Parameters
 
 FILE = "runtime.c"
-ROOTS = 96  # roots of 1/2, of 128 fractional bits, that powers of it are products of
 _PARTS = Path(__file__).parent / "c"
 
 
@@ -97,8 +96,8 @@ def source(model: LanguageModel, tokenizer: Mapping[str, Any]) -> str:
         f"/* The model {'-' * 85} */",
         "",
         *_sizes(model, tokenizer, logit),
-        *_constants(odds.tables),
-        *_roots(),
+        *c_constants.of_arrays(odds.tables),
+        *c_constants.of_roots(),
         *_tensors(model, step.dots),
         *_state(before_cache),
         *_cache(model),
@@ -241,44 +240,6 @@ def _sizes(model: LanguageModel, tokenizer: Mapping[str, Any], logit: str) -> It
     yield ""
 
 
-def _rows(values: Sequence[str]) -> Iterator[str]:
-    """Lines with the values of an array, as many in a line as fit."""
-    line = "   "
-    for value in values:
-        if len(line) + len(value) + 2 > reading.WIDTH:
-            yield line
-            line = "   "
-        line += f" {value},"
-    yield line
-
-
-def _constants(arrays: Mapping[str, np.ndarray]) -> Iterator[str]:
-    """The tables that the traced functions read."""
-    for name, array in arrays.items():
-        dtype = str(array.dtype)
-        yield f"static const {layout.TYPES[dtype]} {name}[{array.size}] = {{"
-        yield from _rows([expressions.literal(int(value), dtype) for value in array.reshape(-1)])
-        yield "};"
-        yield ""
-
-
-def _roots() -> Iterator[str]:
-    """2^(-2^-i) for i = 1..ROOTS in units of 2^-128: words of 32 bits, lowest first."""
-    context = decimal.Context(prec=80)
-    yield f"enum {{ ROOTS = {ROOTS} }};"
-    yield ""
-    yield "/* 2^(-2^-(i + 1)) in units of 2^-128, lowest words first: `sampling_weight` */"
-    yield f"static const uint32_t roots[{ROOTS}][4] = {{"
-    for i in range(1, ROOTS + 1):
-        exponent = -context.divide(decimal.Decimal(1), decimal.Decimal(2**i))
-        scaled = context.multiply(context.power(2, exponent), decimal.Decimal(2**128))
-        number = int(scaled.to_integral_value(decimal.ROUND_HALF_EVEN))
-        words = [f"0x{number >> 32 * k & 0xFFFFFFFF:08X}" for k in range(4)]
-        yield f"    {{{', '.join(words)}}},"
-    yield "};"
-    yield ""
-
-
 def _tensors(model: LanguageModel, dots: set[str]) -> Iterator[str]:
     """C declarations of the weights: a pointer to each, and its entry in the weights file."""
     weights, _, _ = _arrays(model)
@@ -359,7 +320,7 @@ def _state(model: LanguageModel) -> Iterator[str]:
             yield f"    memset(state->{name}, 0, sizeof state->{name});"
             continue
         yield f"    static const {layout.TYPES[str(flat.dtype)]} {name}[{flat.size}] = {{"
-        yield from (f"    {line}" for line in _rows([str(int(entry)) for entry in flat]))
+        yield from (f"    {line}" for line in c_constants.lines_of([str(int(entry)) for entry in flat]))
         yield "    };"
         yield f"    memcpy(state->{name}, {name}, sizeof {name});"
     yield "}"
