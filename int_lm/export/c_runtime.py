@@ -320,7 +320,9 @@ def _state(model: LanguageModel) -> Iterator[str]:
             yield f"    memset(state->{name}, 0, sizeof state->{name});"
             continue
         yield f"    static const {layout.TYPES[str(flat.dtype)]} {name}[{flat.size}] = {{"
-        yield from (f"    {line}" for line in c_constants.lines_of([str(int(entry)) for entry in flat]))
+        yield from (
+            f"    {line}" for line in c_constants.lines_of([str(int(entry)) for entry in flat])
+        )
         yield "    };"
         yield f"    memcpy(state->{name}, {name}, sizeof {name});"
     yield "}"
