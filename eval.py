@@ -71,7 +71,11 @@ def parse(argv: Sequence[str] | None, program: str = "eval.py") -> argparse.Name
     )
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument("--run", metavar="DIR", help="run directory that train.py wrote")
-    model.add_argument("--export", metavar="DIR", help="directory that int_lm.export wrote")
+    model.add_argument(
+        "--export",
+        metavar="DIR",
+        help="directory that int_lm.export wrote, or hf://OWNER/NAME@REVISION",
+    )
     parser.add_argument("--step", type=int, help="checkpoint of the run (default: the newest)")
     parser.add_argument(
         "--text",
@@ -405,7 +409,9 @@ def main(argv: Sequence[str] | None = None, program: str = "eval.py") -> None:
         cache.keep()
         subject = open_run(Path(arguments.run), arguments.step)
     else:
-        subject = open_export(Path(arguments.export))
+        from int_lm import hub
+
+        subject = open_export(hub.local(arguments.export))
     figures = {"model": subject.name, "step": subject.step}
     present = show_task if arguments.last_word or arguments.pairs else show
     if arguments.last_word:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from int_lm import config as config_module, export as export_module, plugins, programs, runtime
+from int_lm import config as config_module, export as export_module, hub, plugins, programs, runtime
 from int_lm.config import Config, command_line
 from int_lm.errors import UserError, nearest
 
@@ -50,6 +50,8 @@ class Model:
 
     def evaluate(self, texts: Sequence[Text]) -> dict[str, Any]:
         """How well the model predicts texts: the figures of `eval.py --text --json`.
+
+        Whether they were trained on, it does not say: only the command looks for the run's shards.
 
         Args:
           texts: documents. Each is read from a fresh state, and its end is predicted, too.
@@ -158,16 +160,16 @@ def load(path: str | Path, step: int | None = None, *, trusted: Sequence[str] = 
     """The model in a run directory or in an export.
 
     Args:
-      path: the directory.
+      path: the directory, or `hf://OWNER/NAME@REVISION` for an export on the Hugging Face hub.
       step: which checkpoint of a run; None for the newest one that is not damaged.
       trusted: code outside int_lm that the run or export names and that may be imported, each as
         "module:name".
 
     Raises:
-      UserError: `path` holds no run and no export, or it is damaged; or `step` is given for an
-        export.
+      UserError: `path` holds no run and no export, or it is damaged; `step` is given for an export;
+        or the hub does not give the export.
     """
-    path = Path(path)
+    path = hub.local(path)
     plugins.trust(*trusted)
     evaluation = programs.load("eval")
     if (path / "checkpoints").is_dir():

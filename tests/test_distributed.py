@@ -1,5 +1,6 @@
 """Several processes: the bits of one, one decision, and no waiting for the dead."""
 
+import json
 import os
 import socket
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from tiny_command import assert_same_run, train_arguments
 from int_lm import config
 from int_lm.config import Config, DistributedConfig
 from int_lm.errors import UserError
+from int_lm.files import checkpoint
 from int_lm.training import distributed, launchers
 
 TUNING = ["--es.population", "8", "--es.members_per_stream", "4", "--es.sigma_shift", "1"]
@@ -96,18 +99,58 @@ def test_four_processes_give_the_bits_of_one(
 
 @pytest.mark.slow
 @pytest.mark.alone
-def test_two_processes_tune_a_run_to_the_bits_of_one(
+def test_tuning_gives_the_same_bits_in_every_way(
     whole, tmp_path: Path, command_environment
 ) -> None:
-    """From its start: the weights of the run are read before the processes meet."""
-    arguments = ["-m", "int_lm.tune", "--run", whole[0], "--reward", "sorting", *TUNING]
+    """Twenty steps on one device, two and four, in two processes, and killed three times.
+
+    Two processes read the weights of the run before they meet; the first one alone prints figures.
+    """
+    tuning = ["-m", "int_lm.tune", "--run", whole[0], "--reward", "sorting", "--json", *TUNING]
+    tuning += ["--run.steps", "20", "--run.checkpoint_every", "3"]
     environment = command_environment | {"PYTHONPATH": str(ROOT)}
-    both = start_command(2, [*arguments, "--run.dir", tmp_path / "two"], environment)
+
+    def one(name: str, devices: int = 1) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, *tuning, "--run.dir", tmp_path / name],
+            env=environment | {"JAX_NUM_CPU_DEVICES": str(devices)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def figures(process: subprocess.Popen[str], output: list[str]) -> dict[str, Any]:
+        assert process.returncode == 0, output
+        assert output[0].count("\n") == 1, output
+        return json.loads(output[0]) | {"seconds": None}
+
+    alone = one("one")
+    expected = figures(alone, ended([alone])[0])
+    assert expected["steps"] == 20
+    for devices in (2, 4):
+        several = one(f"{devices} devices", devices)
+        assert figures(several, ended([several])[0]) == expected
+        assert_same_run(tmp_path / f"{devices} devices", tmp_path / "one")
+
+    both = start_command(2, [*tuning, "--run.dir", tmp_path / "two"], environment)
     outputs = ended(both)
-    assert [process.returncode for process in both] == [0, 0], outputs
-    command = [sys.executable, *arguments, "--run.dir", tmp_path / "one"]
-    subprocess.run(command, env=environment, check=True, timeout=300, stdout=subprocess.DEVNULL)
+    assert figures(both[0], outputs[0]) == expected
+    assert (both[1].returncode, outputs[1][0]) == (0, "")
     assert_same_run(tmp_path / "two", tmp_path / "one")
+
+    saves, reached = tmp_path / "killed/checkpoints", 0
+    for _ in range(3):
+        killed = one("killed")
+        while (checkpoint.latest_step(saves) or 0) <= reached:
+            assert killed.poll() is None, killed.communicate()
+            time.sleep(0.01)
+        killed.kill()
+        killed.communicate()
+        reached = checkpoint.latest_step(saves) or 0
+    assert 0 < reached < 20
+    again = one("killed")
+    assert figures(again, ended([again])[0]) == expected
+    assert_same_run(tmp_path / "killed", tmp_path / "one")
 
 
 # -- In one process --------------------------------------------------------------------------------

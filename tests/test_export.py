@@ -412,7 +412,7 @@ def test_the_command_exports_a_run(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--out", "x"], "the following arguments are required: --run"),
+        (["--out", "x"], "name the run to export with --run DIR"),
         (["--run", "."], "the following arguments are required: --out"),
         (["--run", "nowhere", "--out", "x"], "no run at nowhere; name the directory"),
         (["--run", ".", "--out", "x", "--overwite"], "did you mean --overwrite?"),

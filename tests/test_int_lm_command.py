@@ -135,3 +135,14 @@ def test_a_module_of_the_same_name_is_told_apart(tmp_path: Path, run_command) ->
     done = run_command("-c", program)
     assert "UserError: a module named data is imported already, from " in done.stderr
     assert f"{tmp_path}{os.sep}data.py" in done.stderr
+
+
+def test_a_package_that_is_missing_is_named(run_command) -> None:
+    """The harness is an extra; without it, one sentence says how to install it."""
+    program = (
+        "import sys\nsys.modules['lm_eval'] = None\nfrom int_lm.__main__ import main\n"
+        "main(['harness', '--export', 'x', '--tasks', 'y'])"
+    )
+    done = run_command("-c", program)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "pip install 'int-lm[harness]'" in done.stderr

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from int_lm import compress, export, plugins, programs, progress
+from int_lm import compress, export, hub, plugins, programs, progress
 from int_lm.config.command_line import OneLineParser
 from int_lm.errors import UserError, reported, say
 from int_lm.files import atomic
@@ -30,7 +30,10 @@ def parser(program: str = COMMAND) -> OneLineParser:
         "-o", "--out", metavar="FILE", required=True, help="file to write; - for standard output"
     )
     result.add_argument(
-        "--export", metavar="DIR", required=True, help="directory that int_lm.export wrote"
+        "--export",
+        metavar="DIR",
+        required=True,
+        help="directory that int_lm.export wrote, or hf://OWNER/NAME@REVISION",
     )
     result.add_argument(
         "--learn",
@@ -80,18 +83,22 @@ def _written(name: str) -> Iterator[BinaryIO]:
         yield file
 
 
-def codec_of(directory: str) -> compress.Codec:
+def codec_of(name: str) -> compress.Codec:
     """The model and tokenizer of an export.
 
+    Args:
+      name: its directory, or `hf://OWNER/NAME@REVISION`.
+
     Raises:
-      UserError: the directory is not an export, or it is damaged.
+      UserError: the directory is not an export, or it is damaged; or the hub does not give it.
     """
+    directory = hub.local(name)
     model = export.load(directory)
     programs.make_importable()
     import tokenization
     from int_lm import resume
 
-    tokenizer = tokenization.load(Path(directory) / "tokenizer")
+    tokenizer = tokenization.load(directory / "tokenizer")
     resume.check_tokenizer(model.config["tokenizer"], tokenization.identity(tokenizer))
     return compress.Codec(model, tokenizer.encode, tokenizer.decode)
 

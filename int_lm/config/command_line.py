@@ -3,12 +3,13 @@
 import argparse
 import contextlib
 import dataclasses
+import os
 import re
 import shlex
 import shutil
 import sys
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -73,7 +74,7 @@ class OneLineParser(argparse.ArgumentParser):
         Raises:
           UserError: a flag is unknown (the message has the nearest known one) or used wrongly.
         """
-        known, unknown = self.parse_known_args(self._with_texts(argv))
+        known, unknown = self.parse_some(argv)
         if unknown:
             flags = list(self._option_string_actions)
             name = unknown[0].split("=")[0]
@@ -81,6 +82,15 @@ class OneLineParser(argparse.ArgumentParser):
             if Path(unknown[0]).exists():
                 hint = f"; a file of that name is written ./{unknown[0]}"
             raise UserError(f"unknown argument {name}{hint}")
+        return known
+
+    def parse_some(self, argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
+        """`parse_strict` of the known arguments, and the unknown ones.
+
+        Raises:
+          UserError: a flag is used wrongly.
+        """
+        known, unknown = self.parse_known_args(self._with_texts(argv))
         for action in self._actions:
             value = getattr(known, action.dest, None)
             if action.nargs is None and value is not None and value != action.default:
@@ -88,7 +98,7 @@ class OneLineParser(argparse.ArgumentParser):
                 setattr(known, action.dest, value)
             if action.metavar in _OF_PATHS and value is not None:
                 setattr(known, action.dest, _expanded(value, action.option_strings or [""]))
-        return known
+        return known, unknown
 
     def _with_texts(self, argv: Sequence[str] | None) -> list[str]:
         """Join each text that begins with a dash to the flag before it, as in `--prompt=-x`.
@@ -202,6 +212,24 @@ def interpreter() -> str:
     with contextlib.suppress(ValueError, OSError):  # not below the current directory
         own = own.relative_to(Path.cwd())
     return shlex.quote(str(own))
+
+
+@contextlib.contextmanager
+def reporting_to_stderr() -> Iterator[None]:
+    """For commands with --json: what is printed here goes to stderr, by libraries in C, too.
+
+    Those do not know of `sys.stdout`: Gloo tells of processes that meet on the descriptor itself.
+    """
+    sys.stdout.flush()
+    own = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(own, 1)
+        os.close(own)
 
 
 def quoted(text: str) -> str:

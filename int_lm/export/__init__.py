@@ -15,15 +15,13 @@ The same run gives the same bytes. JAX is imported only when a model is exported
 """
 
 import ast
-import contextlib
 import hashlib
 import inspect
 import json
-import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,28 +30,30 @@ import numpy as np
 from int_lm import config, runtime, sampling
 from int_lm.arithmetic import constants
 from int_lm.errors import UserError
-from int_lm.export import card, sparse
-from int_lm.files import atomic, digest, names, untrusted
+from int_lm.export import card, metadata, sparse
+from int_lm.export.directory import (
+    ARCHITECTURE_FILE,
+    C_FILE,
+    CARD_FILE,
+    RUNTIME_FILE,
+    TOKENIZER_FOLDER,
+    check_free,
+    named_when_complete,
+)
+from int_lm.files import digest, names, untrusted
 from int_lm.limits import SEPARATOR
 
 if TYPE_CHECKING:
     from int_lm.run import Run
 
-CARD_FILE, RUNTIME_FILE, TOKENIZER_FOLDER = "README.md", "runtime.py", "tokenizer"
-C_FILE = "runtime.c"
-ARCHITECTURE_FILE = "architecture.py"  # the NumPy form of a network that runtime.py does not have
-_FILES = {
-    runtime.WEIGHTS_FILE,
-    runtime.CONFIG_FILE,
-    RUNTIME_FILE,
-    C_FILE,
-    ARCHITECTURE_FILE,
-    CARD_FILE,
-    TOKENIZER_FOLDER,
-    digest.FILE_DIGESTS,
-}
-_CACHE = "__pycache__"  # importing runtime.py makes this folder
 _STANDING_ALONE = {"numpy", *sys.stdlib_module_names}  # modules that an export may import
+QUANTIZATION = {  # docs/arithmetic.md has the bounds
+    "weights": "int8",
+    "activations": "int8",
+    "accumulators": "int32",
+    "unit_of_weights": "1/16",
+    "unit_of_states": "1/127",
+}
 CHECKED_TOKENS, CHECKED_LANES = 32, 4  # read by both forms of a plug-in's network, to compare them
 
 
@@ -137,6 +137,9 @@ def export_config(run: "Run") -> dict[str, Any]:
     settings = config.to_dict(run.config)
     return {
         "format_version": runtime.FORMAT_VERSION,
+        "model_type": "int_lm",  # what libraries of the hub look for
+        "library_name": "int_lm",
+        "quantization": dict(QUANTIZATION),
         "model": settings["model"],
         "vocab_size": run.recipe.model.vocab_size,
         "tokenizer": run.tokenizer,
@@ -191,6 +194,8 @@ def export_model(
     tokenizer_directory: Path,
     evaluation: Mapping[str, Any] | None = None,
     pruned: Mapping[str, Any] | None = None,
+    license: str | None = None,
+    languages: Sequence[str] = (),
     overwrite: bool = False,
 ) -> Path:
     """Write an export under a temporary name, verify it, and rename it to `out`.
@@ -202,6 +207,9 @@ def export_model(
       evaluation: content of the run's evaluation.json. The card shows it only if it is of these
         weights.
       pruned: what was left out of `run.weights`, for config.json and the card (`export.__main__`).
+      license: the identifier of a licence, for the card's metadata, as `metadata.checked_license`
+        returns it; None for no entry.
+      languages: codes of the languages of the text, likewise.
 
     Returns:
       The directory of the export.
@@ -226,7 +234,7 @@ def export_model(
     in_c, lacking = c_runtime.written(run.recipe.model, run.tokenizer)
     try:
         runtime.expected_tensors(settings, {**runtime.ARCHITECTURES, **architectures}, tensors)
-        with _named_when_complete(out.resolve()) as partial:
+        with named_when_complete(out.resolve()) as partial:
             (partial / runtime.WEIGHTS_FILE).write_bytes(weights_file(tensors, text))
             (partial / runtime.CONFIG_FILE).write_bytes(text)
             (partial / RUNTIME_FILE).write_text(runtime_text(), encoding="utf-8", newline="\n")
@@ -237,7 +245,10 @@ def export_model(
             folder = Path(shutil.copytree(tokenizer_directory, partial / TOKENIZER_FOLDER))
             names.tokenizer_file(folder).rename(folder / names.TOKENIZER)
             size = (partial / runtime.WEIGHTS_FILE).stat().st_size
-            model_card = card.model_card(run, settings, size, evaluation, architectures, lacking)
+            front = metadata.front(run, settings, evaluation, license, languages)
+            model_card = card.model_card(
+                run, settings, size, evaluation, architectures, lacking, front=front
+            )
             (partial / CARD_FILE).write_text(model_card, encoding="utf-8", newline="\n")
             digest.seal(partial)
             exported = runtime.load(partial, architectures)
@@ -259,6 +270,8 @@ def export_run(
     out: str | Path,
     *,
     pruned: Mapping[str, Any] | None = None,
+    license: str | None = None,
+    languages: Sequence[str] = (),
     overwrite: bool = False,
 ) -> Path:
     """Export a run's model with the tokenizer and the evaluation in its directory.
@@ -286,27 +299,10 @@ def export_run(
         tokenizer_directory=paths.tokenizer,
         evaluation=evaluation,
         pruned=pruned,
+        license=license,
+        languages=languages,
         overwrite=overwrite,
     )
-
-
-def check_free(out: Path, overwrite: bool) -> None:
-    """Refuse (`UserError`) an `out` that exists, is not empty, and may not be replaced."""
-    out = Path(out)
-    if not os.path.lexists(out):
-        return
-    entries = {entry.name for entry in out.iterdir()} if out.is_dir() else None
-    if entries == set():
-        return
-    if entries is None or not {runtime.WEIGHTS_FILE, runtime.CONFIG_FILE} <= entries:
-        raise UserError(f"{out} exists and is not an export; choose another --out")
-    if others := sorted(entries - _FILES - {_CACHE}):
-        raise UserError(
-            f"the export {out} also holds {', '.join(others)}, which would be lost; "
-            "move that away or choose another --out"
-        )
-    if not overwrite:
-        raise UserError(f"{out} already holds an export; replace it with --overwrite")
 
 
 def _check_tokenizer(run: "Run", directory: Path) -> None:
@@ -321,29 +317,3 @@ def _check_tokenizer(run: "Run", directory: Path) -> None:
         reason = error.strerror if isinstance(error, OSError) else "it is damaged"
         raise UserError(f"cannot read the tokenizer {path}: {reason}; restore it") from error
     resume.check_tokenizer(run.tokenizer, identity)
-
-
-@contextlib.contextmanager
-def _named_when_complete(out: Path) -> Iterator[Path]:
-    """Yield a new directory beside `out`; at the end it is renamed to `out` and replaces it.
-
-    After an exception, `out` is unchanged and the new directory is deleted.
-    """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
-    old = out.with_name(f".{out.name}.old-{os.getpid()}")
-    try:
-        partial.mkdir()
-        yield partial
-        if out.exists():
-            out.rename(old)
-        try:
-            partial.rename(out)
-        except OSError:
-            if old.exists():
-                old.rename(out)
-            raise
-        atomic.sync_directory(out.parent)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)

@@ -1,14 +1,16 @@
 """Export a run: `python -m int_lm.export --run DIR --out DIR2`."""
 
+import argparse
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from int_lm import export, plugins, programs
+from int_lm import export, hub, plugins, programs
 from int_lm.config import command_line
 from int_lm.config.command_line import OneLineParser
 from int_lm.errors import UserError, reported, say
+from int_lm.export import metadata, push
 
 if TYPE_CHECKING:
     from int_lm.run import Run
@@ -28,9 +30,11 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
     parser = OneLineParser(
         prog=program,
         description="Write a run's int8 weights, configuration, tokenizer and model card, with a "
-        "runtime that needs only NumPy.",
+        "runtime that needs only NumPy; push it to the Hugging Face hub.",
     )
-    parser.add_argument("--run", metavar="DIR", required=True, help="run that train.py wrote")
+    parser.add_argument(
+        "--run", metavar="DIR", help="run that train.py wrote; without it, --push what is at --out"
+    )
     parser.add_argument("--out", metavar="DIR", required=True, help="directory to make")
     parser.add_argument("--step", type=int, help="checkpoint to export (default: the newest)")
     parser.add_argument(
@@ -42,9 +46,36 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
         "costs in bits per byte of held-out text (default: 0, nothing is left out)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an export at --out")
+    parser.add_argument("--license", metavar="ID", help="licence in the card, such as apache-2.0")
+    parser.add_argument(
+        "--language",
+        metavar="CODE",
+        nargs="+",
+        default=[],
+        help="languages of the text in the card, such as en; code for source code",
+    )
+    parser.add_argument(
+        "--push",
+        metavar="OWNER/NAME",
+        help="then write the export to this model repository of the Hugging Face hub, which is "
+        "made if it is missing",
+    )
+    parser.add_argument("--revision", metavar="BRANCH", help="branch for --push (default: main)")
+    parser.add_argument(
+        "--private", action="store_true", help="a repository that --push makes is private"
+    )
     parser.add_plugin_argument()
     arguments = parser.parse_strict(argv)
     plugins.trust(*arguments.plugin)
+    of_card = {
+        "license": arguments.license and metadata.checked_license(arguments.license),
+        "languages": [metadata.checked_language(code) for code in arguments.language],
+    }
+    _check_push(arguments)
+    if arguments.run is None:
+        push.check(arguments.out)
+        _push(arguments)
+        return
     if not Path(arguments.run).is_dir():
         raise UserError(f"no run at {arguments.run}; name the directory that train.py printed")
     if not 0 <= arguments.prune <= 127:
@@ -63,13 +94,63 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
             "held-out bytes"
         )
     export.export_run(
-        opened, arguments.run, arguments.out, pruned=pruned, overwrite=arguments.overwrite
+        opened,
+        arguments.run,
+        arguments.out,
+        pruned=pruned,
+        overwrite=arguments.overwrite,
+        **of_card,
     )
     trusted = plugins.flags(plugins.full_names(opened.config, ["architecture"]))
     print(
         f"exported step {opened.step} to {arguments.out}\n"
         f"next: {command_line.command('sample')} --export {arguments.out}{trusted} --prompt 'def '"
     )
+    if arguments.push:
+        _push(arguments)
+
+
+def _check_push(arguments: argparse.Namespace) -> None:
+    """Refuse (`UserError`) arguments of a push that cannot be done, before anything is written."""
+    if arguments.push is None:
+        for flag in ("revision", "private"):
+            if getattr(arguments, flag):
+                raise UserError(f"--{flag} is for --push OWNER/NAME; leave it out, or give both")
+        if arguments.run is None:
+            raise UserError("name the run to export with --run DIR")
+        return
+    for flag in ("step", "prune", "overwrite", "license", "language"):
+        if arguments.run is None and getattr(arguments, flag):
+            raise UserError(
+                f"--{flag} is for an export of --run DIR; {arguments.out} is one already"
+            )
+    hub.checked_name(arguments.push)
+    if arguments.revision is not None:
+        hub.checked_revision(arguments.revision)
+    push.check_token()
+
+
+def _push(arguments: argparse.Namespace) -> None:
+    """Push the export at `--out`.
+
+    Raises:
+      UserError: as `push.push`; it says how to try again.
+    """
+    try:
+        pushed = push.push(
+            arguments.out,
+            arguments.push,
+            revision=arguments.revision,
+            private=arguments.private,
+        )
+    except UserError as error:
+        if arguments.run is None:
+            raise
+        raise UserError(
+            f"{error} (the export is kept; {command_line.command('export')} --out "
+            f"{arguments.out} --push OWNER/NAME pushes it)"
+        ) from error
+    print(f"pushed to {pushed}\nnext: {command_line.command('eval')} --export {pushed} --text FILE")
 
 
 def _pruned(opened: "Run", root: Path, least: int) -> "tuple[Run, dict[str, Any]]":

@@ -28,14 +28,6 @@ _SOURCES = {
     "hub": "a dataset of the Hugging Face hub",
 }
 
-_FRONT = """\
----
-library_name: int_lm
-pipeline_tag: text-generation
-tags: [int8, recurrent, evolution-strategies]
----
-"""
-
 _INTRODUCTION = """\
 A recurrent language model whose weights and activations are 8-bit integers, pretrained by int_lm
 with forward passes only: no back-propagation, and no floating-point number in a step.
@@ -60,6 +52,10 @@ sampler = runtime.Sampler(temperature=0.8, seed=0)
 
 The same weights give the same bits on every machine. With `int_lm` installed,
 `python -m int_lm.sample --export DIRECTORY{flags} --prompt "The "` writes text to the terminal.
+
+From the Hugging Face hub, `hf download OWNER/NAME --local-dir DIRECTORY` brings these files. With
+`int_lm` installed (`pip install int-lm`), `hf://OWNER/NAME@REVISION` may stand in place of
+DIRECTORY. No code of the repository is run then.
 """
 
 _IN_C = """\
@@ -121,6 +117,21 @@ def check_evaluation(evaluation: Any) -> None:
         raise untrusted.MalformedError("it lacks figures")
 
 
+def belongs(settings: Mapping[str, Any], evaluation: Mapping[str, Any] | None) -> bool:
+    """Whether figures are of these weights, on text held out of the text of their training.
+
+    Args:
+      settings: content of config.json.
+      evaluation: content of evaluation.json, or None.
+    """
+    text = (evaluation or {}).get("text")
+    of_text = text.get("held_out_of") if isinstance(text, dict) else None
+    if not evaluation or not of_text:
+        return False
+    own = evaluation.get("weights_hash"), of_text
+    return own == (settings["weights_hash"], settings["text_sha256"])
+
+
 def _measured(
     settings: Mapping[str, Any], evaluation: Mapping[str, Any] | None, flags: str, described: str
 ) -> str:
@@ -136,10 +147,7 @@ def _measured(
       described: description of the text of the training.
     """
     evaluation = evaluation or {}
-    text = evaluation.get("text")
-    of_text = text.get("held_out_of") if isinstance(text, dict) else None
-    own = evaluation.get("weights_hash"), of_text
-    if not text or not of_text or own != (settings["weights_hash"], settings["text_sha256"]):
+    if not belongs(settings, evaluation):
         return _UNMEASURED.format(flags=flags)
     interval = evaluation["interval_95"]
     spread = f" (95 % interval {interval[0]:.4f} to {interval[1]:.4f})" if interval else ""
@@ -148,7 +156,7 @@ def _measured(
         bits[_BASELINES.get(name) or name] = f"{value:.4f}"
     return (
         f"On {evaluation['bytes']:,} bytes ({evaluation['tokens']:,} tokens) held out of "
-        f"{described} (sha256 `{text['sha256']}`), counted in exact integers:\n\n"
+        f"{described} (sha256 `{evaluation['text']['sha256']}`), counted in exact integers:\n\n"
         + _table(("", "bits per byte"), bits)
         + f"\nPerplexity {evaluation['byte_perplexity']:.3f} per byte, "
         f"{evaluation['token_perplexity']:.3f} per token.\n"
@@ -166,7 +174,7 @@ def _pruned(settings: Mapping[str, Any]) -> str | None:
     )
 
 
-def _described(data: config.DataConfig) -> str:
+def described_text(data: config.DataConfig) -> str:
     """The sources of the text; for a dataset of the hub also its name and revision."""
     described = []
     for source in config.sources_of(data):
@@ -183,6 +191,8 @@ def model_card(
     evaluation: Mapping[str, Any] | None,
     architectures: Mapping[str, type],
     lacking: str = "",
+    *,
+    front: str = "",
 ) -> str:
     """The card as Markdown; the same for the same run and evaluation.
 
@@ -193,6 +203,7 @@ def model_card(
       evaluation: content of the run's evaluation.json; None if there is none.
       architectures: as `export.numpy_forms` returns them.
       lacking: the operation of the network that cannot be written in C; "" if there is none.
+      front: the metadata, as the function `front` returns them.
     """
     from int_lm.model import params
 
@@ -221,7 +232,7 @@ def model_card(
     training = {
         "method": f"evolution strategies (EGGROLL), votes `{es.votes}`, update `{es.update}`",
         "objective": f"`{es.objective}`",
-        "text": f"{_described(data)}, {data.holdout:g} of the documents held out",
+        "text": f"{described_text(data)}, {data.holdout:g} of the documents held out",
         "tokens read": f"{run.step * streams * es.segment_length:,} "
         f"({run.step:,} steps x {streams:,} streams x {es.segment_length} tokens)",
         "population": f"{es.population:,}, {es.members_per_stream} per stream",
@@ -247,14 +258,14 @@ def model_card(
     in_c = in_c or _IN_C.format(prompt="'The '" if of_bytes else "'65 66 67'")
     return "\n".join(
         (
-            _FRONT,
+            front,
             title,
             _INTRODUCTION,
             _table(("model", ""), sizes),
             "## Training\n",
             _table(("setting", ""), training),
             "## Measured\n",
-            _measured(settings, evaluation, flags, _described(data)),
+            _measured(settings, evaluation, flags, described_text(data)),
             _USE.format(load=load, snippet=_OF_BYTES if of_bytes else _OF_PIECES, flags=flags),
             in_c,
         )

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from int_lm import export, plugins, programs, progress, runtime, sample
+from int_lm import export, hub, plugins, programs, progress, runtime, sample
 from int_lm.config.command_line import OneLineParser
 from int_lm.errors import UserError, explained, reported
 from int_lm.sample import saved, writing
@@ -64,7 +64,11 @@ def parser(program: str = COMMAND) -> OneLineParser:
     )
     source = result.add_mutually_exclusive_group(required=True)
     source.add_argument("--run", metavar="DIR", help="run directory that train.py wrote")
-    source.add_argument("--export", metavar="DIR", help="directory that int_lm.export wrote")
+    source.add_argument(
+        "--export",
+        metavar="DIR",
+        help="directory that int_lm.export wrote, or hf://OWNER/NAME@REVISION",
+    )
     result.add_argument("--step", type=int, help="checkpoint of the run (default: the newest)")
     prompt = result.add_mutually_exclusive_group()
     prompt.add_argument("--prompt", metavar="TEXT", default="", help="text to continue")
@@ -152,6 +156,7 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
     samplers = _samplers(arguments)
     prompt = _prompt(arguments)
     if arguments.export:
+        arguments.export = str(hub.local(arguments.export))
         model = export.load(arguments.export)
         identity, V = model.config["tokenizer"], model.config["vocab_size"]
         initial_state, weights_hash = model.initial_state(1), model.config["weights_hash"]

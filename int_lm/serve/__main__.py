@@ -6,7 +6,7 @@ import ipaddress
 from collections.abc import Sequence
 from pathlib import Path
 
-from int_lm import export, plugins, programs
+from int_lm import export, hub, plugins, programs
 from int_lm.config.command_line import OneLineParser
 from int_lm.errors import UserError, reported, require, say
 from int_lm.serve.request import Limits, Served
@@ -33,7 +33,10 @@ def parser(program: str = COMMAND) -> OneLineParser:
         "(/). The same seed gives the text of int_lm.sample, whatever else is computed.",
     )
     result.add_argument(
-        "--export", metavar="DIR", required=True, help="directory that int_lm.export wrote"
+        "--export",
+        metavar="DIR",
+        required=True,
+        help="directory that int_lm.export wrote, or hf://OWNER/NAME@REVISION",
     )
     result.add_argument(
         "--host",
@@ -79,16 +82,17 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
         if importlib.util.find_spec(module) is None:
             raise UserError(f"the server needs {module}; pip install 'int-lm[serve]'")
     plugins.trust(*arguments.plugin)
-    model = export.load(arguments.export)
+    directory = hub.local(arguments.export)
+    model = export.load(directory)
     programs.make_importable()
     import tokenization
     from int_lm import resume
     from int_lm.serve import app, server
     from int_lm.serve.writing import Spelling
 
-    tokenizer = tokenization.load(Path(arguments.export) / "tokenizer")
+    tokenizer = tokenization.load(directory / "tokenizer")
     resume.check_tokenizer(model.config["tokenizer"], tokenization.identity(tokenizer))
-    name = arguments.name or Path(arguments.export).resolve().name
+    name = arguments.name or _name(arguments.export)
     served = Served(name, model.config["vocab_size"], tokenizer.encode)
     at = server.bound(arguments.host, arguments.port)
     port = at.getsockname()[1]
@@ -105,6 +109,13 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
         lambda: print(f"serving {name} at http://{shown}:{port} (Ctrl-C stops)", flush=True),
         arguments.log_requests,
     )
+
+
+def _name(export: str) -> str:
+    """The last part of a directory's name, or of a repository's."""
+    if export.startswith(hub.PREFIX):
+        return export.partition("@")[0].rpartition("/")[2]
+    return Path(export).resolve().name
 
 
 def _is_loopback(address: str) -> bool:

@@ -18,7 +18,6 @@ import argparse
 import contextlib
 import dataclasses
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -208,7 +207,7 @@ def _tune_locked(
     programs.make_importable()
     import tokenization
     from int_lm import resume, run
-    from int_lm.training import origin, session as sessions
+    from int_lm.training import distributed, origin, session as sessions
     from int_lm.training.text import Documents, Text
     from int_lm.tune import tuner as tuners
     from int_lm.tune.judge import Judge
@@ -253,7 +252,7 @@ def _tune_locked(
             )
             figures: dict[str, Any] = {}
             ended = sessions.trained(tuner, session, lambda: figures.update(finish(tuner)))
-            return figures if ended else None
+            return figures if ended and distributed.is_first() else None
 
 
 def _mixture(settings: Config, begun: "Begun") -> Sequence[Any]:
@@ -313,7 +312,7 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
     if not arguments.json:
         tune(asked, flags, own)
         return
-    with contextlib.redirect_stdout(sys.stderr):
+    with command_line.reporting_to_stderr():
         figures = tune(asked, flags, own)
     if figures:
         print(json.dumps(figures))

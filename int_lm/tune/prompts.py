@@ -129,10 +129,12 @@ class Batch(NamedTuple):
     Attributes:
       examples: S examples.
       tokens_SN: their prompts, int32 [S, N], with separators in front.
+      count: number of tokens of the prompts, with one separator each.
     """
 
     examples: Sequence[Example]
     tokens_SN: np.ndarray
+    count: int
 
 
 class Coder:
@@ -198,7 +200,7 @@ class Coder:
         tokens_SN = np.full((len(examples), self._length), SEPARATOR, np.int32)
         for row, ids in zip(tokens_SN, encoded, strict=True):
             row[len(row) - len(ids) :] = ids
-        return Batch(examples, tokens_SN)
+        return Batch(examples, tokens_SN, sum(len(ids) + 1 for ids in encoded))
 
     def completion(self, ids_C: np.ndarray) -> str:
         """The text of a completion before its stop; bytes that are not UTF-8 are replaced."""

@@ -155,9 +155,9 @@ class Tuner(Trainer):
             )
             fitness_I = rewards.fitness(es.fitness, scores_P, es.members_per_stream)
             written = self.coder.written(written_PKC)
-            self._written = Written(
-                found, distinct, written, written + len(found) * batch.tokens_SN.shape[1]
-            )
+            # without the padding, whose length depends on the steps since the last start
+            read = batch.count * len(found) // len(batch.examples)
+            self._written = Written(found, distinct, written, written + read)
             self.tokens += self._written.tokens
             self._since += self._written.tokens
             return learn(state, np.array(scores_P, np.int64), fitness_I, step)
