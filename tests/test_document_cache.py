@@ -2,6 +2,7 @@
 
 import dataclasses
 import random
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,6 +21,7 @@ from int_lm.method.clock import Clock
 from int_lm.model import document_cache, likelihood
 from int_lm.model.language_model import LanguageModel
 from int_lm.model.params import Parameters
+from int_lm.sample import saved
 
 LENGTHS, BITS = (4, 1, 2), 4
 SETTINGS = ModelConfig(
@@ -233,6 +235,22 @@ def test_numpy_computes_the_same():
     once, _ = exported.step(state, np.array([0, 3]))
     again, _ = exported.step(state, np.array([0, 3]))
     assert all(np.array_equal(once[name], again[name]) for name in once), "the state was changed"
+
+
+def test_a_saved_state_holds_the_cache(tmp_path: Path):
+    """A text goes on where it stopped; tokens outside of the vocabulary are refused."""
+    made = tiny()
+    exported = numpy_model(made, evolve.initial(made).weights)
+    state = exported.initial_state(1)
+    for token in [0, 3, 4, 10, 3, 4]:
+        state, _ = exported.step(state, np.array([token]))
+    path = tmp_path / "state.safetensors"
+    saved.write(path, saved.Saved(state, [3, 4, 10, 3], [4], 1), "hash")
+    found = saved.read(path, exported.initial_state(1), "hash", 11)
+    assert all(np.array_equal(found.state[name], state[name]) for name in state)
+    assert state["cache"].any()
+    with pytest.raises(UserError, match="no sound state"):
+        saved.read(path, exported.initial_state(1), "hash", 10)
 
 
 @pytest.mark.parametrize(
