@@ -187,9 +187,10 @@ def train(settings: Config) -> bool:
       UserError: a mistake in the configuration, the text or the run directory.
     """
     from int_lm.method import objective, recipe
-    from int_lm.training import distributed
+    from int_lm.training import distributed, track
 
     recipe.check(settings)
+    track.check(settings.run.track)
     if objective.get(settings.es.objective).written:
         raise errors.UserError(
             f"es.objective {settings.es.objective} is of rewards, not of text; start it with "

@@ -37,6 +37,7 @@ from benchmarks import common
 from int_lm.method import evolve
 from int_lm.method.clock import Clock
 from int_lm.method.recipe import Recipe
+from int_lm.plot import picture
 from int_lm.training import plan
 
 AXES: dict[str, tuple[str, str, tuple[int, ...]]] = {
@@ -111,13 +112,7 @@ def along(axis: str, values: list[int], chunk: int, repeats: int) -> list[dict[s
 
 def draw(rows: list[dict[str, Any]], file: str) -> None:
     """One panel for every axis: tokens per second of processor time, and temporaries."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "int_lm"  # the same file for the same rows
-    from matplotlib import pyplot
-
-    figure, panels = pyplot.subplots(2, 3, figsize=(9, 5), layout="constrained")
+    figure, panels = picture.pyplot().subplots(2, 3, figsize=(9, 5), layout="constrained")
     for panel, axis in zip(panels.flat, AXES, strict=True):
         own = [row for row in rows if row["axis"] == axis]
         values = [row["value"] for row in own]
@@ -129,7 +124,7 @@ def draw(rows: list[dict[str, Any]], file: str) -> None:
         panel.set_xticks(values, map(str, values))
         panel.minorticks_off()
     panels.flat[0].legend()
-    figure.savefig(file, metadata={"Date": None})
+    picture.save(figure, Path(file))
 
 
 def planned(configuration: str) -> dict[str, float]:

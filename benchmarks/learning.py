@@ -36,6 +36,7 @@ from int_lm import config, errors
 from int_lm.config import Config, DataConfig, RunConfig
 from int_lm.method.recipe import Recipe
 from int_lm.model.params import Parameters
+from int_lm.plot import picture
 
 
 def _shipped(name: str, **model: Any) -> Config:
@@ -218,16 +219,10 @@ def _of_run(directory: Path) -> Iterator[Point]:
 
 def draw(points: list[Point], levels: dict[str, float], out: Path) -> None:
     """A line for each curve and a dashed one for each level; the format is `out`'s suffix."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    matplotlib.rcParams["svg.hashsalt"] = "int_lm"  # the same picture, the same bytes
-    from matplotlib import pyplot
-
     curves: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
     for name, seconds, bits in points:
         curves[name][seconds].append(bits)
-    figure, axes = pyplot.subplots(figsize=(8, 4.8), layout="constrained")
+    figure, axes = picture.pyplot().subplots(figsize=(8, 4.8), layout="constrained")
     for name, measured in curves.items():
         seconds = sorted(measured)
         columns = [measured[at] for at in seconds]
@@ -242,7 +237,7 @@ def draw(points: list[Point], levels: dict[str, float], out: Path) -> None:
     axes.xaxis.set_major_formatter("{x:g}")
     axes.legend()
     axes.grid(alpha=0.3)
-    figure.savefig(out, metadata={"Date": None} if out.suffix == ".svg" else None)
+    picture.save(figure, out)
 
 
 # -- The command -----------------------------------------------------------------------------------

@@ -1,18 +1,22 @@
 """Runtimes of exports: tokens per second of processor time that one stream is generated with.
 
     python benchmarks/runtimes.py [--repeats 5] [--tokens 100000] [--compiler gcc] [--json]
+        [--llama2 runq.c]
 
 Models with initial weights, and context tables of which 6.5 % of the entries are not 0, as at the
 end of the quickstart. The C runtime is compiled with -O3 and writes --tokens tokens (fewer for
 large models), by the widest instructions of the processor and row by row; the time of a run that
 writes one token is taken off. NumPy writes fewer. All take turns, and medians are printed. `memory`
 is what the bandwidth allows, if all weights but the embedding are read from memory for each token.
+With --llama2, the path of runq.c of github.com/karpathy/llama2.c, a transformer of about as many
+weights, random ones of 8 bits, takes its turns: contexts of 256 tokens, -Ofast -march=native.
 """
 
 import dataclasses
 import json
 import resource
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
@@ -81,7 +85,7 @@ def exported(model: ModelConfig, directory: Path) -> tuple[Path, int]:
 def seconds(*command: str | Path) -> float:
     """The processor time of a program."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
@@ -113,10 +117,53 @@ def bandwidth(directory: Path, compiler: str) -> float:
     return (8 << 28) / (took - seconds(program))
 
 
+def transformer(source: Path, layers: int, width: int, read: int, folder: Path) -> list[str]:
+    """Build llama2.c and a model of which about `read` weights are read for a token; its command.
+
+    It must not end where it draws the token that begins texts, or it could not be measured.
+    """
+    text = source.read_text()
+    ends = "if (next == 1) { break; }"
+    assert ends in text, "not the runq.c that this benchmark knows"
+    (folder / "runq.c").write_text(text.replace(ends, ""))
+    program = folder / "runq"
+    flags = ["-Ofast", "-march=native", "-w"]
+    subprocess.run(["gcc", *flags, "-o", program, folder / "runq.c", "-lm"], check=True)
+    V, group = common.VOCAB_SIZE, 32
+    hidden = max(1, round((read / width - V - 4 * layers * width) / 3 / layers / group)) * group
+    generator = np.random.default_rng(0)
+
+    def matrices(count: int, size: int) -> bytes:
+        scales = np.full(size // group, 0.02 / 127, np.float32).tobytes()
+        return b"".join(
+            generator.integers(-127, 128, size, np.int8).tobytes() + scales for _ in range(count)
+        )
+
+    head = struct.pack("<IiiiiiiiiBi", 0x616B3432, 2, width, hidden, layers, 4, 4, V, 256, 0, group)
+    parts = [head.ljust(256, b"\0"), np.ones((2 * layers + 1) * width, np.float32).tobytes()]
+    parts.append(matrices(1, V * width))
+    parts += [matrices(layers, width * width) for _ in range(4)]
+    parts += [matrices(layers, width * hidden) for _ in range(3)]
+    parts.append(matrices(1, V * width))
+    (folder / "model.bin").write_bytes(b"".join(parts))
+    tokens = (struct.pack("<fi", 0, 1) + bytes([token or 1]) for token in range(V))
+    (folder / "tokenizer.bin").write_bytes(struct.pack("<i", 1) + b"".join(tokens))
+    words = [program, folder / "model.bin", "-z", folder / "tokenizer.bin", "-t", "0.8", "-p", "1"]
+    return [*map(str, words), "-s", "1", "-n"]
+
+
+def of_llama2(words: list[str]) -> float:
+    """Tokens per second of llama2.c."""
+    runs = 10
+    took = sum(seconds(*words, "256") - seconds(*words, "1") for _ in range(runs))
+    return 255 * runs / took
+
+
 def main() -> None:
     parser = common.parser(__doc__, repeats=5)
     parser.add_argument("--tokens", type=int, default=100_000, help="that the C runtime writes")
     parser.add_argument("--compiler", default="gcc")
+    parser.add_argument("--llama2", type=Path, metavar="FILE", help="its runq.c, to compare with")
     arguments = parser.parse_args()
     if arguments.tokens < LEAST_TOKENS:  # the difference of two runs would be noise
         parser.error(f"--tokens {arguments.tokens}: at least {LEAST_TOKENS}; fewer take no time")
@@ -137,17 +184,24 @@ def main() -> None:
             loaded = runtime.load(directory)
             tokens = max(500, min(arguments.tokens, arguments.tokens * 200_000 // read))
             found: dict[str, list[float]] = {"c": [], "c_rows": [], "numpy": [], "bandwidth": []}
+            peer = None
+            if arguments.llama2:
+                peer = transformer(arguments.llama2, model.layers, model.width, read, Path(folder))
+                found["llama2"] = []
             for _ in range(arguments.repeats):
                 found["c"].append(of_c(program, [], tokens))
                 found["c_rows"].append(of_c(program, ["--path", "rows"], tokens // 4))
+                if peer:
+                    found["llama2"].append(of_llama2(peer))
                 found["numpy"].append(of_numpy(loaded, max(50, tokens // 100)))
                 found["bandwidth"].append(bandwidth(Path(folder), arguments.compiler))
             medians = {key: statistics.median(values) for key, values in found.items()}
             rows.append({"shape": name, "bytes_per_token": read, **medians})
             rows[-1]["memory"] = medians["bandwidth"] / read
             if not arguments.json:
+                beside = f" llama2.c {medians['llama2']:,.0f}," if peer else ""
                 print(
-                    f"{name}: C {medians['c']:,.0f}, row by row {medians['c_rows']:,.0f}, "
+                    f"{name}: C {medians['c']:,.0f},{beside} row by row {medians['c_rows']:,.0f}, "
                     f"NumPy {medians['numpy']:,.0f} tokens/s; memory allows "
                     f"{rows[-1]['memory']:,.0f} ({medians['bandwidth'] / 1e9:.1f} GB/s, "
                     f"{read:,} bytes a token)",

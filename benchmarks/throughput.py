@@ -37,8 +37,8 @@ import numpy as np
 
 from benchmarks import breakdown, common
 from int_lm import config
-from int_lm.arithmetic import fixed
 from int_lm.config import Config
+from int_lm.measure import rate
 from int_lm.method import bounds, chunks, evolve, population
 from int_lm.method.clock import Clock
 from int_lm.method.population import PopulationResult
@@ -49,9 +49,7 @@ from int_lm.model.params import Parameters, Spec, Tree
 from int_lm.training import plan
 
 SHAPES = ((64, 2, 2048, 50), (256, 4, 2048, 20))
-PEAK_SHAPES = ((8192, 64, 64), (4096, 256, 256), (4096, 256, 1024), (4096, 1024, 256))
 COPY_BYTES = 1 << 26
-GPU_PEAK_SHAPES = ((65536, 256, 256), (65536, 1024, 1024), (16384, 8192, 8192))
 GPU_COPY_BYTES = 1 << 30
 DOT_TURNS = 4  # calls timed together: one is short
 
@@ -77,25 +75,10 @@ def sized(settings: Config, shape: Sequence[int], rank: int, chunk: int) -> Conf
     return common.with_fields(settings, "es", **sizes)
 
 
-def dots_of(shapes: Sequence[tuple[int, int, int]]) -> Callable[[], Any]:
-    """int8 dots of random operands, (rows, inputs, outputs) each, in one compiled function."""
-    generator = np.random.default_rng(0)
-
-    def operand(*shape: int) -> jax.Array:
-        return jax.device_put(generator.integers(-127, 128, shape, dtype=np.int8))
-
-    pairs = [(operand(rows, inputs), operand(outputs, inputs)) for rows, inputs, outputs in shapes]
-    return functools.partial(jax.jit(lambda pairs: [fixed.dot(*pair) for pair in pairs]), pairs)
-
-
 def machine_rates(repeats: int) -> tuple[float, float]:
     """The best int8 dot of some shapes in 10^9 operations/s; a copy, read and write, in GB/s."""
-    gpu = jax.default_backend() == "gpu"
-    best = 0.0
-    for shape in GPU_PEAK_SHAPES if gpu else PEAK_SHAPES:
-        median = common.medians({"dot": dots_of([shape])}, 4 * repeats)["dot"]
-        best = max(best, 2 * int(np.prod(shape)) / median.seconds / 1e9)
-    size = GPU_COPY_BYTES if gpu else COPY_BYTES
+    best = rate.best_dot(lambda dot: common.medians({"dot": dot}, 4 * repeats)["dot"].seconds)
+    size = GPU_COPY_BYTES if jax.default_backend() == "gpu" else COPY_BYTES
     block = jnp.zeros(size, jnp.int8)
     copy = jax.jit(lambda x: x ^ jnp.int8(1))
     seconds = common.medians({"copy": lambda: copy(block)}, 2 * repeats)["copy"].seconds
@@ -181,7 +164,7 @@ def functions_of(recipe: Recipe) -> tuple[Functions, jax.stages.Compiled]:
         votes=votes,
         tables=Tables(),
     )
-    dots = dots_of([(chunks.size(recipe.es), *shape) for shape in matrices(recipe)])
+    dots = rate.dots_of([(chunks.size(recipe.es), *shape) for shape in matrices(recipe)])
     read = state.weights, state.members, tokens_ST
     # without context tables, of which the update of weights changes nothing
     network = dataclasses.replace(state, tables=Tables())

@@ -23,6 +23,8 @@ VERBS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "sample": ("int_lm.sample.__main__", (), "continue a prompt"),
     "serve": ("int_lm.serve.__main__", (), "answer completions over HTTP, with a page to try it"),
     "compress": ("int_lm.compress.__main__", (), "compress a file with an export, or undo it"),
+    "doctor": ("int_lm.doctor.__main__", (), "examine this machine, and say what to mend"),
+    "plot": ("int_lm.plot.__main__", (), "draw the curves of one or several runs"),
     "export": (
         "int_lm.export.__main__",
         (),

@@ -7,6 +7,7 @@ they import from it.
 """
 
 import importlib
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -46,6 +47,12 @@ def make_importable() -> None:
             )
     if sys.path[:1] != [str(place)]:
         sys.path.insert(0, str(place))
+
+
+def environment() -> dict[str, str]:
+    """Environment variables for a process of this Python that imports the same int_lm."""
+    path = [str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))}
 
 
 def load(name: str) -> ModuleType:

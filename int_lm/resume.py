@@ -337,8 +337,8 @@ def shared_configuration(settings: Config) -> dict[str, Any]:
     Paths of files may differ between processes: the digest of the text is compared instead.
     """
     tree = config.to_dict(settings)
-    files = {"path", "shards", "tokenizer"}
-    own = {"distributed": set(tree["distributed"]), "run": {"dir", "init_from"}, "data": files}
+    own = {"distributed": set(tree["distributed"]), "run": {"dir", "init_from", "track"}}
+    own["data"] = {"path", "shards", "tokenizer"}
     for source in tree["data"]["mixture"]:
         del source["path"]
     return {

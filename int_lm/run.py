@@ -6,6 +6,7 @@ lock             held by the process that trains (see `files.lock`)
 checkpoints/     one directory per step (see `files.checkpoint`)
 tokenizer/       the tokenizer, as `tokenization` saved it
 evaluation.json  the last full evaluation, with the hash of the weights it measured
+trackers.json    the name of the run in trackers; tensorboard/ and wandb/ are theirs (see run.track)
 """
 
 import contextlib
@@ -18,7 +19,7 @@ from typing import Any
 from int_lm import config, resume
 from int_lm.config import Config
 from int_lm.errors import UserError
-from int_lm.files import atomic, checkpoint, untrusted
+from int_lm.files import atomic, checkpoint, names, untrusted
 from int_lm.method import evolve, recipe
 from int_lm.method.evolve import State
 from int_lm.method.recipe import Recipe
@@ -44,7 +45,7 @@ class Paths:
     @property
     def metrics(self) -> Path:
         """The file of the logged metrics."""
-        return self.root / "metrics.jsonl"
+        return self.root / names.METRICS
 
     @property
     def checkpoints(self) -> Path:

@@ -1,6 +1,7 @@
 """runtime.c of an export: the bits of the NumPy runtime, wherever a compiler can be had."""
 
 import dataclasses
+import io
 import re
 import shutil
 import subprocess
@@ -11,26 +12,27 @@ import numpy as np
 import pytest
 from tiny_run import MODEL, export_tiny_run, tiny_run
 
-from int_lm import export, plugins, runtime
+from int_lm import compress, export, plugins, runtime
 from int_lm.compile import trace
 from int_lm.config import ModelConfig
 from int_lm.export import c_runtime
 from int_lm.model.params import Parameters
+from tokenization import ByteTokenizer
 
 SANITIZED = ("-fsanitize=undefined,address", "-fno-sanitize-recover=all")
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-pedantic", "-Werror")
 TEXT = "Naïve café, 12 €: " * 3 + "end"
-OPTIONS = ("temperature", "top_k", "top_p", "seed")
 SAMPLERS = (
     runtime.Sampler(),
     runtime.Sampler(temperature=0.37, top_p=0.61, seed=77),
     runtime.Sampler(temperature=1.3, top_k=7, seed=2**32 - 1),
+    runtime.Sampler(min_p=0.31, repetition_penalty=1.63, seed=5),
+    runtime.Sampler(top_k=40, top_p=0.9, min_p=0.01, repetition_penalty=3, repetition_window=4),
 )
 MODELS = {
     "egg": dataclasses.replace(MODEL, layers=2, direct=(1, 3), direct_bits=7),
     "rwkv": ModelConfig(architecture="rwkv", width=24, layers=2, direct=(2,), direct_bits=6),
     "gru": ModelConfig(architecture="plugins.gru:GRU", width=20, layers=2),
-    "cache": dataclasses.replace(MODEL, layers=1, direct=(2,), direct_bits=6, cache=(1, 3, 2)),
     "one": ModelConfig(architecture="rwkv", width=1, layers=1, ffn_multiple=1),
 }
 
@@ -73,8 +75,8 @@ def refused(command: Sequence[str | Path]) -> None:
     assert done.stderr.count("\n") == 1
 
 
-def compare(directory: Path, command: Sequence[str | Path], samplers: int = 3) -> None:
-    """The program's score of a text and its samples are those of the NumPy runtime."""
+def compare(directory: Path, command: Sequence[str | Path], samplers: int = 5) -> None:
+    """The program's score of a text, samples and archives are those of the NumPy runtime."""
     model = export.load(directory)
     text = directory.parent / "text.txt"
     text.write_text(TEXT, encoding="utf-8")
@@ -87,9 +89,41 @@ def compare(directory: Path, command: Sequence[str | Path], samplers: int = 3) -
     for sampler in SAMPLERS[:samplers]:
         ids = runtime.generate(runtime.reader(model), b"de", sampler, tokens=25, stop=False)
         expected = (b"de" + bytes(ids)).decode("utf-8", "replace") + "\n"
-        options = [f"--{name}={getattr(sampler, name)}" for name in OPTIONS]
+        options = [f"--{name}={value}" for name, value in dataclasses.asdict(sampler).items()]
         found = said(*command, "sample", "--no_stop", "--prompt=de", "--tokens", "25", *options)
         assert found.decode() == expected
+    compare_archives(model, command, directory.parent)
+
+
+def compare_archives(
+    model: runtime.Model, command: Sequence[str | Path], folder: Path, lanes: int = 3
+) -> None:
+    """The program writes the archive that Python writes, and reads the text in it."""
+    likely = [
+        bytes(runtime.generate(runtime.reader(model), b"", sampler, tokens=50, stop=False))
+        for sampler in (runtime.Sampler(temperature=0.3, seed=seed) for seed in range(lanes))
+    ]  # a model finds likely what it writes itself, from a fresh state in each lane
+    codec, noise = codec_of(model), np.random.default_rng(0).bytes(60)
+    for learn in (False, True)[: 2 if model.direct else 1]:
+        flags = [f"--lanes={lanes}", "--overwrite", *(["--learn"] if learn else [])]
+        for text, kind in ((b"".join(likely), 1), (noise, 2), (b"", 0)):
+            archive = archive_of(codec, text, lanes, learn)
+            assert archive[36] == kind
+            (folder / "text").write_bytes(text)
+            said(*command, "compress", folder / "text", folder / "archive", *flags)
+            assert (folder / "archive").read_bytes() == archive
+            said(*command, "decompress", folder / "archive", folder / "back", "--overwrite")
+            assert (folder / "back").read_bytes() == text
+
+
+def codec_of(model: runtime.Model) -> compress.Codec:
+    return compress.Codec(model, ByteTokenizer().encode, ByteTokenizer().decode)
+
+
+def archive_of(codec: compress.Codec, text: bytes, lanes: int = 0, learn: bool = False) -> bytes:
+    target = io.BytesIO()
+    compress.compress(codec, io.BytesIO(text), target, lanes=lanes, learn=learn)
+    return target.getvalue()
 
 
 def needed(*names: str) -> None:
@@ -191,7 +225,7 @@ def test_weights_in_the_program(tmp_path: Path) -> None:
     def compiled(content: bytes) -> Path:
         numbers = ",".join(map(str, content))
         array.write_text(f"const unsigned char model_array[] = {{{numbers}}};\n")
-        options = (f'-DMODEL_ARRAY="{array}"', "-DROOM_FOR_TABLES")
+        options = (f'-DMODEL_ARRAY="{array}"', "-DROOM_FOR_TABLES", "-DBLOCK_BYTES=512")
         return built(directory, "gcc", "-O1", *SANITIZED, *options)
 
     program = compiled(weights)
@@ -256,6 +290,21 @@ def test_names_of_the_fixed_parts_are_free_for_a_network(tmp_path: Path) -> None
         ["sample", "--top", "1"],
         ["sample", "--path", "abacus"],
         ["--model", "missing", "sample"],
+        ["sample", "--min_p", "1.5"],
+        ["sample", "--repetition_penalty", "0.9"],
+        ["sample", "--repetition_penalty", "100.5"],
+        ["sample", "--repetition_window", "-1"],
+        ["sample", "--stop", ""],
+        ["sample", *(["--stop", "x"] * 17)],
+        ["sample", "--prompt", "a", "--prompt_file", "b"],
+        ["sample", "--prompt_file", "missing.txt"],
+        ["sample", "--no_stop=yes"],
+        ["compress"],
+        ["compress", "one"],
+        ["compress", "missing.txt", "x"],
+        ["compress", "one", "two", "three"],
+        ["compress", "one", "two", "--lanes", "1025"],
+        ["compress", "one", "two", "--learn"],
     ],
 )
 def test_mistakes_get_one_sentence(arguments: list[str], mistaken: Path) -> None:
@@ -291,3 +340,10 @@ def test_a_network_without_counterpart_is_said_to_have_none(
     assert "no `runtime.c` of this network: it has no counterpart in C for the operation abs" in (
         directory / "README.md"
     ).read_text().replace("\n", " ")
+
+
+def test_a_document_cache_is_said_to_have_no_counterpart() -> None:
+    """Such a model is exported without runtime.c, and its card says why."""
+    run = tiny_run(model=dataclasses.replace(MODEL, direct=(2,), direct_bits=8, cache=(1, 3)))
+    text, lacking = c_runtime.written(run.recipe.model, run.tokenizer)
+    assert (text, lacking) == ("", "a document cache (model.cache)")

@@ -33,7 +33,8 @@ FLOAT_ZONES = {
     *("measure/code_length", "measure/evaluate", "method/schedules"),
     *("training/runlog", "training/plan"),
     *("training/trainer", "sample/__init__", "sample/__main__", "export/card"),
-    *("tune/tuner", "tune/worker"),
+    *("tune/tuner", "tune/worker", "plot/picture"),
+    *("measure/rate", "doctor/__init__", "doctor/machine"),
 }
 FLOAT_FUNCTIONS = {
     "model/params": {"initialise"},

@@ -22,6 +22,8 @@ ENTRIES = {
     ("-m", "int_lm.export"): "python -m int_lm.export",
     ("-m", "int_lm.verify"): "python -m int_lm.verify",
     ("-m", "int_lm.tasks"): "python -m int_lm.tasks",
+    ("-m", "int_lm.plot"): "python -m int_lm.plot",
+    ("-m", "int_lm.doctor"): "python -m int_lm.doctor",
     ("-m", "int_lm"): "int-lm",
     **{("-m", "int_lm", verb): f"int-lm {verb}" for verb in int_lm_command.VERBS},
 }

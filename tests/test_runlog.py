@@ -16,7 +16,8 @@ import pytest
 from int_lm import progress
 from int_lm.errors import UserError
 from int_lm.progress import shown
-from int_lm.training.runlog import Console, MetricsFile, Report, clock
+from int_lm.training.metrics_file import MetricsFile
+from int_lm.training.runlog import Console, Report, clock
 
 ROOT = Path(__file__).resolve().parent.parent
 

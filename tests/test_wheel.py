@@ -179,6 +179,26 @@ def test_a_tokenizer_is_trained_and_looked_at(command: Command) -> None:
     assert "sentencepiece, 512 ids" in looked and "all came back whole" in looked
 
 
+def test_the_machine_is_examined(command: Command, wheel: Path) -> None:
+    """By the package alone: what it needs is told by its metadata, JAX by a process of its own."""
+    program = (
+        "import json; from pathlib import Path; from int_lm import doctor;"
+        "print(json.dumps(doctor.examined(Path('runs'), 'int-lm build-kernels')))"
+    )
+    found = json.loads(command("python", "-c", program))
+    assert wheel.name.startswith(f"int_lm-{found['versions']['int-lm']}-")
+    assert found["versions"]["jax"] and None not in found["versions"].values()
+    assert found["jax"]["platform"] == "cpu" and found["jax_error"] is None
+
+
+def test_curves_are_drawn(command: Command, trained: str, place: Path) -> None:
+    """From a directory without a clone."""
+    pytest.importorskip("matplotlib")
+    said = command("int-lm", "plot", "runs/tiny", "--out", "curves.svg")
+    assert said.startswith("wrote curves.svg: bits per byte, ")
+    assert "bits per byte" in (place / "curves.svg").read_text()
+
+
 def test_the_example_of_the_readme(command: Command, place: Path) -> None:
     """Exactly the code that README.md shows."""
     printed = command("python", "-c", readme_example())

@@ -54,6 +54,8 @@ def trace(
         for shape, node in zip(shapes, inputs, strict=True)
     ]
     closed = jax.make_jaxpr(function)(*structs)
+    for variable in closed.jaxpr.outvars:
+        _check_array("a result", variable.aval)
     outputs = _Reader(sources).run(closed.jaxpr, closed.consts, list(inputs))
     program.finish(outputs)
     return outputs
@@ -142,11 +144,18 @@ class _Reader:
         note = self.note(equation)
         if not equation.outvars:
             raise UnsupportedError(f"{name} without a result")
+        if all(0 in variable.aval.shape for variable in equation.outvars):
+            return [constant(0, str(variable.aval.dtype)) for variable in equation.outvars]
         for variable in equation.outvars:
             _check_array(name, variable.aval)
         result = equation.outvars[0].aval
         shape, dtype = tuple(result.shape), str(result.dtype)
         shapes = [tuple(atom.aval.shape) for atom in equation.invars]
+        if name == "concatenate":
+            full = [place for place, own in enumerate(shapes) if 0 not in own]
+            operands, shapes = [operands[k] for k in full], [shapes[k] for k in full]
+        elif any(0 in own for own in shapes):
+            raise UnsupportedError(f"{name} of an array without entries")
         if name == "select_n" and len(operands) > 3:
             raise UnsupportedError(f"a select_n of {len(operands) - 1} cases")
         if name in _SAME:

@@ -31,7 +31,7 @@ BLOCK_BYTES = 1 << 20  # of text in a block, at most
 LANES_MAX = 1024
 LANES = 128  # of a whole block, by default
 LEARNING_LANES = 16  # by default with learning; with more lanes, each learns later
-LEARNS = 1  # flag: context tables go on learning
+LEARNS = 1  # flag: context tables and matches learn
 LANE_TOKENS = 512  # least tokens of a lane, if the number of lanes is not given
 
 Progress = Callable[[int], None]  # called with the number of tokens just coded
@@ -93,10 +93,12 @@ def _frequencies(
 ) -> Generator[np.ndarray, np.ndarray | None, None]:
     """Yield frequencies [P, V] of the next token of every lane; receive these tokens, [P]."""
     state, tokens_P = codec.model.initial_state(len(lengths_P)), np.full(len(lengths_P), SEPARATOR)
+    if learner:
+        learner.begin(len(lengths_P))
     for active in _steps(lengths_P):
         state = {name: leaf[:, :active] for name, leaf in state.items()}
         state, logits_PV = codec.model.step(state, tokens_P[:active], owned=True)
-        logits_PV = learner.logits(state, logits_PV) if learner else logits_PV
+        logits_PV = learner.logits(state, tokens_P[:active], logits_PV) if learner else logits_PV
         frequencies_PV = coder.frequencies(codec.model.exp2_table, logits_PV)
         found_P = yield frequencies_PV
         assert found_P is not None
@@ -180,8 +182,8 @@ def compress(
       target: file to write, from its beginning to its end.
       lanes: parts of a block that are coded side by side, 1 to `LANES_MAX`; 0 chooses the number
         by the size of the block.
-      learn: whether context tables go on learning. This is slower; archives of text that resembles
-        its own beginning become smaller.
+      learn: whether it learns from what it reads (`learn`). This is slower; archives of text
+        that resembles its own beginning become smaller.
       progress: called with the number of tokens just coded.
 
     Raises:

@@ -38,7 +38,7 @@ def parser(program: str = COMMAND) -> OneLineParser:
     result.add_argument(
         "--learn",
         action="store_true",
-        help="context tables go on learning as they read: smaller and slower",
+        help="learn while reading, above all what repeats itself: smaller and slower",
     )
     result.add_argument("--decompress", action="store_true", help="FILE is an archive: undo it")
     result.add_argument(

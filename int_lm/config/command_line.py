@@ -162,8 +162,12 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
                 options["metavar"] = "{" + ",".join([*plugins.names(kind), "module:name"]) + "}"
             elif typing.get_origin(hint) is tuple:
                 item = typing.get_args(hint)[0]
+                words = typing.get_origin(item) is Literal
                 options = {"type": _mapping if dataclasses.is_dataclass(item) else item}
                 options["nargs"] = "*"
+                if words:  # checked with the configuration: several may stand in one argument, a,b
+                    choices = ",".join(typing.get_args(item))
+                    options |= {"type": str, "metavar": f"{{{choices}}}"}
             shown = "" if field.default in ((), "") else f" (default: {field.default})"
             if "choices" not in options:
                 options.setdefault("metavar", field.name.upper())

@@ -70,10 +70,13 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
         require(isinstance(value, dict), f"{where} is {value!r}, expected mappings")
         return _section(typing.cast(type, hint), value, where.split(" in ")[0], where)
     if typing.get_origin(hint) is tuple:
-        mappings = dataclasses.is_dataclass(typing.get_args(hint)[0])
+        kind = typing.get_args(hint)[0]
+        mappings = dataclasses.is_dataclass(kind)
         items = [value] if isinstance(value, dict if mappings else str | int) else value
         require(isinstance(items, list | tuple), f"{where} is {value!r}, expected a list")
-        return tuple(_checked(item, typing.get_args(hint)[0], where) for item in items)
+        if typing.get_origin(kind) is Literal:  # of words, which may also be given as a,b
+            items = [word for item in items for word in str(item).split(",")]
+        return tuple(_checked(item, kind, where) for item in items)
     if hint is float and isinstance(value, int | str) and not isinstance(value, bool):
         with contextlib.suppress(ValueError, OverflowError):
             value = float(value)  # YAML 1.1 reads 1e-3, which has no point, as a string

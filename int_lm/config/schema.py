@@ -219,6 +219,11 @@ class RunConfig:
         "it saves and stops",
     )
     keep: int = described(2, "newest checkpoints kept, beside the best one", least=1)
+    track: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = described(
+        (),
+        "trackers that get the rows of metrics.jsonl, on this machine and without an account; each "
+        "needs the extra of its name: pip install 'int-lm[tensorboard]'",
+    )
     sample_prompt: str = described("", "prompt of the sample shown at every evaluation")
     sample_tokens: int = described(160, "tokens of that sample (0: no sample)")
 

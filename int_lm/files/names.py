@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+METRICS = "metrics.jsonl"  # of a run: one object per logged step
 TOKENIZER = "identity.json"  # identifies the tokenizer in a directory
 TOKENIZER_BEFORE = "tokenizer.json"  # its older name, which is also that of another format
 

@@ -42,14 +42,14 @@ def lanes(weights: Parameters) -> Array:
     """The hash as two lanes, uint32 [2]; can be called inside `jax.jit`."""
     total = jnp.zeros(2, jnp.uint32)
     for path, leaf in weights.by_path().items():
-        total = total + _tensor(_keys(path, leaf.shape), jnp.asarray(leaf))
+        total = total + _tensor(tensor_keys(path, leaf.shape), jnp.asarray(leaf))
     return total
 
 
 compiled_lanes = jax.jit(lanes)
 
 
-def _keys(path: str, shape: tuple[int, ...]) -> np.ndarray:
+def tensor_keys(path: str, shape: tuple[int, ...]) -> np.ndarray:
     """Keys from a tensor's path and shape, uint32 [3]: two for `of_rows` and a constant to add."""
     named = hashlib.blake2b(f"{path}{shape}".encode(), digest_size=12).digest()
     return np.frombuffer(named, "<u4").astype(np.uint32)

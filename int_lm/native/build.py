@@ -39,6 +39,11 @@ def definitions() -> list[str]:
     return [f"-D{name}={value}{'u' * (value >= 2**31)}" for name, value in values.items()]
 
 
+def possible() -> bool:
+    """Whether there are kernels for the processors and the system of this machine."""
+    return platform.machine() in ("x86_64", "AMD64") and os.name == "posix"
+
+
 def library() -> Path:
     """The path of the built kernels. Its name has a digest of sources, jaxlib and machine type."""
     import jaxlib.version
@@ -57,7 +62,7 @@ def build() -> str:
     Returns:
       One sentence: whether there are kernels, and why not.
     """
-    if platform.machine() not in ("x86_64", "AMD64") or os.name != "posix":
+    if not possible():
         return f"no kernels for {platform.machine()}: JAX computes everything"
     path = library()
     if path.exists():

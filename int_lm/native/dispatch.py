@@ -83,6 +83,21 @@ def kernel(module: str, name: str) -> Callable:
     return getattr(kernels, name)
 
 
+def level() -> str:
+    """What keeps the kernels for CPUs from being used, or the instructions that they use.
+
+    Returns:
+      `switched off` (INT_LM_NATIVE is 0), `not built`, `unsupported` (this processor lacks their
+      instructions), `avx2`, or `vnni` (AVX-512 VNNI).
+    """
+    if os.environ.get(SWITCH) == "0":
+        return "switched off"
+    if not build.library().exists():
+        return "not built"
+    supported = ctypes.CDLL(str(build.library())).int_lm_supported()
+    return ("unsupported", "avx2", "vnni")[supported]
+
+
 @functools.cache
 def available() -> bool:
     """Whether the kernels for CPUs can be used; if so, they are registered with JAX.
@@ -90,11 +105,9 @@ def available() -> bool:
     They can be used if they are built, if this processor has their instructions, and if
     INT_LM_NATIVE is not 0.
     """
-    if os.environ.get(SWITCH) == "0" or not build.library().exists():
+    if level() not in ("avx2", "vnni"):
         return False
     loaded = ctypes.CDLL(str(build.library()))
-    if loaded.int_lm_supported() == 0:
-        return False
     loaded.int_lm_kernels.restype = ctypes.c_char_p
     for name in loaded.int_lm_kernels().decode().split():
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(loaded, name)), platform="cpu")

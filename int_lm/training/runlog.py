@@ -1,4 +1,4 @@
-"""The reports of a run: `metrics.jsonl`, and lines, tables and samples on the console.
+"""The reports of a run: rows for `metrics.jsonl`, and lines, tables and samples on the console.
 
 Lines go to stdout. The progress bar goes to stderr if stderr is a terminal. Numbers arrive here
 ready to be shown, so floats are allowed here.
@@ -6,134 +6,18 @@ ready to be shown, so floats are allowed here.
 
 import contextlib
 import dataclasses
-import json
-import math
 import os
 import sys
 from collections.abc import Mapping
-from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from tqdm import tqdm
 
 from int_lm import progress
-from int_lm.errors import UserError
 
 Cells = list[tuple[str, int, str]]  # of one line: (title, width, text) of every column
 
 _HEADER_EVERY = 20  # lines below each header
-
-
-class MetricsFile:
-    """`metrics.jsonl`: one JSON object per logged step, in increasing order of `step`.
-
-    Opening the file removes a last line that is incomplete because the process was killed.
-
-    Raises:
-      UserError: a line before the last one is not a row of metrics.
-      OSError: the file cannot be written.
-    """
-
-    def __init__(self, path: str | Path):
-        self._path = Path(path)
-        self._last_step = -1
-        self._pending = b""  # rows, or the rest of one, that are not in the file yet
-        self._file = self._reopened(math.inf)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        with contextlib.suppress(OSError) if error else contextlib.nullcontext():
-            self.close()
-
-    def append(self, row: Mapping[str, Any]) -> None:
-        """Add a row; other processes can read it at once.
-
-        Args:
-          row: JSON-able values, with an int `step` above that of the row before.
-
-        Raises:
-          ValueError: `step` is not above that of the row before, or a value is not finite.
-          OSError: the file system refused; the row is kept, and written before the next one.
-        """
-        if row["step"] <= self._last_step:
-            raise ValueError(f"step {row['step']} after step {self._last_step} in {self._path}")
-        self._pending += json.dumps(dict(row), allow_nan=False).encode() + b"\n"
-        self._last_step = row["step"]
-        self._write()
-
-    def truncate_after(self, step: int) -> None:
-        """Remove the rows of steps above `step`: the resumed run will write them again."""
-        self._file.close()
-        self._file = self._reopened(step)
-
-    def flush(self) -> None:
-        """Write every row through to the disk: call it before the checkpoint of the same step.
-
-        Raises:
-          OSError: the file system refused.
-        """
-        self._write()
-        os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        """Write every row through to the disk and close the file.
-
-        Raises:
-          OSError: the file system refused.
-        """
-        if not self._file.closed:
-            try:
-                self.flush()
-            finally:
-                self._file.close()
-
-    def _write(self) -> None:
-        while self._pending:  # a disk that is getting full takes a part of a row
-            self._pending = self._pending[self._file.write(self._pending) :]
-
-    def _reopened(self, last_step: float) -> Any:
-        """The file, open for appending; it keeps only complete rows up to `last_step`."""
-        data = self._path.read_bytes() if self._path.exists() else b""
-        lines = data.splitlines(keepends=True)
-        kept = []
-        for number, line in enumerate(lines, start=1):
-            step = _step_of(line)
-            if step is None and any(_step_of(later) is not None for later in lines[number:]):
-                raise UserError(
-                    f"{self._path} line {number} is not a row of metrics; repair or delete the file"
-                )
-            if step is not None and step <= last_step:
-                kept.append(line)
-                self._last_step = step
-        if not kept:
-            self._last_step = -1
-        if len(kept) < len(lines):
-            partial = self._path.with_name(self._path.name + ".tmp")
-            with partial.open("wb") as file:
-                file.writelines(kept)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(self._path)
-        return self._path.open("ab", buffering=0)
-
-
-def _step_of(line: bytes) -> int | None:
-    """The step of a complete row; None for any other line."""
-    if not line.endswith(b"\n"):
-        return None
-    try:
-        step = json.loads(line)["step"]
-    except (ValueError, TypeError, KeyError):
-        return None
-    return step if isinstance(step, int) else None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

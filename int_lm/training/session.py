@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from int_lm import errors, resume, run
+from int_lm import config, errors, resume, run
 from int_lm.config import Config
 from int_lm.files import checkpoint
 from int_lm.files.checkpointer import Checkpointer
@@ -20,10 +20,11 @@ from int_lm.method.placement import Placement
 from int_lm.method.recipe import Recipe
 from int_lm.method.state import State
 from int_lm.model import params
-from int_lm.training import distributed, interrupt, origin, runlog
+from int_lm.training import distributed, interrupt, origin, runlog, track
 from int_lm.training.interrupt import StopFlag
+from int_lm.training.metrics_file import MetricsFile
 from int_lm.training.origin import Origin
-from int_lm.training.runlog import Console, MetricsFile
+from int_lm.training.runlog import Console
 from int_lm.training.text import Tokenizer
 from int_lm.training.trainer import Trainer
 
@@ -154,6 +155,13 @@ def opened(begun: Begun, tokenizer: Tokenizer, held: Lock | None) -> Iterator[Se
         console = stack.enter_context(
             runlog.Console(steps=settings.run.steps, seconds=settings.run.seconds, quiet=not writes)
         )
+        if metrics and settings.run.track:
+            trackers = stack.enter_context(
+                track.Trackers(settings.run.track, console.note, console.warn)
+            )
+            resumed = begun.first if begun.host else None
+            trackers.start(paths.root, resumed, metrics.rows(), config.to_dict(settings))
+            metrics.follow(trackers.add)
         specs = begun.recipe.model.specs
         count, tables = params.count(specs.network), params.count(specs.tables)
         besides = f", {tables:,} of context tables" if tables else ""

@@ -26,7 +26,8 @@ from int_lm.runtime import Sampler
 from int_lm.training import distributed, memory, runlog, warmup
 from int_lm.training.distributed import Watchdog
 from int_lm.training.interrupt import StopFlag
-from int_lm.training.runlog import Console, MetricsFile
+from int_lm.training.metrics_file import MetricsFile
+from int_lm.training.runlog import Console
 from int_lm.training.text import Documents as Documents, Text as Text
 
 SAMPLE_TEMPERATURE = 0.7

@@ -186,8 +186,9 @@ def tune(asked: Config, flags: Mapping[str, Any], own: Path) -> dict[str, Any] |
       UserError: a mistake in configuration, prompts or run directory, or a reward that fails.
     """
     from int_lm.files import lock
-    from int_lm.training import distributed
+    from int_lm.training import distributed, track
 
+    track.check(asked.run.track)
     with (
         signals.Spared(asked.run.saving_signals),
         distributed.processes(PROGRAM, asked.distributed),  # before weights are read, by JAX

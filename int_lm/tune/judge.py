@@ -179,13 +179,12 @@ class _Worker:
     """
 
     def __init__(self, name: str):
-        path = [str(programs.PACKAGE.parent), os.environ.get("PYTHONPATH", "")]
         self._name = name
         self._process = subprocess.Popen(
             [sys.executable, "-m", worker.__name__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))},
+            env=programs.environment(),
             start_new_session=True,  # Ctrl-C in a terminal must not reach this process
         )
         assert self._process.stdin is not None and self._process.stdout is not None

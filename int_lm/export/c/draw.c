@@ -61,6 +61,13 @@ static int read_binary(const char *text, struct binary *out) {
     return 1;
 }
 
+static int below(struct binary x, struct binary y) {
+    if (!x.mantissa || !y.mantissa || x.exponent == y.exponent) {
+        return x.mantissa < y.mantissa;
+    }
+    return x.exponent < y.exponent;
+}
+
 /* round(2^40 2^(-d / (16 temperature))) */
 static uint64_t sampling_weight(int d, struct binary temperature) {
     const int shift = -temperature.exponent - 4; /* d / (16 t) is d 2^shift / mantissa */
@@ -124,20 +131,17 @@ static uint64_t threefry(uint32_t key0, uint32_t key1, uint32_t counter0, uint32
     return (uint64_t)left << 32 | right;
 }
 
-enum { FLOOR = 254, SAMPLING_KEY = 0x53414D50 };
+enum { FLOOR = 254, SAMPLING_KEY = 0x53414D50, PENALTY_BITS = 8 };
 
 struct sampler {
-    struct binary temperature, top_p;
+    struct binary temperature, top_p, min_p;
     int32_t top_k; /* 0: all */
     uint32_t seed;
+    int32_t penalty; /* of repetition, in units of 2^-8: 256 is none */
+    int64_t window; /* the penalty is for the last so many tokens */
+    uint64_t least; /* weight of a token that `min_p` leaves */
     uint64_t weights[FLOOR + 1];
 };
-
-static void prepare(struct sampler *sampler) {
-    for (int d = 0; d <= FLOOR && sampler->temperature.mantissa; d++) {
-        sampler->weights[d] = sampling_weight(d, sampler->temperature);
-    }
-}
 
 /* ceil(x p) for p = mantissa 2^exponent <= 1 */
 static uint64_t share(uint64_t x, struct binary p) {
@@ -158,9 +162,41 @@ static uint64_t share(uint64_t x, struct binary p) {
     return (high << (64 - down) | low >> down) + (low << (64 - down) != 0);
 }
 
+/* round(p 2^8) of a number from 1 to 100; of two as near, the even one */
+static int32_t penalty_of(struct binary p) {
+    const int down = -p.exponent - PENALTY_BITS;
+    const uint64_t whole = p.mantissa >> down, half = UINT64_C(1) << (down - 1);
+    const uint64_t rest = p.mantissa & (2 * half - 1);
+    return (int32_t)(whole + (rest > half || (rest == half && (whole & 1))));
+}
+
+static void prepare(struct sampler *sampler) {
+    for (int d = 0; d <= FLOOR && sampler->temperature.mantissa; d++) {
+        sampler->weights[d] = sampling_weight(d, sampler->temperature);
+    }
+    sampler->least = share(UINT64_C(1) << 40, sampler->min_p);
+}
+
+/* Logits with the penalty r of tokens among the last ones: a logit above 0 becomes
+   floor(logit / r), another one floor(logit r). `last_read` has the place of the last reading of
+   each token, 0 if it was not read; the separator has no penalty. */
+static void penalise(
+    const struct sampler *sampler, const int64_t *last_read, int64_t place, const logit *logits,
+    int32_t *out) {
+    for (int32_t v = 0; v < VOCABULARY; v++) {
+        out[v] = logits[v];
+    }
+    for (int32_t v = 0; v < VOCABULARY && sampler->penalty != 1 << PENALTY_BITS; v++) {
+        if (v != SEPARATOR && last_read[v] > 0 && place - last_read[v] < sampler->window) {
+            out[v] = out[v] > 0 ? (out[v] << PENALTY_BITS) / sampler->penalty
+                                : shift_floor(out[v] * sampler->penalty, PENALTY_BITS);
+        }
+    }
+}
+
 /* The token that draw `number` picks. Tokens of one logit are alike, and ordered by their ids: it is
    enough to count them. */
-static int32_t choose(const struct sampler *sampler, const logit *logits, uint64_t number) {
+static int32_t choose(const struct sampler *sampler, const int32_t *logits, uint64_t number) {
     static uint8_t distances[VOCABULARY];
     uint32_t counts[FLOOR + 1] = {0};
     int32_t top = logits[0];
@@ -182,6 +218,7 @@ static int32_t choose(const struct sampler *sampler, const logit *logits, uint64
         for (int d = 0; d <= FLOOR; d++) {
             counts[d] = counts[d] < left ? counts[d] : left;
             left -= counts[d];
+            counts[d] *= sampler->weights[d] >= sampler->least;
             total += counts[d] * sampler->weights[d];
         }
         const uint64_t needed = share(total, sampler->top_p);

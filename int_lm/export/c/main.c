@@ -1,255 +1,26 @@
+
 /* Commands ------------------------------------------------------------------------------------- */
 
-typedef void reader(const struct state *before, struct state *after, int32_t token, logit *logits);
-
-static void read_rows(const struct state *b, struct state *a, int32_t token, logit *logits) {
-#if TILED
-    step(linear_tiles, b, a, token, logits);
-#else
-    step(linear_rows, b, a, token, logits);
-#endif
-}
-
-#if TILED && defined(__x86_64__)
-AVX2 static void read_avx2(const struct state *b, struct state *a, int32_t token, logit *logits) {
-    step(linear_avx2, b, a, token, logits);
-}
-
-VNNI static void read_vnni(const struct state *b, struct state *a, int32_t token, logit *logits) {
-    step(linear_vnni, b, a, token, logits);
-}
-#elif TILED
-static void read_neon(const struct state *b, struct state *a, int32_t token, logit *logits) {
-    step(linear_neon, b, a, token, logits);
-}
-#endif
-
-/* the fastest of the ways that this processor has, or one by name */
-static reader *reader_of(const char *name) {
-    const char *wanted = name == NULL ? "" : name;
-    reader *found = strcmp(wanted, "rows") == 0 ? read_rows : NULL;
-#if TILED && defined(__x86_64__)
-    __builtin_cpu_init();
-    if (found == NULL && (!*wanted || strcmp(wanted, "vnni") == 0)
-        && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")
-        && __builtin_cpu_supports("avx512vnni")) {
-        found = read_vnni;
-    }
-    if (found == NULL && (!*wanted || strcmp(wanted, "avx2") == 0)
-        && __builtin_cpu_supports("avx2")) {
-        found = read_avx2;
-    }
-#elif TILED
-    if (found == NULL && (!*wanted || strcmp(wanted, "neon") == 0)) {
-        found = read_neon;
-    }
-#endif
-    if (found == NULL && *wanted) {
-        fail("this program or this processor lacks the instructions of --path ", wanted);
-    }
-    return found == NULL ? read_rows : found;
-}
-
-/* A model that reads one text */
-struct text {
-    reader *read;
-    struct state states[2];
-    int now;
-    logit logits[VOCABULARY];
-#if CACHE_LENGTHS > 0
-    struct cache cache;
-#endif
-};
-
-static void start(struct text *text, reader *read) {
-    text->read = read;
-    text->now = 0;
-    initial(&text->states[0]);
-#if CACHE_LENGTHS > 0
-    cache_start(&text->cache);
-#endif
-}
-
-static void read_token(struct text *text, int32_t token) {
-    text->read(&text->states[text->now], &text->states[!text->now], token, text->logits);
-    text->now = !text->now;
-#if CACHE_LENGTHS > 0
-    cache_read(&text->cache, (uint32_t)token, text->logits);
-#endif
-}
-
-/* -x / 2^16 / count with six digits behind the point, rounded down */
-static void print_bits(uint64_t x, uint64_t count) {
-    uint64_t unit = count << 16, rest = x % unit;
-    printf("%lu.", (unsigned long)(x / unit));
-    for (int i = 0; i < 6; i++) {
-        rest *= 10;
-        printf("%d", (int)(rest / unit));
-        rest %= unit;
-    }
-}
-
-/* the next token of a file: a byte, or of a vocabulary of pieces a number; -1 at its end */
-static int32_t next_token(FILE *file, const char *path) {
-#if BYTES
-    const int byte = getc(file);
-    if (byte == SEPARATOR) {
-        fail("a zero byte, which stands between documents, in ", path);
-    }
-    if (byte == EOF && ferror(file)) {
-        fail("cannot read ", path);
-    }
-    return byte == EOF ? -1 : byte;
-#else
-    long token = 0;
-    const int count = fscanf(file, "%7ld", &token);
-    if (count == EOF && !ferror(file)) {
-        return -1;
-    }
-    if (count != 1 || token < 0 || token >= VOCABULARY) {
-        fail("no ids of this model's vocabulary, separated by white space, in ", path);
-    }
-    return (int32_t)token;
-#endif
-}
-
-static struct text model;
-
-/* every file is a document: it and the separator that ends it, from a fresh state */
-static void score(reader *read, int count, char **paths) {
-    uint64_t tokens = 0, sum = 0;
-    for (int i = 0; i < count; i++) {
-        FILE *file = strcmp(paths[i], "-") == 0 ? stdin : fopen(paths[i], "rb");
-        int32_t token = SEPARATOR;
-        if (file == NULL) {
-            fail("cannot open ", paths[i]);
-        }
-        start(&model, read);
-        do {
-            const int32_t target = next_token(file, paths[i]);
-            read_token(&model, token);
-            token = target;
-            sum += (uint64_t)-log2_likelihood(model.logits, target < 0 ? SEPARATOR : target);
-            tokens += target >= 0;
-        } while (token >= 0);
-        if (file != stdin) {
-            fclose(file);
-        }
-    }
-    if (tokens == 0) {
-        fail("nothing to score: no text in ", count == 1 ? paths[0] : "these files");
-    }
-    printf("{\"%s\": %lu, \"log2_likelihood\": -", BYTES ? "bytes" : "ids", (unsigned long)tokens);
-    char digits[24], *digit = digits + sizeof digits - 1;
-    *digit = 0;
-    uint64_t rest = sum;
-    do {
-        *--digit = (char)('0' + rest % 10);
-        rest /= 10;
-    } while (rest);
-    printf("%s, \"bits_per_%s\": ", digit, BYTES ? "byte" : "id");
-    print_bits(sum, tokens);
-    printf("}\n");
-}
-
-/* UTF-8, as it comes: bytes that are none become U+FFFD, as Python's decoder has it */
-struct decoder {
-    unsigned char held[4];
-    int count, length;
-};
-
-static void write_byte(struct decoder *decoder, int byte) {
-    if (decoder->count > 0) {
-        const int first = decoder->held[0], second = decoder->count == 1;
-        const int low = second && first == 0xE0 ? 0xA0 : second && first == 0xF0 ? 0x90 : 0x80;
-        const int high = second && first == 0xED ? 0x9F : second && first == 0xF4 ? 0x8F : 0xBF;
-        if (byte >= low && byte <= high) {
-            decoder->held[decoder->count++] = (unsigned char)byte;
-            if (decoder->count == decoder->length) {
-                fwrite(decoder->held, 1, (size_t)decoder->count, stdout);
-                decoder->count = 0;
-            }
-            return;
-        }
-        fputs("\xEF\xBF\xBD", stdout);
-        decoder->count = 0;
-    }
-    if (byte < 0) {
-        return;
-    }
-    decoder->length = byte < 0x80 ? 1 : byte >= 0xF0 ? 4 : byte >= 0xE0 ? 3 : 2;
-    if (byte < 0x80) {
-        putchar(byte);
-    } else if (byte < 0xC2 || byte > 0xF4) {
-        fputs("\xEF\xBF\xBD", stdout);
-    } else {
-        decoder->held[decoder->count++] = (unsigned char)byte;
-    }
-}
-
-#if !BYTES
-/* the next id of a prompt; -1 at its end */
-static int32_t next_id(const char **prompt) {
-    char *end;
-    const long token = strtol(*prompt, &end, 10);
-    if (end == *prompt && (*prompt)[strspn(*prompt, " \t\n\v\f\r")] == 0) {
-        return -1;
-    }
-    if (end == *prompt || token < 0 || token >= VOCABULARY) {
-        fail("--prompt must be ids of the vocabulary, separated by white space, not ", *prompt);
-    }
-    *prompt = end;
-    return (int32_t)token;
-}
-#endif
-
-static void sample(
-    reader *read, const struct sampler *sampler, const char *prompt, long tokens, int stop) {
-    struct decoder decoder = {{0}, 0, 0};
-    start(&model, read);
-    read_token(&model, SEPARATOR);
-#if BYTES
-    for (; *prompt; prompt++) {
-        write_byte(&decoder, (unsigned char)*prompt);
-        read_token(&model, (unsigned char)*prompt);
-    }
-#else
-    for (const char *rest = prompt; next_id(&rest) >= 0;) { /* before the first is written */
-    }
-    for (int32_t token; (token = next_id(&prompt)) >= 0;) {
-        printf("%ld ", (long)token);
-        read_token(&model, token);
-    }
-#endif
-    fflush(stdout);
-    for (long number = 0; number < tokens; number++) {
-        const int32_t token = choose(sampler, model.logits, (uint64_t)number);
-        if (stop && token == SEPARATOR) {
-            break;
-        }
-        if (BYTES) {
-            write_byte(&decoder, (int)token);
-        } else {
-            printf("%ld ", (long)token);
-        }
-        if (number + 1 < tokens) {
-            read_token(&model, token);
-        }
-    }
-    write_byte(&decoder, -1);
-    putchar('\n');
-}
-
 static const char usage[] =
-    "usage: PROGRAM [--model FILE] score FILE ...            bits of texts; - is standard input\n"
-    "       PROGRAM [--model FILE] sample [--prompt TEXT] [--tokens N] [--seed S]\n"
-    "               [--temperature T] [--top_k K] [--top_p P] [--no_stop]\n"
-#if !BYTES
-    "Texts are ids of the tokenizer, decimal, separated by white space.\n"
+    "usage: PROGRAM score FILE ...                   bits of texts; - is standard input\n"
+    "       PROGRAM sample [options]                 a text\n"
+    "           --prompt TEXT, or --prompt_file FILE    what it begins with\n"
+    "           --tokens N --seed S --temperature T --top_k K --top_p P --min_p P\n"
+    "           --repetition_penalty R --repetition_window N --no_stop\n"
+#if BYTES
+    "           --stop TEXT                             ends before it; may be given 16 times\n"
+#else
+    "       Texts are ids of the tokenizer, decimal, separated by white space.\n"
 #endif
-    "--path NAME computes by vnni, avx2, neon or rows: the same numbers, at another speed.\n";
+#if ARCHIVES
+    "       PROGRAM compress IN OUT [--learn] [--lanes N] [--overwrite]\n"
+    "       PROGRAM decompress IN OUT [--overwrite]\n"
+#endif
+    "       --model FILE         the weights; otherwise " MODEL_FILE " beside the program\n"
+    "       --path NAME          vnni, avx2, neon or rows: the same numbers, at another speed\n";
 
-static uint32_t whole(const char *name, const char *value, uint64_t least, uint64_t most) {
+/* the value of an option: a whole number */
+static uint64_t whole(const char *name, const char *value, uint64_t least, uint64_t most) {
     uint64_t found = 0;
     const char *digit = value;
     for (; *digit >= '0' && *digit <= '9' && found <= most; digit++) {
@@ -258,80 +29,181 @@ static uint32_t whole(const char *name, const char *value, uint64_t least, uint6
     if (digit == value || *digit || found < least || found > most) {
         fail("must be a whole number in its range: ", name);
     }
-    return (uint32_t)found;
+    return found;
 }
 
-int main(int count, char **words) {
-    static struct sampler sampler;
-    const char *path = NULL, *by = NULL, *command = NULL, *prompt = "", *tokens = "256";
-    const char *seed = "0", *top_k = "0", *top_p = "1", *temperature = "0.8";
-    char **files = words + 1; /* over words that were read, behind the program's path */
-    int stop = 1, found = 0;
-    const struct {
-        const char *name, **value;
-    } options[] = {{"--model", &path},    {"--path", &by},     {"--prompt", &prompt},
-                   {"--tokens", &tokens}, {"--seed", &seed},   {"--temperature", &temperature},
-                   {"--top_k", &top_k},   {"--top_p", &top_p}};
+/* the value of an option: a number from `least` to `most`; a bound of 0 is none */
+static struct binary decimal(const char *name, const char *value, const char *least, const char *most) {
+    struct binary found, low, high;
+    const int sound = read_binary(value, &found);
+    read_binary(least, &low);
+    read_binary(most, &high);
+    if (!sound || below(found, low) || (high.mantissa && below(high, found))) {
+        fail("must be a decimal number in its range, of at most 18 digits, such as 0.8: ", name);
+    }
+    return found;
+}
+
+enum { STOPS_MAX = 16 };
+
+/* the words of the command line */
+static struct {
+    const char *command, *model, *path, *prompt, *prompt_file, *tokens, *seed, *temperature;
+    const char *top_k, *top_p, *min_p, *penalty, *window, *lanes;
+    int no_stop, learn, overwrite, help, stop_count, file_count;
+    char *stops[STOPS_MAX], **files;
+} given = {.prompt = "", .tokens = "256", .seed = "0", .temperature = "0.8", .top_k = "0",
+           .top_p = "1", .min_p = "0", .penalty = "1", .window = "0", .lanes = "0"};
+
+static const struct {
+    const char *name, **value; /* for a text, or else a flag */
+    int *flag;
+} options[] = {
+    {"--model", &given.model, NULL},
+    {"--path", &given.path, NULL},
+    {"--prompt", &given.prompt, NULL},
+    {"--prompt_file", &given.prompt_file, NULL},
+    {"--tokens", &given.tokens, NULL},
+    {"--seed", &given.seed, NULL},
+    {"--temperature", &given.temperature, NULL},
+    {"--top_k", &given.top_k, NULL},
+    {"--top_p", &given.top_p, NULL},
+    {"--min_p", &given.min_p, NULL},
+    {"--repetition_penalty", &given.penalty, NULL},
+    {"--repetition_window", &given.window, NULL},
+    {"--lanes", &given.lanes, NULL},
+    {"--stop", NULL, NULL}, /* adds to a list */
+    {"--no_stop", NULL, &given.no_stop},
+    {"--learn", NULL, &given.learn},
+    {"--overwrite", NULL, &given.overwrite},
+    {"--help", NULL, &given.help},
+};
+
+static void read_words(int count, char **words) {
+    given.files = words + 1; /* over words that were read, behind the program's path */
     for (int i = 1; i < count; i++) {
-        const char *word = words[i], *value = strchr(word, '=');
-        size_t length = value != NULL ? (size_t)(value - word) : strlen(word), k = 0;
+        char *word = words[i], *value = strchr(word, '=');
+        const size_t length = value != NULL ? (size_t)(value - word) : strlen(word);
+        size_t k = 0;
         if (strncmp(word, "--", 2) != 0) {
-            if (command == NULL) {
-                command = word;
+            if (given.command == NULL) {
+                given.command = word;
             } else {
-                files[found++] = words[i];
+                given.files[given.file_count++] = word;
             }
-            continue;
-        }
-        if (strcmp(word, "--help") == 0) {
-            fputs(usage, stdout);
-            return 0;
-        }
-        if (strcmp(word, "--no_stop") == 0) {
-            stop = 0;
             continue;
         }
         while (k < sizeof options / sizeof *options
                && (strlen(options[k].name) != length || memcmp(options[k].name, word, length))) {
             k++;
         }
-        if (k == sizeof options / sizeof *options) {
+        if (k == sizeof options / sizeof *options || (options[k].flag != NULL && value != NULL)) {
             fail("unknown option; see --help: ", word);
+        }
+        if (options[k].flag != NULL) {
+            *options[k].flag = 1;
+            continue;
         }
         if (value == NULL && ++i == count) {
             fail("a value must follow ", word);
         }
-        *options[k].value = value != NULL ? value + 1 : words[i];
+        value = value != NULL ? value + 1 : words[i];
+        if (options[k].value != NULL) {
+            *options[k].value = value;
+        } else if (*value == 0 || given.stop_count == STOPS_MAX) {
+            fail("give from 1 to 16 texts, none of them empty, with ", word);
+        } else {
+            given.stops[given.stop_count++] = value;
+        }
     }
-    if (command == NULL) {
-        fputs(usage, stderr);
-        return 2;
+}
+
+static const struct sampling *sampling_of(void) {
+    static struct sampling sampling;
+    struct sampler *sampler = &sampling.sampler;
+    sampling.prompt = given.prompt;
+    sampling.prompt_file = given.prompt_file;
+    sampling.tokens = whole("--tokens", given.tokens, 1, INT32_MAX);
+    sampling.stop_at_end = !given.no_stop;
+    sampling.stop_count = given.stop_count;
+    sampling.stops = given.stops;
+    sampler->seed = (uint32_t)whole("--seed", given.seed, 0, UINT32_MAX);
+    sampler->top_k = (int32_t)whole("--top_k", given.top_k, 0, INT32_MAX);
+    sampler->temperature = decimal("--temperature", given.temperature, "0", "0");
+    sampler->top_p = decimal("--top_p", given.top_p, "0", "1");
+    sampler->min_p = decimal("--min_p", given.min_p, "0", "1");
+    sampler->penalty = penalty_of(decimal("--repetition_penalty", given.penalty, "1", "100"));
+    const uint64_t window = whole("--repetition_window", given.window, 0, INT32_MAX);
+    sampler->window = window ? (int64_t)window : INT64_MAX;
+    if (!sampler->top_p.mantissa) {
+        fail("must be above 0: ", "--top_p");
     }
-    const uint32_t draws = whole("--tokens", tokens, 1, INT32_MAX);
-    sampler.seed = whole("--seed", seed, 0, UINT32_MAX);
-    sampler.top_k = (int32_t)whole("--top_k", top_k, 0, INT32_MAX);
-    if (!read_binary(temperature, &sampler.temperature)) {
-        fail("--temperature must be decimal, of at most 18 digits, such as 0.8, not ", temperature);
+    if (given.prompt_file != NULL && *given.prompt) {
+        fail("a prompt is a text or a file; leave out --prompt or ", "--prompt_file");
     }
-    const struct binary one = {UINT64_C(1) << 52, -52};
-    if (!read_binary(top_p, &sampler.top_p) || !sampler.top_p.mantissa
-        || sampler.top_p.exponent > one.exponent
-        || (sampler.top_p.exponent == one.exponent && sampler.top_p.mantissa > one.mantissa)) {
-        fail("--top_p must be decimal, above 0 and at most 1, not ", top_p);
+    if (!BYTES && given.stop_count) {
+        fail("this model's tokens are ids, in which no text is found; leave out ", "--stop");
     }
-    const int scores = strcmp(command, "score") == 0;
-    if (!scores && strcmp(command, "sample") != 0) {
+    prepare(sampler);
+    return &sampling;
+}
+
+#if ARCHIVES
+static void check_archive_options(void) {
+    if (given.file_count != 2) {
+        fail("name two files, what to read and what to write: ", "compress IN OUT");
+    }
+    (void)whole("--lanes", given.lanes, 0, LANES_MAX);
+    if (given.learn && !LEARNING) {
+        fail(DIRECT ? "this program cannot learn; use python -m int_lm.compress for "
+                    : "this model has no context tables, which would learn; leave out ",
+            "--learn");
+    }
+}
+#endif
+
+int main(int count, char **words) {
+    read_words(count, words);
+    const char *command = given.command;
+    if (given.help || command == NULL) {
+        fputs(usage, given.help ? stdout : stderr);
+        return given.help ? 0 : 2;
+    }
+    const int scores = strcmp(command, "score") == 0, samples = strcmp(command, "sample") == 0;
+    const int compresses = strcmp(command, "compress") == 0;
+    const int archives = compresses || strcmp(command, "decompress") == 0;
+    if (!scores && !samples && !archives) {
         fail("unknown command; see --help: ", command);
     }
-    if (scores != (found > 0)) {
-        fail(scores ? "name the files to score" : "sample takes options only; see --help", "");
+    if (scores && given.file_count == 0) {
+        fail("name the files to score", "");
     }
-    load(path, words[0]);
+    if (samples && given.file_count > 0) {
+        fail("sample takes options only; see --help", "");
+    }
+    const struct sampling *sampling = sampling_of();
+    const struct way *way = way_of(given.path);
+    if (scores || samples) {
+        load(given.model, words[0], NULL);
+    }
     if (scores) {
-        score(reader_of(by), found, files);
+        score(way, given.file_count, given.files);
+    } else if (samples) {
+        sample(way, sampling);
     } else {
-        prepare(&sampler);
-        sample(reader_of(by), &sampler, prompt, (long)draws, stop);
+#if ARCHIVES
+        check_archive_options();
+        open_files(given.files[0], given.files[1], given.overwrite);
+        load(given.model, words[0], way->hash);
+        if (compresses) {
+            compress(way, given.learn, (int32_t)whole("--lanes", given.lanes, 0, LANES_MAX));
+        } else {
+            decompress(way);
+        }
+#else
+        fail(BYTES ? "compile with -DBLOCK_BYTES=65536 for this command: "
+                   : "archives need the tokenizer; use python -m int_lm.compress for ", command);
+#endif
     }
     if (fflush(stdout) != 0 || ferror(stdout)) {
         fail("the result could not be written", "");

@@ -127,7 +127,7 @@ static void tile_all(const struct tensor *tensor, int8_t *place) {
 #endif
 #endif
 
-static void load(const char *path, const char *program) {
+static void load(const char *path, const char *program, hash_function *hash) {
     static char header[HEADER_BYTES];
     unsigned char first[8];
     uint64_t length = 0;
@@ -156,6 +156,7 @@ static void load(const char *path, const char *program) {
         if (found_tensors[i].parts) {
             *tensor->place = memory + used;
             spread(i, data, memory + used);
+            hash_weights(tensor, memory + used, hash);
             used += tensor->room;
             continue;
         }
@@ -170,6 +171,7 @@ static void load(const char *path, const char *program) {
         check_tensor(i, bytes);
         if (tensor->place != NULL) {
             *tensor->place = (const int8_t *)bytes;
+            hash_weights(tensor, *tensor->place, hash);
         }
 #else
         int8_t *place = memory + used; /* what this program has in itself is only looked at */
@@ -178,6 +180,7 @@ static void load(const char *path, const char *program) {
         check_tensor(i, (const unsigned char *)place);
         if (tensor->place != NULL) {
             *tensor->place = place;
+            hash_weights(tensor, place, hash);
         }
 #if TILED
         if (tensor->tiled) {
