@@ -24,6 +24,7 @@ OUTER = (
     ("noise", "noise.py", ""),
 )
 INNER = (
+    ("segments in one kernel", "native/segment.py", ""),
     ("linears", "native/", "linear"),  # by kernels: base matmuls with their perturbation
     ("norms", "native/", "norm"),
     ("base matmuls", "fixed.py", "dot"),

@@ -1,7 +1,8 @@
 """Throughput: tokens/s of inference, of the perturbed forward pass, of a whole training step.
 
     python benchmarks/throughput.py [--json] [--repeats 5] [--shape D,L,P,T ...]
-        [--recipe egg rwkv quickstart] [--config FILE ...] [--rank R ...] [--chunk N] [--profile]
+        [--recipe egg rwkv quickstart] [--config FILE ...] [--rank R ...] [--chunk N] [--segments]
+        [--profile]
 
 Rows are recipes x shapes x ranks: `egg` and `rwkv` with plain votes (the paper's recipe) and
 `quickstart`, the default recipe without its context tables; `--config` adds configurations
@@ -16,7 +17,9 @@ machine's speed affects all parts alike: compare ratios, not absolute times. Rat
     dots        the model's own matrices on their own, as XLA's int8 dots: its peak at these shapes
 
 Two floors stand beside the time of inference: its operations at `int8_peak_gops`, the best int8
-dot of the run, and the bytes it must move at `copy_gbytes_per_s`. With `--profile` a table follows
+dot of the run, and the bytes it must move at `copy_gbytes_per_s`. With `--segments` the same parts
+without segments in one kernel (`native.over_tokens`) take turns with them, and ratios of the two
+are printed. With `--profile` a table follows
 that says where the time of a step goes (`breakdown.py`).
 """
 
@@ -36,7 +39,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import breakdown, common
-from int_lm import config
+from int_lm import config, native
 from int_lm.config import Config
 from int_lm.measure import rate
 from int_lm.method import bounds, chunks, evolve, population
@@ -51,6 +54,7 @@ from int_lm.training import plan
 SHAPES = ((64, 2, 2048, 50), (256, 4, 2048, 20))
 COPY_BYTES = 1 << 26
 GPU_COPY_BYTES = 1 << 30
+BOTH_WAYS = ("inference", "perturbed", "step")  # with `--segments`
 DOT_TURNS = 4  # calls timed together: one is short
 
 Functions = dict[str, Callable[[], Any]]
@@ -190,12 +194,20 @@ def matrices(recipe: Recipe) -> list[tuple[int, int]]:
     ]
 
 
-def row_of(name: str, settings: Config, peak: float, copy: float, repeats: int) -> dict[str, Any]:
+def row_of(
+    name: str, settings: Config, peak: float, copy: float, repeats: int, segments: bool
+) -> dict[str, Any]:
     """One row: rates, ratios, floors and memory of a configuration."""
     recipe = common.recipe_of(settings)
     model, es = settings.model, settings.es
     functions, program = functions_of(recipe)
-    times = common.medians(functions, repeats)
+    others = {}
+    if segments:
+        with native.segments("never"):
+            by_token, _ = functions_of(recipe)
+            others = {f"{part}_by_token": by_token[part] for part in BOTH_WAYS}
+            jax.block_until_ready([other() for other in others.values()])  # traced here
+    times = common.medians(functions | others, repeats)
     memory = program.memory_analysis()
     tokens = es.population * es.segment_length
     costs = plan.costs(recipe)
@@ -229,6 +241,11 @@ def row_of(name: str, settings: Config, peak: float, copy: float, repeats: int) 
         **ratio("step", "perturbed"),
         **ratio("noise", "step"),
         **ratio("update", "step"),
+        **{
+            key: value
+            for part in (BOTH_WAYS if segments else ())
+            for key, value in ratio(part, f"{part}_by_token").items()
+        },
         "int8_peak_gops": peak,
         "copy_gbytes_per_s": copy,
         "inference_gops": operations / times["inference"].seconds / 1e9,
@@ -274,6 +291,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rank", type=int, nargs="+", default=[1], help="of perturbations")
     parser.add_argument("--chunk", type=int, default=0, help="members at once (0: as in training)")
     parser.add_argument("--config", nargs="+", default=[], help="configurations, in place of these")
+    parser.add_argument(
+        "--segments", action="store_true", help="also without segments in one kernel, in turn"
+    )
     parser.add_argument("--profile", action="store_true", help="where the time of a step goes")
     return parser.parse_args()
 
@@ -294,7 +314,8 @@ def main() -> None:
     peak, copy = machine_rates(arguments.repeats)
     rows, profiles = [], []
     for name, settings in chosen:
-        rows.append(row_of(name, settings, peak, copy, arguments.repeats))
+        segments = arguments.segments
+        rows.append(row_of(name, settings, peak, copy, arguments.repeats, segments))
         print(progress(rows[-1]), file=sys.stderr, flush=True)
     for name, settings in chosen if arguments.profile else ():
         functions, program = functions_of(common.recipe_of(settings))

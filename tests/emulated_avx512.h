@@ -40,6 +40,18 @@ static inline Emulated512 emulated_dpbusd(Emulated512 total, Emulated512 a, Emul
   }
   return total;
 }
+static inline Emulated512 emulated_widened(__m128i bytes) {
+  int8_t from[16];
+  __builtin_memcpy(from, &bytes, 16);
+  Emulated512 all;
+  for (int k = 0; k < 16; ++k) all.lane[k] = from[k];
+  return all;
+}
+static inline Emulated512 emulated_permute(Emulated512 places, Emulated512 table) {
+  Emulated512 found;
+  for (int k = 0; k < 16; ++k) found.lane[k] = table.lane[places.lane[k] & 15];
+  return found;
+}
 
 #define __m512i Emulated512
 #define _mm512_setzero_si512 emulated_zero
@@ -47,5 +59,7 @@ static inline Emulated512 emulated_dpbusd(Emulated512 total, Emulated512 a, Emul
 #define _mm512_load_si512 emulated_load
 #define _mm512_store_si512 emulated_store
 #define _mm512_dpbusd_epi32 emulated_dpbusd
+#define _mm512_permutexvar_epi32 emulated_permute
+#define _mm512_cvtepi8_epi32 emulated_widened
 #define target(features) target("avx2")  // of every function, whatever it asks for
 #define __builtin_cpu_supports(feature) 1

@@ -25,6 +25,7 @@ def pytest_configure(config: pytest.Config) -> None:
     kernels = directory / "kernels.cc"
     kernels.write_text(f'#include "{HEADER}"\n{kernels.read_text()}')
     build.HERE = directory
+    build.WIDE = build.BASIC  # of programs that are compiled when they are needed
     said = build.build()
     if not build.library().exists():
         raise pytest.UsageError(said)

@@ -10,10 +10,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from int_lm.model import likelihood
+from int_lm import native
+from int_lm.model import likelihood, params
 from int_lm.model.language_model import LanguageModel
 from int_lm.model.layers import Activity
-from int_lm.model.params import Parameters, Tree
+from int_lm.model.params import Parameters, Spec, Tree
+from int_lm.model.perturb import Weight
 
 
 def read(
@@ -36,13 +38,31 @@ def read(
       The state after token T-1, and what was kept of every token, stacked along T in front.
     """
 
-    def step(state: Tree, pair: tuple[Array, Array]) -> tuple[Tree, Any]:
-        token_P, target_P = pair
+    def token(
+        weights: Parameters, state: Tree, token_P: Array, target_P: Array
+    ) -> tuple[Tree, Any]:
         state, logits_PV, activity = model.step(weights, state, token_P)
         return state, keep(activity, logits_PV, token_P, target_P)
 
     tokens_TP = tokens_PT.astype(jnp.int32).T
-    return jax.lax.scan(step, state, (tokens_TP[:-1], tokens_TP[1:]))
+    members = _members(model, weights)
+    work = tokens_TP.size * params.count(model.specs.network)
+    return native.over_tokens(token, weights, members, state, tokens_TP, model.vocab_size, work)
+
+
+def _members(model: LanguageModel, weights: Parameters) -> Parameters:
+    """Where the members are in every array of the weights: a `native.Members` for each."""
+
+    def of_weight(spec: Spec, weight: Weight) -> Weight:
+        own = weight.value.ndim > len(spec.full_shape)  # a perturbed VECTOR
+        pairs = None if weight.left is None else native.Members(weight.left.ndim - 3, 2)
+        value = native.Members(weight.value.ndim - 2 if own else None)
+        return Weight(value, pairs, pairs, shift=weight.shift)  # type: ignore[arg-type]
+
+    return Parameters(
+        params.map_leaves(of_weight, model.specs.network, weights.network),
+        jax.tree.map(lambda table: native.Members(), weights.tables),
+    )
 
 
 def measured(

@@ -11,5 +11,15 @@ integers.
 """
 
 from int_lm.native.dispatch import accelerated, available, instructions, on_gpu, without_kernels
+from int_lm.native.segment import Members, over_tokens, segments
 
-__all__ = ["accelerated", "available", "instructions", "on_gpu", "without_kernels"]
+__all__ = [
+    "Members",
+    "accelerated",
+    "available",
+    "instructions",
+    "on_gpu",
+    "over_tokens",
+    "segments",
+    "without_kernels",
+]

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import jax
 
-from int_lm import limits
+from int_lm import cache, limits
 from int_lm.arithmetic import constants, fixed
 
 HERE = Path(__file__).parent
-PARTS = ("vectors", "tile", "outer", "credit", "direct", "hash", "handlers")
+PARTS = ("vectors", "tile", "outer", "credit", "direct", "hash", "segment", "handlers")
 SOURCES = ("kernels.cc", *(f"{part}.inc" for part in PARTS))
 COMPILERS = ("c++", "g++", "clang++")
 SHARED = {  # names of the constants that the sources use, by the module that defines them
@@ -85,3 +85,52 @@ def build() -> str:
                 fresh.replace(path)
                 return f"kernels built with {compiler}: {path.name}"
     return "no C++ compiler could build the kernels: JAX computes everything"
+
+
+# -- Programs of tiles -----------------------------------------------------------------------------
+
+KEPT = 64  # programs in the user's cache, at most
+BASIC = ("-mavx2",)
+WIDE = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mprefer-vector-width=512")
+
+
+def compiled(text: str, *, wide: bool) -> tuple[int, Path | None]:
+    """A shared library of a program in C, compiled unless the cache has it.
+
+    Args:
+      text: C code.
+      wide: whether the processor has AVX-512.
+
+    Returns:
+      A number that stands for the program, 63 bits of its digest; the path of the library, None
+      if no compiler could make it.
+    """
+    options = ["-O3", "-std=c11", "-fPIC", "-shared", "-w", "-fno-builtin"]
+    options += WIDE if wide else BASIC
+    digest = hashlib.blake2b("\n".join([*options, text]).encode(), digest_size=16)
+    number = int.from_bytes(digest.digest()[:8], "little") >> 1
+    try:
+        folder = cache.folder() / "tiles"
+        path = folder / f"{digest.hexdigest()}.so"
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if path.exists():
+            os.utime(path)  # the programs used last are kept
+            return number, path
+        with tempfile.TemporaryDirectory(dir=folder) as directory:
+            fresh, code = Path(directory) / path.name, Path(directory) / "tile.c"
+            code.write_text(text)
+            for compiler in COMPILERS:
+                command = [compiler, "-x", "c", *options, "-o", str(fresh), str(code)]
+                try:
+                    done = subprocess.run(command, capture_output=True, timeout=600)
+                except (OSError, subprocess.TimeoutExpired):
+                    continue
+                if done.returncode == 0:
+                    os.replace(fresh, path)
+                    break
+        made = sorted(folder.glob("*.so"), key=lambda p: p.stat().st_mtime, reverse=True)
+        for old in made[KEPT:]:
+            old.unlink(missing_ok=True)
+        return number, path if path.exists() else None
+    except (OSError, RuntimeError):  # the cache cannot be written to; there is no home
+        return number, None

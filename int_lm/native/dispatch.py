@@ -4,7 +4,7 @@ import contextlib
 import ctypes
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, Literal, ParamSpec, TypeVar
 
 import jax
@@ -40,6 +40,9 @@ class Accelerated(Generic[Parameters, Result]):
             result = kernel(module, self.kernels[module])(*args, **kwargs)
             return self.by_jax(*args, **kwargs) if result is NotImplemented else result
 
+        if _alone:
+            called = self.kernels.get("cpu") in _alone
+            return by_kernel("cpu") if called else self.by_jax(*args, **kwargs)
         branches = {}
         if "cpu" in self.kernels and available():
             branches["cpu"] = functools.partial(by_kernel, "cpu")
@@ -53,6 +56,7 @@ class Accelerated(Generic[Parameters, Result]):
 
 attached: list[Accelerated] = []  # every function with kernels in the modules imported so far
 _wanted = True
+_alone: frozenset[str] = frozenset()
 
 
 def accelerated(
@@ -128,6 +132,25 @@ def without_kernels() -> Iterator[None]:
         yield
     finally:
         _wanted = before
+
+
+def wanted() -> bool:
+    """Whether traced programs call kernels: outside of `without_kernels`."""
+    return _wanted
+
+
+@contextlib.contextmanager
+def kernels_alone(names: Iterable[str]) -> Iterator[None]:
+    """A context in which traced programs call these kernels for CPUs, whatever the platform.
+
+    They call no others.
+    """
+    global _alone
+    before, _alone = _alone, frozenset(names)
+    try:
+        yield
+    finally:
+        _alone = before
 
 
 @contextlib.contextmanager

@@ -25,6 +25,7 @@
 #include <string>
 #include <thread>
 #include <type_traits>
+#include <unordered_map>
 #include <vector>
 
 #include "xla/ffi/api/ffi.h"
@@ -163,6 +164,37 @@ class Readings {
   std::vector<int32_t> rows_, first_, next_;
 };
 
+// A matrix of a segment: W of all layers, also packed, and A and B of all layers and pairs (rank 0
+// for none).
+struct Matrix {
+  const int8_t *value, *left, *right;
+  int64_t layers, inputs, outputs, pairs;
+  int rank;
+  const char* packed;
+};
+
+// What the code that `compile.tiles` writes calls, and what it is called with: the same are there.
+struct TileKernels {
+  void (*linear8)(const Matrix*, int64_t, int64_t, const int8_t*, int64_t, int, int, int8_t*);
+  void (*linear16)(const Matrix*, int64_t, int64_t, const int8_t*, int64_t, int, int, int16_t*);
+  void (*likelihood8)(const int8_t*, const int32_t*, const int32_t*, const int32_t*, int64_t, int64_t,
+                      int32_t*);
+  void (*likelihood16)(const int16_t*, const int32_t*, const int32_t*, const int32_t*, int64_t, int64_t,
+                       int32_t*);
+  void (*added8)(const int8_t*, int, const int8_t* const*, const int32_t* const*, int64_t, int64_t,
+                 int64_t, int16_t*);
+  void (*added16)(const int16_t*, int, const int8_t* const*, const int32_t* const*, int64_t, int64_t,
+                  int64_t, int16_t*);
+};
+struct Segment {
+  const void* const* inputs;
+  void* const* outputs;
+  const Matrix* const* matrices;
+  const TileKernels* kernels;
+  int64_t members, length;
+};
+using TileFunction = void (*)(const Segment*, int64_t first);
+
 // Memory aligned to cache lines, not initialised. Throws std::bad_alloc where there is none.
 template <typename T>
 class Buffer {
@@ -245,6 +277,25 @@ TARGET static inline Vector multiply_add(Vector total, Vector weight, Vector inp
   return _mm512_dpbusd_epi32(total, weight, input);
 }
 TARGET static inline void store(int32_t* p, Vector v) { _mm512_store_si512(p, v); }
+// 16 bytes from p on.
+template <typename V>
+TARGET static inline V widened(const int8_t* p) {
+  const Vector all = _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  V result;
+  __builtin_memcpy(&result, &all, sizeof result);
+  return result;
+}
+// Of 16 entries at `table`, those that the lowest 4 bits of `places` name.
+template <typename V>
+TARGET static inline V permuted(const int32_t* table, const V& places) {
+  Vector all, found;
+  __builtin_memcpy(&all, table, sizeof all);
+  __builtin_memcpy(&found, &places, sizeof found);
+  found = _mm512_permutexvar_epi32(found, all);
+  V result;
+  __builtin_memcpy(&result, &found, sizeof result);
+  return result;
+}
 TARGET static inline void to_packed(int8_t x, Packed* p) { *p = pack_of(x); }
 TARGET static inline void to_packed(int8_t x, Input* p) { *p = x; }
 TARGET static inline void interleave16(const int8_t* const* rows, int64_t n, void* out, int flip) {
@@ -272,6 +323,7 @@ TARGET static inline void interleave16(const int8_t* const* rows, int64_t n, Inp
 #include "credit.inc"
 #include "direct.inc"
 #include "hash.inc"
+#include "segment.inc"
 #undef TARGET
 }  // namespace vnni
 
@@ -286,6 +338,10 @@ TARGET static inline int16_t pack_of(int8_t w) { return w; }
 TARGET static inline __m256i eight_groups(const int8_t* w) {
   return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(w)));
 }
+template <typename V>
+TARGET static inline V widened(const int8_t*) { return V{}; }  // not called
+template <typename V>
+TARGET static inline V permuted(const int32_t*, const V& places) { return places; }  // nor is this
 TARGET static inline Vector zero() { return _mm256_setzero_si256(); }
 TARGET static inline Vector load(const Packed* p) {
   return _mm256_load_si256(reinterpret_cast<const __m256i*>(p));
@@ -317,6 +373,7 @@ TARGET static inline void interleave16(const int8_t* const* rows, int64_t n, Pac
 #include "credit.inc"
 #include "direct.inc"
 #include "hash.inc"
+#include "segment.inc"
 #undef TARGET
 }  // namespace avx2
 
@@ -332,6 +389,16 @@ std::atomic<bool> avx2_only{false};  // for tests: int_lm_avx2_only
 // Kernels take the path of AVX-512 with VNNI.
 bool wide() { return has_vnni() && !avx2_only.load(std::memory_order_relaxed); }
 
+// Compiled programs of a tile, by their numbers; int_lm_add_tile adds them.
+struct Tiles {
+  std::mutex mutex;
+  std::unordered_map<int64_t, TileFunction> functions;
+};
+Tiles& tiles() {
+  static Tiles all;
+  return all;
+}
+
 // Names of all kernels, separated by spaces; KERNEL adds them.
 std::string& names() {
   static std::string all;
@@ -344,6 +411,10 @@ std::string& names() {
 
 extern "C" int int_lm_supported() { return has_vnni() ? 2 : __builtin_cpu_supports("avx2") != 0; }
 extern "C" void int_lm_avx2_only(int only) { avx2_only.store(only != 0); }
+extern "C" void int_lm_add_tile(int64_t number, TileFunction function) {
+  const std::lock_guard<std::mutex> lock(tiles().mutex);
+  tiles().functions[number] = function;
+}
 extern "C" const char* int_lm_kernels() { return names().c_str(); }
 
 // A handler that returns an error of XLA's where there is no memory.
@@ -398,3 +469,6 @@ KERNEL(direct_update, direct_update,
        BIND.TAKES(S8).TAKES(S32).TAKES(S32).TAKES(S8).TAKES(U32).TAKES(S32).GIVES(S8).GIVES(S32)
            .NUMBER("rate").NUMBER("spare"));
 KERNEL(hash, hash, BIND.TAKES(S8).TAKES(U32).GIVES(U32));
+KERNEL(segment, segment,
+       BIND.RemainingArgs().RemainingRets().NUMBER("program").NUMBER("members").NUMBER("length")
+           .NUMBER("tile").Attr<ffi::Span<const int64_t>>("matrices"));
