@@ -110,6 +110,12 @@ def parse(argv: Sequence[str] | None, program: str = "eval.py") -> argparse.Name
     parser.add_argument(
         "--word_perplexity", action="store_true", help="also perplexity per word (split at spaces)"
     )
+    parser.add_argument(
+        "--told",
+        action="store_true",
+        help="also zstd and PPMd that have read the training text before (its first 64 MiB); takes "
+        "up to minutes",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_plugin_argument()
     arguments = parser.parse_strict(argv)
@@ -122,6 +128,11 @@ def parse(argv: Sequence[str] | None, program: str = "eval.py") -> argparse.Name
     if arguments.skip_damaged is not None and arguments.skip_damaged < 0:
         raise errors.UserError(
             f"--data.skip_damaged is {arguments.skip_damaged}, must be at least 0"
+        )
+    if arguments.told and (arguments.text or arguments.last_word or arguments.pairs):
+        raise errors.UserError(
+            "--told compares on the text that was held out; leave it out with --text, --last_word "
+            "and --pairs"
         )
     if arguments.text and arguments.path:
         raise errors.UserError(
@@ -194,13 +205,14 @@ def open_export(root: Path) -> Subject:
 
 def documents_of(
     subject: Subject, arguments: argparse.Namespace
-) -> "tuple[dict[str, list[Document]], dict[str, Any]]":
+) -> "tuple[dict[str, list[Document]], dict[str, Any], dict[str, float]]":
     """The documents to evaluate on: those of `--text`, or those that the subject held out.
 
     Returns:
-      The documents by source, and the entry `text` of the figures.
+      The documents by source, the entry `text` of the figures, and with `--told` the baselines that
+      have read the training text.
     """
-    from data import corpus, known, sources
+    from data import baselines, corpus, known, sources
     from data.open import open_trained
 
     data = subject.data
@@ -218,16 +230,15 @@ def documents_of(
         else:
             documents = sources.read_files(arguments.text, data, notice=errors.say)
         text = corpus.text_figures(" ".join(arguments.text), documents, None)
-        return {"text": documents}, text | {
-            "trained_on": known.count_trained(
-                documents,
-                subject.data,
-                subject.tokenizer,
-                subject.text_sha256,
-                folders_of(subject, arguments),
-                say=errors.say,
-            )
-        }
+        trained_on = known.count_trained(
+            documents,
+            subject.data,
+            subject.tokenizer,
+            subject.text_sha256,
+            folders_of(subject, arguments),
+            say=errors.say,
+        )
+        return {"text": documents}, text | {"trained_on": trained_on}, {}
     if subject.text_sha256 is None:
         raise errors.UserError(
             f"{subject.name} does not say which text it was trained on, so none can be called held "
@@ -249,8 +260,11 @@ def documents_of(
         folders=[] if arguments.path else folders_of(subject, arguments),
         say=errors.say,
     )
-    heldout = opened.heldout(data.heldout_bytes)
-    return heldout, opened.figures_of(heldout)
+    heldout, told = opened.heldout(data.heldout_bytes), {}
+    if arguments.told:
+        flat = [document for documents in heldout.values() for document in documents]
+        told = baselines.told(flat, opened.training_text(baselines.TOLD_BYTES))
+    return heldout, opened.figures_of(heldout), told
 
 
 def folders_of(subject: Subject, arguments: argparse.Namespace) -> list[Path]:
@@ -266,8 +280,9 @@ def measure(subject: Subject, arguments: argparse.Namespace) -> dict[str, Any]:
     """
     from int_lm.measure import code_length
 
-    by_source, text = documents_of(subject, arguments)
+    by_source, text, told = documents_of(subject, arguments)
     figures = figures_of(subject, by_source, text)
+    figures["baselines"] |= told
     if not arguments.text:
         try:
             subject.keep(figures)

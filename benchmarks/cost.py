@@ -54,7 +54,7 @@ HELDOUT_BYTES = 150_000  # all of it is read at the end
 
 def varied(axis: str, value: int, chunk: int) -> Recipe:
     """The recipe at one point."""
-    base = common.with_fields(common.shipped("quickstart"), "model", direct=())
+    base = common.with_fields(common.shipped("quickstart"), "model", direct=(), cache=())
     base = common.with_fields(base, "es", population=512, segment_length=16, chunk=chunk)
     section, name, _ = AXES[axis]
     if not section:

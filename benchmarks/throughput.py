@@ -65,7 +65,9 @@ def recipes() -> dict[str, Config]:
     return {
         "egg": common.paper(),
         "rwkv": common.paper(architecture="rwkv", ffn_multiple=2),
-        "quickstart": common.with_fields(common.shipped("quickstart"), "model", direct=()),
+        "quickstart": common.with_fields(
+            common.shipped("quickstart"), "model", direct=(), cache=()
+        ),
     }
 
 

@@ -45,6 +45,20 @@ class Corpus:
         flat = [document for documents in heldout.values() for document in documents]
         return text_figures(self.described(), flat, self.sha256())
 
+    def training_text(self, most_bytes: int) -> bytes:
+        """The text that is trained on, without separators; of much text, at most `most_bytes`.
+
+        Sources are read one after another, windows in the order of the shards.
+        """
+        parts, left = [], most_bytes
+        for source in self.sources:
+            for shard in source.shards:
+                tokens = shard.tokens[:left]  # a token has a byte at least, but for separators
+                part = self.tokenizer.decode(tokens[tokens != self.tokenizer.separator])[:left]
+                parts.append(part)
+                left -= len(part)
+        return b"".join(parts)
+
     def streams(self, settings: Config, phases: Phases) -> Streams:
         """The training streams. `phases` is documented in `Mixture`."""
         return streams.over(

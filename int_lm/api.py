@@ -65,7 +65,8 @@ class Model:
           token_perplexity: 2 to the mean number of bits of a token.
           byte_perplexity: 2 to the bits per byte.
           log2_likelihood_units: the log2-likelihood, an integer in units of 2^-16 bit.
-          baselines: bits per byte of the same bytes by unigram, bigram, gzip and xz.
+          baselines: bits per byte of the same bytes by unigram, bigram, gzip, xz, zstd and, where
+            the package pyppmd is installed, ppmd.
           sources: these figures by source.
           text: what is known of the texts; `sha256` is their digest.
 

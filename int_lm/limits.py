@@ -11,6 +11,7 @@ LOG2_FRACTION_BITS = 16  # a log-likelihood is an integer in units of 2^-16 bit
 LEARNING_RATE_MIN, LEARNING_RATE_MAX = 2.0**-12, 4.0  # the least is the unit it is rounded to
 DIRECT_LENGTH_MAX = 16
 DIRECT_BITS = range(8, 25)
+CACHE_BITS = range(4, 17)
 SPARE_BITS_MAX = 4  # an operand of votes keeps three bits and a sign
 SEPARATOR = 0  # the id between documents
 NO_TARGET = -1  # of a token that nothing is asked of

@@ -40,12 +40,19 @@ from int_lm.sampling import (
 
 FORMAT_VERSION = 2  # version 1, which had no sparse context tables, is read too
 PARTS = ("rows", "counts", "columns", "values")  # of a sparse context table
+BESIDES = (
+    "context",
+    "cache",
+    "cache_place",
+    "cache_hash",
+)  # of a state, beside the recurrent network's
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 METADATA_KEY = "int_lm"  # of the safetensors header; its value is JSON
+CACHE = "direct/cache"  # the weights of the document cache
 EXP2_TABLE, LOG2_TABLE = "tables/exp2", "tables/log2_mantissa"
 TEXT_BYTES = 1 << 20  # of config.json, and of the header of the weights file, at most
 LOGIT_MAX = 2**15 - 1
-VOCABULARY_MAX, DIRECT_LENGTH_MAX, DIRECT_BITS_MAX = 2**16, 16, 24
+VOCABULARY_MAX, DIRECT_LENGTH_MAX, DIRECT_BITS_MAX, CACHE_BITS_MAX = 2**16, 16, 24, 16
 INPUTS_MAX = (2**31 - 1) // (2 * 127**2)  # of a dot: sums stay below 2^31
 EXACT_INPUTS = 2**24 // 127**2  # of a dot in float32: sums stay at most 2^24
 ONE_THREAD = 2**18  # products in a call of BLAS: up to this many, OpenBLAS starts no other thread
@@ -269,6 +276,11 @@ class Model:
         """Context lengths of the context tables, the longest first."""
         return sorted(self.config["model"].get("direct", []), reverse=True)
 
+    @property
+    def cache(self) -> list[int]:
+        """Context lengths of the document cache, the longest first."""
+        return sorted(self.config["model"].get("cache", []), reverse=True)
+
     @functools.cached_property
     def tables(self) -> list[Table]:
         """The context tables, the one of the longest contexts first."""
@@ -287,23 +299,36 @@ class Model:
     def weights(self) -> Tensors:
         """All int8 weights by path, context tables in full."""
         tables = {t.name: t.rows(np.arange(len(t.waiting_R))) for t in self.tables}
-        return {name: self.tensors[name] for name in self.operands} | tables
+        cache = [CACHE] if self.cache else []
+        return {name: self.tensors[name] for name in [*self.operands, *cache]} | tables
 
     def initial_state(self, batch: int) -> Tensors:
         """The state at a document's start: every leaf has P as its second axis."""
         state = self.architecture.initial_state(self.config["model"], batch)
-        if self.direct:
-            _require(
-                "context" not in state, "the architecture has a state named context; rename it"
-            )
-            state["context"] = np.full((self.direct[0], batch), SEPARATOR, np.int64)
-        return state
+        own = {}
+        if self.direct or self.cache:
+            longest = max(self.direct + self.cache)
+            own["context"] = np.full((longest, batch), SEPARATOR, np.int64)
+        if self.cache:
+            rows = 1 << self.config["model"]["cache_bits"]
+            own["cache"] = np.zeros((len(self.cache), batch, rows, 3), np.int32)
+            own["cache_place"] = np.zeros((2, batch), np.int32)
+            own["cache_hash"] = np.zeros((len(self.cache), batch), np.int32)
+        for name in own:
+            _require(name not in state, f"the architecture has a state named {name}; rename it")
+        return state | own
 
-    def step(self, state: Tensors, tokens_P: np.ndarray) -> tuple[Tensors, np.ndarray]:
-        """Read one token of each document: (next state, logits q4, int32 [P, V])."""
-        recurrent = {name: leaf for name, leaf in state.items() if name != "context"}
+    def step(
+        self, state: Tensors, tokens_P: np.ndarray, *, owned: bool = False
+    ) -> tuple[Tensors, np.ndarray]:
+        """Read one token of each document: (next state, logits q4, int32 [P, V]).
+
+        With `owned`, the leaf `cache` of `state` is changed in place, which is faster: do not use
+        the old state any more.
+        """
+        recurrent = {name: leaf for name, leaf in state.items() if name not in BESIDES}
         recurrent, logits_PV = self.architecture.step(self.operands, recurrent, tokens_P)
-        if not self.direct:
+        if "context" not in state:
             return recurrent, logits_PV
         context_KP = np.concatenate([tokens_P[None], state["context"][:-1]])
         context_KP = np.where(tokens_P != SEPARATOR, context_KP, SEPARATOR)
@@ -311,11 +336,26 @@ class Model:
         for table, rows_P in zip(self.tables, rows_KP, strict=True):
             logits_PV = logits_PV + table.rows(rows_P)
         logits_PV = np.minimum(np.maximum(logits_PV, -LOGIT_MAX), LOGIT_MAX)
-        return recurrent | {"context": context_KP}, logits_PV
+        following = recurrent | {"context": context_KP}
+        if not self.cache:
+            return following, logits_PV
+        state = state if owned else state | {"cache": state["cache"].copy()}
+        cache, weights_FP, slots_FP = cache_step(self.cache, state, context_KP, tokens_P)
+        boosts_FP = np.append(self.tensors[CACHE], np.int8(0))[weights_FP]
+        logits_PV = logits_PV.copy()
+        np.add.at(logits_PV, (np.arange(len(tokens_P)), slots_FP), boosts_FP)
+        logits_PV = np.minimum(np.maximum(logits_PV, -LOGIT_MAX), LOGIT_MAX)
+        return following | cache, logits_PV
 
 
 def context_rows(context_KP: np.ndarray, lengths: Sequence[int], bits: int) -> np.ndarray:
-    """Rows of context tables, [lengths, P]: hashes of so many last tokens, newest first, mod 2^32.
+    """Rows of context tables, [lengths, P]; arguments as of `context_hashes`."""
+    words = context_hashes(context_KP, lengths)
+    return ((words * np.uint32(0x85EBCA77)) >> np.uint32(32 - bits)).astype(np.int64)
+
+
+def context_hashes(context_KP: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
+    """Hashes of so many last tokens, newest first, mod 2^32: uint32 [lengths, P].
 
     Args:
       context_KP: the last token first. lengths: descending.
@@ -325,7 +365,66 @@ def context_rows(context_KP: np.ndarray, lengths: Sequence[int], bits: int) -> n
         longer = words[: sum(length > number for length in lengths)]
         longer[:] = (longer ^ token_P) * np.uint32(0x9E3779B1)
         longer ^= longer >> np.uint32(15)
-    return ((words * np.uint32(0x85EBCA77)) >> np.uint32(32 - bits)).astype(np.int64)
+    return words
+
+
+def cache_step(
+    lengths: Sequence[int], state: Tensors, context_KP: np.ndarray, tokens_P: np.ndarray
+) -> tuple[Tensors, np.ndarray, np.ndarray]:
+    """Write a token into the document cache, in place, and look up what followed the context.
+
+    A row of `state["cache"]`, int32 [lengths, P, rows, 3]: the place of its last write; check,
+    run and newest token in 11, 4 and 16 bits; the two tokens before that differ.
+
+    Args:
+      lengths: of contexts, descending. context_KP: the last tokens with this one, newest first.
+
+    Returns:
+      Its leaves of the next state; for every slot of every length, [3 lengths, P]: the index of its
+      weight (-1 for none) and its token.
+    """
+    rows, (place_P, start_P) = state["cache"], state["cache_place"].view(np.uint32)
+    sizes, lanes_P = np.array(lengths, np.uint32)[:, None], np.arange(len(tokens_P))
+    begins_P = tokens_P == SEPARATOR
+
+    def found(words: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray]:
+        bits = np.uint32(32 - (rows.shape[2].bit_length() - 1))
+        checks = (words * np.uint32(0xC2B2AE35) >> np.uint32(21)).astype(np.int32)
+        where = np.arange(len(lengths))[:, None], lanes_P, words * np.uint32(0x85EBCA6B) >> bits
+        row, long = rows[where], place_P - start_P >= sizes
+        same = place_P - row[..., 0].view(np.uint32) < place_P - start_P
+        return where, row, checks, long & same & (row[..., 1] >> 20 == checks)
+
+    where, row, checks, same = found(state["cache_hash"].view(np.uint32))
+    known = ~begins_P & (place_P - start_P >= sizes)
+    head, others = np.where(same, row[..., 1], 0), np.where(same, row[..., 2], 0)
+    first, second, third = head & 0xFFFF, others & 0xFFFF, others >> 16 & 0xFFFF
+    again = first == tokens_P
+    run = np.where(again, np.minimum((head >> 16 & 15) + 1, 15), 1)
+    third = np.where(again | (second == tokens_P), third, second)
+    second = np.where(again, second, first)
+    place_P = place_P + np.uint32(1)
+    head = (checks << 20 | run << 16 | tokens_P).astype(np.int32)
+    others = (second.astype(np.uint32) | third.astype(np.uint32) << np.uint32(16)).view(np.int32)
+    new = np.stack([np.broadcast_to(place_P.view(np.int32), head.shape), head, others], axis=-1)
+    rows[where] = np.where(known[..., None], new, row)
+
+    start_P = np.where(begins_P, place_P, start_P)
+    words = context_hashes(context_KP, lengths)
+    _, row, _, full = found(words)
+    slots = np.stack([row[..., 1], row[..., 2], row[..., 2] >> 16]) & 0xFFFF
+    count, longest_P = len(lengths), full.argmax(axis=0)
+    above_P, weights_FP, slots_FP = np.zeros(len(tokens_P), np.int32), [], []
+    for k, slot in np.ndindex(count, 3):
+        token_P, used_P = slots[slot, k], full[k] & (slots[slot, k] != SEPARATOR)
+        row_P = ((longest_P * count + k) * 3 + slot) * 2 + (token_P == above_P)
+        weights_FP.append(np.where(used_P, row_P * 16 + (row[k, :, 1] >> 16 & 15), -1))
+        slots_FP.append(np.where(used_P, token_P, 0))
+        if slot == 2:
+            above_P = np.where(full[k], slots[0, k], above_P)
+    places_2P = np.stack([place_P, start_P]).view(np.int32)
+    following = {"cache": rows, "cache_place": places_2P, "cache_hash": words.view(np.int32)}
+    return following, np.stack(weights_FP), np.stack(slots_FP)
 
 
 def load(
@@ -401,13 +500,17 @@ def expected_tensors(
     sizes = [(model[name], INPUTS_MAX) for name in ("layers", "width", "ffn_multiple")]
     sizes += [(length, DIRECT_LENGTH_MAX) for length in direct]
     sizes += [(model["direct_bits"], DIRECT_BITS_MAX) for _ in direct[:1]]
+    cache = model.get("cache", [])
+    sizes += [(length, DIRECT_LENGTH_MAX) for length in cache]
+    sizes += [(model["cache_bits"], CACHE_BITS_MAX) for _ in cache[:1]]
     for size, most in [(V, VOCABULARY_MAX), *sizes]:
         sound = type(size) is int and 0 < size <= most
         _require(sound, f"{CONFIG_FILE} has a size that is no positive integer up to {most}")
     shapes = architectures[name].shapes(model, V)
     widest = max(shape[-1] for shape in shapes.values())
     _require(widest <= INPUTS_MAX, f"it has dots over {widest} inputs, at most {INPUTS_MAX} fit")
-    _require(len(set(direct)) == len(direct), f"{CONFIG_FILE} names a context table twice")
+    for names in (direct, cache):
+        _require(len(set(names)) == len(names), f"{CONFIG_FILE} names a context table twice")
     same = config["tokenizer"]["vocab_size"] == V
     _require(same, "its tokenizer has another vocabulary than its weights")
     expected = {name: ("I8", shape) for name, shape in shapes.items()}
@@ -416,6 +519,8 @@ def expected_tensors(
     for table in (f"direct/context_{length}" for length in direct):
         parts = {f"{table}/{part}": of for part, of in zip(PARTS, sparse, strict=True)}
         expected |= parts if f"{table}/rows" in found else {table: ("I8", [rows, V])}
+    if cache:
+        expected[CACHE] = ("I8", [3 * len(cache) ** 2, 32])
     return {**expected, EXP2_TABLE: ("I32", [255]), LOG2_TABLE: ("I32", [1025])}
 
 
@@ -517,7 +622,7 @@ def log2_likelihoods(
             active = int((lengths_P > t).sum())  # lanes not at their end: the first ones
             state = {name: leaf[:, :active] for name, leaf in state.items()}
             inputs_P, targets_P = tokens_TP[t : t + 2, :active]
-            state, logits_PV = model.step(state, inputs_P)
+            state, logits_PV = model.step(state, inputs_P, owned=True)
             counted = begins[lanes[:active]] <= t
             if firsts is not None:
                 counted &= t + 1 < lengths_P[:active]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 import data.baselines
-from data.baselines import baselines, entropies
+from data.baselines import baselines, entropies, told
 from data.documents import Document
 
 
@@ -46,15 +46,39 @@ def test_known_sources() -> None:
     assert str(entropies(b"aaaa")[0]) == "0.0"  # not -0.0, which a table would show
 
 
-def test_all_four_by_name() -> None:
+def test_all_by_name() -> None:
     """Documents are taken together, compressors at their strongest, all in bits per byte."""
     words = [b"state", b"union", b"of", b"the", b"\n"]
     text = b" ".join(random.Random(0).choices(words, k=4000))
     result = baselines(documents(text[:7000], text[7000:]))
-    assert list(result) == ["unigram", "bigram", "gzip", "xz"]
+    ppmd = ["ppmd"] if data.baselines.pyppmd else []
+    assert list(result) == ["unigram", "bigram", "gzip", "xz", "zstd", *ppmd]
     assert (result["unigram"], result["bigram"]) == entropies(text)
     assert result["gzip"] * len(text) / 8 == len(gzip.compress(text, 9, mtime=0))
     assert result["xz"] * len(text) / 8 == len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME))
+
+
+def test_ppmd_and_zstd_can_be_undone() -> None:
+    """What is counted is a whole code: the decoder gives the text, told the same before."""
+    pyppmd = pytest.importorskip("pyppmd")
+    before, text = (b" ".join(random.Random(i).choices([b"a", b"bc", b"d"], k=900)) for i in (1, 2))
+    settings = data.baselines.PPMD_ORDER, data.baselines.PPMD_MEMORY
+    encoder = pyppmd.Ppmd7Encoder(*settings)
+    code = encoder.encode(before + text) + encoder.flush()
+    decoder = pyppmd.Ppmd7Decoder(*settings)
+    assert decoder.decode(code, len(before + text)) == before + text
+    alone = pyppmd.Ppmd7Encoder(*settings)
+    both = len(code) - len(alone.encode(before) + alone.flush())
+    assert told(documents(text), before)["ppmd_told"] * len(text) / 8 == both
+
+
+def test_who_has_read_the_text_before_needs_less() -> None:
+    """The same text told before costs next to nothing, other text does not help."""
+    noise, other = random.Random(1).randbytes(50_000), random.Random(2).randbytes(50_000)
+    for value in told(documents(noise), noise).values():
+        assert value < 0.1
+    for value in told(documents(noise), other).values():
+        assert value > 7.9
 
 
 def test_xz_sees_the_whole_text() -> None:

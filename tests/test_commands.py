@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from tiny_command import assert_same_run, rows, train_arguments, wait_for_rows, write_text
 
+import data.baselines
 import eval as eval_command
 import train
 from int_lm import errors, run as run_module
@@ -212,7 +213,9 @@ def test_eval_sample_and_export_agree(
         done = run_command("eval.py", *source, "--json")
         assert done.returncode == 0, done.stderr
         figures = json.loads(done.stdout)
-        assert figures["baselines"].keys() == {"unigram", "bigram", "gzip", "xz"}
+        assert figures["baselines"].keys() == {"unigram", "bigram", "gzip", "xz", "zstd"} | (
+            {"ppmd"} if data.baselines.pyppmd else set()
+        )
         sample = run_command(
             "-m", "int_lm.sample", *source, "--prompt", "et", "--tokens", "40", "--seed", "3"
         )

@@ -207,7 +207,7 @@ def test_the_card_describes_the_model(run: Run, tmp_path: Path) -> None:
 def test_the_card_tells_network_and_tables_apart() -> None:
     """Of the default recipe most weights are tables; fitness and alpha have no part in it."""
     settings = config.load(ROOT / "configs" / "quickstart.yaml")
-    model = dataclasses.replace(settings.model, direct=(1, 2), direct_bits=8)
+    model = dataclasses.replace(settings.model, direct=(1, 2), direct_bits=8, cache=(3, 5))
     settings = dataclasses.replace(settings, model=model)
     of_run = recipe.of(settings, 300)
     weights = evolve.initial(of_run).weights
@@ -222,10 +222,11 @@ def test_the_card_tells_network_and_tables_apart() -> None:
     )
     card = model_card(run, {"weights_hash": "0" * 16}, 1, None, {})
     network = params.count(of_run.model.specs.network)
-    tables = 2 * 256 * 300
+    tables = 2 * 256 * 300 + 3 * 2 * 2 * 32
     assert f"# rwkv, 2 x 64, {network:,} int8 weights and {tables:,} of context tables" in card
     assert f"from the last 1, 2 tokens to the logits: {tables:,} weights" in card
-    assert "0.5, half-life 200 steps" in card and "over 3,000 steps" in card
+    assert "| document cache | of what followed the last 3, 5 tokens |" in card
+    assert "0.5, half-life 200 steps" in card and "over 2,000 steps" in card
     assert "| fitness |" not in card and "| alpha |" not in card
     assert "tokenizer/tokenizer.model" in card and 'b"The "' not in card
 

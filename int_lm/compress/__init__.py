@@ -97,7 +97,7 @@ def _frequencies(
         learner.begin(len(lengths_P))
     for active in _steps(lengths_P):
         state = {name: leaf[:, :active] for name, leaf in state.items()}
-        state, logits_PV = codec.model.step(state, tokens_P[:active])
+        state, logits_PV = codec.model.step(state, tokens_P[:active], owned=True)
         logits_PV = learner.logits(state, tokens_P[:active], logits_PV) if learner else logits_PV
         frequencies_PV = coder.frequencies(codec.model.exp2_table, logits_PV)
         found_P = yield frequencies_PV

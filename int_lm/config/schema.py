@@ -32,6 +32,14 @@ class ModelConfig:
         (), "lengths k of context tables, each from a hash of the last k tokens to the logits"
     )
     direct_bits: int = described(16, "rows of each such table: 2^direct_bits (V bytes each)")
+    cache: tuple[int, ...] = described(
+        (),
+        "lengths k of contexts whose earlier occurrences in the same document are looked up, in a "
+        "part of the state",
+    )
+    cache_bits: int = described(
+        10, "rows of the state for each such length: 2^cache_bits (12 bytes each, of every member)"
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,13 @@ from int_lm.config.load import SECTIONS, sources_of, to_dict
 from int_lm.config.schema import Config, DataConfig, DistributedConfig
 from int_lm.errors import require
 from int_lm.files import untrusted
-from int_lm.limits import DIRECT_BITS, DIRECT_LENGTH_MAX, INT8_MAX, LEARNING_RATE_MAX
+from int_lm.limits import (
+    CACHE_BITS,
+    DIRECT_BITS,
+    DIRECT_LENGTH_MAX,
+    INT8_MAX,
+    LEARNING_RATE_MAX,
+)
 
 
 def _validate_sources(data: DataConfig) -> None:
@@ -128,6 +134,17 @@ def validate(config: Config) -> Config:
         model.direct_bits in DIRECT_BITS,
         f"model.direct_bits is {model.direct_bits}, must lie between {DIRECT_BITS[0]} and "
         f"{DIRECT_BITS[-1]}",
+    )
+    lengths = set(model.cache)
+    require(
+        len(lengths) == len(model.cache) and lengths <= set(range(1, DIRECT_LENGTH_MAX + 1)),
+        f"model.cache is {list(model.cache)}, must be different lengths from 1 to "
+        f"{DIRECT_LENGTH_MAX}",
+    )
+    require(
+        model.cache_bits in CACHE_BITS,
+        f"model.cache_bits is {model.cache_bits}, must lie between {CACHE_BITS[0]} and "
+        f"{CACHE_BITS[-1]}",
     )
     require(
         0 < es.direct_rate <= INT8_MAX,

@@ -163,7 +163,8 @@ def tensors_of(run: "Run") -> dict[str, np.ndarray]:
         runtime.LOG2_TABLE: constants.log2_mantissa(),
     }
     tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-    return sparse.stored(tensors, [name for name in tensors if name.startswith("direct/")])
+    direct = [name for name in tensors if name.startswith("direct/") and name != runtime.CACHE]
+    return sparse.stored(tensors, direct)
 
 
 def weights_file(tensors: Mapping[str, np.ndarray], config_text: bytes) -> bytes:

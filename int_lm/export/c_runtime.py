@@ -80,6 +80,8 @@ def source(model: LanguageModel, tokenizer: Mapping[str, Any]) -> str:
     Raises:
       program.UnsupportedError: the network does something that cannot be compiled.
     """
+    if model.settings.cache:
+        raise program.UnsupportedError("a document cache (model.cache)")
     names = _names(model)
     settings, network = model.settings, inspect.getmodule(model.architecture.step)
     step, logit = _step(model, names, network)

@@ -15,6 +15,10 @@ _BASELINES = {
     "bigram": "bigram entropy of the same bytes",
     "gzip": "gzip -9",
     "xz": "xz -9e",
+    "zstd": "zstd -19",
+    "ppmd": "PPMd, variant H, order 12",
+    "zstd_told": "zstd -19 with the training text as its dictionary",
+    "ppmd_told": "PPMd after the training text",
 }
 _SOURCES = {
     "stdlib": "the Python standard library's sources",
@@ -214,7 +218,10 @@ def model_card(
         "weights": f"{count:,}, one byte each",
         "context tables": f"from the last {', '.join(map(str, model.direct))} tokens to the "
         f"logits: {tables:,} weights besides, one byte each"
-        if tables
+        if model.direct
+        else None,
+        "document cache": f"of what followed the last {', '.join(map(str, model.cache))} tokens"
+        if model.cache
         else None,
         "file of all weights": f"{file_size:,} bytes",
         "pruned": _pruned(settings),

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from int_lm.runtime import PARTS
+from int_lm.runtime import CACHE, PARTS
 
 if TYPE_CHECKING:
     from int_lm.model.params import Parameters
@@ -67,6 +67,9 @@ def prune(weights: "Parameters", least: int) -> tuple["Parameters", int]:
     """
     tables, dropped = {}, 0
     for name, table_RV in weights.tables.items():
+        if name == CACHE.rpartition("/")[2]:  # a weight for each state of a row, not for a context
+            tables[name] = table_RV
+            continue
         small_RV = (np.abs(table_RV) < least) & (table_RV != 0)
         tables[name] = np.where(small_RV, np.int8(0), table_RV)
         dropped += int(small_RV.sum())

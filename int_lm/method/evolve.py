@@ -28,7 +28,7 @@ from int_lm.method.population import PopulationResult
 from int_lm.method.recipe import Recipe
 from int_lm.method.state import STORED, Metrics, State, Tables
 from int_lm.method.update import Scalars, Tensor, Votes
-from int_lm.model import context_tables, params
+from int_lm.model import context_tables, document_cache, params
 from int_lm.model.params import Parameters, Tree
 
 
@@ -114,6 +114,7 @@ def _gathered(recipe: Recipe, network: Tree, place: Placement) -> Tree:
 
 # -- Compiled --------------------------------------------------------------------------------------
 
+Held = tuple[Tables, Tree]  # the context tables, and the rows of the document cache
 StepFunction = Callable[[State, np.ndarray, int], tuple[State, Metrics]]
 
 
@@ -121,8 +122,8 @@ def compiled_step(recipe: Recipe, place: Placement | None = None) -> StepFunctio
     """`(state, tokens_ST, step) -> (state, metrics)`, compiled once, at its first call.
 
     The step and the schedule values are arguments of the compiled program, so no later step
-    recompiles. The context tables are changed in place: do not use those of the state that was
-    passed in any more.
+    recompiles. What `donated` returns first is changed in place: do not use that part of the state
+    that was passed in any more.
 
     Args:
       place: the devices; None for a single one. With several devices pass states of `placed`; the
@@ -142,20 +143,23 @@ def jitted_step(recipe: Recipe, place: Placement | None = None) -> Any:
     """`step` under `jax.jit`: (tables, rest, tokens_ST, clock, values) -> (state, metrics).
 
     The first two arguments are those that `donated` returns, the others those of `step`. The memory
-    of the context tables is donated to the result.
+    of the context tables and of the document cache is donated to the result.
     """
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def jitted(tables: Tables, rest: State, tokens_ST: Array, clock: Clock, values: Scalars):
-        state = dataclasses.replace(rest, tables=tables)
+    def jitted(held: Held, rest: State, tokens_ST: Array, clock: Clock, values: Scalars):
+        tables, cache = held
+        state = dataclasses.replace(rest, tables=tables, members=rest.members | cache)
         return step(recipe, state, tokens_ST, clock, values, place)
 
     return jitted
 
 
-def donated(state: State) -> tuple[Tables, State]:
-    """(context tables, the state without them). A step changes the context tables in place."""
-    return state.tables, dataclasses.replace(state, tables=Tables())
+def donated(state: State) -> tuple[Held, State]:
+    """What a step changes in place, and the state without it: tables and the document cache."""
+    members = dict(state.members)
+    cache = {name: members.pop(name) for name in (document_cache.NAME,) if name in members}
+    return (state.tables, cache), dataclasses.replace(state, tables=Tables(), members=members)
 
 
 def lends_memory(state: State) -> bool:
@@ -207,10 +211,16 @@ def _beginning(recipe: Recipe, weights: Parameters) -> State:
         memory[ANCHOR] = dict(params.flatten(weights.network))
     return State(
         network=weights.network,
-        tables=Tables(weights.tables, context_tables.initial_counts(recipe.model.settings)),
-        members=recipe.model.initial_state(recipe.es.population),
+        tables=Tables(weights.tables, _initial_counts(recipe)),
+        members=recipe.model.initial_state(recipe.es.population, recipe.es.members_per_stream),
         memory=memory,
     )
+
+
+def _initial_counts(recipe: Recipe) -> dict[str, Array]:
+    """The counts of all context tables before the first step, by name."""
+    settings = recipe.model.settings
+    return context_tables.initial_counts(settings) | document_cache.initial_counts(settings)
 
 
 def values(recipe: Recipe, step: int) -> dict[str, np.int32]:

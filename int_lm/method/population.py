@@ -22,7 +22,7 @@ from int_lm.method.placement import AXIS, Placement
 from int_lm.method.recipe import Recipe
 from int_lm.method.state import Tables
 from int_lm.method.token_votes import RowErrors, VotesByPath
-from int_lm.model import context_tables, params, perturb
+from int_lm.model import context_tables, document_cache, params, perturb
 from int_lm.model.params import Parameters, Tree
 from int_lm.model.perturb import Noise
 
@@ -147,10 +147,24 @@ def _learnt(
         return tables
     errors_JV, learnt = placement.gathered(row_errors.errors_JV, axis), Tables()
     for name, table in tables.values.items():
+        if name == document_cache.NAME:
+            continue
         rows_J = placement.gathered(row_errors.rows[name], axis)
         learnt.values[name], learnt.counts[name] = context_tables.update(
             recipe.es, table, tables.counts[name], rows_J, errors_JV, clock.step
         )
+    if row_errors.cache:
+        name, of_weights = document_cache.NAME, row_errors.cache
+        table = tables.values[name]
+        weights, counts = context_tables.update(
+            recipe.es,
+            table.reshape(-1, 1),
+            tables.counts[name],
+            placement.gathered(of_weights.weights, axis),
+            placement.gathered(of_weights.errors, axis),
+            clock.step,
+        )
+        learnt.values[name], learnt.counts[name] = weights.reshape(table.shape), counts
     return learnt
 
 

@@ -118,8 +118,10 @@ def of_model(settings: Settings, model: LanguageModel) -> Recipe:
         f"es.fitness {es.fitness} and es.objective {es.objective} do not go together; use "
         f"--es.fitness {'rank or standard' if written else 'linear'}, or sign",
     )
-    if settings.model.direct and es.readout != "exact" and not written:
-        raise UserError("model.direct needs the readout's exact errors; add --es.readout exact")
+    for name in ("direct", "cache"):
+        if getattr(settings.model, name) and es.readout != "exact" and not written:
+            needs = f"model.{name} needs the readout's exact errors; add --es.readout exact"
+            raise UserError(needs)
     require(
         recipe.objective.has_token_likelihoods or not any(one.of_tokens for one in recipe.voting),
         f"es.objective {es.objective} has no log-likelihood of every token, which es.votes "

@@ -4,6 +4,7 @@ Axes: T tokens of a segment, I pairs, J = T I, R rank, V vocabulary; L layers.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,8 @@ from int_lm.method.estimator import Segment, TokenVotes, credit
 from int_lm.method.estimator.rounding import Rounding
 from int_lm.method.objective import Keep
 from int_lm.method.recipe import Recipe
+from int_lm.model import document_cache
+from int_lm.model.document_cache import Reading
 from int_lm.model.layers import Activity, Use
 from int_lm.model.likelihood import NO_TARGET
 from int_lm.model.params import Parameters, Role, Spec, flatten
@@ -34,10 +37,26 @@ class RowErrors:
       rows: index of the row that each token read, int32 [J] by name of the context table; for
         padding the number of rows, which is no row.
       errors_JV: onehot(target) - p, int8, in units of 1 / (127 >> spare_bits).
+      cache: the same of the weights of the document cache; None without it.
     """
 
     rows: dict[str, Array]
     errors_JV: Array
+    cache: "CacheErrors | None" = None
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class CacheErrors:
+    """The weights of the document cache that each token used, one for a slot, and their errors.
+
+    Attributes:
+      weights: index of each weight, int32 [J F]; the number of weights for none.
+      errors: error of the slot's token, int8 [J F, 1].
+    """
+
+    weights: Array
+    errors: Array
 
 
 @jax.tree_util.register_dataclass
@@ -48,6 +67,7 @@ class Record:
     Attributes:
       tensors: what the tensor's estimator recorded, by path.
       rows: row that the first member of every pair read, int32 [I] by name of the context table.
+      cache: what the document cache said to every pair; None without it.
       difference_I: log-likelihood of a pair's first member minus that of its second, int32 in units
         of 2^-16 bit.
       logits_IV: of the first member of every pair, int8 or int16 q4.
@@ -58,6 +78,7 @@ class Record:
 
     tensors: dict[str, Any]
     rows: dict[str, Array]
+    cache: Reading | None
     difference_I: Array
     logits_IV: Array
     targets_I: Array
@@ -88,6 +109,7 @@ def keep(recipe: Recipe) -> Keep:
                 for path, (spec, votes) in _voting(recipe).items()
             },
             rows={name: rows_P[0::2] for name, rows_P in activity.rows.items()},
+            cache=_of_pairs(activity.cache, len(targets_P) // 2),
             difference_I=log_likelihood_P[0::2] - log_likelihood_P[1::2],
             logits_IV=logits_PV[0::2],
             targets_I=targets_P[0::2],
@@ -96,6 +118,15 @@ def keep(recipe: Recipe) -> Keep:
         )
 
     return record
+
+
+def _of_pairs(reading: Reading | None, pairs: int) -> Reading | None:
+    """What the cache of a stream said, for every pair that reads it."""
+
+    def repeated(leaf: Array) -> Array:
+        return jnp.repeat(leaf, pairs // len(leaf), axis=0) if pairs > len(leaf) else leaf
+
+    return jax.tree.map(repeated, reading)
 
 
 def _checked(recipe: Recipe, uses: dict[str, Use]) -> dict[str, Use]:
@@ -151,7 +182,7 @@ def votes(
             return kind.votes(spec, weight, record, through, prepared[kind], rounding)
 
         sums[path] = _by_layer(of_layer, operands) if spec.layers else of_layer(operands)
-    if not records.rows:
+    if not records.rows and records.cache is None:
         return sums, None
     assert errors_TIV is not None
     return sums, RowErrors(
@@ -160,6 +191,18 @@ def votes(
             for name, rows_TI in records.rows.items()
         },
         errors_JV=errors_TIV.reshape(-1, errors_TIV.shape[-1]),
+        cache=_cache_errors(recipe, records, errors_TIV) if records.cache else None,
+    )
+
+
+def _cache_errors(recipe: Recipe, records: Record, errors_TIV: Array) -> CacheErrors:
+    """The errors of the document cache's weights over a segment."""
+    assert records.cache is not None
+    past = math.prod(recipe.model.specs.tables[document_cache.NAME].shape)
+    none_TI1 = (records.targets_I == NO_TARGET)[..., None]
+    return CacheErrors(
+        weights=jnp.where(none_TI1, past, records.cache.weights_PF).reshape(-1),
+        errors=document_cache.errors_of(records.cache.tokens_PF, errors_TIV).reshape(-1, 1),
     )
 
 

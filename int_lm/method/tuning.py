@@ -204,11 +204,11 @@ def compiled_learner(recipe: Recipe, place: Placement | None = None) -> Learner:
     def run(
         state: State, scores_P: np.ndarray, fitness_I: np.ndarray, step: int
     ) -> tuple[State, Metrics]:
-        tables, rest = evolve.donated(state)  # neither passed nor copied
+        (tables, cache), rest = evolve.donated(state)  # neither passed nor copied
         scores = np.clip(scores_P, -INT32_MAX, INT32_MAX).astype(np.int32)
         clock, values = Clock.at(recipe.settings.run.seed, step), evolve.values(recipe, step)
         after, metrics = jitted(rest, scores, fitness_I, clock, values)
-        return State(after.network, tables, after.members, after.memory), metrics
+        return State(after.network, tables, after.members | cache, after.memory), metrics
 
     return run
 

@@ -20,6 +20,8 @@ must not be memorised, and frequent contexts, which must not learn too slowly.
 Axes: P members, I pairs, K context lengths, J = T I tokens and pairs of a segment, V vocabulary.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,8 +49,12 @@ def specs(model: ModelSettings, vocab_size: int) -> Tree:
 
 
 def initial_context(model: ModelSettings, batch: int) -> Array:
-    """The context at a document's start: separators, int32 [max k, P]; row 0 is the last token."""
-    return jnp.full((max(model.direct), batch), SEPARATOR, jnp.int32)
+    """The context at a document's start: separators, int32 [max k, P]; row 0 is the last token.
+
+    The document cache reads it, too.
+    """
+    longest = max((*model.direct, *model.cache))
+    return jnp.full((longest, batch), SEPARATOR, jnp.int32)
 
 
 def following(context_KP: Array, tokens_P: Array) -> Array:
@@ -57,21 +63,28 @@ def following(context_KP: Array, tokens_P: Array) -> Array:
     return jnp.where((tokens_P != SEPARATOR)[None], longer, SEPARATOR)
 
 
+def hashed(lengths: Sequence[int], context_KP: Array) -> Array:
+    """Hashes of so many last tokens, each seeded with its number: uint32 [lengths, P]."""
+    sizes_K1 = jnp.asarray(lengths, jnp.uint32)[:, None]
+    words_KP = jnp.broadcast_to(sizes_K1, (len(lengths), context_KP.shape[1]))
+    for place, token_P in enumerate(context_KP[: max(lengths)].astype(jnp.uint32)):
+        longer_KP = (words_KP ^ token_P[None]) * np.uint32(0x9E3779B1)
+        longer_KP = longer_KP ^ (longer_KP >> np.uint32(15))
+        words_KP = jnp.where(sizes_K1 > place, longer_KP, words_KP)
+    return words_KP
+
+
 def rows(model: ModelSettings, context_KP: Array) -> dict[str, Array]:
     """The row of each context table that is added: {"context_k": int32 [P]}.
 
     The row is the top `direct_bits` bits of a 32-bit multiplicative hash of the last k tokens,
     seeded with k.
     """
-    picked = {}
-    for length in model.direct:
-        word = jnp.full(context_KP.shape[1:], length, jnp.uint32)
-        for token_P in context_KP[:length]:
-            word = (word ^ token_P.astype(jnp.uint32)) * np.uint32(0x9E3779B1)
-            word = word ^ (word >> np.uint32(15))
-        word = word * np.uint32(0x85EBCA77)
-        picked[_name(length)] = (word >> np.uint32(32 - model.direct_bits)).astype(jnp.int32)
-    return picked
+    if not model.direct:
+        return {}
+    words_KP = hashed(model.direct, context_KP) * np.uint32(0x85EBCA77)
+    rows_KP = (words_KP >> np.uint32(32 - model.direct_bits)).astype(jnp.int32)
+    return {_name(length): rows_P for length, rows_P in zip(model.direct, rows_KP, strict=True)}
 
 
 @native.accelerated(cpu="direct_added")

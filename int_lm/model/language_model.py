@@ -14,13 +14,15 @@ from jax import Array
 
 from int_lm.errors import require
 from int_lm.limits import SEPARATOR
-from int_lm.model import architecture, context_tables
+from int_lm.model import architecture, context_tables, document_cache
 from int_lm.model.architecture import Architecture
 from int_lm.model.layers import Activity
 from int_lm.model.params import Parameters, Tree
 from int_lm.settings import ModelSettings
 
 CONTEXT = "context"  # name of the last tokens, in a state: the context tables need them
+# what a state has beside the recurrent network
+BESIDES = (CONTEXT, document_cache.NAME, document_cache.PLACE, document_cache.HASH)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,23 +49,32 @@ class LanguageModel:
         """The `params.Spec` of every tensor of the network, and of every context table."""
         return Parameters(
             network=self.architecture.specs(self.settings, self.vocab_size),
-            tables=context_tables.specs(self.settings, self.vocab_size),
+            tables=context_tables.specs(self.settings, self.vocab_size)
+            | document_cache.specs(self.settings),
         )
 
-    def initial_state(self, batch: int) -> Tree:
+    def initial_state(self, batch: int, readers: int = 1) -> Tree:
         """The state at a document's start: a dict of arrays [..., batch, ...].
 
         The batch is the second axis of each array.
+
+        Args:
+          batch: number of members, or of documents read side by side.
+          readers: so many members in succession will always read the same tokens. They share what
+            depends on nothing else, the document cache: its second axis is batch / readers.
         """
         state = self.architecture.initial_state(self.settings, batch)
-        require(
-            CONTEXT not in state,
-            f"the architecture {self.settings.architecture} has a state named {CONTEXT}, which the "
-            "context tables use; give it another name",
-        )
-        if not self.settings.direct:
-            return state
-        return state | {CONTEXT: context_tables.initial_context(self.settings, batch)}
+        for name in BESIDES:
+            require(
+                name not in state,
+                f"the architecture {self.settings.architecture} has a state named {name}, which "
+                "the context tables use; give it another name",
+            )
+        if self.settings.direct or self.settings.cache:
+            state = state | {CONTEXT: context_tables.initial_context(self.settings, batch)}
+        if self.settings.cache:
+            state = state | document_cache.initial_state(self.settings, batch // readers)
+        return state
 
     def _reset(self, recurrent: Tree, tokens_P: Array) -> Tree:
         """The network's state, with the initial one where the token is a separator."""
@@ -87,16 +98,22 @@ class LanguageModel:
           state: of `initial_state` or of the step before.
           tokens_P: int32.
         """
-        recurrent = {name: leaf for name, leaf in state.items() if name != CONTEXT}
+        recurrent = {name: leaf for name, leaf in state.items() if name not in BESIDES}
         recurrent, logits_PV, activity = self.architecture.step(
             weights.network, self._reset(recurrent, tokens_P), tokens_P
         )
-        if not self.settings.direct:
+        if CONTEXT not in state:
             return recurrent, logits_PV, activity
         context_KP = context_tables.following(state[CONTEXT], tokens_P)
         rows = context_tables.rows(self.settings, context_KP)
-        return (
-            recurrent | {CONTEXT: context_KP},
-            context_tables.added(weights.tables, rows, logits_PV),
-            dataclasses.replace(activity, rows=rows),
+        logits_PV = context_tables.added(weights.tables, rows, logits_PV)
+        following = recurrent | {CONTEXT: context_KP}
+        activity = dataclasses.replace(activity, rows=rows)
+        if not self.settings.cache:
+            return following, logits_PV, activity
+        readers = len(tokens_P) // state[document_cache.PLACE].shape[1]
+        cache, reading = document_cache.step(
+            self.settings, state, context_KP[:, ::readers], tokens_P[::readers]
         )
+        logits_PV = document_cache.added(weights.tables[document_cache.NAME], reading, logits_PV)
+        return following | cache, logits_PV, dataclasses.replace(activity, cache=reading)

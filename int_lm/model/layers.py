@@ -23,6 +23,7 @@ from jax import Array
 from int_lm import native
 from int_lm.arithmetic import fixed
 from int_lm.arithmetic.fixed import CREDIT_FRACTION_BITS
+from int_lm.model.document_cache import Reading
 from int_lm.model.params import Tree
 from int_lm.model.perturb import Weight
 
@@ -57,12 +58,15 @@ class Activity:
       gain: weight of the norm between the residual stream and the readout, int32 [P, D].
       rows: row of each context table that was read, int32 [P] by name; empty for a model without
         context tables.
+      cache: what the document cache said of the next token, of every stream that is read; None for
+        a model without it.
     """
 
     uses: Tree
     residual: Array
     gain: Array
     rows: dict[str, Array] = dataclasses.field(default_factory=dict)
+    cache: Reading | None = None
 
 
 # -- Operations of a network -----------------------------------------------------------------------

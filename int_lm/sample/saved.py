@@ -122,8 +122,7 @@ def _checked(metadata: dict[str, Any], tensors: Tensors, initial_state: Any, V: 
         raise ValueError("other leaves")
     for name, like in initial_state.items():
         leaf = tensors[f"state/{name}"]
-        low, high = (0, V - 1) if name == "context" else (-127, 127)
-        if leaf.dtype != np.int32 or leaf.shape != like.shape or not _within(leaf, low, high):
+        if leaf.dtype != np.int32 or leaf.shape != like.shape or not _possible(name, leaf, V):
             raise ValueError(name)
         state[name] = leaf.astype(like.dtype)
     unread, number = np.array(metadata["unread"], np.int64), metadata["number"]
@@ -132,6 +131,16 @@ def _checked(metadata: dict[str, Any], tensors: Tensors, initial_state: Any, V: 
     if not sound or type(number) is not int or not 0 <= number < 2**63:
         raise ValueError("ids or number")
     return Saved(state, before.tolist(), unread.tolist(), number)
+
+
+def _possible(name: str, leaf: np.ndarray, V: int) -> bool:
+    """Whether a leaf of a state holds values that a model with a vocabulary of V can leave."""
+    if name == "cache":  # any places and checks; tokens of the vocabulary
+        tokens = np.stack([leaf[..., 1], leaf[..., 2], leaf[..., 2] >> 16]) & 0xFFFF
+        return _within(tokens, 0, V - 1) and _within(leaf[..., 1], 0, 2**31 - 1)
+    if name in ("cache_place", "cache_hash"):
+        return True
+    return _within(leaf, *((0, V - 1) if name == "context" else (-127, 127)))
 
 
 def _within(values: np.ndarray, low: int, high: int) -> bool:

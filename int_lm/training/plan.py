@@ -71,7 +71,7 @@ def _bytes(tree: Any) -> int:
 def costs(recipe: Recipe) -> Costs:
     """Costs of a recipe; nothing is compiled or allocated."""
     model, es = recipe.model, recipe.es
-    state = jax.eval_shape(lambda: model.initial_state(es.population))
+    state = jax.eval_shape(lambda: model.initial_state(es.population, es.members_per_stream))
     state_bytes = _bytes(state)
     inference = perturbation = voting = moved = 0
     for _, spec in params.flatten(model.specs.network):
