@@ -1,6 +1,7 @@
 """Shared by tests: strict JAX on eight simulated devices, a compilation cache, runs of commands."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +24,10 @@ jax.config.update("jax_platforms", PLATFORM)
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# A shell that starts the tests in the background has them ignore SIGINT, and their programs, too.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No deadline: the first example of a test compiles. Derandomised: a failure appears every time.
 hypothesis.settings.register_profile("house", deadline=None, derandomize=True, database=None)

@@ -19,6 +19,8 @@ FIELD = re.compile(rf"(?<![\w.-])(?:{'|'.join(SECTIONS)})\.[a-z]\w*\b(?!\()")
 ENTRIES = ("--section.field", "--help", "--version", "--verbose")
 SOURCES = ("int_lm", "data", "tokenization", "train.py", "eval.py")
 OTHER_PROGRAMS = {"int_lm/native/build.py"}  # whose strings are flags of compilers
+OTHER_FLAGS = {"--local-dir", "--logdir", "--project"}  # of hf, tensorboard and trackio
+OTHER_FLAGS |= {"--model", "--model_args", "--device", "--apply_chat_template"}  # of lm_eval
 
 
 def strings(source: str) -> Iterator[tuple[int, str]]:
@@ -61,7 +63,7 @@ def wrong(text: str, flags: set[str]) -> list[str]:
         for section, cls in SECTIONS.items()
         for field in dataclasses.fields(cls)
     }
-    found = [flag for flag in FLAG.findall(text) if flag not in flags]
+    found = [flag for flag in FLAG.findall(text) if flag not in flags | OTHER_FLAGS]
     for field in FIELD.findall(FLAG.sub("", text)):
         file = ROOT / f"{field.replace('.', '/')}.py"  # `data.prepare` is a module
         suffix = field.rpartition(".")[2] in ("py", "yaml", "json", "md", "safetensors")

@@ -102,6 +102,7 @@ def test_every_field_that_names_files_is_expanded() -> None:
             "data.split",
         ),
         *("data.revision", "run.init_hash", "run.saving_signals", "run.sample_prompt"),
+        *("run.track", "control.env"),
         *("reward.name", "reward.stop", "distributed.coordinator", "distributed.update"),
     }
     of_text = {

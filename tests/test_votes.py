@@ -177,8 +177,8 @@ def test_every_role_has_its_estimator(voting: str, readout: str, expected: tuple
     es = EsConfig(votes=voting, readout=readout)  # type: ignore[arg-type]
     estimators = estimator.choose(es)
     roles = (Role.MATRIX, Role.PROJECTION, Role.READOUT, Role.EMBEDDING)
-    assert tuple(estimator.votes_on(estimators, role).name for role in roles) == expected
-    assert estimator.votes_on(estimators, Role.VECTOR).name == "eggroll"
+    for role, name in zip((*roles, Role.VECTOR), (*expected, "eggroll"), strict=True):
+        assert estimator.votes_on(estimators, role) is estimator.get(name)
     for role, name in zip(roles, expected, strict=True):
         bare = name == "exact" or (name == "unit" and role is not Role.MATRIX)
         assert (role in estimator.votes_on(estimators, role).perturbed) == (not bare)

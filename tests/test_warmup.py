@@ -52,12 +52,12 @@ def test_an_evaluation_finds_everything_compiled(caplog: pytest.LogCaptureFixtur
     compiled(caplog)
     with warmup.beside(*ARGUMENTS, sampling=True) as ready:
         ready()
-        assert compiled(caplog) == {"scored": 1, "_half": 1, "step": 1}
+        assert compiled(caplog) == {"measured": 1, "_half": 1, "step": 1}
     sizes = [len(document) for document in DOCUMENTS]
     evaluate.evaluate(RECIPE.model, state.weights, DOCUMENTS, sizes)
     diagnose.count(RECIPE, state.weights, state.members, TOKENS, 1)
     list(sample.generate(RECIPE.model, state.weights, b"\1", Sampler(), tokens=2))
-    assert not {"scored", "_half", "step"} & set(compiled(caplog))
+    assert not {"measured", "_half", "step"} & set(compiled(caplog))
 
 
 def test_a_run_that_stops_drops_what_has_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
