@@ -344,10 +344,3 @@ def test_a_network_without_counterpart_is_said_to_have_none(
     assert "no `runtime.c` of this network: it has no counterpart in C for the operation abs" in (
         directory / "README.md"
     ).read_text().replace("\n", " ")
-
-
-def test_a_document_cache_is_said_to_have_no_counterpart() -> None:
-    """Such a model is exported without runtime.c, and its card says why."""
-    run = tiny_run(model=dataclasses.replace(MODEL, direct=(2,), direct_bits=8, cache=(1, 3)))
-    text, lacking = c_runtime.written(run.recipe.model, run.tokenizer)
-    assert (text, lacking) == ("", "a document cache (model.cache)")
