@@ -34,8 +34,14 @@ MODELS = {
     "rwkv": ModelConfig(architecture="rwkv", width=24, layers=2, direct=(2,), direct_bits=6),
     "gru": ModelConfig(architecture="plugins.gru:GRU", width=20, layers=2),
     "cache": ModelConfig(
-        architecture="rwkv", width=8, layers=1, ffn_multiple=1,
-        direct=(2,), direct_bits=6, cache=(1, 3, 2), cache_bits=5,
+        architecture="rwkv",
+        width=8,
+        layers=1,
+        ffn_multiple=1,
+        direct=(2,),
+        direct_bits=6,
+        cache=(1, 3, 2),
+        cache_bits=5,
     ),
     "one": ModelConfig(architecture="rwkv", width=1, layers=1, ffn_multiple=1),
 }

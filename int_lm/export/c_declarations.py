@@ -22,7 +22,7 @@ from int_lm.model.language_model import CONTEXT, LanguageModel
 from int_lm.model.params import TABLES
 
 ROOTS = 96  # roots of 1/2, of 128 fractional bits, that powers of it are products of
-ROW_BYTES = 16  # of the document cache, at most
+ROW_BYTES = 12  # of the document cache
 POWERS, LOGARITHMS = "powers", "logarithms"  # names of the likelihood's tables
 
 

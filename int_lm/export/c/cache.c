@@ -6,11 +6,11 @@
    Each of them adds a weight to the logit of its token. */
 
 #if CACHE
-enum { SLOTS = 3, RUN_MAX = 15 };
+enum { SLOTS = 3, RUN_BITS = 4, RUN_MAX = 15 };
 
 struct cache_row {
-    uint32_t place;      /* when it was written */
-    uint16_t check, run; /* check: more bits of the hash; run: of the newest token */
+    uint32_t place; /* when it was written */
+    uint16_t check; /* more bits of the hash, and the run of the newest token */
     uint16_t tokens[SLOTS];
 };
 
@@ -29,8 +29,8 @@ static struct cache_row *cache_row_of(struct cache *cache, int32_t k) {
     return &cache->rows[k][cache->hashes[k] * UINT32_C(0x85EBCA6B) >> (32 - CACHE_BITS)];
 }
 
-static uint16_t cache_check(uint32_t hash) {
-    return (uint16_t)(hash * UINT32_C(0xC2B2AE35) >> 21);
+static int32_t cache_check(uint32_t hash) {
+    return (int32_t)(hash * UINT32_C(0xC2B2AE35) >> 21);
 }
 
 /* whether the document has the tokens of a context of this length */
@@ -41,17 +41,18 @@ static int cache_reaches(const struct cache *cache, int32_t k) {
 /* whether a row was written by the same context in this document */
 static int cache_knows(const struct cache *cache, const struct cache_row *row, int32_t k) {
     return cache->place - row->place < cache->place - cache->begin
-        && row->check == cache_check(cache->hashes[k]);
+        && row->check >> RUN_BITS == cache_check(cache->hashes[k]);
 }
 
 /* the token comes first, and the others keep their order */
 static void cache_write(struct cache *cache, int32_t k, uint16_t token) {
     struct cache_row *row = cache_row_of(cache, k);
+    int32_t run = 1;
     if (!cache_knows(cache, row, k)) {
         memset(row, 0, sizeof *row);
     }
     if (row->tokens[0] == token) {
-        row->run = (uint16_t)minimum(row->run + 1, RUN_MAX);
+        run = minimum((row->check & RUN_MAX) + 1, RUN_MAX);
     } else {
         int32_t slot = 1;
         while (slot < SLOTS - 1 && row->tokens[slot] != token) {
@@ -61,9 +62,8 @@ static void cache_write(struct cache *cache, int32_t k, uint16_t token) {
             row->tokens[slot] = row->tokens[slot - 1];
         }
         row->tokens[0] = token;
-        row->run = 1;
     }
-    row->check = cache_check(cache->hashes[k]);
+    row->check = (uint16_t)(cache_check(cache->hashes[k]) << RUN_BITS | run);
     row->place = cache->place + 1;
 }
 
@@ -111,7 +111,7 @@ static void cache_read(struct cache *cache, int32_t token, logit *logits) {
                 sums[i] = 0;
                 count++;
             }
-            sums[i] += (*cache_weights)[place * (RUN_MAX + 1) + row->run];
+            sums[i] += (*cache_weights)[place * (RUN_MAX + 1) + (row->check & RUN_MAX)];
         }
         above = row->tokens[0];
     }
