@@ -42,7 +42,7 @@ def greedy_hit(logits_PV: Array, targets_P: Array) -> Array:
 def _reader(
     model: LanguageModel, metric: Callable[[Array, Array], Array]
 ) -> Callable[[Parameters, Tree, Array], tuple[Tree, Array]]:
-    return jax.jit(functools.partial(reading.measured, model, metric=metric))
+    return jax.jit(functools.partial(reading.measured, model, metric=metric), donate_argnums=1)
 
 
 def _rows(lengths: Sequence[int]) -> list[int]:
@@ -141,7 +141,7 @@ def log2_likelihoods(
     if firsts is not None:
         counted = [_from(lane, documents, firsts) for lane in owners]
     totals = np.zeros(len(documents) + 1, np.int64)  # the last entry takes the padding
-    state = model.initial_state(len(owners))
+    state = jax.tree.map(jnp.copy, model.initial_state(len(owners)))  # each call overwrites it
     bare = jax.tree.map(jnp.asarray, perturb.unperturbed(weights))
     for segment, rows in enumerate(_rows([len(lane) // SEGMENT_LENGTH for lane in owners])):
         # lanes that have ended are not read any more: they are the last ones

@@ -1,6 +1,6 @@
 """Compression by an export's runtime.c beside other programs: bits per byte and kB/s of each.
 
-    python benchmarks/compression.py --export DIR FILE ... [--compiler gcc] [--json]
+    python benchmarks/archives.py --export DIR FILE ... [--compiler gcc] [--json]
 
 Every program of the list that this machine has compresses every file once; all but PPMd and zpaq
 also decompress it, and the result is compared with the file. Speeds are of processor time, in
