@@ -66,7 +66,14 @@ def prepare(
                     same = directory_of(data, source, tokenizer, opened) == directory
                     return {manifest.CONTENTS: contents} if contents and same else {}
 
-                make_shards(directory, reading, data, tokenizer, facts, entries=entries, say=say)
+                try:
+                    make_shards(
+                        directory, reading, data, tokenizer, facts, entries=entries, say=say
+                    )
+                except UserError:
+                    if not any(directory.glob(f"*{POSITION}")):  # nothing to go on with
+                        (directory / CONTENTS).unlink(missing_ok=True)
+                    raise
             (directory / CONTENTS).unlink(missing_ok=True)
     return manifest.open_prepared(directory, source, tokenizer)
 

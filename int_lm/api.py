@@ -9,6 +9,7 @@ same. JAX is not imported for an export. Mistakes raise `UserError`: one sentenc
 wrong, where, and what to do next.
 """
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -191,7 +192,7 @@ def train(
 
     A run directory that holds a checkpoint is resumed, bit for bit. For a finished run, a message
     is printed and no step is trained. Progress is printed. If this is called in the main thread,
-    SIGINT and SIGTERM save and stop at the next step.
+    SIGINT and SIGTERM save and stop at the next step; then KeyboardInterrupt is raised.
 
     Args:
       config: a `Config`; nested values such as {"run": {"steps": 100}}; a YAML file; the name of a
@@ -204,11 +205,26 @@ def train(
 
     Raises:
       UserError: a mistake in the configuration, the text or the run directory.
+      KeyboardInterrupt: a signal stopped the run before its end; the same call goes on with it.
     """
     settings = config_module.validate(_configuration(config, overrides))
     plugins.trust_settings(settings)
     programs.load("train").train(settings)
-    return load(settings.run.dir)
+    model = load(settings.run.dir)
+    if not _is_whole(model):
+        raise KeyboardInterrupt(f"training stopped after step {model.step}; call it again")
+    return model
+
+
+def _is_whole(model: Model) -> bool:
+    """Whether the run was evaluated at the model's step, as it is at its end."""
+    from int_lm import run
+    from int_lm.files import untrusted
+
+    with contextlib.suppress(OSError, untrusted.MalformedError):
+        found = untrusted.read_json(run.Paths(model.path).evaluation, untrusted.METADATA_BYTES)
+        return isinstance(found, dict) and found.get("step") == model.step
+    return False
 
 
 def _configuration(config: Any, overrides: Mapping[str, Any]) -> Config:

@@ -23,6 +23,7 @@ ANNOUNCING = tuple(
     getattr(signal, name) for name in ("SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
 )
 STOPPING = (signal.SIGINT, signal.SIGTERM, *ANNOUNCING)
+AGAIN_SECONDS = 0.02  # from an exception that was swallowed to the next one
 LEAVING_SECONDS = 5.0  # longest time from a signal to the end of a command with nothing to save
 
 
@@ -123,7 +124,9 @@ class Listener:
 class Ending(Listener):
     """A context for a command: a signal raises `Stopped` in the main thread.
 
-    If the command has not ended after `LEAVING_SECONDS`, the process is ended.
+    If the command has not ended after `LEAVING_SECONDS`, the process is ended. An exception that is
+    raised where nobody can catch it, in a callback of the garbage collector such as JAX's, is lost;
+    then the signal is sent again.
 
     Args:
       say: called with the message before the process is ended in this way.
@@ -134,10 +137,25 @@ class Ending(Listener):
         self._say = say
         self._raised = False
         self._left = threading.Event()
+        self._previous_hook = sys.unraisablehook
+
+    def __enter__(self) -> Self:
+        sys.unraisablehook = self._lost
+        return super().__enter__()
 
     def __exit__(self, *error: object) -> None:
         self._left.set()
+        sys.unraisablehook = self._previous_hook
         super().__exit__(*error)
+
+    def _lost(self, lost: "sys.UnraisableHookArgs") -> None:
+        if not isinstance(lost.exc_value, Stopped):
+            self._previous_hook(lost)
+            return
+        self._raised = False
+        again = threading.Timer(AGAIN_SECONDS, os.kill, (os.getpid(), lost.exc_value.number))
+        again.daemon = True
+        again.start()
 
     def _raise(self, number: signal.Signals) -> None:
         if not self._raised:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from conftest import USERS_FLAGS
 from test_commands import write_text
+from tiny_command import wait_for_rows
 
 import int_lm
 from int_lm import UserError, config
@@ -165,3 +167,28 @@ def test_mistakes_are_user_errors(place: Path, tmp_path: Path, monkeypatch) -> N
             call()
         assert words in str(caught.value), str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_stop_is_told_to_the_caller(tmp_path: Path, command_environment) -> None:
+    """Ctrl-C saves; what follows the call is not done with a model that is not trained yet."""
+    text = str(write_text(tmp_path / "words.txt"))
+    program = (
+        "import int_lm\n"
+        f"int_lm.train({TINY!r}, data={{'path': {text!r}, 'shards': 'shards'}}, "
+        f"run={{'dir': 'run', 'steps': 100000, 'log_every': 1}})\n"
+        "print('AFTER')\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        env=command_environment,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for_rows(tmp_path / "run", 1, process)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert "saved step" in out + err and "AFTER" not in out
+    assert "KeyboardInterrupt: training stopped after step" in err

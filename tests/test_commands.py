@@ -445,6 +445,15 @@ def test_a_file_in_the_way_of_the_run_directory_is_named(text, tmp_path, answer)
     assert (tmp_path / "taken").read_text() == "dear to me"
 
 
+def test_an_export_in_the_way_of_the_run_directory_is_named(text, tmp_path, answer) -> None:
+    """The run directory holds an export, which a run would destroy; nothing is written there."""
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export/model.safetensors").write_bytes(b"weights")
+    done = answer(train.main, *train_arguments(text, tmp_path / "export"))
+    assert_refused(done, "holds an export, which training would destroy; choose another --run.dir")
+    assert [path.name for path in (tmp_path / "export").iterdir()] == ["model.safetensors"]
+
+
 @pytest.mark.parametrize("program", ["train.py", "eval.py"])
 def test_help_does_not_import_jax(program: str, run_command) -> None:
     """`--help` and a wrong flag answer without importing jax."""

@@ -225,3 +225,32 @@ def test_signals_are_answered_where_there_is_nothing_to_save(capfd) -> None:
             pytest.fail("the signal was not answered")
         with pytest.raises(signals.Stopped, match="SIGUSR2: stopped"):
             signal.raise_signal(signal.SIGUSR2)
+
+
+def test_a_signal_that_a_callback_swallows_comes_again() -> None:
+    """JAX has callbacks of the garbage collector; what is raised in them reaches nobody."""
+    program = (
+        "import gc, os, signal, time\n"
+        "from int_lm import errors\n"
+        "def callback(phase, info):\n"
+        "    if not told:\n"
+        "        told.append(phase)\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        time.sleep(0.1)\n"
+        "told = []\n"
+        "gc.callbacks.append(callback)\n"
+        "with errors.reported('program'):\n"
+        "    gc.collect()\n"
+        "    for _ in range(300):\n"
+        "        time.sleep(0.01)\n"
+        "    print('went on')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (128 + signal.SIGTERM, "")
+    assert done.stderr == "program: error: SIGTERM: stopped; what is finished is kept\n"

@@ -307,7 +307,10 @@ def test_text_is_written_for_training(tmp_path: Path, capsys: pytest.CaptureFixt
     expected = [tasks.text(turns[index % 2], 4, index) for index in range(2001)]
     assert found == expected
     before = out.read_bytes()
-    tasks_command.main(arguments)
+    with pytest.raises(UserError, match="exists already; replace it with --overwrite"):
+        tasks_command.main(["copying", "--examples", "1", "--out", str(out)])
+    assert out.read_bytes() == before
+    tasks_command.main([*arguments, "--overwrite"])
     assert out.read_bytes() == before and list(tmp_path.iterdir()) == [out]
 
 

@@ -139,7 +139,7 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
                     progress=update,
                 )
             after = target.tell()
-    if size:
+    if size and after:
         rate = 8 * (size if arguments.decompress else after)
         rate /= after if arguments.decompress and after else size
         say(f"{size:,} bytes became {after:,}: {rate:.4f} bits per byte")

@@ -256,7 +256,7 @@ def lines(answers: Answers) -> list[str]:
         found["devices"] = f"{len(devices)} x {devices[0]}, platform {jax['platform']}"
         found["int8"] = f"{jax['int8_gops']:,.0f} x 10^9 operations/s (XLA's best dot)"
         found["kernels"] = (
-            f"{kernels['file'] or 'not built'}, {kernels['level']}; used for: "
+            f"{', '.join(filter(None, (kernels['file'], kernels['level'])))}; used for: "
             f"{', '.join(kernels['used']) or 'nothing'}"
         )
         found["compilers"] = "; ".join(jax["compilers"].values()) or "none"

@@ -8,7 +8,7 @@ from typing import Any
 
 from int_lm import plugins, progress, tasks
 from int_lm.config.command_line import OneLineParser
-from int_lm.errors import UserError, reported
+from int_lm.errors import UserError, reported, require
 from int_lm.files import atomic
 from int_lm.tasks import Task, reasoning
 
@@ -49,6 +49,10 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
         raise UserError(f"--out is {out}, expected the name of a file of JSON lines, *.jsonl")
     if arguments.examples is None:
         raise UserError(f"how many examples {out} is to hold is not said; add --examples N")
+    require(
+        arguments.overwrite or not out.exists(),
+        f"{out} exists already; replace it with --overwrite",
+    )
     size = _write(out, rows, count)
     print(f"{out}: {count:,} examples of {', '.join(arguments.names)}, {size:,} bytes")
 
@@ -76,6 +80,9 @@ def _parser(program: str) -> OneLineParser:
         help=f"how many (default: {SHOWN} to print; --out needs it)",
     )
     result.add_argument("--out", metavar="FILE", help="write to this file, *.jsonl")
+    result.add_argument(
+        "--overwrite", action="store_true", help="replace the file, if there is one"
+    )
     result.add_argument(
         "--seed", type=int, default=0, help="another seed draws others (default: %(default)s)"
     )

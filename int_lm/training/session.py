@@ -20,6 +20,7 @@ from int_lm.method.placement import Placement
 from int_lm.method.recipe import Recipe
 from int_lm.method.state import State
 from int_lm.model import params
+from int_lm.runtime import WEIGHTS_FILE
 from int_lm.training import distributed, interrupt, origin, runlog, track
 from int_lm.training.interrupt import StopFlag
 from int_lm.training.metrics_file import MetricsFile
@@ -88,6 +89,11 @@ def begin(
                 errors.say(f"the same text and tokenizer at another place: {places}")
             if warning := resume.resumption_warning(host, settings):
                 errors.say(warning)
+    else:
+        errors.require(
+            not (paths.root / WEIGHTS_FILE).exists(),
+            f"{paths.root} holds an export, which training would destroy; choose another --run.dir",
+        )
     settings = origin.settled(settings, start)
     origin.require_named(settings)
     recipe = recipe_of(settings) if recipe_of else recipes.of(settings, identity["vocab_size"])
