@@ -268,3 +268,32 @@ def test_the_hash_of_rows_that_do_not_end_with_words(tmp_path: Path) -> None:
     said(program, "compress", to_file(tmp_path / "text", b"text"), tmp_path / "out")
     name = export.load(directory).config["weights_hash"]
     assert (tmp_path / "out").read_bytes()[16:32] == name.encode()
+
+
+def test_a_document_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lanes with several documents; rows that contexts share; no context tables beside it."""
+    needed("gcc")
+    monkeypatch.setattr(compress, "BLOCK_BYTES", SMALL)
+    model = ModelConfig(architecture="rwkv", width=8, layers=1, ffn_multiple=1)
+    run = tiny_run(model=dataclasses.replace(model, cache=(1, 16, 2, 5), cache_bits=4))
+    directory = export_tiny_run(run, tmp_path)
+    model = export.load(directory)
+    assert np.count_nonzero(model.tensors[runtime.CACHE]) > 1000
+    program = built(directory, "gcc", "-O1", *SANITIZED, f"-DBLOCK_BYTES={SMALL}")
+    sampler = runtime.Sampler(temperature=0.3)
+    read = runtime.reader(model)
+    drawn = bytes(runtime.generate(read, b"", sampler, tokens=SMALL // 3, stop=False))
+    text = b"\0".join([drawn, drawn[:40], drawn[30:]]) + b"abcabcab" * 20
+    assert text.count(0) >= 2 and len(text) > SMALL
+    there, archive = to_file(tmp_path / "text", text), tmp_path / "archive"
+    for lanes in (1, 3):
+        said(program, "compress", there, archive, "--overwrite", f"--lanes={lanes}")
+        assert archive.read_bytes() == archive_of(codec_of(model), text, lanes)
+        assert archive.read_bytes()[36] == 1
+        said(program, "decompress", archive, tmp_path / "back", "--overwrite")
+        assert (tmp_path / "back").read_bytes() == text
+    assert "no context tables" in sentence([program, "compress", there, tmp_path / "x", "--learn"])
+    ids = bytes(runtime.generate(runtime.reader(model), text, sampler, tokens=20, stop=False))
+    words = [program, "sample", "--no_stop", "--tokens=20", "--temperature=0.3"]
+    found = said(*words, "--prompt_file", there)
+    assert found == ((text + ids).decode("utf-8", "replace") + "\n").encode()

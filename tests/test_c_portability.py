@@ -15,7 +15,7 @@ from test_c_runtime import SANITIZED, STRICT, built, compare, exported, needed
 pytestmark = pytest.mark.slow
 
 BOARD = Path(__file__).parent / "board"
-NETWORKS = ("egg", "rwkv", "gru")
+NETWORKS = ("egg", "rwkv", "gru", "cache")
 NATIVE = [
     ("gcc", "-O0", *SANITIZED),
     ("gcc", "-O3", *SANITIZED),

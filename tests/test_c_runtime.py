@@ -33,6 +33,16 @@ MODELS = {
     "egg": dataclasses.replace(MODEL, layers=2, direct=(1, 3), direct_bits=7),
     "rwkv": ModelConfig(architecture="rwkv", width=24, layers=2, direct=(2,), direct_bits=6),
     "gru": ModelConfig(architecture="plugins.gru:GRU", width=20, layers=2),
+    "cache": ModelConfig(
+        architecture="rwkv",
+        width=8,
+        layers=1,
+        ffn_multiple=1,
+        direct=(2,),
+        direct_bits=6,
+        cache=(1, 3, 2),
+        cache_bits=5,
+    ),
     "one": ModelConfig(architecture="rwkv", width=1, layers=1, ffn_multiple=1),
 }
 
@@ -149,7 +159,7 @@ def test_scores_and_text_are_those_of_numpy(name: str, tmp_path: Path) -> None:
 def test_a_vocabulary_of_pieces_is_read_and_written_as_ids(tmp_path: Path) -> None:
     """Scores and samples of ids, with the likelihood of wide vocabularies."""
     needed("gcc")
-    run = tiny_run(700, dataclasses.replace(MODELS["rwkv"], layers=1, width=8))
+    run = tiny_run(700, MODELS["cache"])
     run = dataclasses.replace(run, tokenizer={**run.tokenizer, "kind": "pieces"})
     directory = export_tiny_run(tiny_run(700, run.config.model), tmp_path)
     text, _ = c_runtime.written(run.recipe.model, run.tokenizer)
@@ -340,10 +350,3 @@ def test_a_network_without_counterpart_is_said_to_have_none(
     assert "no `runtime.c` of this network: it has no counterpart in C for the operation abs" in (
         directory / "README.md"
     ).read_text().replace("\n", " ")
-
-
-def test_a_document_cache_is_said_to_have_no_counterpart() -> None:
-    """Such a model is exported without runtime.c, and its card says why."""
-    run = tiny_run(model=dataclasses.replace(MODEL, direct=(2,), direct_bits=8, cache=(1, 3)))
-    text, lacking = c_runtime.written(run.recipe.model, run.tokenizer)
-    assert (text, lacking) == ("", "a document cache (model.cache)")

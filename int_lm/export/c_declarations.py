@@ -17,11 +17,12 @@ from int_lm import runtime
 from int_lm.arithmetic import constants
 from int_lm.compile import expressions, layout, reading
 from int_lm.limits import SEPARATOR
-from int_lm.model import hashing, likelihood
+from int_lm.model import document_cache, hashing, likelihood
 from int_lm.model.language_model import CONTEXT, LanguageModel
 from int_lm.model.params import TABLES
 
 ROOTS = 96  # roots of 1/2, of 128 fractional bits, that powers of it are products of
+ROW_BYTES = 12  # of the document cache
 POWERS, LOGARITHMS = "powers", "logarithms"  # names of the likelihood's tables
 
 
@@ -133,7 +134,7 @@ def tensors(model: LanguageModel, names: Mapping[str, str], dots: Set[str]) -> I
         there = f"{len(shape)}, {{{axes}}}, {size}, {room[-1]}, {int(tiled)}, &{name}"
         keys = ", ".join(f"0x{key:08X}" for key in hashing.tensor_keys(path, shape))
         rows.append(f'"{path}", "I8", 0, {there}, {{{keys}}}')
-        if path.startswith(f"{TABLES}/"):
+        if path.startswith(f"{TABLES}/") and path != runtime.CACHE:
             of_tables.append(room[-1])
             for number, (part, dtype) in enumerate(
                 zip(runtime.PARTS, ("U8", index, index, "I8"), strict=True), start=1
@@ -195,6 +196,19 @@ def contexts(
     yield "UNUSED static const int32_t *recent_tokens(const struct state *state) {"
     yield f"    return state->{states[CONTEXT]};"
     yield "}"
+    yield ""
+
+
+def cache(model: LanguageModel, weights: Mapping[str, str]) -> Iterator[str]:
+    """C declarations of the sizes of the document cache, and of its weights, names in C by path."""
+    lengths, bits = document_cache.lengths(model.settings), model.settings.cache_bits
+    yield f"#define CACHE {len(lengths)} /* lengths of contexts of the document cache */"
+    yield f"#define CACHE_BYTES {len(lengths) * (ROW_BYTES << bits)}LL /* of its rows */"
+    if lengths:
+        yield f"enum {{ CACHE_BITS = {bits}, CACHE_CONTEXT = {lengths[0]} }};"
+        of = ", ".join(map(str, lengths))
+        yield f"static const uint32_t cache_lengths[CACHE] = {{{of}}};"
+        yield f"static const int8_t **const cache_weights = &{weights[runtime.CACHE]};"
     yield ""
 
 

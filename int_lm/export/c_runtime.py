@@ -8,13 +8,14 @@ alone, not on the weights, and the same configuration gives the same bytes.
 Axes: P streams, of which there is one, V vocabulary.
 """
 
+import dataclasses
 import inspect
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -31,8 +32,8 @@ FILE = "runtime.c"
 _BEFORE = ("arithmetic", "linear")  # the model
 _ARCHIVES = {"coder", "learn", "blocks", "archive"}  # only where tokens are bytes
 _BEHIND = (
-    *("sha256", "hash", "load", "memory", "draw", "coder", "learn", "ways", "score", "sample"),
-    *("blocks", "archive", "main"),
+    *("sha256", "hash", "load", "memory", "draw", "cache", "coder", "learn", "ways", "score"),
+    *("sample", "blocks", "archive", "main"),
 )
 _PARTS = Path(__file__).parent / "c"
 
@@ -80,11 +81,9 @@ def source(model: LanguageModel, tokenizer: Mapping[str, Any]) -> str:
     Raises:
       program.UnsupportedError: the network does something that cannot be compiled.
     """
-    if model.settings.cache:
-        raise program.UnsupportedError("a document cache (model.cache)")
-    names = _names(model)
+    names, traced = _names(model), _without_cache(model)
     settings, network = model.settings, inspect.getmodule(model.architecture.step)
-    step, logit = _step(model, names, network)
+    step, logit = _step(traced, names, network, wide=bool(settings.cache))
     odds = _likelihood(model, names, logit, step.tables)
     head = _HEAD.format(
         architecture=settings.architecture.rpartition(":")[2].lower(),
@@ -101,8 +100,9 @@ def source(model: LanguageModel, tokenizer: Mapping[str, Any]) -> str:
         *declarations.tables(odds.tables),
         *declarations.roots(),
         *declarations.tensors(model, names.weights, step.dots),
-        *declarations.state(model, names.state),
-        *declarations.contexts(model, names.weights, names.state),
+        *declarations.state(traced, names.state),
+        *declarations.contexts(traced, names.weights, names.state),
+        *declarations.cache(model, names.weights),
         "/* reads a token: the state before it gives the state after it, and logits of the next */",
         "static INLINE void step(",
         "    linear_function *linear, const struct state *before, struct state *after,",
@@ -130,6 +130,12 @@ def written(model: LanguageModel, tokenizer: Mapping[str, Any]) -> tuple[str, st
         return source(model, tokenizer), ""
     except program.UnsupportedError as error:
         return "", str(error)
+
+
+def _without_cache(model: LanguageModel) -> LanguageModel:
+    """The model before the document cache adds to its logits: that is one of the fixed parts."""
+    settings = dataclasses.replace(cast("Any", model.settings), cache=())
+    return dataclasses.replace(model, settings=settings)
 
 
 def _equations(network: ModuleType | None) -> str:
@@ -171,8 +177,10 @@ def _input(key: str, struct: Any, vocab_size: int) -> program.Node:
     return program.argument(key, struct.shape, dtype, low, high)
 
 
-def _step(model: LanguageModel, own: Names, network: ModuleType | None) -> tuple[c.Written, str]:
-    """The body of the C function `step`, and the dtype of its logits."""
+def _step(
+    model: LanguageModel, own: Names, network: ModuleType | None, *, wide: bool
+) -> tuple[c.Written, str]:
+    """The body of the C function `step`, and the dtype of its logits: int16 if they are `wide`."""
     weights, state, tree = declarations.arrays(model)
     structs = {f"weight {path}": struct for path, struct in weights.items()}
     structs |= {f"state {name}": struct for name, struct in state.items()}
@@ -183,7 +191,7 @@ def _step(model: LanguageModel, own: Names, network: ModuleType | None) -> tuple
         values = Parameters.of_paths(dict(zip(weights, arguments[:count], strict=True)))
         before = jax.tree.unflatten(tree, arguments[count:-1])
         after, logits_PV, _ = model.step(perturb.unperturbed(values), before, arguments[-1])
-        return [*jax.tree.leaves(after), logits_PV]
+        return [*jax.tree.leaves(after), logits_PV.astype(jnp.int16) if wide else logits_PV]
 
     sources = [network, layers, context_tables, perturb]
     outputs = _traced(flat, structs, model.vocab_size, sources)

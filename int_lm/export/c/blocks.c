@@ -17,6 +17,9 @@ static unsigned char block_text[BLOCK_BYTES];
 static uint32_t numbers[2 * BLOCK_BYTES]; /* starts and frequencies in turn; words of a payload */
 static uint64_t coders[LANES_MAX]; /* states of the coder, each in [2^32, 2^64) */
 static struct state lane_states[2][LANES_MAX];
+#if CACHE
+static struct cache lane_caches[LANES_MAX];
+#endif
 static size_t begins[LANES_MAX]; /* of lanes */
 static ALIGNED uint32_t lane_frequencies[LEARNING ? LANES_MAX : 1][VOCABULARY];
 #if LEARNING
@@ -81,6 +84,9 @@ static void read_block(
     for (size_t lane = 0; lane < (size_t)lanes; lane++) {
         begins[lane] = length * lane + (lane < longer ? lane : longer);
         initial(&lane_states[0][lane]);
+#if CACHE
+        cache_start(&lane_caches[lane]);
+#endif
     }
     for (size_t t = 0; at < size; t++) {
         struct state *before = lane_states[t % 2], *after = lane_states[1 - t % 2];
@@ -92,7 +98,11 @@ static void read_block(
                 const int32_t token = block_text[begins[lane + 1] + t - 1];
                 fetch_rows(&before[lane + 1], token, learning);
             }
-            way->read(&before[lane], &after[lane], t > 0 ? place[-1] : SEPARATOR, logits);
+            const int32_t last = t > 0 ? place[-1] : SEPARATOR;
+            way->read(&before[lane], &after[lane], last, logits);
+#if CACHE
+            cache_read(&lane_caches[lane], last, logits);
+#endif
 #if LEARNING
             if (learning) {
                 rows_of(recent_tokens(&after[lane]), lane_rows[lane]);

@@ -12,10 +12,12 @@
 #define BLOCK_BYTES (1 << 20) /* of text in a block, at most; each takes 9 bytes of memory */
 #endif
 #ifndef LANES_MAX
-#define LANES_MAX (BLOCK_BYTES < 1 << 20 ? 16 : 1024) /* each takes some kB */
+/* each takes some kB, and CACHE_BYTES */
+#define LANES_MAX (BLOCK_BYTES < 1 << 20 ? 16 : CACHE_BYTES < 400000 ? 1024 : 128)
 #endif
 #ifndef LEARNING
-#define LEARNING (DIRECT > 0 && TABLE_BYTES < 600000000) /* more is not addressed as one array */
+/* more than two gigabytes in all are not addressed */
+#define LEARNING (DIRECT > 0 && TABLE_BYTES + LANES_MAX * CACHE_BYTES / 3 < 600000000)
 #endif
 #if !ARCHIVES || DIRECT == 0
 #undef LEARNING

@@ -27,17 +27,26 @@ struct text {
     struct state states[2];
     int now;
     logit logits[VOCABULARY];
+#if CACHE
+    struct cache cache;
+#endif
 };
 
 static void start(struct text *text, const struct way *way) {
     text->way = way;
     text->now = 0;
     initial(&text->states[0]);
+#if CACHE
+    cache_start(&text->cache);
+#endif
 }
 
 static void read_token(struct text *text, int32_t token) {
     text->way->read(&text->states[text->now], &text->states[!text->now], token, text->logits);
     text->now = !text->now;
+#if CACHE
+    cache_read(&text->cache, token, text->logits);
+#endif
 }
 
 /* the next token of a file: a byte, or of a vocabulary of pieces a number; -1 at its end */
