@@ -116,6 +116,7 @@ def test_votes_of_a_large_population_equal_the_oracle(
             {path: (x, effects.get(path)) if path in of_unit else x for path, x in inputs.items()},
         ),
         rows={},
+        cache=None,
         difference_I=jnp.asarray(records["difference"].astype(np.int32)),
         logits_IV=jnp.asarray(records["logits"].astype(np.int16)),
         targets_I=jnp.asarray(records["targets"].astype(np.int32)),

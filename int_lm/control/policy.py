@@ -48,8 +48,11 @@ class Policy:
         network["embedding"] = Spec((width, self.observations + 1), Role.MATRIX)
         return Parameters(network)
 
-    def initial_state(self, batch: int) -> Tree:
-        """The state at an episode's start: a dict of arrays [L, batch, ...]."""
+    def initial_state(self, batch: int, readers: int = 1) -> Tree:
+        """The state at an episode's start: a dict of arrays [L, batch, ...].
+
+        Members share nothing of it, whatever the number of `readers` (`LanguageModel`).
+        """
         return self.architecture.initial_state(self.settings, batch)
 
     def step(self, weights: Parameters, state: Tree, inputs_RN: Array) -> tuple[Tree, Array]:
