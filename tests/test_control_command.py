@@ -49,6 +49,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_run_is_the_same_broken_off_or_not(
     folder: Path, capsys: pytest.CaptureFixture[str], run_command: RunCommand
 ) -> None:

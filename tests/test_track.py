@@ -142,10 +142,10 @@ def rows_of(
     ("name", "end", "pause"),
     [
         ("tensorboard", "killed", 0),
-        ("trackio", "killed", 0),
-        ("trackio", "killed", 1.2),
+        pytest.param("trackio", "killed", 0, marks=pytest.mark.slow),
+        pytest.param("trackio", "killed", 1.2, marks=pytest.mark.slow),
         ("wandb", "killed", 0),
-        ("wandb", "", 0),
+        pytest.param("wandb", "", 0, marks=pytest.mark.slow),
     ],
 )
 def test_no_step_is_lost_or_doubled(place: Path, name: str, end: str, pause: float) -> None:
