@@ -328,7 +328,7 @@ def finish(
     note(
         "next:\n"
         f"  {evaluate} {run_flag}\n"
-        f"  {sample} {run_flag} --prompt 'def ' --tokens 200\n"
+        f"  {sample} {run_flag} --prompt 'def ' --tokens 200 --temperature 1\n"
         f"  {export} {run_flag} --out {paths.root}/export"
     )
 

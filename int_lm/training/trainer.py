@@ -30,7 +30,7 @@ from int_lm.training.metrics_file import MetricsFile
 from int_lm.training.runlog import Console
 from int_lm.training.text import Documents as Documents, Text as Text
 
-SAMPLE_TEMPERATURE = 0.7
+SAMPLE_TEMPERATURE = 1.0  # below, a document cache goes round in circles
 COMPILING_SECONDS = 3600.0  # added to the watchdog's time at the first step, which compiles
 # The status of a run; if processes differ, the largest value holds.
 GOING_ON, SAVING, FINISHED, STOPPED = range(4)
