@@ -80,7 +80,11 @@ NOT_BUILT = {"jax__kernels__level": "not built", "jax__kernels__file": None}
         ({"disk__error": "Read-only"}, "runs cannot be written to (Read-only); choose", True),
         ({"disk__free": 10**8}, "runs has 100.0 MB left; free some space", True),
         ({"memory__limit": 5 * 10**8}, "500.0 MB of memory are left", True),
-        ({"caches__compilation": None}, "JAX keeps no compiled programs: with", False),
+        (
+            {"caches__compilation": None},
+            "JAX_ENABLE_COMPILATION_CACHE switches JAX's cache off",
+            False,
+        ),
         ({"hub__offline": "HF_HUB_OFFLINE"}, "HF_HUB_OFFLINE forbids the network", False),
         ({"hub__answers": False, "hub__error": "no route"}, "https://hub does not answer", False),
     ],
@@ -159,6 +163,7 @@ def test_sizes_of_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     (tmp_path / "home" / "hub" / "deep" / "a").write_bytes(b"x" * 1000)
     (tmp_path / "home" / "hub" / "b").write_bytes(b"x" * 24)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     for name in ("HF_HUB_CACHE", "HF_DATASETS_CACHE", "JAX_COMPILATION_CACHE_DIR"):
         monkeypatch.delenv(name, raising=False)
     found = machine.caches()
@@ -166,7 +171,9 @@ def test_sizes_of_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         **{"path": str(tmp_path / "home" / "hub"), "bytes": 1024, "complete": True}
     }
     assert found["datasets"] is not None and found["datasets"]["bytes"] is None
-    assert found["compilation"] is None
+    assert found["compilation"] == machine.size(tmp_path / "int_lm")
+    monkeypatch.setenv("JAX_ENABLE_COMPILATION_CACHE", "0")
+    assert machine.caches()["compilation"] is None
     monkeypatch.setattr(machine, "COUNTING_SECONDS", -1)
     assert machine.size(tmp_path / "home" / "hub")["complete"] is False
 

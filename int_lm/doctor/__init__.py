@@ -203,8 +203,8 @@ def _of_space(answers: Answers) -> list[Finding]:
     if answers["caches"]["compilation"] is None:
         found.append(
             Finding(
-                "JAX keeps no compiled programs: with JAX_COMPILATION_CACHE_DIR set to a "
-                "directory, a second start of a run compiles nothing",
+                "JAX_ENABLE_COMPILATION_CACHE switches JAX's cache off: every start of a run "
+                "compiles anew",
                 False,
             )
         )

@@ -12,6 +12,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from int_lm import cache
+
 WRITTEN = 1 << 26  # bytes that measure the speed of a disk
 COUNTING_SECONDS = 5.0  # at most, that the files of a cache are counted
 HUB_SECONDS = 5.0  # that the hub has to answer
@@ -111,15 +113,16 @@ def size(directory: Path) -> dict[str, Any]:
 def caches() -> dict[str, dict[str, Any] | None]:
     """The caches of libraries: `size` of each, by name.
 
-    `compilation` is JAX's cache of compiled programs; None if there is none. `hub` and `datasets`
-    are those of the Hugging Face hub.
+    `compilation` is the cache of compiled programs (`cache`); None if it is switched off. `hub` and
+    `datasets` are those of the Hugging Face hub.
     """
-    compiled = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    off = os.environ.get("JAX_ENABLE_COMPILATION_CACHE", "1").lower() in ("0", "false", "no", "off")
+    compiled = Path(os.environ.get("JAX_COMPILATION_CACHE_DIR") or cache.folder())
     home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
     hub = Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser()
     datasets = Path(os.environ.get("HF_DATASETS_CACHE", home / "datasets")).expanduser()
     return {
-        "compilation": size(Path(compiled)) if compiled else None,
+        "compilation": None if off else size(compiled),
         "hub": size(hub),
         "datasets": size(datasets),
     }
