@@ -69,14 +69,7 @@ def parse(argv: Sequence[str] | None, program: str = "eval.py") -> argparse.Name
         description=__doc__ if own else command_line.started_as(__doc__, "python eval.py", program),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    model = parser.add_mutually_exclusive_group(required=True)
-    model.add_argument("--run", metavar="DIR", help="run directory that train.py wrote")
-    model.add_argument(
-        "--export",
-        metavar="DIR",
-        help="directory that int_lm.export wrote, or hf://OWNER/NAME@REVISION",
-    )
-    parser.add_argument("--step", type=int, help="checkpoint of the run (default: the newest)")
+    parser.add_model_arguments()
     parser.add_argument(
         "--text",
         nargs="+",

@@ -11,7 +11,6 @@ exit code is 4 if nothing was left to train.
 """
 
 import argparse
-import contextlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -209,12 +208,9 @@ def train_together(settings: Config) -> bool:
     start = read_origin(settings) if settings.run.init_from and not host else None
     opened = open_text(settings, host)
 
-    from int_lm.files import lock
     from int_lm.training import distributed
 
-    remedy = "wait until it ends, or choose another --run.dir"
-    alone = lock.hold(Path(settings.run.dir), remedy)
-    with alone if distributed.is_first() else contextlib.nullcontext() as held:
+    with distributed.holding(Path(settings.run.dir)) as held:
         return train_locked(settings, opened, held, start)
 
 

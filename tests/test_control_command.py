@@ -118,6 +118,7 @@ def test_a_policy_learns(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
         (["--es.objective", "log_likelihood"], "needs the one of rewards: reward"),
         (["--es.votes", "unit", "--es.readout", "exact"], "log-likelihood"),
         (["--model.direct", "1"], "model.direct has context tables, which a policy has not"),
+        (["--model.cache", "3"], "model.cache has a document cache, which a policy has not"),
         (["--run.init_from", "x"], "run.init_from is of language models"),
         (["--control.max_steps", "99999999"], "make es.chunk, control.heldout_episodes"),
         (["--control.episode", "1"], "did you mean --control.episodes?"),

@@ -29,12 +29,7 @@ def parser(program: str = COMMAND) -> OneLineParser:
     result.add_argument(
         "-o", "--out", metavar="FILE", required=True, help="file to write; - for standard output"
     )
-    result.add_argument(
-        "--export",
-        metavar="DIR",
-        required=True,
-        help="directory that int_lm.export wrote, or hf://OWNER/NAME@REVISION",
-    )
+    result.add_export_argument()
     result.add_argument(
         "--learn",
         action="store_true",

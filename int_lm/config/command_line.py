@@ -43,6 +43,9 @@ IN_A_CLONE = {
 _OF_PATHS = ("DIR", "FILE", "RUN", "CONFIG")  # metavars of flags whose values are paths
 
 
+EXPORT_HELP = "directory that int_lm.export wrote, or hf://OWNER/NAME@REVISION"
+
+
 class OneLineParser(argparse.ArgumentParser):
     """An `ArgumentParser` whose errors are `UserError`s of one sentence, with the nearest flag.
 
@@ -57,6 +60,17 @@ class OneLineParser(argparse.ArgumentParser):
         flag = re.fullmatch(r"argument (?:.*/)?(--[\w.]+): expected one argument", message)
         hint = f"; a text that is itself a flag is given as {flag[1]}=TEXT" if flag else ""
         raise UserError(f"{message}{hint} (see --help)")
+
+    def add_model_arguments(self) -> None:
+        """Add `--run`, `--export` and `--step`, which name the model of a run or an export."""
+        source = self.add_mutually_exclusive_group(required=True)
+        source.add_argument("--run", metavar="DIR", help="run directory that train.py wrote")
+        source.add_argument("--export", metavar="DIR", help=EXPORT_HELP)
+        self.add_argument("--step", type=int, help="checkpoint of the run (default: the newest)")
+
+    def add_export_argument(self) -> None:
+        """Add `--export`, for commands that read nothing but exports."""
+        self.add_argument("--export", metavar="DIR", required=True, help=EXPORT_HELP)
 
     def add_plugin_argument(self) -> None:
         """Add `--plugin`, which names code of a run or an export that the user trusts."""

@@ -12,15 +12,13 @@ the next step; a second one stops at once.
 """
 
 import argparse
-import contextlib
 import json
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from int_lm import config, errors, plugins, signals
+from int_lm import cache, config, errors, plugins, signals
 from int_lm.config import Config, command_line
 from int_lm.errors import require
 
@@ -32,7 +30,6 @@ if TYPE_CHECKING:  # imported where needed, so that --help and a wrong flag answ
 
 PROGRAM = "int_lm.control"
 COMMAND = f"python -m {PROGRAM}"
-REMEDY = "wait until it ends, or choose another --run.dir"
 
 
 def parse(argv: Sequence[str] | None, program: str = COMMAND) -> argparse.Namespace:
@@ -93,6 +90,7 @@ def recipe_of(settings: Config, environment: "Environment") -> "Recipe":
         f"es.objective is {es.objective}, int_lm.control needs the one of rewards: reward",
     )
     require(not settings.model.direct, "model.direct has context tables, which a policy has not")
+    require(not settings.model.cache, "model.cache has a document cache, which a policy has not")
     model = Policy(settings.model, environment.observations, environment.outputs)
     found = recipe.of_model(settings, model)  # type: ignore[arg-type]
     steps = control.max_steps or environment.max_steps
@@ -114,23 +112,23 @@ def control(settings: Config) -> dict[str, Any] | None:
     """Start or resume a run, together with its other processes, if there are any.
 
     Returns:
-      The figures that --json prints; None if a signal asked the run to stop.
+      The figures that --json prints; None if a signal asked the run to stop, and in all processes
+      but the first.
 
     Raises:
       UserError: a mistake in configuration, environment or run directory.
     """
     from int_lm.control import environment as environments
-    from int_lm.files import lock
-    from int_lm.training import distributed
+    from int_lm.training import distributed, track
 
+    track.check(settings.run.track)
     with (
         signals.Spared(settings.run.saving_signals),
         distributed.processes(PROGRAM, settings.distributed),
     ):
         environment = environments.of(settings.control.env)
         recipe_of(settings, environment)
-        alone = lock.hold(Path(settings.run.dir), REMEDY)
-        with alone if distributed.is_first() else contextlib.nullcontext() as held:
+        with distributed.holding(Path(settings.run.dir)) as held:
             return _control_locked(settings, environment, held)
 
 
@@ -177,9 +175,7 @@ def _control_locked(
             kept_beside=kept,
             **sessions.parts(begun, session),
         )
-        figures: dict[str, Any] = {}
-        ended = sessions.trained(trainer, session, lambda: figures.update(finish(trainer)))
-        return figures if ended else None
+        return sessions.figures(trainer, session, lambda: finish(trainer))
 
 
 def finish(trainer: "Controller") -> Mapping[str, Any]:
@@ -217,10 +213,11 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
     settings = settings_of(arguments)
     plugins.trust_settings(settings)
     plugins.trust(settings.control.env)
+    cache.keep()
     if not arguments.json:
         control(settings)
         return
-    with contextlib.redirect_stdout(sys.stderr):
+    with command_line.reporting_to_stderr():
         figures = control(settings)
     if figures:
         print(json.dumps(figures))

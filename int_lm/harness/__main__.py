@@ -29,14 +29,7 @@ def parser(program: str = COMMAND) -> OneLineParser:
         "`lm_eval run --help` has all of them, `lm_eval ls tasks` the tasks. Most tasks download\n"
         "their texts; HF_HUB_OFFLINE=1 uses only what is here.",
     )
-    source = result.add_mutually_exclusive_group(required=True)
-    source.add_argument("--run", metavar="DIR", help="run directory that train.py wrote")
-    source.add_argument(
-        "--export",
-        metavar="DIR",
-        help="directory that int_lm.export wrote, or hf://OWNER/NAME@REVISION",
-    )
-    result.add_argument("--step", type=int, help="checkpoint of the run (default: the newest)")
+    result.add_model_arguments()
     result.add_argument(
         "--no_end",
         action="store_true",

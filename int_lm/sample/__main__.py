@@ -62,14 +62,7 @@ def parser(program: str = COMMAND) -> OneLineParser:
         description="Continue a prompt. The same weights and arguments give the same text on every "
         "machine, from a run and from its export alike.",
     )
-    source = result.add_mutually_exclusive_group(required=True)
-    source.add_argument("--run", metavar="DIR", help="run directory that train.py wrote")
-    source.add_argument(
-        "--export",
-        metavar="DIR",
-        help="directory that int_lm.export wrote, or hf://OWNER/NAME@REVISION",
-    )
-    result.add_argument("--step", type=int, help="checkpoint of the run (default: the newest)")
+    result.add_model_arguments()
     prompt = result.add_mutually_exclusive_group()
     prompt.add_argument("--prompt", metavar="TEXT", default="", help="text to continue")
     prompt.add_argument(

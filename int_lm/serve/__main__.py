@@ -32,12 +32,7 @@ def parser(program: str = COMMAND) -> OneLineParser:
         "(POST /v1/completions, GET /v1/models, GET /health) and a page to try it in a browser "
         "(/). The same seed gives the text of int_lm.sample, whatever else is computed.",
     )
-    result.add_argument(
-        "--export",
-        metavar="DIR",
-        required=True,
-        help="directory that int_lm.export wrote, or hf://OWNER/NAME@REVISION",
-    )
+    result.add_export_argument()
     result.add_argument(
         "--host",
         default="127.0.0.1",

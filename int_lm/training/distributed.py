@@ -16,6 +16,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -24,6 +25,8 @@ import numpy as np
 from int_lm import errors
 from int_lm.config import DistributedConfig
 from int_lm.errors import UserError
+from int_lm.files import lock
+from int_lm.files.lock import Lock
 from int_lm.training import launchers
 
 CONNECTING_SECONDS = 300  # for processes that start one after another
@@ -156,6 +159,20 @@ def _explained(error: BaseException) -> tuple[int, str]:
 def is_first() -> bool:
     """Whether this is the process that writes."""
     return jax.process_index() == 0
+
+
+@contextlib.contextmanager
+def holding(directory: Path) -> Iterator[Lock | None]:
+    """Hold the lock of a run directory in the first process; the others hold none.
+
+    Raises:
+      HeldError: another run holds it.
+    """
+    if not is_first():
+        yield None
+        return
+    with lock.hold(directory, "wait until it ends, or choose another --run.dir") as held:
+        yield held
 
 
 def shares() -> tuple[int, int]:

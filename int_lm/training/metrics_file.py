@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from int_lm.errors import UserError
+from int_lm.files import atomic
 
 
 class MetricsFile:
@@ -109,12 +110,7 @@ class MetricsFile:
         if not kept:
             self._last_step = -1
         if len(kept) < len(lines):
-            partial = self._path.with_name(self._path.name + ".tmp")
-            with partial.open("wb") as file:
-                file.writelines(kept)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(self._path)
+            atomic.write(self._path, b"".join(kept))
         return self._path.open("ab", buffering=0)
 
 

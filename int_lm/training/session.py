@@ -224,3 +224,16 @@ def trained(trainer: Trainer, session: Session, finish: Callable[[], None]) -> b
         session.signals.close()
     finish()
     return True
+
+
+def figures(
+    trainer: Trainer, session: Session, finish: Callable[[], Mapping[str, Any]]
+) -> dict[str, Any] | None:
+    """`trained`, with a `finish` that returns figures.
+
+    Returns:
+      The figures in the first process, if the run reached its end; None otherwise.
+    """
+    found: dict[str, Any] = {}
+    ended = trained(trainer, session, lambda: found.update(finish()))
+    return found if ended and distributed.is_first() else None

@@ -15,7 +15,6 @@ and stop at the next step; a second one stops at once.
 """
 
 import argparse
-import contextlib
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
@@ -35,7 +34,6 @@ if TYPE_CHECKING:  # imported where needed, so that --help and a wrong flag answ
 
 PROGRAM = "int_lm.tune"
 COMMAND = f"python -m {PROGRAM}"
-REMEDY = "wait until it ends, or choose another --run.dir"
 
 
 def parse(argv: Sequence[str] | None, program: str = COMMAND) -> argparse.Namespace:
@@ -180,12 +178,12 @@ def tune(asked: Config, flags: Mapping[str, Any], own: Path) -> dict[str, Any] |
       own: the run or export with the weights and their tokenizer.
 
     Returns:
-      The figures that --json prints; None if a signal asked the run to stop.
+      The figures that --json prints; None if a signal asked the run to stop, and in all processes
+      but the first.
 
     Raises:
       UserError: a mistake in configuration, prompts or run directory, or a reward that fails.
     """
-    from int_lm.files import lock
     from int_lm.training import distributed, track
 
     track.check(asked.run.track)
@@ -196,8 +194,7 @@ def tune(asked: Config, flags: Mapping[str, Any], own: Path) -> dict[str, Any] |
         settings, start = settings_of(asked, flags)
         check(settings)
         prompts = prompts_of(settings)
-        alone = lock.hold(Path(settings.run.dir), REMEDY)
-        with alone if distributed.is_first() else contextlib.nullcontext() as held:
+        with distributed.holding(Path(settings.run.dir)) as held:
             return _tune_locked(settings, start, own, prompts, held)
 
 
@@ -208,7 +205,7 @@ def _tune_locked(
     programs.make_importable()
     import tokenization
     from int_lm import resume, run
-    from int_lm.training import distributed, origin, session as sessions
+    from int_lm.training import origin, session as sessions
     from int_lm.training.text import Documents, Text
     from int_lm.tune import tuner as tuners
     from int_lm.tune.judge import Judge
@@ -251,9 +248,7 @@ def _tune_locked(
                 text_sha256=text_sha256,
                 **sessions.parts(begun, session),
             )
-            figures: dict[str, Any] = {}
-            ended = sessions.trained(tuner, session, lambda: figures.update(finish(tuner)))
-            return figures if ended and distributed.is_first() else None
+            return sessions.figures(tuner, session, lambda: finish(tuner))
 
 
 def _mixture(settings: Config, begun: "Begun") -> Sequence[Any]:
