@@ -39,6 +39,7 @@ def test_a_table_has_medians_and_counts_verdicts() -> None:
 
 
 def test_settings_of_openes_have_the_type_of_their_defaults() -> None:
+    pytest.importorskip("optax")
     assert [parsed("std=1"), parsed("fitness=rank")] == [("std", 1.0), ("fitness", "rank")]
     for text, expected in (("sdt=1", "has no setting 'sdt'"), ("std=x", "'x' is no number")):
         with pytest.raises(UserError, match=expected):
