@@ -31,33 +31,20 @@ from int_lm.native import build, cpu, dispatch
 built = pytest.mark.skipif(not native.available(), reason="the kernels are not built")
 
 
-def has_vnni() -> bool:
-    """Kernels take the path of AVX-512 with VNNI unless they are told not to."""
-    return native.available() and ctypes.CDLL(str(build.library())).int_lm_supported() == 2
-
-
-# the widest path that there is, and that of AVX2, if that is another one
-PATHS = [
-    "widest",
-    pytest.param(
-        "avx2",
-        marks=[
-            pytest.mark.slow,
-            pytest.mark.skipif(not has_vnni(), reason="AVX2 is the widest path of this processor"),
-        ],
-    ),
-]
+# the path that is taken on this processor, and slowly all others that it has
+SETS = native.supported() if native.available() else ()
+PATHS = ["widest", *(pytest.param(name, marks=pytest.mark.slow) for name in SETS[1:])]
 LOW = 7
 
 
 @pytest.fixture(params=PATHS)
 def path(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Kernels take the one or the other path."""
+    """Kernels take one path or another."""
     with native.instructions(request.param):
         yield
 
 
-@pytest.fixture(params=["widest", "avx2"])
+@pytest.fixture(params=["widest", "narrowest"])
 def either_path(request: pytest.FixtureRequest) -> Iterator[None]:
     """The same, among the fast tests."""
     with native.instructions(request.param):
@@ -210,8 +197,8 @@ def test_outer(shape: tuple[int, int, int], extreme: bool) -> None:
 
 
 @built
-@pytest.mark.parametrize("avx2_only", PATHS)
-def test_outer_is_exact_up_to_the_bound_of_int32(avx2_only: bool) -> None:
+@pytest.mark.usefixtures("path")
+def test_outer_is_exact_up_to_the_bound_of_int32() -> None:
     """The longest sum of equal signs that `recipe.of` allows, and no wrap."""
     terms = (2**31 - 1) // 127**2
     ones = np.full((terms, 1), 127, np.int8)
@@ -238,7 +225,7 @@ def test_the_program_calls_them_on_cpus() -> None:
 
 @built
 @pytest.mark.slow
-@pytest.mark.skipif(has_vnni(), reason="this processor has AVX-512 with VNNI")
+@pytest.mark.skipif("vnni" in SETS, reason="this processor has AVX-512 with VNNI")
 @pytest.mark.skipif(not shutil.which("c++"), reason="there is no C++ compiler")
 def test_the_path_of_avx512_gives_the_same_bits() -> None:
     """Every fast test of kernels, with that path's instructions emulated."""

@@ -128,10 +128,10 @@ def test_bits_are_those_of_jax(name: str) -> None:
 
 
 def test_bits_are_those_of_jax_with_extreme_weights() -> None:
-    """The largest weights and noise, and the kernels' path of AVX2."""
+    """The largest weights and noise, and the kernels' narrowest path."""
     model = {"architecture": "rwkv", "width": 16, "layers": 1, "direct": (2,), "direct_bits": 8}
     recipe = recipe_of(model, {"population": 30, "sigma_shift": 1, **UNIT}, 40)
-    with native.instructions("avx2"):
+    with native.instructions("narrowest"):
         compare(recipe, random_weights(recipe, True), tokens_of(30, 5, 40))
 
 
