@@ -94,10 +94,10 @@ def shared_library() -> ctypes.CDLL:
       OSError: they cannot be loaded.
     """
     loaded = ctypes.CDLL(str(build.library()))
-    for function in (loaded.int_lm_kernels, loaded.int_lm_instructions):
+    for function in (loaded.int_lm_kernels, loaded.int_lm_instructions, loaded.int_lm_add_tile):
         function.restype = ctypes.c_char_p
     loaded.int_lm_use.argtypes = [ctypes.c_char_p]
-    loaded.int_lm_add_tile.argtypes = [ctypes.c_int64, ctypes.c_void_p]
+    loaded.int_lm_add_tile.argtypes = [ctypes.c_int64, ctypes.c_char_p]
     return loaded
 
 

@@ -26,6 +26,8 @@
 #endif
 #endif
 
+#include <dlfcn.h>
+
 #include <atomic>
 #include <cstdint>
 #include <cstdlib>
@@ -457,9 +459,16 @@ extern "C" void int_lm_use(const char* name) {
   wanted.store(found);
 }
 
-extern "C" void int_lm_add_tile(int64_t number, TileFunction function) {
+
+// Loads a compiled program of a tile; returns nullptr, or why it cannot.
+extern "C" const char* int_lm_add_tile(int64_t number, const char* path) {
+  void* program = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+  const auto function =
+      program ? reinterpret_cast<TileFunction>(dlsym(program, "int_lm_tile")) : nullptr;
+  if (function == nullptr) return dlerror();
   const std::lock_guard<std::mutex> lock(tiles().mutex);
   tiles().functions[number] = function;
+  return nullptr;
 }
 extern "C" const char* int_lm_kernels() { return names().c_str(); }
 

@@ -8,10 +8,10 @@ Axes: P members (or any batch), T tokens of a segment.
 """
 
 import contextlib
-import ctypes
 import dataclasses
 import functools
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
@@ -197,10 +197,8 @@ def loaded(text: str) -> int:
     number, path = build.compiled(text, dispatch.supported()[0])
     if path is None:
         raise UnsupportedError("no compiler could compile it")
-    try:
-        tile = ctypes.CDLL(str(path)).int_lm_tile
-    except (OSError, AttributeError) as error:  # damaged, or where no program may be
+    error = dispatch.shared_library().int_lm_add_tile(number, os.fsencode(path))
+    if error is not None:  # damaged, or where no program may be
         path.unlink(missing_ok=True)
-        raise UnsupportedError(f"{path} cannot be loaded: {error}") from error
-    dispatch.shared_library().int_lm_add_tile(number, ctypes.cast(tile, ctypes.c_void_p))
+        raise UnsupportedError(f"{path} cannot be loaded: {os.fsdecode(error)}")
     return number
