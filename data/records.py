@@ -13,7 +13,7 @@ from msgspec import UNSET
 
 from data.compressed import Opener
 from data.documents import Document, Position
-from data.fields import Problem, no_field
+from data.fields import OTHER_FIELD, Problem, no_field
 from data.json_file import JsonFile
 from data.listed import ListedFiles, printable, walk
 from data.parquet_file import ParquetFile
@@ -56,14 +56,17 @@ class RecordFiles(ListedFiles):
             after = {"at": at, "tally": self.tally.state()} if at else None
             yield Document(file.shown if file else "", texts[0] if texts else b""), after
 
-    def texts(self, names: Sequence[str]) -> Iterator[tuple[tuple[bytes, ...], str]]:
-        """(values of several fields, place) of every record that has text in all of them."""
-        for texts, file, _ in self._values(names, None):
+    def texts(self, names: Sequence[str], remedy: str) -> Iterator[tuple[tuple[bytes, ...], str]]:
+        """(values of several fields, place) of every record that has text in all of them.
+
+        `remedy` says what to do about records without one of the fields.
+        """
+        for texts, file, _ in self._values(names, None, remedy):
             if texts:
                 yield texts, file.where()
 
     def _values(
-        self, names: Sequence[str], position: Position
+        self, names: Sequence[str], position: Position, remedy: str = OTHER_FIELD
     ) -> Iterator[tuple[tuple[bytes, ...] | None, Any, list[Any] | None]]:
         """(texts of a record or None, its file, place after it or None)."""
         first, within = position["at"] if position else (0, None)
@@ -81,11 +84,11 @@ class RecordFiles(ListedFiles):
                     found = dict(zip(names, values, strict=True))
                     lacking = [name for name in lacking if found[name] is UNSET]
                     if sound == BATCH and lacking:
-                        raise no_field(shown, lacking[0], file.keys())
+                        raise no_field(shown, lacking[0], file.keys(), remedy)
                 texts = self._checked(values, file)
                 yield texts, file, [index, file.position()] if number % BATCH == 0 else None
             if sound and lacking:
-                raise no_field(shown, lacking[0], file.keys())
+                raise no_field(shown, lacking[0], file.keys(), remedy)
             if number == 0 and within is None:
                 self.tally.add(EMPTY, shown)
             empty = empty and number == 0 and within is None

@@ -5,7 +5,7 @@ configuration, text, tokenizer and noise are the same. Fields in `RESUMABLE_CHAN
 `check_resumable` refuses other runs. `resumption_warning` names a change that is allowed but leads
 to other weights.
 
-JAX is not imported here, because commands that read exports also use `check_tokenizer`.
+JAX is not imported here, because commands that read exports also use `check_own_tokenizer`.
 """
 
 import dataclasses
@@ -175,6 +175,31 @@ def check_tokenizer(saved: Mapping[str, Any], current: Mapping[str, Any]) -> Non
         _by_name({"tokenizer": current}),
         "use the tokenizer of the run",
     )
+
+
+def check_own_tokenizer(
+    saved: Mapping[str, Any], current: Mapping[str, Any], directory: str | Path
+) -> None:
+    """Refuse the tokenizer in a run or an export if its weights were trained with another one.
+
+    Args:
+      saved: the identity of the tokenizer of the training.
+      current: the identity of the tokenizer that lies in the directory.
+      directory: the tokenizer's.
+
+    Raises:
+      UserError: names the directory, and every entry that differs, with both values.
+    """
+    differences = [
+        f"{name} {current.get(name)!r}, not {saved.get(name)!r}"
+        for name in saved | current
+        if saved.get(name) != current.get(name)
+    ]
+    if differences:
+        raise UserError(
+            f"the tokenizer in {directory} is not the one that the weights were trained with: it "
+            f"has {'; '.join(differences)}; restore it from a copy of the run or the export"
+        )
 
 
 def _refuse_other_sources(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:

@@ -93,8 +93,9 @@ def codec_of(name: str) -> compress.Codec:
     import tokenization
     from int_lm import resume
 
-    tokenizer = tokenization.load(directory / "tokenizer")
-    resume.check_tokenizer(model.config["tokenizer"], tokenization.identity(tokenizer))
+    own = directory / "tokenizer"
+    tokenizer = tokenization.load(own)
+    resume.check_own_tokenizer(model.config["tokenizer"], tokenization.identity(tokenizer), own)
     return compress.Codec(model, tokenizer.encode, tokenizer.decode)
 
 

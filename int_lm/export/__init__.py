@@ -316,4 +316,4 @@ def _check_tokenizer(run: "Run", directory: Path) -> None:
     except (OSError, ValueError, TypeError, KeyError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is damaged"
         raise UserError(f"cannot read the tokenizer {path}: {reason}; restore it") from error
-    resume.check_tokenizer(run.tokenizer, identity)
+    resume.check_own_tokenizer(run.tokenizer, identity, directory)

@@ -84,8 +84,9 @@ class IntLM(LM):
         import tokenization
         from int_lm import resume
 
-        self._tokenizer = tokenization.load(Path(str(export or run)) / "tokenizer")
-        resume.check_tokenizer(identity, tokenization.identity(self._tokenizer))
+        own = Path(str(export or run)) / "tokenizer"
+        self._tokenizer = tokenization.load(own)
+        resume.check_own_tokenizer(identity, tokenization.identity(self._tokenizer), own)
 
     def get_model_info(self) -> dict[str, Any]:
         """What `lm_eval` writes about the model beside its results."""

@@ -173,8 +173,9 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
     import tokenization
     from int_lm import resume
 
-    tokenizer = tokenization.load(Path(arguments.export or arguments.run) / "tokenizer")
-    resume.check_tokenizer(identity, tokenization.identity(tokenizer))
+    own = Path(arguments.export or arguments.run) / "tokenizer"
+    tokenizer = tokenization.load(own)
+    resume.check_own_tokenizer(identity, tokenization.identity(tokenizer), own)
     ids = tokenizer.encode(prompt).tolist()
     start = saved.beginning(initial_state)
     if arguments.state:

@@ -85,8 +85,9 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
     from int_lm.serve import app, server
     from int_lm.serve.writing import Spelling
 
-    tokenizer = tokenization.load(directory / "tokenizer")
-    resume.check_tokenizer(model.config["tokenizer"], tokenization.identity(tokenizer))
+    folder = directory / "tokenizer"
+    tokenizer = tokenization.load(folder)
+    resume.check_own_tokenizer(model.config["tokenizer"], tokenization.identity(tokenizer), folder)
     name = arguments.name or _name(arguments.export)
     served = Served(name, model.config["vocab_size"], tokenizer.encode)
     at = server.bound(arguments.host, arguments.port)

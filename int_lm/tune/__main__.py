@@ -215,7 +215,7 @@ def _tune_locked(
     tokenizer = tokenization.load(own / "tokenizer" if start else paths.tokenizer)
     identity = tokenization.identity(tokenizer)
     if start:
-        resume.check_tokenizer(start.tokenizer, identity)
+        resume.check_own_tokenizer(start.tokenizer, identity, own / "tokenizer")
         origin.check(start, settings, identity)
     coder = Coder(tokenizer, prompts.stop, settings.reward.prompt_tokens)
     coder.check(prompts, settings.reward.prompts)
