@@ -160,15 +160,12 @@ def _refuse_ignored(arguments: argparse.Namespace) -> None:
 def open_run(root: Path, step: int | None) -> Subject:
     """A run's checkpoint, evaluated with JAX."""
     import tokenization
-    from int_lm import resume, run, sample
+    from int_lm import run, sample
     from int_lm.measure import evaluate
 
     opened = run.open_run(root, step, say=errors.say)
     paths = run.Paths(root)
-    tokenizer = tokenization.load(paths.tokenizer)
-    resume.check_own_tokenizer(
-        opened.tokenizer, tokenization.identity(tokenizer), paths.tokenizer
-    )
+    tokenizer = tokenization.load_own(root, opened.tokenizer)
     return Subject(
         name=str(root),
         step=opened.step,
@@ -196,12 +193,10 @@ def open_run(root: Path, step: int | None) -> Subject:
 def open_export(root: Path) -> Subject:
     """An export, evaluated with the NumPy runtime: JAX is not imported."""
     import tokenization
-    from int_lm import export, resume, runtime
+    from int_lm import export, runtime
 
     model = export.load(root)
-    own = root / "tokenizer"
-    tokenizer = tokenization.load(own)
-    resume.check_own_tokenizer(model.config["tokenizer"], tokenization.identity(tokenizer), own)
+    tokenizer = tokenization.load_own(root, model.config["tokenizer"])
     return Subject(
         name=str(root),
         step=model.config["step"],
@@ -389,7 +384,7 @@ def trained_on(figures: dict[str, Any]) -> str:
     if known["documents"] == 0:
         return "named; no document of it is one of the training text's, though parts may be:"
     return (
-        f"named; {known['documents']:,} of its {figures['documents']:,} documents "
+        f"named; {known['documents']:,} of its {errors.counted(figures['documents'], 'document')} "
         f"({known['bytes']:,} of {figures['bytes']:,} bytes) were trained on:"
     )
 
@@ -413,7 +408,8 @@ def show(figures: dict[str, Any]) -> None:
         print(f"  word perplexity           {figures['word_perplexity']:.4g}")
     if len(figures["sources"]) > 1:
         for name, of_source in figures["sources"].items():
-            size = f"{of_source['documents']:,} documents, {of_source['bytes']:,} bytes"
+            documents, size = of_source["documents"], of_source["bytes"]
+            size = f"{errors.counted(documents, 'document')}, {size:,} bytes"
             print(f"  {name:<24}  {of_source['bits_per_byte']:.4f}   {size}")
     print("bits per byte of the same bytes by")
     for name, value in figures["baselines"].items():

@@ -129,9 +129,7 @@ def keys_of(record: bytes) -> list[str]:
 OTHER_FIELD = "name the one that holds the text with --data.field"
 
 
-def no_field(
-    where: str, name: str, known: Sequence[str], remedy: str = OTHER_FIELD
-) -> UserError:
+def no_field(where: str, name: str, known: Sequence[str], remedy: str = OTHER_FIELD) -> UserError:
     """The error for records without the field `name`; `known` are the fields they have."""
     return UserError(
         f"{where} has no field {name!r}, it has {', '.join(known) or 'none'}; {remedy}"

@@ -19,7 +19,7 @@ from data.listed import ListedFiles, printable, walk
 from data.parquet_file import ParquetFile
 from data.tally import EMPTY, NO_TEXT, ZERO_BYTE, Tally
 from int_lm.config import RECORD_SUFFIXES, SourceConfig
-from int_lm.errors import UserError
+from int_lm.errors import UserError, counted
 
 BATCH = 256  # records between two positions
 KINDS: dict[str, Any] = {"json": JsonFile, "parquet": ParquetFile}
@@ -95,10 +95,11 @@ class RecordFiles(ListedFiles):
             within = None
             yield None, None, [index + 1, None]
         if empty and position is None:
+            others = len(self.listed) - 1
+            also = f", and so {'is' if others == 1 else 'are'} {counted(others, 'other file')}"
             raise UserError(
-                f"{self.listed[0][0]} is empty"
-                + (f", and so are {len(self.listed) - 1} other files" if self.listed[1:] else "")
-                + "; name a file that holds records"
+                f"{self.listed[0][0]} is empty{also if others else ''}; name a file that holds "
+                "records"
             )
 
     def _checked(self, values: Any, file: Any) -> tuple[bytes, ...] | None:

@@ -87,13 +87,13 @@ def reported(program: str) -> Iterator[None]:
         ):
             yield
     except BrokenPipeError:  # the reader of our output went away (`| head`): not an error
-        _drop_output()
+        drop_output()
         sys.exit(0)
     except (UserError, OSError, KeyboardInterrupt) as error:
         status, message = explained(error)
         tell(program, message)
         if isinstance(error, OSError):
-            _drop_output()
+            drop_output()
         sys.exit(status)
 
 
@@ -111,8 +111,8 @@ def _written_out() -> Iterator[None]:
     sys.stdout.flush()
 
 
-def _drop_output() -> None:
-    """Leave out what was printed and is not written yet, if it cannot be."""
+def drop_output() -> None:
+    """Leave out what was printed and is not written yet, if it cannot be written."""
     try:
         sys.stdout.flush()
     except OSError:

@@ -12,23 +12,19 @@ SCRIPTS = ("train.py", "eval.py", "data", "tokenization", "benchmarks")  # besid
 
 
 def command() -> str | None:
-    """The name of the command of int_lm that this process was started as; None for other ones.
-
-    While Python looks for the module of `python -m`, `sys.argv[0]` is "-m"; later it is the path of
-    the program.
-    """
-    started = sys.argv[0] if sys.argv else ""
-    if started == "-m":
-        module = sys.orig_argv[sys.orig_argv.index("-m") + 1 :][:1] if "-m" in sys.orig_argv else []
-        ours = module and module[0].split(".")[0] == "int_lm"
-        return module[0] if ours else None
-    name = os.path.basename(started)
-    if name == "int-lm":
+    """The name of the command of int_lm that this process was started as; None for other ones."""
+    path = getattr(sys.modules["__main__"], "__file__", None)
+    if path is None:  # Python looks for the module of `python -m`; or it has another beginning
+        options = sys.orig_argv[1:]
+        place = options.index("-m") if "-m" in options and "-c" not in options else len(options)
+        module = "".join(options[place + 1 : place + 2])
+        return module if module.split(".")[0] == "int_lm" else None
+    name = os.path.basename(path)
+    if name == "int-lm":  # which pip makes
         return name
-    path = os.path.realpath(started)
-    if path.startswith(FOLDER + os.sep) and path[len(FOLDER) + 1 :].split(os.sep)[0] in SCRIPTS:
-        return name
-    return None
+    place, beside = os.path.realpath(path), FOLDER + os.sep
+    ours = place.startswith(beside) and place[len(beside) :].split(os.sep)[0] in SCRIPTS
+    return name if ours else None
 
 
 def listen() -> None:

@@ -148,7 +148,7 @@ def test_what_cannot_be_had_is_one_sentence() -> None:
         "tests.plugins.stochastic:NONE",
     )
     plugins.trust(wrong, nowhere, without, FULL)
-    assert refused("update", wrong) == f"the update {wrong} is a int, expected Update"
+    assert refused("update", wrong) == f"the update {wrong} is of type int, expected Update"
     assert refused("architecture", FULL, Architecture).endswith(
         "is a Update, expected Architecture"
     )
