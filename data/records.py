@@ -56,7 +56,9 @@ class RecordFiles(ListedFiles):
             after = {"at": at, "tally": self.tally.state()} if at else None
             yield Document(file.shown if file else "", texts[0] if texts else b""), after
 
-    def texts(self, names: Sequence[str], remedy: str) -> Iterator[tuple[tuple[bytes, ...], str]]:
+    def texts(
+        self, names: Sequence[str], remedy: str = OTHER_FIELD
+    ) -> Iterator[tuple[tuple[bytes, ...], str]]:
         """(values of several fields, place) of every record that has text in all of them.
 
         `remedy` says what to do about records without one of the fields.
