@@ -328,7 +328,7 @@ def trained(recipe: Recipe, environment: Environment, devices: int) -> tuple[str
     return hashing.weights_hash(placement.on_host(state).weights), seen, returns
 
 
-# As users have it, where there are floats: without optimisation, LLVM computes them in several ways.
+# As users have it, where there are floats: LLVM without optimisation computes them in several ways.
 OF_FLOATS = [pytest.mark.slow, pytest.mark.optimised]
 APART = ((2, 0), (4, 0), (1, 4))  # devices, chunk
 
