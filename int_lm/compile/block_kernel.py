@@ -208,15 +208,18 @@ class _Program:
         self.number, self.turns = number, dict[int, Array]()
         self.written: set[int] = set()  # ids of the arrays of states that are those of the next token
         values = Values(self.load, self.cuts)
-        for loop in self.loops:
-            self.turn_all(values, loop)
         wanted = [
             (node, target, index)
             for node, target in self.targets
             if not self.loops_of(node)
             for index in self.lattice(target.shape, None, node)
         ]
-        self.store_all(values, wanted, [])
+        # records of the state before the token, which the loops change
+        early = [item for item in wanted if item[1].token is not None and not _turned(item[0])]
+        self.store_all(values, early, [])
+        for loop in self.loops:
+            self.turn_all(values, loop)
+        self.store_all(values, [item for item in wanted if item not in early], [])
         return _
 
     def turn_all(self, values: Values, loop: Loop) -> None:
@@ -398,6 +401,11 @@ class _Program:
         if token is not None:
             spread.insert(token, self.number)
         return tuple(spread)
+
+
+def _turned(node: Node) -> bool:
+    """Whether a node needs the results of a loop."""
+    return any(x.operation == "turn" for x in program.reached([node]))
 
 
 def broadcast_rows(numbers_1B: Array) -> Array:
