@@ -1,7 +1,7 @@
 """Places in arrays of a tile of members: which entries of an array a block of a kernel holds.
 
-A kernel computes blocks: arrays [rows, columns] of powers of two, rows being pairs of members, or 1,
-and columns being a range of an axis, or 1. An index has a place for every axis of a node:
+A kernel computes blocks: arrays [rows, columns] of powers of two. Rows are pairs of members, or
+one; columns are a range of an axis, or one. An index has a place for every axis of a node:
 
     int         one entry
     `Member`    every first, or every second, member of the pairs of a tile

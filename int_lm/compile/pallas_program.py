@@ -1,30 +1,24 @@
-"""A Pallas kernel that reads a segment: each of its programs takes a tile of members through it.
+"""One program of the kernel of a segment (`pallas_kernel`), as Pallas traces it.
 
-The counterpart of `tiles` for GPUs, of the same traced function of one token. Matrices are
-multiplied on tensor cores; all that lies between two of them stays in registers and shared memory.
-Pallas's lowering to Triton has no memory of a program's own, so the state of a tile's members is
-kept where the result will be, in the caches of the GPU, and records are written once.
-
-Axes: P members, I pairs of a tile, T tokens of a segment, L layers.
+Axes: P members, I pairs of a tile, T tokens of a segment, L layers, B columns of a block.
 """
 
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as pallas_triton
 
-from int_lm.compile import block_reading, places, program
-from int_lm.compile.block_operations import broadcast
-from int_lm.compile.block_values import Values, indices
+from int_lm.compile import places, program
+from int_lm.compile.pallas_operations import broadcast
+from int_lm.compile.pallas_values import Values, indices
 from int_lm.compile.places import Columns, Cuts, Gathered, Index, Member, Pair, Place, Turn
 from int_lm.compile.program import Loop, Node, UnsupportedError
 from int_lm.compile.tile_writing import Argument, Result, resized
@@ -66,72 +60,8 @@ class Segment:
         return -(-self.members // (2 * self.pairs))
 
 
-def kernel(
-    function: Callable[..., Sequence[Any]], segment: Segment, interpret: bool
-) -> Callable[..., list[Array]]:
-    """The kernel of a function of one token.
-
-    Args:
-      function: (arguments) -> [state after the token, results of the token]; it calls linears.
-      interpret: compute on any platform, slowly; for tests.
-
-    Returns:
-      (arguments; tokens and targets int32 [T, P]) -> [state after the segment, results of all
-      tokens], where T stands before the axis of members. It raises UnsupportedError when it is
-      traced, if the function does something that it cannot do.
-
-    Raises:
-      UnsupportedError: the function does something that cannot be compiled.
-    """
-    outputs, _ = block_reading.read(function, segment.arguments)
-    tables = _tables(outputs)
-    arguments, states = segment.arguments, segment.states
-    shapes = [(arguments[place].shape, arguments[place].dtype) for place in states]
-    for result in segment.results:
-        axis = result.members
-        whole = (*result.shape[:axis], segment.length, *result.shape[axis:])
-        shapes.append((whole, result.dtype))
-
-    def body(*refs: Any) -> None:
-        _Program(segment, outputs, tables, refs, interpret).run()
-
-    call = pl.pallas_call(
-        body,
-        grid=(segment.programs,),
-        out_shape=[jax.ShapeDtypeStruct(shape, np.dtype(dtype)) for shape, dtype in shapes],
-        input_output_aliases={place: k for k, place in enumerate(states)},
-        compiler_params=pallas_triton.CompilerParams(
-            num_warps=8 if segment.pairs == MOST_PAIRS else 4, num_stages=2
-        ),
-        interpret=interpret,
-        name="segment",
-    )
-    return lambda *operands: call(*operands, *map(jnp.asarray, tables))
-
-
-def _inner_nodes(outputs: Sequence[Node]) -> list[Node]:
-    """Every node, with those inside of loops."""
-    found: dict[Node, None] = {}
-    waiting = list(outputs)
-    while waiting:
-        for node in program.reached(waiting):
-            found.setdefault(node)
-        loops = [node.value for node in found if node.operation == "loop"]
-        results = [loop.results[place] for loop in loops for place in sorted(loop.live)]
-        waiting = [node for node in results if node not in found]
-    return list(found)
-
-
-def _tables(outputs: Sequence[Node]) -> list[np.ndarray]:
-    """The different constant arrays of a program."""
-    found: dict[Any, np.ndarray] = {}
-    for node in _inner_nodes(outputs):
-        if node.operation == "constant" and node.shape:
-            found.setdefault(_key(node.value), np.ascontiguousarray(node.value))
-    return list(found.values())
-
-
-def _key(array: np.ndarray) -> Any:
+def table_key(array: np.ndarray) -> Any:
+    """What tells constant arrays from one another."""
     return str(array.dtype), array.shape, array.tobytes()
 
 
@@ -150,7 +80,7 @@ class _Target:
     token: int | None
 
 
-class _Program:
+class Program:
     """One program of the grid, as it is traced."""
 
     def __init__(
@@ -163,7 +93,7 @@ class _Program:
     ) -> None:
         self.segment, self.interpret = segment, interpret
         self.cuts = Cuts()
-        self.numbers = {_key(table): k for k, table in enumerate(tables)}
+        self.numbers = {table_key(table): k for k, table in enumerate(tables)}
         count, after = len(segment.arguments), len(segment.arguments) + len(tables)
         self.arguments, self.tables = list(refs[:count]), refs[count:after]
         self.targets: list[tuple[Node, _Target]] = []
@@ -206,7 +136,9 @@ class _Program:
     def token(self, number: Array, _: Array) -> Array:
         """Read one token."""
         self.number, self.turns = number, dict[int, Array]()
-        self.written: set[int] = set()  # ids of the arrays of states that are those of the next token
+        self.written: set[int] = (
+            set()
+        )  # ids of the arrays of states that are those of the next token
         values = Values(self.load, self.cuts)
         wanted = [
             (node, target, index)
@@ -346,7 +278,7 @@ class _Program:
     def load(self, node: Node, index: Index) -> Any:
         """A block of an input or of a table."""
         if node.operation == "constant":
-            ref, full = self.tables[self.numbers[_key(node.value)]], index
+            ref, full = self.tables[self.numbers[table_key(node.value)]], index
             return pallas_triton.load(ref.at[self.spread(full)])
         place, arguments = int(node.value), self.segment.arguments
         ref, argument = self.arguments[place], arguments[place]

@@ -16,7 +16,7 @@ from jax import Array, lax
 
 from int_lm.arithmetic import fixed
 from int_lm.compile import places, program, ranges, tile_reading
-from int_lm.compile.block_operations import broadcast, pointwise, shape_of
+from int_lm.compile.pallas_operations import broadcast, pointwise, shape_of
 from int_lm.compile.places import Columns, Cuts, Gathered, Index, Member, Place, Turn
 from int_lm.compile.program import Node, UnsupportedError
 

@@ -1,0 +1,235 @@
+"""The kernel of a segment for GPUs gives JAX's bits, and can be lowered for a GPU.
+
+Without a GPU it is interpreted, and lowered from Pallas to Triton all the same: an operation that
+this lowering does not have is found on any machine. What Triton compiles is not tested here.
+"""
+
+import functools
+import logging
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_evolve import inexact
+from test_segments import CLOCK, PLAIN, UNIT, random_weights, recipe_of, sorted_totals, tokens_of
+from test_segments import totals_of as totals
+
+from int_lm import native
+from int_lm.compile import pallas_program, places
+from int_lm.compile.places import Columns, Member, Pair
+from int_lm.compile.program import UnsupportedError
+from int_lm.method import population, token_votes
+from int_lm.method.recipe import Recipe
+from int_lm.model import perturb, reading
+from int_lm.model.params import Parameters
+from int_lm.native import dispatch
+
+ON_GPU = native.on_gpu()
+BY_KERNEL = "always" if ON_GPU else "interpreted"
+GRU = "plugins.gru:GRU"
+RWKV = {"architecture": "rwkv", "ffn_multiple": 2, "layers": 2}
+TABLES = {"direct": (1, 3), "direct_bits": 8}
+
+# model, recipe, vocabulary, members: tiles that are not full, blocks that are not full, both; a
+# state that is recorded as it was before the token; several blocks of an axis
+CASES = {
+    "rwkv, unit": ({**RWKV, "width": 24, **TABLES}, UNIT, 11, 52),
+    "rwkv, plain": ({**RWKV, "width": 64}, PLAIN, 256, 64),
+    "rwkv, trace": ({**RWKV, "width": 20}, {**UNIT, "votes": "trace", "rank": 4}, 7, 6),
+    "egg, plain": ({"architecture": "egg", "layers": 1, "width": 33}, PLAIN, 37, 34),
+    "egg, unit": ({"architecture": "egg", "layers": 2, "width": 16}, {**UNIT, "rank": 4}, 300, 52),
+    "gru, plain": ({"architecture": GRU, "layers": 2, "width": 18}, {**PLAIN, "rank": 3}, 19, 8),
+    "gru, unit": ({"architecture": GRU, "layers": 2, "width": 160}, UNIT, 9, 66),
+}
+FAST = ("rwkv, unit",)  # a few seconds each, most of which compile what the interpreter makes
+
+
+def cases() -> list[Any]:
+    return [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in CASES]
+
+
+def started(recipe: Recipe, members: int) -> Any:
+    """A state that is not the first one."""
+    random = np.random.default_rng(1)
+
+    def leaf(first: jax.Array) -> jax.Array:
+        drawn = random.integers(-127, 128, first.shape).astype(first.dtype)
+        return jnp.asarray(drawn if first.dtype == jnp.int8 else abs(drawn) % 7)
+
+    return jax.tree.map(leaf, recipe.model.initial_state(members))
+
+
+def perturbed(recipe: Recipe, weights: Parameters, tokens_PT: jax.Array, state: Any) -> Any:
+    """State, scores and records of a segment, under perturbations."""
+    pairs_I = jnp.arange(recipe.es.population // 2, dtype=jnp.int32)
+    seen = population.perturbed(recipe, weights, population.noise_of(recipe, CLOCK, pairs_I))
+    return recipe.objective.run(recipe.model, seen, state, tokens_PT, token_votes.keep(recipe))
+
+
+def unperturbed(recipe: Recipe, weights: Parameters, tokens_PT: jax.Array, state: Any) -> Any:
+    """State and likelihoods of a segment."""
+    return reading.measured(recipe.model, perturb.unperturbed(weights), state, tokens_PT)
+
+
+def both_ways(run: Any, *operands: Any) -> None:
+    """The kernel gives what JAX gives."""
+    with native.segments("never"):
+        expected = jax.jit(functools.partial(run))(*operands)
+    with native.segments(BY_KERNEL):
+        traced = jax.jit(functools.partial(run)).trace(*operands)
+        assert str(traced.jaxpr).count("name=segment") == 1 and not inexact(traced.jaxpr)
+        found = traced.lower().compile()(*operands)
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("name", cases())
+def test_bits_are_those_of_jax(name: str) -> None:
+    model, es, vocabulary, members = CASES[name]
+    recipe = recipe_of(model, {"population": members, **es}, vocabulary)
+    operands = tokens_of(members, 3, vocabulary), started(recipe, members)
+    both_ways(functools.partial(perturbed, recipe), random_weights(recipe, False), *operands)
+
+
+@pytest.mark.slow
+def test_bits_are_those_of_jax_with_extreme_weights() -> None:
+    recipe = recipe_of({**RWKV, "width": 16}, {"population": 32, "sigma_shift": 1, **UNIT}, 40)
+    operands = random_weights(recipe, True), tokens_of(32, 3, 40), started(recipe, 32)
+    both_ways(functools.partial(perturbed, recipe), *operands)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lanes", [1, 3, 50])
+def test_reading_without_perturbations(lanes: int) -> None:
+    """Evaluation reads any number of lanes."""
+    recipe = recipe_of({**RWKV, "width": 16, **TABLES}, {"population": 8, **UNIT}, 23)
+    tokens = np.random.default_rng(1).integers(0, 23, (lanes, 4), dtype=np.int32)
+    operands = random_weights(recipe, False), tokens, started(recipe, lanes)
+    both_ways(functools.partial(unperturbed, recipe), *operands)
+
+
+# -- Lowering for a GPU ----------------------------------------------------------------------------
+
+
+def lowered(run: Any, *operands: Any) -> str:
+    """A program for GPUs, as on a machine with one."""
+    with pytest.MonkeyPatch.context() as patch, native.segments("always"):
+        patch.setattr(dispatch, "on_gpu", lambda: True)
+        traced = jax.jit(functools.partial(run)).trace(*operands)
+        try:
+            return traced.lower(lowering_platforms=("cuda",)).as_text()
+        except RuntimeError as error:  # later versions compile here what Pallas has lowered
+            pytest.skip(f"this JAX lowers kernels on machines with a GPU only: {error}")
+
+
+@pytest.mark.parametrize(
+    ("model", "es"),
+    [
+        ({**RWKV, "width": 64, **TABLES}, UNIT),
+        ({"architecture": "egg", "width": 32}, {**PLAIN, "rank": 2}),
+        ({"architecture": GRU, "width": 32}, UNIT),
+    ],
+    ids=["rwkv, unit", "egg, plain", "gru, unit"],
+)
+def test_it_can_be_lowered_for_a_gpu(model: dict[str, Any], es: dict[str, Any]) -> None:
+    """Every operation of the kernel has a rule in Pallas's lowering to Triton."""
+    recipe = recipe_of(model, {"population": 64, **es}, 64)
+    shapes = [
+        jax.eval_shape(lambda: random_weights(recipe, False)),
+        jax.ShapeDtypeStruct((64, 3), jnp.int32),
+        jax.eval_shape(lambda: recipe.model.initial_state(64)),
+    ]
+    assert 'name = "body"' in lowered(functools.partial(perturbed, recipe), *shapes)
+
+
+# -- Where there is no kernel ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [({**RWKV, "width": 16, "cache": (2,), "cache_bits": 4}, "the operation scatter")],
+)
+def test_what_it_cannot_do_is_computed_by_jax(
+    model: dict[str, Any], reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A document cache is written at places that are computed."""
+    recipe = recipe_of(model, {"population": 8, **UNIT}, 16)
+    operands = random_weights(recipe, False), tokens_of(8, 2, 16), started(recipe, 8)
+    with native.segments(BY_KERNEL), caplog.at_level(logging.DEBUG, "int_lm"):
+        traced = jax.make_jaxpr(functools.partial(perturbed, recipe))(*operands)
+    assert "pallas_call" not in str(traced) and reason in caplog.text
+
+
+def test_totals() -> None:
+    """A function without layers; one that sorts, which blocks cannot."""
+    for combine, kernels in ((lambda x, y: x + y[None], 1), (sorted_totals, 0)):
+        run = functools.partial(totals, combine, 4)
+        with native.segments("never"):
+            expected = run()
+        with native.segments(BY_KERNEL):
+            assert str(jax.make_jaxpr(run)()).count("pallas_call") == kernels
+            found = run()
+        for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_gpus_have_the_kernel_if_they_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its speed has not been measured: it is not what a GPU does unless one says so."""
+    monkeypatch.setattr(dispatch, "on_gpu", lambda: True)
+
+    def program() -> str:
+        def run() -> Any:
+            return native.over_tokens(
+                lambda _, state, token, target: (state + token[None], target),
+                *({}, {}, jnp.zeros((1, 4), jnp.int32)),
+                *(jnp.zeros((3, 4), jnp.int32), 9, 1 << 40),
+            )
+
+        return str(jax.make_jaxpr(run)())
+
+    monkeypatch.delenv("INT_LM_GPU_SEGMENTS", raising=False)
+    assert "pallas_call" not in program()
+    monkeypatch.setenv("INT_LM_GPU_SEGMENTS", "1")
+    assert "pallas_call" in program()
+    with native.without_kernels():
+        assert "pallas_call" not in program()
+
+
+# -- Parts -----------------------------------------------------------------------------------------
+
+
+def test_blocks_of_an_axis() -> None:
+    """They are powers of two, at least 32 long, and do not cross cuts."""
+    assert places.blocks(24) == [Columns(0, 24, 32)]
+    assert places.blocks(300) == [Columns(0, 128, 128), Columns(128, 128, 128), *_tail(256, 300)]
+    assert places.blocks(48, [24]) == [Columns(0, 24, 32), Columns(24, 24, 32)]
+    assert places.blocks(96) == [Columns(0, 64, 64), Columns(64, 32, 32)]
+
+
+def _tail(first: int, end: int) -> list[Columns]:
+    return [Columns(first, 32, 32), Columns(first + 32, end - first - 32, 32)]
+
+
+def test_members_are_halves_of_pairs() -> None:
+    pairs, members = places.PAIRS, places.MEMBERS
+    block = Columns(8, 8, 32)
+    split = places.regrouped((Pair(), 1, block), (pairs, 2, 24), (members, 24))
+    assert split == (Member(1), block)
+    assert places.regrouped(split, (members, 24), (pairs, 2, 24)) == (Pair(), 1, block)
+    assert places.regrouped((Member(0), block), (members, 24), (members, 3, 8)) == (
+        *(Member(0), 1),
+        Columns(0, 8, 32),
+    )
+    with pytest.raises(UnsupportedError, match="in the middle"):
+        places.regrouped((Member(0), Columns(4, 8, 32)), (members, 24), (members, 3, 8))
+
+
+def test_tiles_are_small_if_there_are_few_members() -> None:
+    def pairs(members: int) -> int:
+        return pallas_program.Segment((), (), (), members, 1).pairs
+
+    assert [pairs(members) for members in (1, 512, 8192, 16384, 1 << 20)] == [16, 16, 32, 64, 64]
