@@ -19,7 +19,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as pallas_triton
 
 from int_lm.compile import pallas_reading, program
-from int_lm.compile.pallas_program import MOST_PAIRS, Program, Segment, table_key
+from int_lm.compile.pallas_program import Program, table_key
+from int_lm.compile.pallas_segment import Segment
 from int_lm.compile.program import Node
 
 
@@ -58,7 +59,7 @@ def kernel(
         out_shape=[jax.ShapeDtypeStruct(shape, np.dtype(dtype)) for shape, dtype in shapes],
         input_output_aliases={place: k for k, place in enumerate(states)},
         compiler_params=pallas_triton.CompilerParams(
-            num_warps=8 if segment.pairs == MOST_PAIRS else 4, num_stages=2
+            num_warps=segment.warps, num_stages=segment.stages
         ),
         interpret=interpret,
         name="segment",

@@ -18,46 +18,11 @@ from jax.experimental.pallas import triton as pallas_triton
 
 from int_lm.compile import places, program
 from int_lm.compile.pallas_operations import broadcast
+from int_lm.compile.pallas_segment import Segment
 from int_lm.compile.pallas_values import Values, indices
 from int_lm.compile.places import Columns, Cuts, Gathered, Index, Member, Pair, Place, Turn
 from int_lm.compile.program import Loop, Node, UnsupportedError
-from int_lm.compile.tile_writing import Argument, Result, resized
-
-MOST_PAIRS = 64  # of a tile: half of the rows that a product on tensor cores takes at its best
-LEAST_PAIRS = 16  # rows of the smallest product
-PROGRAMS = 128  # as many as a large GPU runs side by side: smaller tiles, until there are so many
-
-
-@dataclasses.dataclass(frozen=True)
-class Segment:
-    """What a kernel reads and writes.
-
-    Attributes:
-      arguments: of the function of one token; the last two are the tokens and their targets.
-      states: places of the arguments that are the state before the token.
-      results: what is kept of a token.
-      members: P.
-      length: T.
-    """
-
-    arguments: Sequence[Argument]
-    states: Sequence[int]
-    results: Sequence[Result]
-    members: int
-    length: int
-
-    @property
-    def pairs(self) -> int:
-        """I: pairs of a tile."""
-        pairs = MOST_PAIRS
-        while pairs > LEAST_PAIRS and -(-self.members // (2 * pairs)) < PROGRAMS:
-            pairs //= 2
-        return pairs
-
-    @property
-    def programs(self) -> int:
-        """Number of tiles."""
-        return -(-self.members // (2 * self.pairs))
+from int_lm.compile.tile_writing import resized
 
 
 def table_key(array: np.ndarray) -> Any:

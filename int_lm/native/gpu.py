@@ -20,7 +20,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as pallas_triton
 
 from int_lm.arithmetic import fixed
-from int_lm.compile import pallas_kernel
+from int_lm.compile import pallas_kernel, pallas_segment
 from int_lm.native.cpu import Weight
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def segment(
       UnsupportedError: now, or when it is traced: there is none.
     """
     arguments, states, results = traced.arguments, traced.states, traced.results
-    whole = pallas_kernel.Segment(arguments, states, results, traced.members, traced.length)
+    whole = pallas_segment.Segment(arguments, states, results, traced.members, traced.length)
     call = pallas_kernel.kernel(traced.flat, whole, interpret)
 
     def kernel(arguments: "Tree", state: "Tree", tokens_TP: Array) -> tuple["Tree", "Tree"]:
