@@ -10,9 +10,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import Array, lax
 
 from int_lm.compile import ranges
+from int_lm.compile.places import Columns, Place
 from int_lm.compile.program import Node, UnsupportedError
 
 _BINARY: dict[str, Callable[..., Any]] = {
@@ -107,3 +108,18 @@ def _shifted(node: Node, x: Any, count: Any) -> Any:
     if node.operation == "shift_floor":
         return found
     return lax.select(lax.le(count, most), found, lax.full_like(found, 0))
+
+
+def indices(columns: Place) -> Array:
+    """The entries that a block of columns holds: int32 [1, B]."""
+    if not isinstance(columns, Columns):
+        raise UnsupportedError("numbers of members")
+    lane = lax.broadcasted_iota(jnp.int32, (1, columns.block), 1)
+    if columns.size < columns.block:
+        lane = jnp.minimum(lane, columns.size - 1)
+    return lane + columns.start
+
+
+def inside(columns: Columns) -> Array:
+    """Which columns of a block are no repetitions: bool [1, B]."""
+    return lax.broadcasted_iota(jnp.int32, (1, columns.block), 1) < columns.size

@@ -251,6 +251,8 @@ class Program:
             raise UnsupportedError("a state that is read after it was written")
         rest = iter(index)
         full = tuple(next(rest) if n > 1 else 0 for n in argument.of_tile(places.MEMBERS))
+        if argument.each:
+            return pallas_triton.load(ref.at[self.spread(full, 0)])
         if place < len(arguments) - 2:
             return pallas_triton.load(ref.at[self.spread(full)])
         tokens = pallas_triton.load(ref.at[self.spread(full, 0)])

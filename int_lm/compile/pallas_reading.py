@@ -17,7 +17,7 @@ from int_lm.compile.program import Node, Shape, UnsupportedError
 from int_lm.compile.tile_reading import TileReader
 from int_lm.compile.tile_writing import Argument
 
-LINEAR = ("linear8", "linear16")  # the calls that stay calls
+CALLS = ("linear8", "linear16", "cache_added")  # that stay calls
 
 
 class BlockReader(TileReader):
@@ -28,7 +28,7 @@ class BlockReader(TileReader):
         params = equation.params
         if equation.primitive.name == "ffi_call":
             name = params["target_name"].removeprefix("int_lm_")
-            if name not in LINEAR:
+            if name not in CALLS:
                 raise UnsupportedError(f"a call of {name}")
         gather = equation.primitive.name == "gather"
         if gather and params["dimension_numbers"].operand_batching_dims:

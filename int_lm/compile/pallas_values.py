@@ -7,16 +7,14 @@ Values are arrays [rows, columns], where either may be 1, or scalars.
 Axes: I pairs of a tile, B columns of a block, K inputs of a block.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
 
-from int_lm.arithmetic import fixed
-from int_lm.compile import places, program, ranges, tile_reading
-from int_lm.compile.pallas_operations import broadcast, pointwise, shape_of
+from int_lm.compile import pallas_calls, places, program
+from int_lm.compile.pallas_operations import broadcast, indices, inside, pointwise, shape_of
 from int_lm.compile.places import Columns, Cuts, Gathered, Index, Member, Place, Turn
 from int_lm.compile.program import Node, UnsupportedError
 
@@ -127,7 +125,7 @@ class Values:
                 raise UnsupportedError("a choice of blocks")
             block = self.at(x, (index[0], columns, *others))
             block = broadcast(block, (shape_of(block, chosen.value)[0], columns.block))
-            hit = broadcast(indices(columns) == chosen.value, block.shape) & _inside(columns)
+            hit = broadcast(indices(columns) == chosen.value, block.shape) & inside(columns)
             block = jnp.where(hit, block, np.dtype(x.dtype).type(0))
             part = jnp.sum(block, axis=1, keepdims=True, dtype=x.dtype)
             total = part if total is None else total + part
@@ -195,74 +193,15 @@ class Values:
         dtype = node.dtype
         if node.operation == "sum":
             if columns.size < columns.block:
-                block = jnp.where(_inside(columns), block, np.dtype(x.dtype).type(0))
+                block = jnp.where(inside(columns), block, np.dtype(x.dtype).type(0))
             return jnp.sum(block.astype(dtype), axis=1, keepdims=True, dtype=dtype)
         reduce = jnp.max if node.operation == "largest" else jnp.min
         return reduce(block, axis=1, keepdims=True)
 
-    # -- Linears -----------------------------------------------------------------------------------
+    # -- Calls -------------------------------------------------------------------------------------
 
     def _call(self, node: Node, index: Index, *operands: Node) -> Any:
-        """A linear, of both members of the pairs: they share the block of weights."""
-        member, columns = index
-        if not isinstance(member, Member) or not isinstance(columns, Columns):
-            raise UnsupportedError("a part of a linear's results")
-        x, value, left, right, layer = operands
-        number = self.place(layer, ())
-        both = (Member(0), Member(1))
-        totals: list[Any] = [None, None]
-        for part in places.blocks(x.shape[1], self.cuts.of(x, 1)):
-            inputs_IK = [self.at(x, (who, part)) for who in both]
-            weight_BK = self.load(value, _layered(value, number, 2, (columns, part)))
-            if part.size < part.block:
-                weight_BK = jnp.where(_inside(part), weight_BK, np.int8(0))
-            for k, x_IK in enumerate(inputs_IK):
-                x_IK = broadcast(x_IK, (shape_of(x_IK)[0], part.block))
-                product_IB = fixed.dot(x_IK, weight_BK)
-                totals[k] = product_IB if totals[k] is None else totals[k] + product_IB
-        low, high = int(node.value[2]["low"]), int(node.value[2]["high"])
-        if left.value != tile_reading.NONE:
-            added_2IB = self._perturbations(x, left, right, number, columns)
-            totals = [t + (a >> low) for t, a in zip(totals, added_2IB, strict=True)]
-        most = ranges.limits(node.dtype)[1]
-        for who, total_IB in zip(both, totals, strict=True):
-            narrow = jnp.clip(total_IB >> high, -most, most).astype(node.dtype)
-            self.known[node, (who, columns)] = narrow
-        return self.known[node, index]
-
-    def _perturbations(
-        self, x: Node, left: Node, right: Node, number: Place, columns: Columns
-    ) -> list[Any]:
-        """+-(x B) A^T of both members: int32 [I, B] each."""
-        rank = _rank(left)
-        totals: list[Any] = [None, None]
-        for r in range(rank):
-            index = _layered(left, number, 2, (places.Pair(), columns), r)
-            left_IB = self.load(left, index).astype(jnp.int32)
-            for k, inner_I1 in enumerate(self._projections(x, right, number, r)):
-                term = left_IB * broadcast(inner_I1, left_IB.shape)
-                totals[k] = term if totals[k] is None else totals[k] + term
-        return [totals[0], -totals[1]]
-
-    def _projections(self, x: Node, right: Node, number: Place, r: int) -> list[Array]:
-        """x B of both members: int32 [I, 1] each."""
-        key = "projection", x, right, number, r
-        found = self.find(key)
-        if found is not None:
-            return found
-        found = [None, None]
-        for part in places.blocks(x.shape[1], self.cuts.of(x, 1)):
-            index = _layered(right, number, 2, (places.Pair(), part), r)
-            right_IK = self.load(right, index).astype(jnp.int32)
-            if part.size < part.block:
-                right_IK = jnp.where(_inside(part), right_IK, np.int32(0))
-            for k in (0, 1):
-                x_IK = self.at(x, (Member(k), part))
-                product = broadcast(x_IK, right_IK.shape).astype(jnp.int32) * right_IK
-                sums = jnp.sum(product, axis=1, keepdims=True, dtype=jnp.int32)
-                found[k] = sums if found[k] is None else found[k] + sums
-        self.known[key] = found
-        return found
+        return pallas_calls.called(self, node, index)
 
 
 def _check(place: Place, size: int) -> None:
@@ -276,32 +215,3 @@ def _check(place: Place, size: int) -> None:
 def _in_memory(node: Node) -> bool:
     """Whether a node is part of an input or of a table."""
     return node.operation in _MEMORY and all(map(_in_memory, node.operands[:1]))
-
-
-def _rank(left: Node) -> int:
-    """R of A [..., I, M, R], whose axes of length 1 are left out."""
-    (pairs,) = (axis for axis, size in enumerate(left.shape) if size == places.PAIRS)
-    return left.shape[pairs + 2] if len(left.shape) > pairs + 2 else 1
-
-
-def _layered(node: Node, number: Place, axes: int, inner: Sequence[Place], r: int = -1) -> Index:
-    """The index of a layer's block in a matrix or in its noise, which may be of one layer."""
-    rest: tuple[Place, ...] = tuple(inner)
-    if r >= 0 and _rank(node) > 1:
-        rest = (*rest, r)
-    return (number, *rest) if len(node.shape) > len(rest) else rest
-
-
-def indices(columns: Place) -> Array:
-    """The entries that a block of columns holds: int32 [1, B]."""
-    if not isinstance(columns, Columns):
-        raise UnsupportedError("numbers of members")
-    lane = lax.broadcasted_iota(jnp.int32, (1, columns.block), 1)
-    if columns.size < columns.block:
-        lane = jnp.minimum(lane, columns.size - 1)
-    return lane + columns.start
-
-
-def _inside(columns: Columns) -> Array:
-    """Which columns of a block are no repetitions: bool [1, B]."""
-    return lax.broadcasted_iota(jnp.int32, (1, columns.block), 1) < columns.size

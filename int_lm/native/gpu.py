@@ -103,8 +103,8 @@ def linear(
 
 def segment(
     traced: "Traced", interpret: bool = False
-) -> Callable[["Tree", "Tree", Array], tuple["Tree", "Tree"]]:
-    """The kernel of a segment (`segment.over_tokens`): (arguments, state, tokens_TP) -> the same.
+) -> Callable[["Tree", "Tree", "Tree", Array], tuple["Tree", "Tree"]]:
+    """The kernel of a segment, with the arguments and the results of `segment.over_tokens`.
 
     Args:
       traced: the function of one token.
@@ -117,8 +117,10 @@ def segment(
     whole = pallas_segment.Segment(arguments, states, results, traced.members, traced.length)
     call = pallas_kernel.kernel(traced.flat, whole, interpret)
 
-    def kernel(arguments: "Tree", state: "Tree", tokens_TP: Array) -> tuple["Tree", "Tree"]:
-        leaves = jax.tree.leaves((arguments, state))
+    def kernel(
+        arguments: "Tree", state: "Tree", each: "Tree", tokens_TP: Array
+    ) -> tuple["Tree", "Tree"]:
+        leaves = jax.tree.leaves((arguments, state, each))
         return traced.unflatten(call(*leaves, tokens_TP[:-1], tokens_TP[1:]))
 
     return kernel

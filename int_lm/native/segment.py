@@ -28,11 +28,13 @@ from int_lm.native import build, dispatch
 
 GPU_SWITCH = "INT_LM_GPU_SEGMENTS"  # environment variable: with 1, GPUs have such kernels, too
 LEAST_WORK = 1 << 27  # multiplications of a segment below which nothing is compiled
-CALLED = ("linear", "likelihood", "direct_added")  # what programs of tiles leave to kernels
+CALLED = ("linear", "likelihood", "direct_added", "cache_added")  # by programs of tiles
+CALLED_ON_GPU = ("linear", "cache_added")  # what these are: parts of the same kernel
 Tree = Any  # of arrays
 
-# (arguments, state, token int32 [P], target int32 [P]) -> (next state, what is kept of the token)
-Token = Callable[[Tree, Tree, Array, Array], tuple[Tree, Tree]]
+# (arguments, state, what the token has beside, token int32 [P], target int32 [P]) -> (next state,
+# what is kept of the token)
+Token = Callable[[Tree, Tree, Tree, Array, Array], tuple[Tree, Tree]]
 
 _log = logging.getLogger(__name__)
 Wanted = Literal["where it pays", "always", "never", "interpreted"]
@@ -74,6 +76,7 @@ def over_tokens(
     tokens_TP: Array,
     vocab_size: int,
     work: int,
+    each: Tree = None,
 ) -> tuple[Tree, Tree]:
     """Read tokens one after another; token t+1 is the target of token t.
 
@@ -85,31 +88,33 @@ def over_tokens(
       tokens_TP: int32 [T+1, P], below `vocab_size`.
       vocab_size: V.
       work: multiplications of the segment, about.
+      each: what every token has beside, leaves [T, P, ...] or [T, P/2, ...].
 
     Returns:
       The state after token T-1, and what was kept of every token, stacked along T in front.
     """
 
-    def by_jax(arguments: Tree, state: Tree, tokens_TP: Array) -> tuple[Tree, Tree]:
-        def step(state: Tree, pair: tuple[Array, Array]) -> tuple[Tree, Tree]:
-            return token(arguments, state, *pair)
+    def by_jax(arguments: Tree, state: Tree, each: Tree, tokens_TP: Array) -> tuple[Tree, Tree]:
+        def step(state: Tree, of_token: tuple[Tree, Array, Array]) -> tuple[Tree, Tree]:
+            return token(arguments, state, *of_token)
 
-        return jax.lax.scan(step, state, (tokens_TP[:-1], tokens_TP[1:]))
+        return jax.lax.scan(step, state, (each, tokens_TP[:-1], tokens_TP[1:]))
 
-    operands = arguments, state, tokens_TP
+    operands = arguments, state, each, tokens_TP
     if _wanted == "never" or (_wanted == "where it pays" and work < LEAST_WORK):
         return by_jax(*operands)
     platform = _platform()
     if platform is None or not dispatch.wanted():
         return by_jax(*operands)
     try:
-        called = CALLED if platform == "cpu" else CALLED[:1]
-        traced = _traced(token, arguments, members, state, tokens_TP, vocab_size, called)
+        called = CALLED if platform == "cpu" else CALLED_ON_GPU
+        whole = token, arguments, members, state, each, tokens_TP, vocab_size, called
         if platform == "cpu":
-            return jax.lax.platform_dependent(*operands, cpu=_kernel(traced), default=by_jax)
+            kernel = _kernel(_traced(*whole))
+            return jax.lax.platform_dependent(*operands, cpu=kernel, default=by_jax)
         from int_lm.native import gpu  # imports Pallas, which is slow
 
-        kernel = gpu.segment(traced, interpret=_wanted == "interpreted")
+        kernel = gpu.segment(_traced(*whole), interpret=_wanted == "interpreted")
         jax.eval_shape(kernel, *operands)  # what it cannot do is found when it is traced
     except UnsupportedError as error:
         _log.debug("a segment is computed by JAX: %s", error)
@@ -123,10 +128,10 @@ def _platform() -> Literal["cpu", "cuda"] | None:
     """The platform whose kernel is wanted; None for neither."""
     if _wanted == "interpreted":
         return "cuda"
-    if jax.default_backend() == "cpu" and dispatch.available() and not dispatch.on_gpu():
-        return "cpu"
-    asked = _wanted == "always" or os.environ.get(GPU_SWITCH) == "1"
-    return "cuda" if dispatch.on_gpu() and asked else None
+    if dispatch.on_gpu():
+        asked = _wanted == "always" or os.environ.get(GPU_SWITCH) == "1"
+        return "cuda" if asked else None
+    return "cpu" if jax.default_backend() == "cpu" and dispatch.available() else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +139,7 @@ class Traced:
     """The function of one token, as kernels need it.
 
     Attributes:
-      flat: (arguments, state, tokens, targets) -> [state after the token, what is kept of it].
+      flat: (arguments, tokens, targets) -> [state after the token, what is kept of it].
       arguments: of `flat`.
       states: places of the arguments that are the state before the token.
       results: what is kept of a token.
@@ -166,6 +171,7 @@ def _traced(
     arguments: Tree,
     members: Tree,
     state: Tree,
+    each: Tree,
     tokens_TP: Array,
     vocab_size: int,
     called: Sequence[str],
@@ -178,27 +184,32 @@ def _traced(
     Raises:
       UnsupportedError: they cannot have it.
     """
-    leaves, tree = jax.tree.flatten((arguments, state))
-    count, (length, population) = len(jax.tree.leaves(arguments)), tokens_TP.shape
-    places = [*jax.tree.leaves(members), *([Members(1)] * (len(leaves) - count))]
+    tree = jax.tree.structure((arguments, state, each))
+    (length, population), first = tokens_TP.shape, len(jax.tree.leaves(arguments))
+    places = jax.tree.leaves(members)
     known = [
-        _argument(leaf, place, is_state=k >= count)
-        for k, (leaf, place) in enumerate(zip(leaves, places, strict=True))
+        _argument(leaf, leaf.shape, place, is_state=False)
+        for leaf, place in zip(jax.tree.leaves(arguments), places, strict=True)
     ]
+    known += [
+        _argument(leaf, leaf.shape, Members(1), is_state=True) for leaf in jax.tree.leaves(state)
+    ]
+    states = list(range(first, len(known)))
+    known += [_of_token(leaf, population) for leaf in jax.tree.leaves(each)]
     known += [Argument((population,), "int32", 0, 1, 0, vocab_size - 1)] * 2
 
     def flat(*operands: Array) -> list[Array]:
-        arguments, state = jax.tree.unflatten(tree, operands[:-2])
+        trees = jax.tree.unflatten(tree, operands[:-2])
         with dispatch.kernels_alone(called):
-            return jax.tree.leaves(token(arguments, state, *operands[-2:]))
+            return jax.tree.leaves(token(*trees, *operands[-2:]))
 
     structs = [jax.ShapeDtypeStruct(a.shape, np.dtype(a.dtype)) for a in known]
     whole = jax.eval_shape(token, *jax.tree.unflatten(tree, structs[:-2]), structs[-2], structs[-1])
-    results, states = _results(flat, known, whole, population), list(range(count, len(leaves)))
+    results = _results(flat, known, whole, population)
     return Traced(flat, known, states, results, whole, population, length - 1)
 
 
-def _kernel(traced: Traced) -> Callable[[Tree, Tree, Array], tuple[Tree, Tree]]:
+def _kernel(traced: Traced) -> Callable[[Tree, Tree, Tree, Array], tuple[Tree, Tree]]:
     """The kernel for CPUs of a segment, with the arguments of `by_jax`.
 
     Raises:
@@ -216,8 +227,8 @@ def _kernel(traced: Traced) -> Callable[[Tree, Tree, Array], tuple[Tree, Tree]]:
     ]
     call = jax.ffi.ffi_call("int_lm_segment", [*jax.tree.leaves(after), *kept])
 
-    def kernel(arguments: Tree, state: Tree, tokens_TP: Array) -> tuple[Tree, Tree]:
-        operands = [*jax.tree.leaves((arguments, state)), tokens_TP[:-1], tokens_TP[1:]]
+    def kernel(arguments: Tree, state: Tree, each: Tree, tokens_TP: Array) -> tuple[Tree, Tree]:
+        operands = [*jax.tree.leaves((arguments, state, each)), tokens_TP[:-1], tokens_TP[1:]]
         found = call(
             *operands,
             program=np.int64(number),
@@ -231,13 +242,23 @@ def _kernel(traced: Traced) -> Callable[[Tree, Tree, Array], tuple[Tree, Tree]]:
     return kernel
 
 
-def _argument(leaf: Array, place: Members, *, is_state: bool) -> Argument:
+def _argument(
+    leaf: Array, shape: tuple[int, ...], place: Members, *, is_state: bool, each: bool = False
+) -> Argument:
     dtype = str(leaf.dtype)
     if dtype not in ranges.BITS or dtype == "bool":
         raise UnsupportedError(f"an argument of dtype {dtype}")
     low, high = ranges.limits(dtype)
     low = low if is_state else -high
-    return Argument(tuple(leaf.shape), dtype, place.axis, place.group, low, high)
+    return Argument(tuple(shape), dtype, place.axis, place.group, low, high, each)
+
+
+def _of_token(leaf: Array, population: int) -> Argument:
+    """What every token has beside, of all members or all pairs: [T, P, ...] or [T, P/2, ...]."""
+    group = population // leaf.shape[1]
+    if group not in (1, 2) or group * leaf.shape[1] != population:
+        raise UnsupportedError("an argument of other groups than pairs")
+    return _argument(leaf, leaf.shape[1:], Members(0, group), is_state=True, each=True)
 
 
 def _results(
