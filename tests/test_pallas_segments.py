@@ -24,6 +24,7 @@ from test_segments import (
     totals_of as totals,
 )
 
+from benchmarks import throughput
 from int_lm import native
 from int_lm.compile import pallas_segment, places
 from int_lm.compile.places import Columns, Member, Pair
@@ -195,6 +196,17 @@ def test_gpus_have_the_kernel_if_they_are_asked(monkeypatch: pytest.MonkeyPatch)
     assert "name=segment" in program()
     with native.without_kernels():
         assert "name=segment" not in program()
+
+
+@pytest.mark.skipif(ON_GPU, reason="there is a GPU")
+def test_measuring_needs_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["throughput.py", "--gpu"])
+    with pytest.raises(SystemExit) as ended:
+        throughput.main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 # -- Parts -----------------------------------------------------------------------------------------
