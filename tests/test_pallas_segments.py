@@ -159,6 +159,17 @@ def test_it_can_be_lowered_for_a_gpu(model: dict[str, Any], es: dict[str, Any]) 
     assert len(re.findall(r"custom_call @\S*triton\w*\(", text)) == 1
 
 
+@pytest.mark.parametrize(("layers", "stages"), [(1, 1), (2, 2)])
+def test_a_token_is_not_read_ahead_of_the_one_before(layers: int, stages: int) -> None:
+    """The compiler may load ahead what the next layer reads, but no state of the next token."""
+    recipe = recipe_of({**RWKV, "width": 32, "layers": layers}, {"population": 8, **PLAIN}, 16)
+    state = recipe.model.initial_state(8)
+    with native.segments(BY_KERNEL):
+        run = functools.partial(unperturbed, recipe, random_weights(recipe, False))
+        traced = str(jax.make_jaxpr(run)(jnp.zeros((8, 3), jnp.int32), state))
+    assert f"num_stages={stages})" in traced
+
+
 # -- Where there is no kernel ----------------------------------------------------------------------
 
 

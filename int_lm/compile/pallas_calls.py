@@ -32,30 +32,36 @@ def called(values: "Values", node: Node, index: Index) -> Any:
     return _linear(values, node, columns)[member.second]
 
 
-def _linear(values: "Values", node: Node, columns: Columns) -> list[Array]:
+def _linear(values: "Values", node: Node, wanted: Columns) -> list[Array]:
     """`layers.narrowed`, of both members: they share the block of weights."""
-    key = "linear", node, columns
-    if (found := values.find(key)) is not None:
+    if (found := values.find(("linear", node, wanted))) is not None:
         return found
     x, value, left, right, layer = node.operands
     number = values.place(layer, ())
-    totals: list[Any] = [None, None]
-    for part in places.blocks(x.shape[1], values.cuts.of(x, 1)):
-        inputs_IK = [values.at(x, (who, part)) for who in BOTH]
-        weight_BK = values.load(value, _of_layer(value, number, (columns, part)))
-        if part.size < part.block:
-            weight_BK = jnp.where(inside(part), weight_BK, np.int8(0))
-        for k, x_IK in enumerate(inputs_IK):
-            product_IB = fixed.dot(_wide(x_IK, part), weight_BK)
-            totals[k] = product_IB if totals[k] is None else totals[k] + product_IB
+    parts = places.blocks(x.shape[1], values.cuts.of(x, 1))
+    together = places.blocks(node.shape[1])
+    if wanted not in together or len(together) >= len(parts):
+        together = [wanted]
+    # otherwise all results at once, so that no block of the many inputs is kept
+    totals: dict[Columns, list[Any]] = {columns: [None, None] for columns in together}
+    for part in parts:
+        inputs_IK = [_wide(values.at(x, (who, part)), part) for who in BOTH]
+        for columns, total in totals.items():
+            weight_BK = values.load(value, _of_layer(value, number, (columns, part)))
+            if part.size < part.block:
+                weight_BK = jnp.where(inside(part), weight_BK, np.int8(0))
+            for k, x_IK in enumerate(inputs_IK):
+                product_IB = fixed.dot(x_IK, weight_BK)
+                total[k] = product_IB if total[k] is None else total[k] + product_IB
     low, high = int(node.value[2]["low"]), int(node.value[2]["high"])
-    if left.value != tile_reading.NONE:
-        added_2IB = _perturbations(values, x, left, right, number, columns)
-        totals = [t + (a >> low) for t, a in zip(totals, added_2IB, strict=True)]
     most = ranges.limits(node.dtype)[1]
-    found = [jnp.clip(t >> high, -most, most).astype(node.dtype) for t in totals]
-    values.known[key] = found
-    return found
+    for columns, total in totals.items():
+        if left.value != tile_reading.NONE:
+            added_2IB = _perturbations(values, x, left, right, number, columns)
+            total = [t + (a >> low) for t, a in zip(total, added_2IB, strict=True)]
+        narrow = [jnp.clip(t >> high, -most, most).astype(node.dtype) for t in total]
+        values.known["linear", node, columns] = narrow
+    return values.find(("linear", node, wanted))
 
 
 def _perturbations(

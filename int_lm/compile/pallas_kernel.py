@@ -44,11 +44,15 @@ def kernel(
     outputs, _ = pallas_reading.read(function, segment.arguments)
     tables = _tables(outputs)
     arguments, states = segment.arguments, segment.states
-    shapes = [(arguments[place].shape, arguments[place].dtype) for place in states]
+    shapes = [((2, *arguments[place].shape), arguments[place].dtype) for place in states]
     for result in segment.results:
         axis = result.members
         whole = (*result.shape[:axis], segment.length, *result.shape[axis:])
         shapes.append((whole, result.dtype))
+
+    # The compiler loads ahead what the innermost loop reads in its next turn. A turn of the layers
+    # reads no state that the one before has written; a token does.
+    layered = any(node.operation == "loop" for node in program.reached(outputs))
 
     def body(*refs: Any) -> None:
         Program(segment, outputs, tables, refs, interpret).run()
@@ -59,12 +63,20 @@ def kernel(
         out_shape=[jax.ShapeDtypeStruct(shape, np.dtype(dtype)) for shape, dtype in shapes],
         input_output_aliases={place: k for k, place in enumerate(states)},
         compiler_params=pallas_triton.CompilerParams(
-            num_warps=segment.warps, num_stages=segment.stages
+            num_warps=segment.warps, num_stages=segment.stages if layered else 1
         ),
         interpret=interpret,
         name="segment",
     )
-    return lambda *operands: call(*operands, *map(jnp.asarray, tables))
+
+    def run(*operands: Array) -> list[Array]:
+        # of each state two: a token reads the one, and writes the other
+        doubled = [jnp.stack([x, x]) if k in states else x for k, x in enumerate(operands)]
+        found = call(*doubled, *map(jnp.asarray, tables))
+        after = [x[segment.length % 2] for x in found[: len(states)]]
+        return [*after, *found[len(states) :]]
+
+    return run
 
 
 def _inner_nodes(outputs: Sequence[Node]) -> list[Node]:

@@ -37,12 +37,14 @@ class _Target:
     Attributes:
       ref: the array.
       shape: of one token of a tile as it is traced, with axes of length 1.
-      token: the axis of `ref` that holds the tokens; None for a state.
+      token: the axis of `ref` that holds the tokens; 0 for a state, of which it holds two.
+      is_state: whether it is a state.
     """
 
     ref: Any
     shape: program.Shape
-    token: int | None
+    token: int
+    is_state: bool
 
 
 class Program:
@@ -67,12 +69,13 @@ class Program:
             if k < len(segment.states):
                 place = segment.states[k]
                 self.arguments[place] = ref  # the state is read where it is written
-                shape, token = segment.arguments[place].of_tile(places.MEMBERS), None
+                shape, token = segment.arguments[place].of_tile(places.MEMBERS), 0
             else:
                 result = segment.results[k - len(segment.states)]
                 token, tile = result.members, places.MEMBERS // result.group
                 shape = resized(result.shape, token, tile)
-            self.targets.append((node, _Target(ref, shape, token)))
+            target = _Target(ref, shape, token, k < len(segment.states))
+            self.targets.append((node, target))
         self.loops = [node.value for node in program.reached(outputs) if node.operation == "loop"]
         self.collected: dict[Node, frozenset[int]] = {}
         self.ranks: dict[Node, int] = {}
@@ -101,9 +104,7 @@ class Program:
     def token(self, number: Array, _: Array) -> Array:
         """Read one token."""
         self.number, self.turns = number, dict[int, Array]()
-        self.written: set[int] = (
-            set()
-        )  # ids of the arrays of states that are those of the next token
+        self.before, self.after = number & 1, 1 - (number & 1)  # of the two states
         values = Values(self.load, self.cuts)
         wanted = [
             (node, target, index)
@@ -111,12 +112,11 @@ class Program:
             if not self.loops_of(node)
             for index in self.lattice(target.shape, None, node)
         ]
-        # records of the state before the token, which the loops change
-        early = [item for item in wanted if item[1].token is not None and not _turned(item[0])]
-        self.store_all(values, early, [])
         for loop in self.loops:
             self.turn_all(values, loop)
-        self.store_all(values, [item for item in wanted if item not in early], [])
+        self.store_all(values, wanted, [])
+        if not self.interpret:  # no thread reads the next token's state before all have written it
+            pallas_triton.debug_barrier()
         return _
 
     def turn_all(self, values: Values, loop: Loop) -> None:
@@ -160,30 +160,13 @@ class Program:
         wanted: Sequence[tuple[Node, _Target, Index]],
         hands: Sequence[tuple[Node, Index]],
     ) -> None:
-        """Compute blocks of outputs, in the order in which they are ready, and write them.
-
-        States are written after all have been read.
-        """
+        """Compute blocks of outputs and of what a loop hands on; write them as soon as they are."""
         todo: list[tuple[Node, _Target | None, Index]] = [*wanted]
         todo += [(node, None, index) for node, index in hands]
-        states = []
         for node, target, index in sorted(todo, key=lambda item: self.rank(item[0])):
             found = values.at(node, _kept(index, target) if target else index)
-            if target is not None and target.token is not None:
+            if target is not None:
                 self.store(target, index, found)
-            elif target is not None:
-                states.append((target, index, found))
-        if states:
-            self.barrier()
-            for target, index, found in states:
-                self.store(target, index, found)
-                self.written.add(id(target.ref))
-            self.barrier()
-
-    def barrier(self) -> None:
-        """Let all threads of the program come here before one goes on."""
-        if not self.interpret:
-            pallas_triton.debug_barrier()
 
     # -- The graph ---------------------------------------------------------------------------------
 
@@ -231,7 +214,10 @@ class Program:
                 choices.append(list(range(size)))
         if loop is not None and not turns:
             raise UnsupportedError("a result without an axis of turns")
-        return list(itertools.product(*choices))
+        # members change first: a linear is computed of both
+        order = sorted(range(len(shape)), key=lambda axis: shape[axis] == places.MEMBERS)
+        chosen = itertools.product(*(choices[axis] for axis in order))
+        return [tuple(index[order.index(axis)] for axis in range(len(shape))) for index in chosen]
 
     def block_shape(self, index: Index) -> tuple[int, int]:
         rows = any(isinstance(place, Member | Pair) for place in index)
@@ -244,18 +230,18 @@ class Program:
         """A block of an input or of a table."""
         if node.operation == "constant":
             ref, full = self.tables[self.numbers[table_key(node.value)]], index
-            return pallas_triton.load(ref.at[self.spread(full)])
+            return pallas_triton.load(ref.at[tuple(self.spread(full))])
         place, arguments = int(node.value), self.segment.arguments
         ref, argument = self.arguments[place], arguments[place]
-        if id(ref) in self.written:
-            raise UnsupportedError("a state that is read after it was written")
         rest = iter(index)
         full = tuple(next(rest) if n > 1 else 0 for n in argument.of_tile(places.MEMBERS))
+        if place in self.segment.states:
+            return pallas_triton.load(ref.at[self.before, *self.spread(full)])
         if argument.each:
-            return pallas_triton.load(ref.at[self.spread(full, 0)])
+            return pallas_triton.load(ref.at[self.number, *self.spread(full)])
         if place < len(arguments) - 2:
-            return pallas_triton.load(ref.at[self.spread(full)])
-        tokens = pallas_triton.load(ref.at[self.spread(full, 0)])
+            return pallas_triton.load(ref.at[tuple(self.spread(full))])
+        tokens = pallas_triton.load(ref.at[self.number, *self.spread(full)])
         return jnp.clip(tokens, 0, argument.high)
 
     def store(self, target: _Target, index: Index, value: Any) -> None:
@@ -272,13 +258,12 @@ class Program:
         value = broadcast(value, shape).astype(target.ref.dtype)
         # without repetitions: what is masked is elsewhere than what is not
         own = tuple(replace(x, size=x.block) if isinstance(x, Columns) else x for x in index)
-        found = self.spread(own, target.token, self.beyond)
-        pallas_triton.store(target.ref.at[found], value, mask=mask)
+        found = self.spread(own, self.beyond)
+        found.insert(target.token, self.after if target.is_state else self.number)
+        pallas_triton.store(target.ref.at[tuple(found)], value, mask=mask)
 
-    def spread(
-        self, index: Index, token: int | None = None, rows: Mapping[Place, Array] | None = None
-    ) -> tuple[Any, ...]:
-        """An index of a reference, with the token's number before the axis `token`."""
+    def spread(self, index: Index, rows: Mapping[Place, Array] | None = None) -> list[Any]:
+        """An index of a reference."""
         rows = self.rows if rows is None else rows
         found: list[Any] = []
         columns = [place for place in index if isinstance(place, Columns)]
@@ -296,15 +281,7 @@ class Program:
             else:
                 found.append(rows[place])
         shape = np.broadcast_shapes(*(np.shape(x) for x in found))
-        spread = [broadcast(x, shape) if np.ndim(x) else x for x in found]
-        if token is not None:
-            spread.insert(token, self.number)
-        return tuple(spread)
-
-
-def _turned(node: Node) -> bool:
-    """Whether a node needs the results of a loop."""
-    return any(x.operation == "turn" for x in program.reached([node]))
+        return [broadcast(x, shape) if np.ndim(x) else x for x in found]
 
 
 def broadcast_rows(numbers_1B: Array) -> Array:

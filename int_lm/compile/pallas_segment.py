@@ -60,7 +60,7 @@ class Segment:
 
     @property
     def stages(self) -> int:
-        """Layers whose matrices are in shared memory at a time, with those loaded ahead."""
+        """Layers whose matrices are in shared memory at a time: 2 if one is loaded ahead."""
         matrices = [x.shape for x in self.arguments if x.members is None and len(x.shape) > 2]
         return 2 if sum(math.prod(shape[1:]) for shape in matrices) <= STAGED_BYTES else 1
 

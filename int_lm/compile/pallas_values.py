@@ -117,7 +117,7 @@ class Values:
     def _pick(self, node: Node, index: Index, x: Node, which: Node) -> Any:
         count = len(which.shape)
         chosen, others = self.place(which, index[:count]), index[count:]
-        if isinstance(chosen, int) or _in_memory(x):
+        if not isinstance(chosen, Gathered) or _in_memory(x):
             return self.at(x, (index[0], chosen, *others))
         total = None
         for columns in places.blocks(x.shape[1], self.cuts.of(x, 1)):
