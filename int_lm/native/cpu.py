@@ -213,9 +213,7 @@ def cache_over_tokens(
     return tuple(call(*operands, sizes=np.array(sizes, np.int64)))
 
 
-def cache_added(
-    table: Array, reading: Reading, logits_PV: Array
-) -> Array | NotImplementedType:
+def cache_added(table: Array, reading: Reading, logits_PV: Array) -> Array | NotImplementedType:
     """`document_cache.added`: int16 [P, V]; NotImplemented for int8 logits."""
     if logits_PV.dtype != jnp.int16:
         return NotImplemented
