@@ -14,13 +14,16 @@ from int_lm import cache, limits
 from int_lm.arithmetic import constants, fixed
 
 HERE = Path(__file__).parent
-PROCESSORS = ("avx512", "vnni", "avx2", "x86", "neon")
-PARTS = ("vectors", "tile", "outer", "credit", "direct", "hash", "segment", "kernels", "handlers")
-SOURCES = ("kernels.cc", *(f"{part}.inc" for part in (*PROCESSORS, *PARTS)))
+PROCESSORS = ("avx512", "vnni", "wide", "avx2", "x86", "neon")
+PARTS = ("kernels", "vectors", "tile", "outer", "credit", "direct", "cache", "hash", "segment")
+SOURCES = ("kernels.cc", *(f"{part}.inc" for part in (*PROCESSORS, *PARTS, "handlers")))
 COMPILERS = ("c++", "g++", "clang++")
 X86, ARM = ("x86_64", "AMD64"), ("aarch64", "arm64")  # Linux says aarch64, macOS arm64
 SHARED = {  # names of the constants that the sources use, by the module that defines them
-    limits: ("LOG2_FRACTION_BITS", "NO_TARGET"),
+    limits: (
+        *("LOG2_FRACTION_BITS", "NO_TARGET", "SEPARATOR"),
+        *("CACHE_SLOTS", "CACHE_RUN_BITS", "CACHE_CHECK_BITS", "CACHE_TOKEN_BITS"),
+    ),
     fixed: (
         *("Q4_BITS", "CREDIT_BITS", "CREDIT_FRACTION_BITS", "ALONG_BITS", "DIVIDEND_BITS"),
         *("DIRECT_STEP_BITS", "DIRECT_MEAN_BITS", "MIX_FIRST", "MIX_SECOND"),
