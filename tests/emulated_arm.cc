@@ -6,6 +6,8 @@
 
 #include <unistd.h>
 
+#include <cstdio>
+#include <cstdlib>
 #include <mutex>
 #include <string>
 #include <vector>
@@ -17,6 +19,12 @@
 #endif
 
 namespace {
+
+#ifdef __aarch64__
+constexpr int ENDED = 0;  // nobody asks any more
+#else
+constexpr int ENDED = 1;
+#endif
 
 struct Pipe {
   int in, out;
@@ -30,7 +38,10 @@ struct Pipe {
   void receive(void* data, size_t size) {
     for (auto* to = static_cast<char*>(data); size;) {
       const ssize_t done = read(in, to, size);
-      if (done <= 0) std::_Exit(done == 0 ? 0 : 1);  // the other one has ended
+      if (done <= 0) {  // the other one has ended
+        if (ENDED) std::fputs("emulated_arm: the emulator has ended\n", stderr);
+        std::_Exit(ENDED);
+      }
       to += done, size -= size_t(done);
     }
   }
