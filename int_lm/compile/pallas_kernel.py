@@ -21,7 +21,7 @@ from jax.experimental.pallas import triton as pallas_triton
 from int_lm.compile import pallas_reading, program
 from int_lm.compile.pallas_program import Program, table_key
 from int_lm.compile.pallas_segment import Segment
-from int_lm.compile.program import Node
+from int_lm.compile.program import Node, Shape
 
 
 def kernel(
@@ -44,7 +44,9 @@ def kernel(
     outputs, _ = pallas_reading.read(function, segment.arguments)
     tables = _tables(outputs)
     arguments, states = segment.arguments, segment.states
-    shapes = [((2, *arguments[place].shape), arguments[place].dtype) for place in states]
+    shapes: list[tuple[Shape, str]] = [
+        ((2, *arguments[place].shape), arguments[place].dtype) for place in states
+    ]
     for result in segment.results:
         axis = result.members
         whole = (*result.shape[:axis], segment.length, *result.shape[axis:])
