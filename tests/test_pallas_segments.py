@@ -26,10 +26,10 @@ from test_segments import (
 
 from benchmarks import throughput
 from int_lm import native
-from int_lm.compile import pallas_segment, places
+from int_lm.compile import pallas_kernel, pallas_segment, places
 from int_lm.compile.places import Columns, Member, Pair
 from int_lm.compile.program import UnsupportedError
-from int_lm.compile.tile_writing import Argument
+from int_lm.compile.tile_writing import Argument, Result
 from int_lm.method import population, token_votes
 from int_lm.method.recipe import Recipe
 from int_lm.model import perturb, reading
@@ -244,6 +244,21 @@ def test_members_are_halves_of_pairs() -> None:
     )
     with pytest.raises(UnsupportedError, match="in the middle"):
         places.regrouped((Member(0), Columns(4, 8, 32)), (members, 24), (members, 3, 8))
+
+
+def test_arrays_that_are_too_large_are_refused() -> None:
+    members = 1 << 24
+    state = Argument((1, members), "int8", 1, 1, -127, 127)
+    token = Argument((members,), "int32", 0, 1, 0, 8)
+
+    def kernel(length: int) -> Any:
+        kept = Result((members,), "int32", 0, 1)
+        of = pallas_segment.Segment((state, token, token), (0,), (kept,), members, length)
+        return pallas_kernel.kernel(lambda state, token, target: (state, token), of, True)
+
+    assert kernel(127)
+    with pytest.raises(UnsupportedError, match="entries or more"):
+        kernel(128)
 
 
 def test_tiles_are_small_if_members_are_few_or_wide() -> None:
