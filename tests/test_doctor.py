@@ -69,6 +69,12 @@ def test_a_sound_machine_needs_nothing() -> None:
     assert "hub cache          hub: none" in lines
 
 
+def test_a_directory_that_is_not_there_is_said() -> None:
+    """Otherwise the disk of the one above it looks like its own."""
+    (line,) = (x for x in doctor.lines(changed(disk__missing="nope/a")) if x.startswith("disk "))
+    assert "runs (nope/a is not there yet): 1000.0 GB free" in line
+
+
 NOT_BUILT = {"jax__kernels__level": "not built", "jax__kernels__file": None}
 
 

@@ -23,6 +23,7 @@
 #include <memory>
 #include <mutex>
 #include <new>
+#include <optional>
 #include <string>
 #include <thread>
 #include <type_traits>
@@ -40,6 +41,7 @@ constexpr int NORM_ROWS = 64;   // likewise
 constexpr int64_t LITTLE_WORK = 1 << 14;
 constexpr int64_t UNPACKED_ROWS = 2;  // of a linear whose weights are read as they are
 constexpr int64_t CACHE_STREAMS = 16;   // of the document cache, read by one thread in turn
+constexpr int64_t SINGLE_WEIGHTS = 1 << 16;  // of a table of one column, at most, that are summed in turn
 constexpr int64_t HASH_WORDS = 1 << 17;  // hashed by one thread at a time
 
 // What Python computes with too is named there alone: build.py defines it here by the same name.
@@ -215,19 +217,76 @@ struct Segment {
 };
 using TileFunction = void (*)(const Segment*, int64_t first);
 
+// Blocks of memory that a thread has no use for at the moment: kernels are called many times a
+// step, and ask for the same ones again.
+class Blocks {
+ public:
+  static constexpr size_t MOST = 1 << 20;  // bytes of a block that is kept
+  ~Blocks() {
+    for (Block& block : blocks_) std::free(block.data);
+  }
+  // The smallest block of so many bytes, or none; then its own size is in `bytes`.
+  void* take(size_t& bytes) {
+    Block* best = nullptr;
+    for (Block& block : blocks_)
+      if (block.bytes >= bytes && (best == nullptr || block.bytes < best->bytes)) best = &block;
+    if (best == nullptr) return nullptr;
+    const Block found = *best;
+    *best = {nullptr, 0};
+    bytes = found.bytes;
+    return found.data;
+  }
+  void give(void* data, size_t bytes) {
+    Block* least = &blocks_[0];
+    for (Block& block : blocks_)
+      if (block.bytes < least->bytes) least = &block;
+    if (bytes > MOST || bytes <= least->bytes) return std::free(data);
+    std::free(least->data);
+    *least = {data, bytes};
+  }
+
+ private:
+  struct Block {
+    void* data = nullptr;
+    size_t bytes = 0;
+  };
+  Block blocks_[8];
+};
+Blocks& blocks() {
+  static thread_local Blocks own;
+  return own;
+}
+
 // Memory aligned to cache lines, not initialised. Throws std::bad_alloc where there is none.
 template <typename T>
 class Buffer {
  public:
-  explicit Buffer(int64_t size)
-      : data_(static_cast<T*>(std::aligned_alloc(64, (size * sizeof(T) + 63) / 64 * 64))) {
+  explicit Buffer(int64_t size) : bytes_((size * sizeof(T) + 63) / 64 * 64) {
+    data_ = static_cast<T*>(blocks().take(bytes_));
+    if (data_ == nullptr) data_ = static_cast<T*>(std::aligned_alloc(64, bytes_));
     if (data_ == nullptr) throw std::bad_alloc();
   }
-  ~Buffer() { std::free(data_); }
+  ~Buffer() { blocks().give(data_, bytes_); }
   Buffer(const Buffer&) = delete;
   T* data() { return data_; }
 
  private:
+  size_t bytes_;
+  T* data_;
+};
+
+// A buffer, on the stack if MOST entries are enough.
+template <typename T, int64_t MOST>
+class Few {
+ public:
+  explicit Few(int64_t size) : data_(own_) {
+    if (size > MOST) data_ = more_.emplace(size).data();
+  }
+  T* data() { return data_; }
+
+ private:
+  T own_[MOST];
+  std::optional<Buffer<T>> more_;
   T* data_;
 };
 
@@ -339,12 +398,14 @@ TARGET static inline void interleave16(const int8_t* const* rows, int64_t n, Inp
 }
 #include "vectors.inc"
 #include "tile.inc"
+#include "wide.inc"
 #include "outer.inc"
 #include "credit.inc"
 #include "direct.inc"
 #include "cache.inc"
 #include "hash.inc"
 #include "segment.inc"
+#undef INTERLEAVES_64
 #undef TARGET
 }  // namespace vnni
 

@@ -14,8 +14,8 @@ struct way {
 #if LEARNING
     void (*add)(logit *logits, const uint32_t *rows);
     void (*learn)(
-        int32_t lanes, uint32_t (*rows)[DIRECT], uint32_t (*frequency)[VOCABULARY],
-        const uint8_t *tokens);
+        int32_t first, int32_t end, int32_t lanes, uint32_t (*rows)[DIRECT],
+        uint32_t (*frequency)[VOCABULARY], const uint8_t *tokens);
 #endif
 };
 
@@ -40,9 +40,9 @@ struct way {
         add_learnt(logits, rows); \
     } \
     target static void learn_##name( \
-        int32_t lanes, uint32_t (*rows)[DIRECT], uint32_t (*frequency)[VOCABULARY], \
-        const uint8_t *tokens) { \
-        learn(lanes, rows, frequency, tokens); \
+        int32_t first, int32_t end, int32_t lanes, uint32_t (*rows)[DIRECT], \
+        uint32_t (*frequency)[VOCABULARY], const uint8_t *tokens) { \
+        learn(first, end, lanes, rows, frequency, tokens); \
     }
 #define LEARNT(name) , add_##name, learn_##name
 #else
@@ -51,9 +51,10 @@ struct way {
 #endif
 
 #define WAY(name, target, linear) \
+    SHARED(linear, target) \
     target static void read_##name( \
         const struct state *before, struct state *after, int32_t token, logit *logits) { \
-        step(linear, before, after, token, logits); \
+        step(OF_WAY(linear), before, after, token, logits); \
     } \
     target static int32_t likelihood_##name(const logit *logits, int32_t target_token) { \
         return log2_likelihood(logits, target_token); \
