@@ -113,8 +113,8 @@ def over_tokens(
             return jax.lax.platform_dependent(*operands, cpu=kernel, default=by_jax)
         from int_lm.native import gpu  # imports Pallas, which is slow
 
-        kernel = gpu.segment(_traced(*whole), interpret=_wanted == "interpreted")
-        jax.eval_shape(kernel, *operands)  # what it cannot do is found when it is traced
+        kernel = jax.jit(gpu.segment(_traced(*whole), interpret=_wanted == "interpreted"))
+        jax.eval_shape(kernel, *operands)  # what it cannot do is found when it is traced, once
     except UnsupportedError as error:
         _log.debug("a segment is computed by JAX: %s", error)
         return by_jax(*operands)
