@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <vector>
 
@@ -52,8 +53,34 @@ static inline Emulated512 emulated_permute(Emulated512 places, Emulated512 table
   for (int k = 0; k < 16; ++k) found.lane[k] = table.lane[places.lane[k] & 15];
   return found;
 }
+static inline Emulated512 emulated_loadu(const void* from) {
+  Emulated512 all;
+  __builtin_memcpy(&all, from, 64);
+  return all;
+}
+static inline Emulated512 emulated_xor(Emulated512 a, const Emulated512& b) {
+  for (int k = 0; k < 16; ++k) a.lane[k] ^= b.lane[k];
+  return a;
+}
+// Of every 16 bytes of a and b the lower or the higher half, `size` bytes of a and of b in turn.
+static inline Emulated512 emulated_unpack(const Emulated512& a, const Emulated512& b, int size, int half) {
+  char from[2][64], to[64];
+  __builtin_memcpy(from[0], &a, 64);
+  __builtin_memcpy(from[1], &b, 64);
+  for (int k = 0; k < 64; ++k)
+    to[k] = from[k / size % 2][k / 16 * 16 + 8 * half + k % 16 / (2 * size) * size + k % size];
+  Emulated512 all;
+  __builtin_memcpy(&all, to, 64);
+  return all;
+}
 
 #define __m512i Emulated512
+#define _mm512_loadu_si512 emulated_loadu
+#define _mm512_xor_si512 emulated_xor
+#define _mm512_unpacklo_epi8(a, b) emulated_unpack(a, b, 1, 0)
+#define _mm512_unpackhi_epi8(a, b) emulated_unpack(a, b, 1, 1)
+#define _mm512_unpacklo_epi16(a, b) emulated_unpack(a, b, 2, 0)
+#define _mm512_unpackhi_epi16(a, b) emulated_unpack(a, b, 2, 1)
 #define _mm512_setzero_si512 emulated_zero
 #define _mm512_set1_epi32 emulated_set1
 #define _mm512_load_si512 emulated_load

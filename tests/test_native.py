@@ -22,11 +22,13 @@ import oracle
 import pytest
 
 from int_lm import native
+from int_lm.errors import UserError
 from int_lm.method.estimator import outer
 from int_lm.model import layers
 from int_lm.model.layers import shift_for
 from int_lm.model.perturb import Weight
-from int_lm.native import build, cpu, dispatch
+from int_lm.native import __main__ as native_command, build, cpu, dispatch
+from int_lm.training import session
 
 built = pytest.mark.skipif(not native.available(), reason="the kernels are not built")
 
@@ -271,6 +273,11 @@ def test_building_without_a_compiler_says_so(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(build, "COMPILERS", ("no-such-compiler",))
     assert "JAX computes everything" in build.build()
     assert not list(tmp_path.glob("kernels-*"))
+    if build.possible():
+        with pytest.raises(UserError, match="no C\\+\\+ compiler could .*; install one"):
+            native_command.main()
+        monkeypatch.delenv(dispatch.SWITCH, raising=False)
+        assert session.without_kernels() == (jax.default_backend() == "cpu")
 
 
 @pytest.mark.slow

@@ -13,11 +13,14 @@ from int_lm import cache, limits
 from int_lm.arithmetic import constants, fixed
 
 HERE = Path(__file__).parent
-PARTS = ("vectors", "tile", "outer", "credit", "direct", "hash", "segment", "handlers")
+PARTS = ("vectors", "tile", "wide", "outer", "credit", "direct", "cache", "hash", "segment", "handlers")
 SOURCES = ("kernels.cc", *(f"{part}.inc" for part in PARTS))
 COMPILERS = ("c++", "g++", "clang++")
 SHARED = {  # names of the constants that the sources use, by the module that defines them
-    limits: ("LOG2_FRACTION_BITS", "NO_TARGET"),
+    limits: (
+        *("LOG2_FRACTION_BITS", "NO_TARGET", "SEPARATOR"),
+        *("CACHE_SLOTS", "CACHE_RUN_BITS", "CACHE_CHECK_BITS", "CACHE_TOKEN_BITS"),
+    ),
     fixed: (
         *("Q4_BITS", "CREDIT_BITS", "CREDIT_FRACTION_BITS", "ALONG_BITS", "DIVIDEND_BITS"),
         *("DIRECT_STEP_BITS", "DIRECT_MEAN_BITS", "MIX_FIRST", "MIX_SECOND"),

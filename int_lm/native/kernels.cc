@@ -6,6 +6,7 @@
 //   likelihood                       log2 p(target) of logits (likelihood.py)
 //   errors, stream, through, unit    what votes are made of, dithered (credit.py, node.py)
 //   direct_added, direct_update      context tables: read, and learnt (context_tables.py)
+//   cache_over_tokens, cache_added   the document cache: a segment read, and added (document_cache.py)
 //   hash                             of weights (hashing.py)
 //   outer    sum over tokens and pairs of outer products, of int8 [J, M] and [J, N]
 //
@@ -22,6 +23,7 @@
 #include <memory>
 #include <mutex>
 #include <new>
+#include <optional>
 #include <string>
 #include <thread>
 #include <type_traits>
@@ -38,6 +40,8 @@ constexpr int BLOCK_TILES = 8;  // tiles of rows in a piece of work: their input
 constexpr int NORM_ROWS = 64;   // likewise
 constexpr int64_t LITTLE_WORK = 1 << 14;
 constexpr int64_t UNPACKED_ROWS = 2;  // of a linear whose weights are read as they are
+constexpr int64_t CACHE_STREAMS = 16;   // of the document cache, read by one thread in turn
+constexpr int64_t SINGLE_WEIGHTS = 1 << 16;  // of a table of one column, at most, that are summed in turn
 constexpr int64_t HASH_WORDS = 1 << 17;  // hashed by one thread at a time
 
 // What Python computes with too is named there alone: build.py defines it here by the same name.
@@ -132,6 +136,22 @@ struct DirectUpdate {
   int spare;
 };
 
+// Rows of the document cache, [lengths][streams][2^bits][3], and what is read of them.
+struct CacheRows {
+  int32_t *words, *places, *hashes;
+  const int32_t *context, *tokens;  // [context length][streams] before, and [length][streams]
+  const int64_t* sizes;             // the lengths
+  int64_t lengths, streams, before, length;
+  int bits;
+};
+
+// Weights of the cache that are added to the logits of the rows that read a stream.
+struct CacheAdded {
+  const int8_t* table;
+  const int32_t *weights, *tokens;  // [streams][slots]
+  int64_t size, slots, readers, vocabulary;
+};
+
 // Readings by the row that they read: those of row `row(k)` are first(k), next(first(k)), ..., to -1.
 class Readings {
  public:
@@ -185,6 +205,8 @@ struct TileKernels {
                  int64_t, int16_t*);
   void (*added16)(const int16_t*, int, const int8_t* const*, const int32_t* const*, int64_t, int64_t,
                   int64_t, int16_t*);
+  void (*cache_added)(const int16_t*, const int8_t*, const int32_t*, const int32_t*, int64_t, int64_t,
+                      int64_t, int64_t, int64_t, int16_t*);
 };
 struct Segment {
   const void* const* inputs;
@@ -195,19 +217,76 @@ struct Segment {
 };
 using TileFunction = void (*)(const Segment*, int64_t first);
 
+// Blocks of memory that a thread has no use for at the moment: kernels are called many times a
+// step, and ask for the same ones again.
+class Blocks {
+ public:
+  static constexpr size_t MOST = 1 << 20;  // bytes of a block that is kept
+  ~Blocks() {
+    for (Block& block : blocks_) std::free(block.data);
+  }
+  // The smallest block of so many bytes, or none; then its own size is in `bytes`.
+  void* take(size_t& bytes) {
+    Block* best = nullptr;
+    for (Block& block : blocks_)
+      if (block.bytes >= bytes && (best == nullptr || block.bytes < best->bytes)) best = &block;
+    if (best == nullptr) return nullptr;
+    const Block found = *best;
+    *best = {nullptr, 0};
+    bytes = found.bytes;
+    return found.data;
+  }
+  void give(void* data, size_t bytes) {
+    Block* least = &blocks_[0];
+    for (Block& block : blocks_)
+      if (block.bytes < least->bytes) least = &block;
+    if (bytes > MOST || bytes <= least->bytes) return std::free(data);
+    std::free(least->data);
+    *least = {data, bytes};
+  }
+
+ private:
+  struct Block {
+    void* data = nullptr;
+    size_t bytes = 0;
+  };
+  Block blocks_[8];
+};
+Blocks& blocks() {
+  static thread_local Blocks own;
+  return own;
+}
+
 // Memory aligned to cache lines, not initialised. Throws std::bad_alloc where there is none.
 template <typename T>
 class Buffer {
  public:
-  explicit Buffer(int64_t size)
-      : data_(static_cast<T*>(std::aligned_alloc(64, (size * sizeof(T) + 63) / 64 * 64))) {
+  explicit Buffer(int64_t size) : bytes_((size * sizeof(T) + 63) / 64 * 64) {
+    data_ = static_cast<T*>(blocks().take(bytes_));
+    if (data_ == nullptr) data_ = static_cast<T*>(std::aligned_alloc(64, bytes_));
     if (data_ == nullptr) throw std::bad_alloc();
   }
-  ~Buffer() { std::free(data_); }
+  ~Buffer() { blocks().give(data_, bytes_); }
   Buffer(const Buffer&) = delete;
   T* data() { return data_; }
 
  private:
+  size_t bytes_;
+  T* data_;
+};
+
+// A buffer, on the stack if MOST entries are enough.
+template <typename T, int64_t MOST>
+class Few {
+ public:
+  explicit Few(int64_t size) : data_(own_) {
+    if (size > MOST) data_ = more_.emplace(size).data();
+  }
+  T* data() { return data_; }
+
+ private:
+  T own_[MOST];
+  std::optional<Buffer<T>> more_;
   T* data_;
 };
 
@@ -319,11 +398,14 @@ TARGET static inline void interleave16(const int8_t* const* rows, int64_t n, Inp
 }
 #include "vectors.inc"
 #include "tile.inc"
+#include "wide.inc"
 #include "outer.inc"
 #include "credit.inc"
 #include "direct.inc"
+#include "cache.inc"
 #include "hash.inc"
 #include "segment.inc"
+#undef INTERLEAVES_64
 #undef TARGET
 }  // namespace vnni
 
@@ -372,6 +454,7 @@ TARGET static inline void interleave16(const int8_t* const* rows, int64_t n, Pac
 #include "outer.inc"
 #include "credit.inc"
 #include "direct.inc"
+#include "cache.inc"
 #include "hash.inc"
 #include "segment.inc"
 #undef TARGET
@@ -468,6 +551,10 @@ KERNEL(direct_added16, direct_added<ffi::S16>, BIND.TAKES(S16).RemainingArgs().G
 KERNEL(direct_update, direct_update,
        BIND.TAKES(S8).TAKES(S32).TAKES(S32).TAKES(S8).TAKES(U32).TAKES(S32).GIVES(S8).GIVES(S32)
            .NUMBER("rate").NUMBER("spare"));
+KERNEL(cache_over_tokens, cache_over_tokens,
+       BIND.TAKES(S32).TAKES(S32).TAKES(S32).TAKES(S32).TAKES(S32).GIVES(S32).GIVES(S32).GIVES(S32)
+           .GIVES(S32).GIVES(S32).Attr<ffi::Span<const int64_t>>("sizes"));
+KERNEL(cache_added, cache_added, BIND.TAKES(S16).TAKES(S8).TAKES(S32).TAKES(S32).GIVES(S16));
 KERNEL(hash, hash, BIND.TAKES(S8).TAKES(U32).GIVES(U32));
 KERNEL(segment, segment,
        BIND.RemainingArgs().RemainingRets().NUMBER("program").NUMBER("members").NUMBER("length")
