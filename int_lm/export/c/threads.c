@@ -61,7 +61,10 @@ static void in_threads(void (*work)(int32_t thread)) {
 }
 
 /* A product y = W x that all threads compute, where W has at least so many entries */
-enum { LARGE = 1 << 18, PART = 64 }; /* rows of a part begin at multiples of 64 */
+#ifndef LARGE
+#define LARGE (1 << 18)
+#endif
+enum { PART = 64 }; /* rows of a part begin at multiples of 64 */
 
 static struct {
     linear_function *linear; /* NULL: there is nothing more to do */
