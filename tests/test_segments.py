@@ -32,6 +32,7 @@ pytestmark = pytest.mark.skipif(not native.available(), reason="the kernels are 
 CLOCK = Clock(jnp.uint32(5), jnp.uint32(3))
 UNIT = {"votes": "unit", "readout": "exact", "update": "carry"}
 PLAIN = {"votes": "eggroll", "readout": "perturbed"}
+CACHE = {"cache": (1, 3), "cache_bits": 4}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -63,12 +64,12 @@ def random_weights(recipe: Recipe, extreme: bool) -> Parameters:
     return Parameters.of_paths({path: leaf(spec.full_shape) for path, spec in specs.items()})
 
 
-def tokens_of(members: int, length: int, vocabulary: int) -> np.ndarray:
-    """Tokens of pairs, with documents that end and padding between them: int32 [P, T+1]."""
-    shape = members // 2, length + 1
-    tokens = np.random.default_rng(3).integers(0, vocabulary, shape, dtype=np.int32)
+def tokens_of(recipe: Recipe) -> np.ndarray:
+    """Tokens of streams, with documents that end and padding between them: int32 [P, T+1]."""
+    shape = recipe.es.streams, recipe.es.segment_length + 1
+    tokens = np.random.default_rng(3).integers(0, recipe.model.vocab_size, shape, dtype=np.int32)
     tokens[0, 1:3] = 0
-    return np.repeat(tokens, 2, axis=0)
+    return np.repeat(tokens, recipe.es.members_per_stream, axis=0)
 
 
 def everything(recipe: Recipe, weights: Parameters, tokens_PT: np.ndarray) -> tuple[Any, str]:
@@ -79,7 +80,8 @@ def everything(recipe: Recipe, weights: Parameters, tokens_PT: np.ndarray) -> tu
         seen = population.perturbed(recipe, weights, population.noise_of(recipe, CLOCK, pairs_I))
         objective = functools.partial(recipe.objective.run, recipe.model, seen)
         keep = token_votes.keep(recipe)
-        state = recipe.model.initial_state(recipe.es.population)
+        es = recipe.es
+        state = recipe.model.initial_state(es.population, es.members_per_stream)
         state, *_ = objective(state, tokens_PT, keep)
         return objective(state, tokens_PT[:, ::-1], keep)
 
@@ -108,6 +110,17 @@ CASES = {
         UNIT,
         11,
     ),
+    # a document cache, whose streams are read by a pair or by two of them
+    "rwkv, cache": (
+        {"architecture": "rwkv", "width": 16, "direct": (2,), "direct_bits": 8, **CACHE},
+        UNIT,
+        9,
+    ),
+    "egg, cache, two pairs": (
+        {"architecture": "egg", "width": 16, **CACHE},
+        {**UNIT, "members_per_stream": 4},
+        9,
+    ),
     "rwkv, trace": (
         {"architecture": "rwkv", "width": 20},
         {**UNIT, "votes": "trace", "rank": 4},
@@ -124,15 +137,15 @@ CASES = {
 def test_bits_are_those_of_jax(name: str) -> None:
     model, es, vocabulary = CASES[name]
     recipe = recipe_of({"layers": 2, **model}, {"population": 52, **es}, vocabulary)
-    compare(recipe, random_weights(recipe, False), tokens_of(52, 5, vocabulary))
+    compare(recipe, random_weights(recipe, False), tokens_of(recipe))
 
 
 def test_bits_are_those_of_jax_with_extreme_weights() -> None:
-    """The largest weights and noise, and the kernels' path of AVX2."""
+    """The largest weights and noise, and the kernels' narrowest path."""
     model = {"architecture": "rwkv", "width": 16, "layers": 1, "direct": (2,), "direct_bits": 8}
     recipe = recipe_of(model, {"population": 30, "sigma_shift": 1, **UNIT}, 40)
-    with native.instructions("avx2"):
-        compare(recipe, random_weights(recipe, True), tokens_of(30, 5, 40))
+    with native.instructions("narrowest"):
+        compare(recipe, random_weights(recipe, True), tokens_of(recipe))
 
 
 @pytest.mark.parametrize("lanes", [1, 3, 50])
@@ -165,7 +178,9 @@ def test_reading_without_perturbations(lanes: int) -> None:
 def totals_of(combine: Any, members: int) -> Any:
     """Totals of tokens, of a network that does nothing else."""
 
-    def token(arguments: Any, state: jax.Array, token_P: jax.Array, target_P: jax.Array) -> Any:
+    def token(
+        arguments: Any, state: jax.Array, each: None, token_P: jax.Array, target_P: jax.Array
+    ) -> Any:
         state = combine(state, token_P)
         return state, state[0] - target_P
 
@@ -241,15 +256,13 @@ def test_a_program_that_cannot_be_loaded_is_deleted(
     """JAX computes, and the next process compiles it again."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     text = f"int other = {int(damaged)};"
-    _, path = segment.build.compiled(text, wide=False)
-    _, wide = segment.build.compiled(text, wide=True)
-    assert path is not None and wide is not None
+    _, path = segment.build.compiled(text, native.supported()[0])
+    assert path is not None
     if damaged:
-        for file in (path, wide):
-            file.write_bytes(b"damaged")
+        path.write_bytes(b"damaged")
     with pytest.raises(UnsupportedError, match="cannot be loaded"):
         segment.loaded(text)
-    assert [path.exists(), wide.exists()].count(False) == 1
+    assert not path.exists()
 
 
 def test_programs_are_compiled_once_and_old_ones_are_deleted(
@@ -260,11 +273,11 @@ def test_programs_are_compiled_once_and_old_ones_are_deleted(
     made = []
     for number in (1, 2, 3):
         text = f"int int_lm_tile = {number};"
-        _, path = segment.build.compiled(text, wide=False)
+        _, path = segment.build.compiled(text, native.supported()[0])
         assert path is not None
         made.append(path)
         written = path.stat().st_ino
-        assert segment.build.compiled(text, wide=False)[1].stat().st_ino == written  # type: ignore[union-attr]
+        assert segment.build.compiled(text, native.supported()[0])[1].stat().st_ino == written  # type: ignore[union-attr]
         os.utime(path, (number, number))
     assert [path.exists() for path in made] == [False, True, True]
 

@@ -24,6 +24,7 @@ class Argument:
       group: members that one entry of this axis stands for: 1, or 2 for pairs.
       low: the least value of an entry.
       high: the greatest.
+      each: whether every token has one of its own; in memory, tokens come first.
     """
 
     shape: Shape
@@ -32,6 +33,7 @@ class Argument:
     group: int
     low: int
     high: int
+    each: bool = False
 
     def of_tile(self, tile: int) -> Shape:
         """The shape of what a tile of so many members takes of it."""
@@ -136,6 +138,8 @@ class TileWriter(c._Writer):
         for place in others:
             argument, name = self.arguments[place], f"argument_{place}"
             kind = layout.TYPES[argument.dtype]
+            if argument.each:
+                continue
             if place in states or argument.members:
                 self.array(kind, name, math.prod(argument.of_tile(self.tile)))
                 self.moved(place, f"s->inputs[{place}]", True)
@@ -148,6 +152,15 @@ class TileWriter(c._Writer):
             )
         self.say("for (int64_t t = 0; t < s->length; t++) {")
         self.depth = 2
+        for place in others:
+            if not (argument := self.arguments[place]).each:
+                continue
+            kind, name = layout.TYPES[argument.dtype], f"argument_{place}"
+            row = f"t * (s->members / {argument.group}) + first / {argument.group}"
+            self.say(
+                f"UNUSED const {kind} *const {name} = (const {kind} *)s->inputs[{place}] + "
+                f"({row}) * {math.prod(argument.shape[1:])};"
+            )
         for place in (len(others), len(others) + 1):
             name, high = f"argument_{place}", self.arguments[place].high
             self.array("int32_t", name, self.tile)
@@ -294,12 +307,23 @@ def _rows(writer, name, operands, shapes, attributes, out) -> None:
 def _direct_added(writer, name, operands, shapes, attributes, out) -> None:
     count = len(operands) // 2
     logits, *others = map(writer.operand, operands, shapes)
-    tables, picked = writer.fresh("tables"), writer.fresh("picked")
-    writer.say(f"const int8_t *const {tables}[{count}] = {{{', '.join(others[:count])}}};")
-    writer.say(f"const int32_t *const {picked}[{count}] = {{{', '.join(others[count:])}}};")
+    tables, picked, size = "0", "0", 0
+    if count:
+        tables, picked, size = writer.fresh("tables"), writer.fresh("picked"), shapes[1][0]
+        writer.say(f"const int8_t *const {tables}[{count}] = {{{', '.join(others[:count])}}};")
+        writer.say(f"const int32_t *const {picked}[{count}] = {{{', '.join(others[count:])}}};")
     writer.say(
-        f"s->kernels->{name}({logits}, {count}, {tables}, {picked}, {shapes[1][0]}, "
+        f"s->kernels->{name}({logits}, {count}, {tables}, {picked}, {size}, "
         f"{shapes[0][0]}, {shapes[0][1]}, {out});"
+    )
+
+
+def _cache_added(writer, name, operands, shapes, attributes, out) -> None:
+    logits, table, weights, tokens = map(writer.operand, operands, shapes)
+    sizes = math.prod(shapes[1]), *shapes[2], *shapes[0]
+    writer.say(
+        f"s->kernels->{name}({logits}, {table}, {weights}, {tokens}, "
+        f"{', '.join(map(str, sizes))}, {out});"
     )
 
 
@@ -307,4 +331,5 @@ _WRITERS: Mapping[str, Callable[..., None]] = {
     **{"linear8": _linear, "linear16": _linear},
     **{"likelihood8": _rows, "likelihood16": _rows},
     **{"direct_added8": _direct_added, "direct_added16": _direct_added},
+    "cache_added": _cache_added,
 }

@@ -7,6 +7,7 @@ Axes: P members (or any batch), V vocabulary.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from int_lm.errors import require
 from int_lm.limits import SEPARATOR
 from int_lm.model import architecture, context_tables, document_cache
 from int_lm.model.architecture import Architecture
+from int_lm.model.document_cache import Reading
 from int_lm.model.layers import Activity
 from int_lm.model.params import Parameters, Tree
 from int_lm.settings import ModelSettings
@@ -98,6 +100,58 @@ class LanguageModel:
           state: of `initial_state` or of the step before.
           tokens_P: int32.
         """
+        cached = functools.partial(self._cached, state, tokens_P)
+        return self._step(weights, state, tokens_P, cached if self.settings.cache else None)
+
+    def read_ahead(self, state: Tree, tokens_TP: Array) -> tuple[Tree, Reading | None]:
+        """What the document cache says of tokens that follow: its state after them, and readings.
+
+        It depends on no weight. A model without a cache has an empty state of it and no readings.
+
+        Args:
+          state: of `initial_state` or of the step before.
+          tokens_TP: int32.
+
+        Returns:
+          The cache's part of the state, and a `Reading` of every stream with T in front.
+        """
+        if not self.settings.cache:
+            return {}, None
+        readers = self._readers(state, tokens_TP[0])
+        context_KP = state[CONTEXT][:, ::readers]
+        return document_cache.over_tokens(self.settings, state, context_KP, tokens_TP[:, ::readers])
+
+    def step_after(
+        self, weights: Parameters, state: Tree, tokens_P: Array, reading: Reading | None
+    ) -> tuple[Tree, Array, Activity]:
+        """`step` of a token that `read_ahead` has read.
+
+        Args:
+          state: that of `step`; the cache's part of it is not read, and not returned.
+          reading: the token's; of streams that are each read by as many members in succession.
+        """
+        cached = (lambda context_KP: ({}, reading)) if reading else None
+        return self._step(weights, state, tokens_P, cached)
+
+    def _readers(self, state: Tree, tokens_P: Array) -> int:
+        """So many members in succession read the same tokens."""
+        return len(tokens_P) // state[document_cache.PLACE].shape[1]
+
+    def _cached(self, state: Tree, tokens_P: Array, context_KP: Array) -> tuple[Tree, Reading]:
+        """The document cache's state after a token, and what it says of the next one."""
+        readers = self._readers(state, tokens_P)
+        return document_cache.step(
+            self.settings, state, context_KP[:, ::readers], tokens_P[::readers]
+        )
+
+    def _step(
+        self,
+        weights: Parameters,
+        state: Tree,
+        tokens_P: Array,
+        cached: Callable[[Array], tuple[Tree, Reading]] | None,
+    ) -> tuple[Tree, Array, Activity]:
+        """`step`; `cached` gives the cache's state and reading, from the context of the token."""
         recurrent = {name: leaf for name, leaf in state.items() if name not in BESIDES}
         recurrent, logits_PV, activity = self.architecture.step(
             weights.network, self._reset(recurrent, tokens_P), tokens_P
@@ -109,11 +163,8 @@ class LanguageModel:
         logits_PV = context_tables.added(weights.tables, rows, logits_PV)
         following = recurrent | {CONTEXT: context_KP}
         activity = dataclasses.replace(activity, rows=rows)
-        if not self.settings.cache:
+        if cached is None:
             return following, logits_PV, activity
-        readers = len(tokens_P) // state[document_cache.PLACE].shape[1]
-        cache, reading = document_cache.step(
-            self.settings, state, context_KP[:, ::readers], tokens_P[::readers]
-        )
+        cache, reading = cached(context_KP)
         logits_PV = document_cache.added(weights.tables[document_cache.NAME], reading, logits_PV)
         return following | cache, logits_PV, dataclasses.replace(activity, cache=reading)

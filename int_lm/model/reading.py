@@ -12,6 +12,7 @@ from jax import Array
 
 from int_lm import native
 from int_lm.model import likelihood, params
+from int_lm.model.document_cache import Reading
 from int_lm.model.language_model import LanguageModel
 from int_lm.model.layers import Activity
 from int_lm.model.params import Parameters, Spec, Tree
@@ -39,15 +40,39 @@ def read(
     """
 
     def token(
-        weights: Parameters, state: Tree, token_P: Array, target_P: Array
+        weights: Parameters,
+        state: Tree,
+        reading: Reading | None,
+        token_P: Array,
+        target_P: Array,
     ) -> tuple[Tree, Any]:
-        state, logits_PV, activity = model.step(weights, state, token_P)
+        state, logits_PV, activity = model.step_after(weights, state, token_P, reading)
         return state, keep(activity, logits_PV, token_P, target_P)
 
     tokens_TP = tokens_PT.astype(jnp.int32).T
-    members = _members(model, weights)
+    cache, readings = model.read_ahead(state, tokens_TP[:-1])
+    state = {name: leaf for name, leaf in state.items() if name not in cache}
     work = tokens_TP.size * params.count(model.specs.network)
-    return native.over_tokens(token, weights, members, state, tokens_TP, model.vocab_size, work)
+    following, kept = native.over_tokens(
+        token,
+        weights,
+        _members(model, weights),
+        state,
+        tokens_TP,
+        model.vocab_size,
+        work,
+        each=_of_pairs(readings, tokens_TP.shape[1]),
+    )
+    return following | cache, kept
+
+
+def _of_pairs(readings: Reading | None, members: int) -> Reading | None:
+    """Readings of every stream, repeated for the pairs of members that read it."""
+
+    def repeated(leaf: Array) -> Array:
+        return jnp.repeat(leaf, max(1, members // 2 // leaf.shape[1]), axis=1)
+
+    return jax.tree.map(repeated, readings)
 
 
 def _members(model: LanguageModel, weights: Parameters) -> Parameters:

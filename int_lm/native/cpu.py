@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array
 
 from int_lm.arithmetic import constants, fixed
-from int_lm.limits import INT8_MAX
+from int_lm.limits import CACHE_SLOTS, INT8_MAX
 
 
 class Weight(Protocol):
@@ -177,6 +177,48 @@ def direct_update(
     operands = table, counts, rows_J, errors_JV, step, jnp.asarray(constants.reciprocal_root())
     table, counts = call(*operands, rate=np.int64(rate), spare=np.int64(spare_bits))
     return table, counts
+
+
+# -- The document cache ----------------------------------------------------------------------------
+
+
+class Reading(Protocol):
+    """The fields of `document_cache.Reading`."""
+
+    @property
+    def weights_PF(self) -> Array: ...  # noqa: N802
+    @property
+    def tokens_PF(self) -> Array: ...  # noqa: N802
+
+
+def cache_over_tokens(
+    sizes: tuple[int, ...],
+    bits: int,
+    words: Array,
+    places_2P: Array,
+    hashes_KP: Array,
+    context_KP: Array,
+    tokens_TP: Array,
+) -> tuple[Array, ...]:
+    """`document_cache._over_tokens`; the rows are changed in place where XLA allows it."""
+    assert words.shape[2] == 1 << bits
+    slots = *tokens_TP.shape, len(sizes) * CACHE_SLOTS
+    shapes = [words.shape, places_2P.shape, hashes_KP.shape, slots, slots]
+    call = jax.ffi.ffi_call(
+        "int_lm_cache_over_tokens",
+        [jax.ShapeDtypeStruct(shape, jnp.int32) for shape in shapes],
+        input_output_aliases={0: 0, 1: 1, 2: 2},
+    )
+    operands = words, places_2P, hashes_KP, context_KP, tokens_TP
+    return tuple(call(*operands, sizes=np.array(sizes, np.int64)))
+
+
+def cache_added(table: Array, reading: Reading, logits_PV: Array) -> Array | NotImplementedType:
+    """`document_cache.added`: int16 [P, V]; NotImplemented for int8 logits."""
+    if logits_PV.dtype != jnp.int16:
+        return NotImplemented
+    call = _call("cache_added", logits_PV.shape, jnp.int16)
+    return call(logits_PV, table, reading.weights_PF, reading.tokens_PF)
 
 
 # -- The hash of weights ---------------------------------------------------------------------------

@@ -8,10 +8,10 @@ Axes: P members (or any batch), T tokens of a segment.
 """
 
 import contextlib
-import ctypes
 import dataclasses
 import functools
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
@@ -25,15 +25,19 @@ from int_lm.compile.program import UnsupportedError
 from int_lm.compile.tiles import Argument, Result
 from int_lm.native import build, dispatch
 
+GPU_SWITCH = "INT_LM_GPU_SEGMENTS"  # environment variable: with 1, GPUs have such kernels, too
 LEAST_WORK = 1 << 27  # multiplications of a segment below which nothing is compiled
-CALLED = ("linear", "likelihood", "direct_added")  # what programs of tiles leave to kernels
+CALLED = ("linear", "likelihood", "direct_added", "cache_added")  # by programs of tiles
+CALLED_ON_GPU = ("linear", "cache_added")  # what these are: parts of the same kernel
 Tree = Any  # of arrays
 
-# (arguments, state, token int32 [P], target int32 [P]) -> (next state, what is kept of the token)
-Token = Callable[[Tree, Tree, Array, Array], tuple[Tree, Tree]]
+# (arguments, state, what the token has beside, token int32 [P], target int32 [P]) -> (next state,
+# what is kept of the token)
+Token = Callable[[Tree, Tree, Tree, Array, Array], tuple[Tree, Tree]]
 
 _log = logging.getLogger(__name__)
-_wanted: Literal["where it pays", "always", "never"] = "where it pays"
+Wanted = Literal["where it pays", "always", "never", "interpreted"]
+_wanted: Wanted = "where it pays"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +54,11 @@ class Members:
 
 
 @contextlib.contextmanager
-def segments(when: Literal["where it pays", "always", "never"]) -> Iterator[None]:
-    """A context in which traced programs read segments in one kernel, or do not. For tests."""
+def segments(when: Wanted) -> Iterator[None]:
+    """A context in which traced programs read segments in one kernel, or do not. For tests.
+
+    `interpreted` is for the kernel for GPUs, which is then computed on any platform, slowly.
+    """
     global _wanted
     before, _wanted = _wanted, when
     try:
@@ -68,6 +75,7 @@ def over_tokens(
     tokens_TP: Array,
     vocab_size: int,
     work: int,
+    each: Tree = None,
 ) -> tuple[Tree, Tree]:
     """Read tokens one after another; token t+1 is the target of token t.
 
@@ -79,92 +87,177 @@ def over_tokens(
       tokens_TP: int32 [T+1, P], below `vocab_size`.
       vocab_size: V.
       work: multiplications of the segment, about.
+      each: what every token has beside, leaves [T, P, ...] or [T, P/2, ...].
 
     Returns:
       The state after token T-1, and what was kept of every token, stacked along T in front.
     """
 
-    def by_jax(arguments: Tree, state: Tree, tokens_TP: Array) -> tuple[Tree, Tree]:
-        def step(state: Tree, pair: tuple[Array, Array]) -> tuple[Tree, Tree]:
-            return token(arguments, state, *pair)
+    def by_jax(arguments: Tree, state: Tree, each: Tree, tokens_TP: Array) -> tuple[Tree, Tree]:
+        def step(state: Tree, of_token: tuple[Tree, Array, Array]) -> tuple[Tree, Tree]:
+            return token(arguments, state, *of_token)
 
-        return jax.lax.scan(step, state, (tokens_TP[:-1], tokens_TP[1:]))
+        return jax.lax.scan(step, state, (each, tokens_TP[:-1], tokens_TP[1:]))
 
-    operands = arguments, state, tokens_TP
+    operands = arguments, state, each, tokens_TP
     if _wanted == "never" or (_wanted == "where it pays" and work < LEAST_WORK):
         return by_jax(*operands)
-    if jax.default_backend() != "cpu" or not dispatch.wanted() or not dispatch.available():
+    platform = _platform()
+    if platform is None or not dispatch.wanted():
         return by_jax(*operands)
     try:
-        kernel = _kernel(token, arguments, members, state, tokens_TP, vocab_size)
+        called = CALLED if platform == "cpu" else CALLED_ON_GPU
+        whole = token, arguments, members, state, each, tokens_TP, vocab_size, called
+        if platform == "cpu":
+            kernel = _kernel(_traced(*whole))
+            return jax.lax.platform_dependent(*operands, cpu=kernel, default=by_jax)
+        from int_lm.native import gpu  # imports Pallas, which is slow
+
+        kernel = jax.jit(gpu.segment(_traced(*whole), interpret=_wanted == "interpreted"))
+        jax.eval_shape(kernel, *operands)  # what it cannot do is found when it is traced, once
     except UnsupportedError as error:
         _log.debug("a segment is computed by JAX: %s", error)
         return by_jax(*operands)
-    return jax.lax.platform_dependent(*operands, cpu=kernel, default=by_jax)
+    if _wanted == "interpreted":
+        return kernel(*operands)
+    return jax.lax.platform_dependent(*operands, cuda=kernel, default=by_jax)
 
 
-def _kernel(
-    token: Token, arguments: Tree, members: Tree, state: Tree, tokens_TP: Array, vocab_size: int
-) -> Callable[[Tree, Tree, Array], tuple[Tree, Tree]]:
-    """The kernel of a segment, with the arguments of `by_jax`.
+def _platform() -> Literal["cpu", "cuda"] | None:
+    """The platform whose kernel is wanted; None for neither."""
+    if _wanted == "interpreted":
+        return "cuda"
+    if dispatch.on_gpu():
+        asked = _wanted == "always" or os.environ.get(GPU_SWITCH) == "1"
+        return "cuda" if asked else None
+    return "cpu" if jax.default_backend() == "cpu" and dispatch.available() else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Traced:
+    """The function of one token, as kernels need it.
+
+    Attributes:
+      flat: (arguments, tokens, targets) -> [state after the token, what is kept of it].
+      arguments: of `flat`.
+      states: places of the arguments that are the state before the token.
+      results: what is kept of a token.
+      whole: the structure of (state after the token, what is kept of it), of arrays' shapes.
+      members: P.
+      length: T.
+    """
+
+    flat: Callable[..., list[Array]]
+    arguments: Sequence[Argument]
+    states: Sequence[int]
+    results: Sequence[Result]
+    whole: Tree
+    members: int
+    length: int
+
+    def unflatten(self, found: Sequence[Array]) -> tuple[Tree, Tree]:
+        """What `over_tokens` returns, from what kernels return: T before the axis of members."""
+        count = len(self.states)
+        stacked = [
+            jnp.moveaxis(leaf, result.members, 0)
+            for leaf, result in zip(found[count:], self.results, strict=True)
+        ]
+        return jax.tree.unflatten(jax.tree.structure(self.whole), [*found[:count], *stacked])
+
+
+def _traced(
+    token: Token,
+    arguments: Tree,
+    members: Tree,
+    state: Tree,
+    each: Tree,
+    tokens_TP: Array,
+    vocab_size: int,
+    called: Sequence[str],
+) -> Traced:
+    """What kernels need of a segment.
+
+    Args:
+      called: the kernels that are calls in the function of one token.
+
+    Raises:
+      UnsupportedError: they cannot have it.
+    """
+    tree = jax.tree.structure((arguments, state, each))
+    (length, population), first = tokens_TP.shape, len(jax.tree.leaves(arguments))
+    places = jax.tree.leaves(members)
+    known = [
+        _argument(leaf, leaf.shape, place, is_state=False)
+        for leaf, place in zip(jax.tree.leaves(arguments), places, strict=True)
+    ]
+    known += [
+        _argument(leaf, leaf.shape, Members(1), is_state=True) for leaf in jax.tree.leaves(state)
+    ]
+    states = list(range(first, len(known)))
+    known += [_of_token(leaf, population) for leaf in jax.tree.leaves(each)]
+    known += [Argument((population,), "int32", 0, 1, 0, vocab_size - 1)] * 2
+
+    def flat(*operands: Array) -> list[Array]:
+        trees = jax.tree.unflatten(tree, operands[:-2])
+        with dispatch.kernels_alone(called):
+            return jax.tree.leaves(token(*trees, *operands[-2:]))
+
+    structs = [jax.ShapeDtypeStruct(a.shape, np.dtype(a.dtype)) for a in known]
+    whole = jax.eval_shape(token, *jax.tree.unflatten(tree, structs[:-2]), structs[-2], structs[-1])
+    results = _results(flat, known, whole, population)
+    return Traced(flat, known, states, results, whole, population, length - 1)
+
+
+def _kernel(traced: Traced) -> Callable[[Tree, Tree, Tree, Array], tuple[Tree, Tree]]:
+    """The kernel for CPUs of a segment, with the arguments of `by_jax`.
 
     Raises:
       UnsupportedError: there is none.
     """
-    leaves, tree = jax.tree.flatten((arguments, state))
-    count, (length, population) = len(jax.tree.leaves(arguments)), tokens_TP.shape
-    places = [*jax.tree.leaves(members), *([Members(1)] * (len(leaves) - count))]
-    known = [
-        _argument(leaf, place, is_state=k >= count)
-        for k, (leaf, place) in enumerate(zip(leaves, places, strict=True))
-    ]
-    known += [Argument((population,), "int32", 0, 1, 0, vocab_size - 1)] * 2
-
-    def flat(*operands: Array) -> list[Array]:
-        arguments, state = jax.tree.unflatten(tree, operands[:-2])
-        with dispatch.kernels_alone(CALLED):
-            return jax.tree.leaves(token(arguments, state, *operands[-2:]))
-
-    structs = [jax.ShapeDtypeStruct(a.shape, np.dtype(a.dtype)) for a in known]
-    whole = jax.eval_shape(token, *jax.tree.unflatten(tree, structs[:-2]), structs[-2], structs[-1])
-    results, states = _results(flat, known, whole, population), list(range(count, len(leaves)))
-    program = tiles.source(flat, known, states, results, population)
+    results, population, length = traced.results, traced.members, traced.length
+    program = tiles.source(traced.flat, traced.arguments, traced.states, results, population)
     number = loaded(program.text)
-    after = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), whole[0])
+    after = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), traced.whole[0])
     kept = [
         jax.ShapeDtypeStruct(
-            (*r.shape[: r.members], length - 1, *r.shape[r.members :]), np.dtype(r.dtype)
+            (*r.shape[: r.members], length, *r.shape[r.members :]), np.dtype(r.dtype)
         )
         for r in results
     ]
     call = jax.ffi.ffi_call("int_lm_segment", [*jax.tree.leaves(after), *kept])
 
-    def kernel(arguments: Tree, state: Tree, tokens_TP: Array) -> tuple[Tree, Tree]:
-        operands = [*jax.tree.leaves((arguments, state)), tokens_TP[:-1], tokens_TP[1:]]
+    def kernel(arguments: Tree, state: Tree, each: Tree, tokens_TP: Array) -> tuple[Tree, Tree]:
+        operands = [*jax.tree.leaves((arguments, state, each)), tokens_TP[:-1], tokens_TP[1:]]
         found = call(
             *operands,
             program=np.int64(number),
             members=np.int64(population),
-            length=np.int64(length - 1),
+            length=np.int64(length),
             tile=np.int64(program.tile),
             matrices=np.array(program.matrices, np.int64).reshape(-1),
         )
-        stacked = [
-            jnp.moveaxis(leaf, result.members, 0)
-            for leaf, result in zip(found[len(states) :], results, strict=True)
-        ]
-        return jax.tree.unflatten(jax.tree.structure(whole), [*found[: len(states)], *stacked])
+        return traced.unflatten(found)
 
     return kernel
 
 
-def _argument(leaf: Array, place: Members, *, is_state: bool) -> Argument:
+def _argument(
+    leaf: Array, shape: tuple[int, ...], place: Members, *, is_state: bool, each: bool = False
+) -> Argument:
     dtype = str(leaf.dtype)
     if dtype not in ranges.BITS or dtype == "bool":
         raise UnsupportedError(f"an argument of dtype {dtype}")
     low, high = ranges.limits(dtype)
     low = low if is_state else -high
-    return Argument(tuple(leaf.shape), dtype, place.axis, place.group, low, high)
+    return Argument(tuple(shape), dtype, place.axis, place.group, low, high, each)
+
+
+def _of_token(leaf: Array, population: int) -> Argument:
+    """What every token has beside, of all members or all pairs: [T, P, ...] or [T, P/2, ...]."""
+    group = population // leaf.shape[1]
+    if group not in (1, 2) or group * leaf.shape[1] != population:
+        raise UnsupportedError("an argument of other groups than pairs")
+    return _argument(leaf, leaf.shape[1:], Members(0, group), is_state=True, each=True)
 
 
 def _results(
@@ -194,15 +287,11 @@ def loaded(text: str) -> int:
     Raises:
       UnsupportedError: no compiler could compile it, or it cannot be loaded.
     """
-    kernels = ctypes.CDLL(str(build.library()))
-    number, path = build.compiled(text, wide=kernels.int_lm_supported() == 2)
+    number, path = build.compiled(text, dispatch.supported()[0])
     if path is None:
         raise UnsupportedError("no compiler could compile it")
-    try:
-        tile = ctypes.CDLL(str(path)).int_lm_tile
-    except (OSError, AttributeError) as error:  # damaged, or where no program may be
+    error = dispatch.shared_library().int_lm_add_tile(number, os.fsencode(path))
+    if error is not None:  # damaged, or where no program may be
         path.unlink(missing_ok=True)
-        raise UnsupportedError(f"{path} cannot be loaded: {error}") from error
-    kernels.int_lm_add_tile.argtypes = [ctypes.c_int64, ctypes.c_void_p]
-    kernels.int_lm_add_tile(number, ctypes.cast(tile, ctypes.c_void_p))
+        raise UnsupportedError(f"{path} cannot be loaded: {os.fsdecode(error)}")
     return number
