@@ -81,10 +81,13 @@ def test_several_blocks(
     assert kinds == {1, 2}
 
 
+THREADS = "-DTHREADS=3", "-pthread", "-DLARGE=64"  # which shares small matrices, too
+
+
 def test_whole_blocks(directory: Path, codec: compress.Codec, text: bytes, tmp_path: Path) -> None:
-    """Blocks of a mebibyte, most of the lanes that there can be; by pipes."""
+    """Blocks of a mebibyte, most of the lanes that there can be; by pipes; by threads."""
     needed("gcc")
-    program = built(copied(directory, tmp_path), "gcc", "-O2")
+    program = built(copied(directory, tmp_path), "gcc", "-O2", *THREADS)
     noise = np.random.default_rng(1).bytes((1 << 20) + 1)
     for content, lanes in ((noise[:1024] + text, 1024), (text, 0)):
         words = [program, "compress", "-", "-", "--lanes", str(lanes)]
@@ -99,6 +102,16 @@ def test_whole_blocks(directory: Path, codec: compress.Codec, text: bytes, tmp_p
     assert head == (2, 1 << 20, 0, 0, 1 << 20)
     said(program, "decompress", tmp_path / "a", tmp_path / "back")
     assert (tmp_path / "back").read_bytes() == noise
+    texts = [bytes([97 + i]) * 9 * i for i in range(1, 6)]
+    files = [to_file(tmp_path / f"{i}", content) for i, content in enumerate(texts)]
+    score = int(runtime.log2_likelihoods(codec.model, texts).sum())
+    assert f'"bytes": 135, "log2_likelihood": {score},'.encode() in said(program, "score", *files)
+    ids = runtime.generate(
+        runtime.reader(codec.model), b"", runtime.Sampler(), tokens=9, stop=False
+    )
+    found = said(program, "sample", "--no_stop", "--tokens=9")
+    assert found == (bytes(ids).decode("utf-8", "replace") + "\n").encode()
+    assert "none" in sentence([program, "score", *(tmp_path / f"none{i}" for i in range(9))])
 
 
 def damages(archive: bytes) -> list[bytes]:

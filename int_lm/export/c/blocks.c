@@ -78,7 +78,7 @@ static struct {
     const struct way *way;
     int learning, decoding;
     size_t size, words, used;
-    int32_t lanes;
+    int32_t lanes, threads;
 } block;
 
 /* reads the token before token t of a lane: frequencies of token t, which an encoder knows */
@@ -123,24 +123,25 @@ static void decode_lane(size_t t, int32_t lane) {
 }
 
 #if LEARNING
-/* what is learnt from token t of all lanes: rows that one thread's lanes have read first */
-static void learn_some(size_t t, int32_t first, int32_t end, int32_t active) {
+/* what is learnt from token t of all lanes */
+static void learn_token(size_t t, int32_t active) {
     uint8_t tokens[LANES_MAX];
     for (int32_t lane = 0; lane < active; lane++) {
         tokens[lane] = block_text[begins[lane] + t];
     }
-    block.way->learn(first, end, active, lane_rows, lane_frequencies, tokens);
-    for (int32_t lane = 0; lane < active && first == 0; lane++) {
+    block.way->learn(active, lane_rows, lane_frequencies, tokens);
+    for (int32_t lane = 0; lane < active; lane++) {
         learn_matches(lane_matches[lane], lane_frequencies[lane], tokens[lane]);
     }
 }
 #endif
 
-/* one thread's lanes of a block; all threads are at the same token where these depend on others */
+/* One thread's lanes of a block. To decode, lanes take words in turn, and so all threads are at the
+   same token. With learning there is one thread: two change each other's rows, and are no faster. */
 static void read_lanes(int32_t thread) {
     logit logits[VOCABULARY];
-    const int32_t lanes = block.lanes, first = lanes * thread / THREADS;
-    const int32_t end = lanes * (thread + 1) / THREADS;
+    const int32_t lanes = block.lanes, first = lanes * thread / block.threads;
+    const int32_t end = lanes * (thread + 1) / block.threads;
     size_t left = block.size;
     for (size_t t = 0; left > 0; t++) {
         const int32_t active = left < (size_t)lanes ? (int32_t)left : lanes;
@@ -153,19 +154,16 @@ static void read_lanes(int32_t thread) {
             }
             read_lane(t, lane, logits);
         }
-        if (block.decoding || block.learning) {
-            meet();
-        }
         if (block.decoding) {
+            meet(block.threads);
             for (int32_t lane = 0; lane < active && thread == 0; lane++) {
                 decode_lane(t, lane);
             }
-            meet();
+            meet(block.threads);
         }
 #if LEARNING
         if (block.learning && left > 0) {
-            learn_some(t, first, own, active);
-            meet();
+            learn_token(t, active);
         }
 #endif
     }
@@ -190,7 +188,12 @@ static void read_block(
     block.lanes = lanes;
     block.words = words;
     block.used = 0;
-    in_threads(read_lanes);
+    block.threads = learning ? 1 : THREADS;
+    if (block.threads == 1) {
+        read_lanes(0);
+    } else {
+        in_threads(read_lanes);
+    }
     require(!decoding || block.used == words, "a block cannot be decoded" GET_AGAIN);
 }
 

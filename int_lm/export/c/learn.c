@@ -86,13 +86,12 @@ UNUSED static INLINE void learn_row(
     reads[k][row] = (uint8_t)minimum(reads[k][row] + count, 255);
 }
 
-/* every row that the lanes of a step have read learns from the tokens that followed, at the first
-   of these lanes if it is one of [first, end) */
+/* every row that the lanes of a step have read learns from the tokens that followed */
 UNUSED static INLINE void learn(
-    int32_t first, int32_t end, int32_t lanes, uint32_t (*rows)[DIRECT],
-    uint32_t (*frequency)[VOCABULARY], const uint8_t *tokens) {
+    int32_t lanes, uint32_t (*rows)[DIRECT], uint32_t (*frequency)[VOCABULARY],
+    const uint8_t *tokens) {
     for (int32_t k = 0; k < DIRECT; k++) {
-        for (int32_t lane = first; lane < end; lane++) {
+        for (int32_t lane = 0; lane < lanes; lane++) {
             int32_t earlier = 0;
             while (earlier < lane && rows[earlier][k] != rows[lane][k]) {
                 earlier++;

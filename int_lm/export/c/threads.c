@@ -15,12 +15,13 @@
 enum { STACK_BYTES = 1 << 23, IMPATIENCE = 1000 };
 
 static void (*shared_work)(int32_t thread);
-static int arrived, meetings;
+static int32_t arrived;
+static int meetings;
 
-/* waits until every thread is here */
-UNUSED static void meet(void) {
+/* waits until `count` threads are here */
+static void meet(int32_t count) {
     const int now = __atomic_load_n(&meetings, __ATOMIC_ACQUIRE);
-    if (__atomic_add_fetch(&arrived, 1, __ATOMIC_ACQ_REL) == THREADS) {
+    if (__atomic_add_fetch(&arrived, 1, __ATOMIC_ACQ_REL) == count) {
         __atomic_store_n(&arrived, 0, __ATOMIC_RELAXED);
         __atomic_store_n(&meetings, !now, __ATOMIC_RELEASE);
         return;
@@ -60,7 +61,10 @@ static void in_threads(void (*work)(int32_t thread)) {
 }
 
 /* A product y = W x that all threads compute, where W has at least so many entries */
-enum { LARGE = 1 << 18, PART = 64 }; /* rows of a part begin at multiples of 64 */
+#ifndef LARGE
+#define LARGE (1 << 18)
+#endif
+enum { PART = 64 }; /* rows of a part begin at multiples of 64 */
 
 static struct {
     linear_function *linear; /* NULL: there is nothing more to do */
@@ -91,9 +95,9 @@ static void compute_together(
     product.x = x;
     product.rows = rows;
     product.columns = columns;
-    meet();
+    meet(THREADS);
     compute_part(0);
-    meet();
+    meet(THREADS);
 }
 
 static void lead_or_help(int32_t thread) {
@@ -102,12 +106,12 @@ static void lead_or_help(int32_t thread) {
         led_work();
         has_helpers = 0;
         product.linear = NULL;
-        meet();
+        meet(THREADS);
         return;
     }
-    for (meet(); product.linear != NULL; meet()) {
+    for (meet(THREADS); product.linear != NULL; meet(THREADS)) {
         compute_part(thread);
-        meet();
+        meet(THREADS);
     }
 }
 
@@ -136,7 +140,7 @@ static void with_helpers(void (*work)(void)) {
     }
 #define OF_WAY(linear) shared_##linear
 #else
-UNUSED static void meet(void) {}
+UNUSED static void meet(int32_t count) { (void)count; }
 static void in_threads(void (*work)(int32_t thread)) { work(0); }
 static void with_helpers(void (*work)(void)) { work(); }
 #define SHARED(linear, target)

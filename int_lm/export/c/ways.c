@@ -14,8 +14,8 @@ struct way {
 #if LEARNING
     void (*add)(logit *logits, const uint32_t *rows);
     void (*learn)(
-        int32_t first, int32_t end, int32_t lanes, uint32_t (*rows)[DIRECT],
-        uint32_t (*frequency)[VOCABULARY], const uint8_t *tokens);
+        int32_t lanes, uint32_t (*rows)[DIRECT], uint32_t (*frequency)[VOCABULARY],
+        const uint8_t *tokens);
 #endif
 };
 
@@ -40,9 +40,9 @@ struct way {
         add_learnt(logits, rows); \
     } \
     target static void learn_##name( \
-        int32_t first, int32_t end, int32_t lanes, uint32_t (*rows)[DIRECT], \
-        uint32_t (*frequency)[VOCABULARY], const uint8_t *tokens) { \
-        learn(first, end, lanes, rows, frequency, tokens); \
+        int32_t lanes, uint32_t (*rows)[DIRECT], uint32_t (*frequency)[VOCABULARY], \
+        const uint8_t *tokens) { \
+        learn(lanes, rows, frequency, tokens); \
     }
 #define LEARNT(name) , add_##name, learn_##name
 #else
