@@ -353,9 +353,15 @@ TARGET static inline Vector spread(const Input* p) {
   return _mm512_set1_epi32(four);
 }
 TARGET static inline Vector multiply_add(Vector total, Vector weight, Vector input) {
+#ifdef _mm512_dpbusd_epi32
   return _mm512_dpbusd_epi32(total, weight, input);
+#else  // in place, by hand: GCC copies sums that do not start at zero between registers
+  asm("vpdpbusd %2, %1, %0" : "+v"(total) : "v"(weight), "v"(input));
+  return total;
+#endif
 }
 TARGET static inline void store(int32_t* p, Vector v) { _mm512_store_si512(p, v); }
+TARGET static inline Vector stored(const int32_t* p) { return _mm512_load_si512(p); }
 // 16 bytes from p on.
 template <typename V>
 TARGET static inline V widened(const int8_t* p) {
@@ -440,6 +446,9 @@ TARGET static inline Vector multiply_add(Vector total, Vector weight, Vector inp
 }
 TARGET static inline void store(int32_t* p, Vector v) {
   _mm256_store_si256(reinterpret_cast<__m256i*>(p), v);
+}
+TARGET static inline Vector stored(const int32_t* p) {
+  return _mm256_load_si256(reinterpret_cast<const __m256i*>(p));
 }
 TARGET static inline void to_packed(int8_t x, Packed* p) { *p = x; }
 TARGET static inline void interleave16(const int8_t* const* rows, int64_t n, Packed* out) {
