@@ -119,9 +119,7 @@ class LanguageModel:
             return {}, None
         readers = self._readers(state, tokens_TP[0])
         context_KP = state[CONTEXT][:, ::readers]
-        return document_cache.over_tokens(
-            self.settings, state, context_KP, tokens_TP[:, ::readers]
-        )
+        return document_cache.over_tokens(self.settings, state, context_KP, tokens_TP[:, ::readers])
 
     def step_after(
         self, weights: Parameters, state: Tree, tokens_P: Array, reading: Reading | None

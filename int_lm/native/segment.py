@@ -26,7 +26,12 @@ from int_lm.compile.tiles import Argument, Result
 from int_lm.native import build, dispatch
 
 LEAST_WORK = 1 << 27  # multiplications of a segment below which nothing is compiled
-CALLED = ("linear", "likelihood", "direct_added", "cache_added")  # what programs of tiles leave to kernels
+CALLED = (
+    "linear",
+    "likelihood",
+    "direct_added",
+    "cache_added",
+)  # what programs of tiles leave to kernels
 Tree = Any  # of arrays
 
 # (arguments, state, what the token has beside, token int32 [P], target int32 [P]) -> (next state,
