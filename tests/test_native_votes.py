@@ -332,15 +332,15 @@ def test_a_kernel_without_memory_is_an_error() -> None:
 def test_unit_votes(
     both: Both, rank: int, effects: int, groups: int, through: bool, spare_bits: int, extreme: bool
 ) -> None:
-    """More terms than are made at once, sizes of no vector; with and without a PROJECTION behind."""
+    """More terms than are made at once, sizes of no vector; a PROJECTION behind or none."""
     layers, pairs, length, inputs, width = 2, 5, 211, 66, 13
     draw = drawing(rank, extreme)
     left = draw(layers, pairs, effects * groups, rank)
     weight = Weight(draw(layers, effects * groups, inputs), left, draw(layers, pairs, inputs, rank))
     votes = both(
-        lambda weight, inputs, effect, credit, through: unit.unit_votes(
-            *(weight, inputs, effect, credit, through, jnp.array([3, -2]), rounding(5, spare_bits)),
-            *node.shifts_of(weight, 66),
+        lambda weight, x, effect, credit, through: unit.unit_votes(
+            *(weight, x, effect, credit, through, jnp.array([3, -2]), rounding(5, spare_bits)),
+            *node.shifts_of(weight, inputs),
             4,
         ),
         weight,
