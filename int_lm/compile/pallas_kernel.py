@@ -3,11 +3,13 @@
 The counterpart of `tiles` for GPUs, of the same traced function of one token. Matrices are
 multiplied on tensor cores; all that lies between two of them stays in registers and shared memory.
 Pallas's lowering to Triton has no memory of a program's own, so the state of a tile's members is
-kept where the result will be, in the caches of the GPU, and records are written once.
+kept where the result will be, in the caches of the GPU, twice: a token reads the one and writes the
+other. Records are written once.
 
 Axes: P members, I pairs of a tile, T tokens of a segment, L layers.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,7 +23,9 @@ from jax.experimental.pallas import triton as pallas_triton
 from int_lm.compile import pallas_reading, program
 from int_lm.compile.pallas_program import Program, table_key
 from int_lm.compile.pallas_segment import Segment
-from int_lm.compile.program import Node
+from int_lm.compile.program import Node, Shape, UnsupportedError
+
+MOST_ENTRIES = 2**31 - 1  # of an array: Pallas's lowering finds an entry by a signed 32-bit number
 
 
 def kernel(
@@ -44,12 +48,16 @@ def kernel(
     outputs, _ = pallas_reading.read(function, segment.arguments)
     tables = _tables(outputs)
     arguments, states = segment.arguments, segment.states
-    shapes = [((2, *arguments[place].shape), arguments[place].dtype) for place in states]
+    shapes: list[tuple[Shape, str]] = [
+        ((2, *arguments[place].shape), arguments[place].dtype) for place in states
+    ]
     for result in segment.results:
         axis = result.members
         whole = (*result.shape[:axis], segment.length, *result.shape[axis:])
         shapes.append((whole, result.dtype))
-
+    read = [(segment.length, *x.shape) if x.each else x.shape for x in arguments]
+    if any(math.prod(shape) > MOST_ENTRIES for shape in (*read, *(shape for shape, _ in shapes))):
+        raise UnsupportedError("an array of 2^31 entries or more")
     # The compiler loads ahead what the innermost loop reads in its next turn. A turn of the layers
     # reads no state that the one before has written; a token does.
     layered = any(node.operation == "loop" for node in program.reached(outputs))

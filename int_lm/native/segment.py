@@ -8,7 +8,6 @@ Axes: P members (or any batch), T tokens of a segment.
 """
 
 import contextlib
-import ctypes
 import dataclasses
 import functools
 import logging
@@ -114,8 +113,8 @@ def over_tokens(
             return jax.lax.platform_dependent(*operands, cpu=kernel, default=by_jax)
         from int_lm.native import gpu  # imports Pallas, which is slow
 
-        kernel = gpu.segment(_traced(*whole), interpret=_wanted == "interpreted")
-        jax.eval_shape(kernel, *operands)  # what it cannot do is found when it is traced
+        kernel = jax.jit(gpu.segment(_traced(*whole), interpret=_wanted == "interpreted"))
+        jax.eval_shape(kernel, *operands)  # what it cannot do is found when it is traced, once
     except UnsupportedError as error:
         _log.debug("a segment is computed by JAX: %s", error)
         return by_jax(*operands)
@@ -288,15 +287,11 @@ def loaded(text: str) -> int:
     Raises:
       UnsupportedError: no compiler could compile it, or it cannot be loaded.
     """
-    kernels = ctypes.CDLL(str(build.library()))
-    number, path = build.compiled(text, wide=kernels.int_lm_supported() == 2)
+    number, path = build.compiled(text, dispatch.supported()[0])
     if path is None:
         raise UnsupportedError("no compiler could compile it")
-    try:
-        tile = ctypes.CDLL(str(path)).int_lm_tile
-    except (OSError, AttributeError) as error:  # damaged, or where no program may be
+    error = dispatch.shared_library().int_lm_add_tile(number, os.fsencode(path))
+    if error is not None:  # damaged, or where no program may be
         path.unlink(missing_ok=True)
-        raise UnsupportedError(f"{path} cannot be loaded: {error}") from error
-    kernels.int_lm_add_tile.argtypes = [ctypes.c_int64, ctypes.c_void_p]
-    kernels.int_lm_add_tile(number, ctypes.cast(tile, ctypes.c_void_p))
+        raise UnsupportedError(f"{path} cannot be loaded: {os.fsdecode(error)}")
     return number
