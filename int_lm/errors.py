@@ -24,9 +24,9 @@ REMEDIES = {  # of failures of the file system
 # What stands in Python for flags that sentences name: patterns, and their replacements.
 ARGUMENTS = (
     (r" ?\((?:see --help|--run)\)", ""),
-    (r"--plugin (\S+)", r'trusted=["\1"]'),
-    (r"--overwrite", "overwrite=True"),
-    (r"--((?:\w+\.)?\w+)", r"\1"),
+    (r"(?<![\w/.-])--plugin (\S+)", r'trusted=["\1"]'),
+    (r"(?<![\w/.-])--overwrite", "overwrite=True"),
+    (r"(?<![\w/.-])--((?:\w+\.)?\w+)", r"\1"),  # a path may have -- in it, too
 )
 
 
@@ -80,6 +80,7 @@ def reported(program: str) -> Iterator[None]:
     So does a signal that asks to stop (`signals.STOPPING`), where nothing else sees to it, with
     the exit code that shells give it: 128 + its number, 130 for Ctrl-C.
     """
+    _open_outputs()
     try:
         with (
             signals.Ending(lambda message: signals.tell(f"{program}: error: {message}\n")),
@@ -109,6 +110,13 @@ def _written_out() -> Iterator[None]:
         sys.stdout.flush()
         raise
     sys.stdout.flush()
+
+
+def _open_outputs() -> None:
+    """Where stdout or stderr is closed (`>&-`), and so is None, what is printed goes nowhere."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
 
 
 def drop_output() -> None:

@@ -13,6 +13,7 @@ import tokenization
 from data import tasks
 from int_lm import errors
 from int_lm.errors import UserError, counted, in_python
+from int_lm.training import runlog
 from tokenization import ByteTokenizer
 from tokenization.interface import identity
 
@@ -33,6 +34,7 @@ def test_words_are_counted_as_in_english() -> None:
         ("trust it, add --plugin a.b:C", 'trust it, add trusted=["a.b:C"]'),
         ("no run; name the directory (--run)", "no run; name the directory"),
         ("a -- b", "a -- b"),
+        ("cannot read a/b--c.txt or a/--d", "cannot read a/b--c.txt or a/--d"),
     ],
 )
 def test_flags_become_fields_for_python(sentence: str, expected: str) -> None:
@@ -70,6 +72,27 @@ def test_output_that_cannot_be_written_is_one_sentence(flag: str, command_enviro
     assert done.stderr == (
         "int_lm.tasks: error: the file system refused: No space left on device; free some space "
         "or choose another directory\n"
+    )
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_a_closed_output_is_no_failure(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As of `command >&-` and `command 2>&-`: Python has no `sys.stdout`, or no `sys.stderr`."""
+    monkeypatch.setattr(sys, name, None)
+    with errors.reported("eval.py"), runlog.Console(steps=1, seconds=0) as console:
+        print("said")
+        console.note("said")
+        console.warn("said")
+    with pytest.raises(SystemExit) as ended, errors.reported("eval.py"):
+        raise UserError("said")
+    getattr(sys, name).close()
+    monkeypatch.undo()
+    assert ended.value.code == 2
+    said = capsys.readouterr()
+    assert (said.out.count("said"), said.err.count("said")) == (
+        (0, 2) if name == "stdout" else (2, 0)
     )
 
 
