@@ -63,12 +63,12 @@ def random_weights(recipe: Recipe, extreme: bool) -> Parameters:
     return Parameters.of_paths({path: leaf(spec.full_shape) for path, spec in specs.items()})
 
 
-def tokens_of(members: int, length: int, vocabulary: int) -> np.ndarray:
-    """Tokens of pairs, with documents that end and padding between them: int32 [P, T+1]."""
-    shape = members // 2, length + 1
+def tokens_of(members: int, length: int, vocabulary: int, readers: int = 2) -> np.ndarray:
+    """Tokens of streams, with documents that end and padding between them: int32 [P, T+1]."""
+    shape = members // readers, length + 1
     tokens = np.random.default_rng(3).integers(0, vocabulary, shape, dtype=np.int32)
     tokens[0, 1:3] = 0
-    return np.repeat(tokens, 2, axis=0)
+    return np.repeat(tokens, readers, axis=0)
 
 
 def everything(recipe: Recipe, weights: Parameters, tokens_PT: np.ndarray) -> tuple[Any, str]:
@@ -79,7 +79,7 @@ def everything(recipe: Recipe, weights: Parameters, tokens_PT: np.ndarray) -> tu
         seen = population.perturbed(recipe, weights, population.noise_of(recipe, CLOCK, pairs_I))
         objective = functools.partial(recipe.objective.run, recipe.model, seen)
         keep = token_votes.keep(recipe)
-        state = recipe.model.initial_state(recipe.es.population)
+        state = recipe.model.initial_state(recipe.es.population, recipe.es.members_per_stream)
         state, *_ = objective(state, tokens_PT, keep)
         return objective(state, tokens_PT[:, ::-1], keep)
 
@@ -113,6 +113,17 @@ CASES = {
         {**UNIT, "votes": "trace", "rank": 4},
         7,
     ),
+    # the document cache, which a pair reads, and two pairs; what it says follows tables or does not
+    "rwkv, a cache": (
+        {"architecture": "rwkv", "width": 16, "direct": (2,), "direct_bits": 8, "cache": (1, 2)},
+        UNIT,
+        3,
+    ),
+    "egg, a cache": (
+        {"architecture": "egg", "width": 16, "cache": (2, 1), "cache_bits": 4},
+        {**UNIT, "members_per_stream": 4},
+        4,
+    ),
     "egg, plain": ({"architecture": "egg", "width": 33, "layers": 1}, PLAIN, 37),
     "egg, unit": ({"architecture": "egg", "width": 16}, {**UNIT, "rank": 4}, 300),
     "gru, plain": ({"architecture": "plugins.gru:GRU", "width": 18}, {**PLAIN, "rank": 3}, 19),
@@ -124,7 +135,9 @@ CASES = {
 def test_bits_are_those_of_jax(name: str) -> None:
     model, es, vocabulary = CASES[name]
     recipe = recipe_of({"layers": 2, **model}, {"population": 52, **es}, vocabulary)
-    compare(recipe, random_weights(recipe, False), tokens_of(52, 5, vocabulary))
+    length = 12 if recipe.settings.model.cache else 5
+    tokens = tokens_of(52, length, vocabulary, recipe.es.members_per_stream)
+    compare(recipe, random_weights(recipe, False), tokens)
 
 
 def test_bits_are_those_of_jax_with_extreme_weights() -> None:
@@ -165,7 +178,9 @@ def test_reading_without_perturbations(lanes: int) -> None:
 def totals_of(combine: Any, members: int) -> Any:
     """Totals of tokens, of a network that does nothing else."""
 
-    def token(arguments: Any, state: jax.Array, token_P: jax.Array, target_P: jax.Array) -> Any:
+    def token(
+        arguments: Any, state: jax.Array, token_P: jax.Array, target_P: jax.Array, given: Any
+    ) -> Any:
         state = combine(state, token_P)
         return state, state[0] - target_P
 

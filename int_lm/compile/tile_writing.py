@@ -24,6 +24,8 @@ class Argument:
       group: members that one entry of this axis stands for: 1, or 2 for pairs.
       low: the least value of an entry.
       high: the greatest.
+      each_token: whether every token has an array of its own. In memory they come one after
+        another; `members` is then 0.
     """
 
     shape: Shape
@@ -32,6 +34,7 @@ class Argument:
     group: int
     low: int
     high: int
+    each_token: bool = False
 
     def of_tile(self, tile: int) -> Shape:
         """The shape of what a tile of so many members takes of it."""
@@ -140,14 +143,13 @@ class TileWriter(c._Writer):
                 self.array(kind, name, math.prod(argument.of_tile(self.tile)))
                 self.moved(place, f"s->inputs[{place}]", True)
                 continue
-            start = ""
-            if argument.members == 0:
-                start = f" + first / {argument.group} * {math.prod(argument.shape[1:])}"
-            self.say(
-                f"UNUSED const {kind} *const {name} = (const {kind} *)s->inputs[{place}]{start};"
-            )
+            if not argument.each_token:
+                self.pointer(place, "first")
         self.say("for (int64_t t = 0; t < s->length; t++) {")
         self.depth = 2
+        for place in others:
+            if self.arguments[place].each_token:
+                self.pointer(place, "(t * s->members + first)")
         for place in (len(others), len(others) + 1):
             name, high = f"argument_{place}", self.arguments[place].high
             self.array("int32_t", name, self.tile)
@@ -159,6 +161,17 @@ class TileWriter(c._Writer):
             self.say(f"    {name}[i] = clip(id, 0, {high});")
             self.say("}")
         self.depth = 1
+
+    def pointer(self, place: int, member: str) -> None:
+        """Declare where a tile's part of an argument begins: at this member."""
+        argument = self.arguments[place]
+        kind, start = layout.TYPES[argument.dtype], ""
+        if argument.members == 0:
+            start = f" + {member} / {argument.group} * {math.prod(argument.shape[1:])}"
+        self.say(
+            f"UNUSED const {kind} *const argument_{place} = "
+            f"(const {kind} *)s->inputs[{place}]{start};"
+        )
 
     def moved(self, place: int, pointer: str, loads: bool) -> None:
         """Copy a tile's part of an argument from memory, or back."""
@@ -291,6 +304,15 @@ def _rows(writer, name, operands, shapes, attributes, out) -> None:
     writer.say(f"s->kernels->{name}({arrays}, {rows}, {columns}, {out});")
 
 
+def _cache_added(writer, name, operands, shapes, attributes, out) -> None:
+    arrays = ", ".join(map(writer.operand, operands, shapes))
+    (rows, columns), (weights,), (readers, slots) = shapes[:3]
+    writer.say(
+        f"s->kernels->{name}({arrays}, {weights}, {slots}, {rows // readers}, {rows}, {columns}, "
+        f"{out});"
+    )
+
+
 def _direct_added(writer, name, operands, shapes, attributes, out) -> None:
     count = len(operands) // 2
     logits, *others = map(writer.operand, operands, shapes)
@@ -307,4 +329,5 @@ _WRITERS: Mapping[str, Callable[..., None]] = {
     **{"linear8": _linear, "linear16": _linear},
     **{"likelihood8": _rows, "likelihood16": _rows},
     **{"direct_added8": _direct_added, "direct_added16": _direct_added},
+    **{"cache_added8": _cache_added, "cache_added16": _cache_added},
 }

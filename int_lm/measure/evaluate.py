@@ -59,6 +59,30 @@ def _rows(lengths: Sequence[int]) -> list[int]:
     return rows
 
 
+def _lanes(documents: Sequence[np.ndarray]) -> int:
+    """The fewest lanes that are read as soon as `LANES_AT_MOST` would be.
+
+    A long document takes its time, whatever is read beside it: a few full lanes are less work than
+    many that end early.
+    """
+    lengths = sorted((len(document) + 1 for document in documents), reverse=True)
+    most = min(len(lengths), LANES_AT_MOST)
+    soonest = _longest(lengths, most)
+    low = -(-sum(lengths) // soonest)
+    while low < most:
+        middle = (low + most) // 2
+        low, most = (low, middle) if _longest(lengths, middle) <= soonest else (middle + 1, most)
+    return most
+
+
+def _longest(lengths: Sequence[int], lanes: int) -> int:
+    """The length of the longest lane of `_lay_out`, for lengths in descending order."""
+    queue = [0] * lanes
+    for length in lengths:
+        heapq.heapreplace(queue, queue[0] + length)
+    return max(queue)
+
+
 def _lay_out(
     documents: Sequence[np.ndarray], lanes: int
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -136,7 +160,7 @@ def log2_likelihoods(
       firsts: for every document, the index of the first token that counts; then its separator does
         not count. None: all tokens and the separator count.
     """
-    tokens, owners = _lay_out(documents, min(len(documents), LANES_AT_MOST))
+    tokens, owners = _lay_out(documents, _lanes(documents))
     counted = owners
     if firsts is not None:
         counted = [_from(lane, documents, firsts) for lane in owners]
@@ -148,7 +172,8 @@ def log2_likelihoods(
         start, end = segment * SEGMENT_LENGTH, (segment + 1) * SEGMENT_LENGTH
         going_on = sum(len(lane) > start for lane in owners)
         segment_BT = _side_by_side(tokens[:going_on], start, end + 1, rows, SEPARATOR)
-        state = jax.tree.map(lambda leaf, rows=rows: leaf[:, :rows], state)
+        if rows < jax.tree.leaves(state)[0].shape[1]:
+            state = jax.tree.map(lambda leaf, rows=rows: leaf[:, :rows], state)
         state, values_TB = _reader(model, metric)(bare, state, jnp.asarray(segment_BT))
         counted_BT = _side_by_side(counted[:going_on], start, end, rows, -1)
         np.add.at(totals, counted_BT.T, np.asarray(values_TB))
@@ -164,7 +189,7 @@ def prepare(model: LanguageModel, weights: Parameters, documents: Sequence[np.nd
       weights: int8, or `jax.ShapeDtypeStruct`s of their shapes and dtypes.
       documents: as for `log2_likelihoods`.
     """
-    tokens, _ = _lay_out(documents, min(len(documents), LANES_AT_MOST))
+    tokens, _ = _lay_out(documents, _lanes(documents))
     bare = jax.eval_shape(perturb.unperturbed, weights)
     for rows in sorted(set(_rows([len(lane) // SEGMENT_LENGTH for lane in tokens]))):
         state = jax.eval_shape(lambda rows=rows: model.initial_state(rows))

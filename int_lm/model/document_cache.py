@@ -26,8 +26,8 @@ Words of a row, int32: 0 the place at which it was written (0: never); 1 the che
 run (4 bits) and the newest token (16 bits); 2 the other two tokens. Token 0 is an empty slot: a
 separator never follows. Places count the tokens that a member has read, modulo 2^32.
 
-Axes: P members (or any batch), K lengths, the longest first, R rows, F = K `SLOTS` features, V
-vocabulary.
+Axes: P members (or any batch), K lengths, the longest first, R rows, F = K `SLOTS` features, T
+tokens of a segment, V vocabulary.
 """
 
 import dataclasses
@@ -37,6 +37,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from int_lm import native
 from int_lm.arithmetic import fixed
 from int_lm.limits import SEPARATOR
 from int_lm.model import context_tables
@@ -145,6 +146,43 @@ def step(
     return following, _reading(found_KP3, full_KP)
 
 
+def read(
+    model: ModelSettings, state: Tree, context_KP: Array, tokens_TP: Array
+) -> tuple[Tree, Reading]:
+    """`step` for tokens one after another: (following state, `Reading`s with T in front).
+
+    Args:
+      state: as for `step`.
+      context_KP: the last tokens before the first one, the newest first, int32.
+      tokens_TP: int32 [T, P].
+    """
+    own = state[NAME], state[PLACE], state[HASH]
+    *own, weights_TPF, tokens_TPF = _read(model, *own, context_KP, tokens_TP)
+    return dict(zip((NAME, PLACE, HASH), own, strict=True)), Reading(weights_TPF, tokens_TPF)
+
+
+@native.accelerated(cpu="cache_read")
+def _read(
+    model: ModelSettings,
+    rows_KPR3: Array,
+    places_2P: Array,
+    hashes_KP: Array,
+    context_KP: Array,
+    tokens_TP: Array,
+) -> tuple[Array, Array, Array, Array, Array]:
+    """`read` of arrays: rows, places, hashes; weights and tokens of the slots."""
+
+    def one(carry: tuple[Tree, Array], tokens_P: Array) -> tuple[tuple[Tree, Array], Reading]:
+        state, context_KP = carry
+        context_KP = context_tables.following(context_KP, tokens_P)
+        state, reading = step(model, state, context_KP, tokens_P)
+        return (state, context_KP), reading
+
+    state = {NAME: rows_KPR3, PLACE: places_2P, HASH: hashes_KP}
+    (state, _), reading = jax.lax.scan(one, (state, context_KP), tokens_TP)
+    return state[NAME], state[PLACE], state[HASH], reading.weights_PF, reading.tokens_PF
+
+
 def _valid(words_KP3: Array, checks_KP: Array, place_1P: Array, start_1P: Array) -> Array:
     """Whether rows were written by the same context in this document: bool [K, P]."""
     inside = _age(place_1P, words_KP3[..., 0]) < _age(place_1P, start_1P)
@@ -194,6 +232,7 @@ def _reading(words_KP3: Array, full_KP: Array) -> Reading:
     return Reading(weights_KSP.reshape(-1, batch).T, tokens_KSP.reshape(-1, batch).T)
 
 
+@native.accelerated(cpu="cache_added")
 def added(table: Array, reading: Reading, logits_PV: Array) -> Array:
     """Logits plus the weights of all slots, clipped to [-32767, 32767]: int16 q4 [P, V].
 

@@ -16,6 +16,7 @@ from int_lm.errors import require
 from int_lm.limits import SEPARATOR
 from int_lm.model import architecture, context_tables, document_cache
 from int_lm.model.architecture import Architecture
+from int_lm.model.document_cache import Reading
 from int_lm.model.layers import Activity
 from int_lm.model.params import Parameters, Tree
 from int_lm.settings import ModelSettings
@@ -98,6 +99,46 @@ class LanguageModel:
           state: of `initial_state` or of the step before.
           tokens_P: int32.
         """
+        cache, reading = {}, None
+        if self.settings.cache:
+            readers = self._readers(state, tokens_P)
+            context_KS = context_tables.following(state[CONTEXT][:, ::readers], tokens_P[::readers])
+            cache, reading = document_cache.step(
+                self.settings, state, context_KS, tokens_P[::readers]
+            )
+        following, logits_PV, activity = self.step_with(weights, state, tokens_P, reading)
+        return following | cache, logits_PV, activity
+
+    def looked_up(self, state: Tree, tokens_TP: Array) -> tuple[Tree, Reading | None]:
+        """What the document cache says after each of some tokens: it depends on nothing else.
+
+        Args:
+          state: as for `step`.
+          tokens_TP: int32 [T, P].
+
+        Returns:
+          What `step` would have made of the cache's part of the state, and what it says, with T in
+          front; ({}, None) for a model without a cache.
+        """
+        if not self.settings.cache:
+            return {}, None
+        readers = self._readers(state, tokens_TP[0])
+        return document_cache.read(
+            self.settings, state, state[CONTEXT][:, ::readers], tokens_TP[:, ::readers]
+        )
+
+    def _readers(self, state: Tree, tokens_P: Array) -> int:
+        """Members that share a document cache."""
+        return len(tokens_P) // state[document_cache.PLACE].shape[1]
+
+    def step_with(
+        self, weights: Parameters, state: Tree, tokens_P: Array, reading: Reading | None
+    ) -> tuple[Tree, Array, Activity]:
+        """`step` without the document cache's part of the state.
+
+        Args:
+          reading: of `looked_up` for this token: by stream, or by groups of members of a stream.
+        """
         recurrent = {name: leaf for name, leaf in state.items() if name not in BESIDES}
         recurrent, logits_PV, activity = self.architecture.step(
             weights.network, self._reset(recurrent, tokens_P), tokens_P
@@ -106,14 +147,10 @@ class LanguageModel:
             return recurrent, logits_PV, activity
         context_KP = context_tables.following(state[CONTEXT], tokens_P)
         rows = context_tables.rows(self.settings, context_KP)
-        logits_PV = context_tables.added(weights.tables, rows, logits_PV)
-        following = recurrent | {CONTEXT: context_KP}
-        activity = dataclasses.replace(activity, rows=rows)
-        if not self.settings.cache:
-            return following, logits_PV, activity
-        readers = len(tokens_P) // state[document_cache.PLACE].shape[1]
-        cache, reading = document_cache.step(
-            self.settings, state, context_KP[:, ::readers], tokens_P[::readers]
-        )
-        logits_PV = document_cache.added(weights.tables[document_cache.NAME], reading, logits_PV)
-        return following | cache, logits_PV, dataclasses.replace(activity, cache=reading)
+        if rows:
+            logits_PV = context_tables.added(weights.tables, rows, logits_PV)
+        if reading is not None:
+            table = weights.tables[document_cache.NAME]
+            logits_PV = document_cache.added(table, reading, logits_PV)
+        activity = dataclasses.replace(activity, rows=rows, cache=reading)
+        return recurrent | {CONTEXT: context_KP}, logits_PV, activity

@@ -12,6 +12,7 @@ from jax import Array
 
 from int_lm import native
 from int_lm.model import likelihood, params
+from int_lm.model.document_cache import Reading
 from int_lm.model.language_model import LanguageModel
 from int_lm.model.layers import Activity
 from int_lm.model.params import Parameters, Spec, Tree
@@ -39,15 +40,29 @@ def read(
     """
 
     def token(
-        weights: Parameters, state: Tree, token_P: Array, target_P: Array
+        weights: Parameters, state: Tree, token_P: Array, target_P: Array, said: Reading | None
     ) -> tuple[Tree, Any]:
-        state, logits_PV, activity = model.step(weights, state, token_P)
+        state, logits_PV, activity = model.step_with(weights, state, token_P, said)
         return state, keep(activity, logits_PV, token_P, target_P)
 
     tokens_TP = tokens_PT.astype(jnp.int32).T
+    cache, said = model.looked_up(state, tokens_TP[:-1])
+    rest = {name: leaf for name, leaf in state.items() if name not in cache}
     members = _members(model, weights)
     work = tokens_TP.size * params.count(model.specs.network)
-    return native.over_tokens(token, weights, members, state, tokens_TP, model.vocab_size, work)
+    said = _by_pairs(said, tokens_TP)
+    operands = token, weights, members, rest, tokens_TP, model.vocab_size, work, said
+    rest, kept = native.over_tokens(*operands)
+    return rest | cache, kept
+
+
+def _by_pairs(said: Reading | None, tokens_TP: Array) -> Reading | None:
+    """What the cache said to every pair, where more members than a pair read a stream."""
+
+    def repeated(leaf: Array) -> Array:
+        return jnp.repeat(leaf, max(1, tokens_TP.shape[1] // 2 // leaf.shape[1]), axis=1)
+
+    return jax.tree.map(repeated, said)
 
 
 def _members(model: LanguageModel, weights: Parameters) -> Parameters:

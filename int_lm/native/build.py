@@ -13,7 +13,7 @@ from int_lm import cache, limits
 from int_lm.arithmetic import constants, fixed
 
 HERE = Path(__file__).parent
-PARTS = ("vectors", "tile", "outer", "credit", "direct", "hash", "segment", "handlers")
+PARTS = ("vectors", "tile", "outer", "credit", "direct", "cache", "hash", "segment", "handlers")
 SOURCES = ("kernels.cc", *(f"{part}.inc" for part in PARTS))
 COMPILERS = ("c++", "g++", "clang++")
 SHARED = {  # names of the constants that the sources use, by the module that defines them

@@ -34,6 +34,22 @@ class Weight(Protocol):
     def shift(self) -> int: ...
 
 
+class Cached(Protocol):
+    """The fields of `settings.ModelSettings` that kernels read."""
+
+    @property
+    def cache(self) -> tuple[int, ...]: ...
+
+
+class Reading(Protocol):
+    """The fields of `document_cache.Reading`."""
+
+    @property
+    def weights_PF(self) -> Array: ...  # noqa: N802
+    @property
+    def tokens_PF(self) -> Array: ...  # noqa: N802
+
+
 class Rounding(Protocol):
     """The fields of `rounding.Rounding` that kernels read."""
 
@@ -177,6 +193,34 @@ def direct_update(
     operands = table, counts, rows_J, errors_JV, step, jnp.asarray(constants.reciprocal_root())
     table, counts = call(*operands, rate=np.int64(rate), spare=np.int64(spare_bits))
     return table, counts
+
+
+# -- The document cache ----------------------------------------------------------------------------
+
+
+def cache_read(
+    model: Cached,
+    rows_KPR3: Array,
+    places_2P: Array,
+    hashes_KP: Array,
+    context_KP: Array,
+    tokens_TP: Array,
+) -> tuple[Array, Array, Array, Array, Array]:
+    """`document_cache._read`: rows, changed in place where XLA allows it, places, hashes, slots."""
+    lengths = sorted(model.cache, reverse=True)
+    slots = jax.ShapeDtypeStruct((*tokens_TP.shape, 3 * len(lengths)), jnp.int32)
+    shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (rows_KPR3, places_2P, hashes_KP)]
+    call = jax.ffi.ffi_call(
+        "int_lm_cache_read", [*shapes, slots, slots], input_output_aliases={0: 0}
+    )
+    operands = rows_KPR3, places_2P, hashes_KP, context_KP, tokens_TP
+    return tuple(call(*operands, lengths=np.array(lengths, np.int64)))  # type: ignore[return-value]
+
+
+def cache_added(table: Array, reading: Reading, logits_PV: Array) -> Array:
+    """`document_cache.added`: int16 [P, V]."""
+    call = _call("cache_added", logits_PV.shape, jnp.int16, logits_PV.dtype.type)
+    return call(logits_PV, table.reshape(-1), reading.weights_PF, reading.tokens_PF)
 
 
 # -- The hash of weights ---------------------------------------------------------------------------

@@ -6,6 +6,7 @@
 //   likelihood                       log2 p(target) of logits (likelihood.py)
 //   errors, stream, through, unit    what votes are made of, dithered (credit.py, node.py)
 //   direct_added, direct_update      context tables: read, and learnt (context_tables.py)
+//   cache_read, cache_added          the document cache: looked up, and added (document_cache.py)
 //   hash                             of weights (hashing.py)
 //   outer    sum over tokens and pairs of outer products, of int8 [J, M] and [J, N]
 //
@@ -14,6 +15,7 @@
 
 #include <immintrin.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <cstdlib>
@@ -185,6 +187,10 @@ struct TileKernels {
                  int64_t, int16_t*);
   void (*added16)(const int16_t*, int, const int8_t* const*, const int32_t* const*, int64_t, int64_t,
                   int64_t, int16_t*);
+  void (*cache_added8)(const int8_t*, const int8_t*, const int32_t*, const int32_t*, int64_t, int64_t,
+                       int64_t, int64_t, int64_t, int16_t*);
+  void (*cache_added16)(const int16_t*, const int8_t*, const int32_t*, const int32_t*, int64_t, int64_t,
+                        int64_t, int64_t, int64_t, int16_t*);
 };
 struct Segment {
   const void* const* inputs;
@@ -252,6 +258,8 @@ class Parallel {
 };
 
 #define FORMULA __attribute__((always_inline)) TARGET  // of a lambda
+
+#include "cache.inc"
 
 namespace vnni {
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")))
@@ -468,6 +476,12 @@ KERNEL(direct_added16, direct_added<ffi::S16>, BIND.TAKES(S16).RemainingArgs().G
 KERNEL(direct_update, direct_update,
        BIND.TAKES(S8).TAKES(S32).TAKES(S32).TAKES(S8).TAKES(U32).TAKES(S32).GIVES(S8).GIVES(S32)
            .NUMBER("rate").NUMBER("spare"));
+KERNEL(cache_read, cache_read,
+       BIND.TAKES(S32).TAKES(S32).TAKES(S32).TAKES(S32).TAKES(S32).GIVES(S32).GIVES(S32).GIVES(S32)
+           .GIVES(S32).GIVES(S32).Attr<ffi::Span<const int64_t>>("lengths"));
+#define CACHE_ADDED(type) BIND.TAKES(type).TAKES(S8).TAKES(S32).TAKES(S32).GIVES(S16)
+KERNEL(cache_added8, cache_added<ffi::S8>, CACHE_ADDED(S8));
+KERNEL(cache_added16, cache_added<ffi::S16>, CACHE_ADDED(S16));
 KERNEL(hash, hash, BIND.TAKES(S8).TAKES(U32).GIVES(U32));
 KERNEL(segment, segment,
        BIND.RemainingArgs().RemainingRets().NUMBER("program").NUMBER("members").NUMBER("length")

@@ -12,6 +12,7 @@ import ctypes
 import dataclasses
 import functools
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
@@ -25,12 +26,14 @@ from int_lm.compile.program import UnsupportedError
 from int_lm.compile.tiles import Argument, Result
 from int_lm.native import build, dispatch
 
-LEAST_WORK = 1 << 27  # multiplications of a segment below which nothing is compiled
-CALLED = ("linear", "likelihood", "direct_added")  # what programs of tiles leave to kernels
+LEAST_WORK = 1 << 24  # multiplications of a segment below which nothing is compiled
+# what programs of tiles leave to kernels
+CALLED = ("linear", "likelihood", "direct_added", "cache_added")
 Tree = Any  # of arrays
 
-# (arguments, state, token int32 [P], target int32 [P]) -> (next state, what is kept of the token)
-Token = Callable[[Tree, Tree, Array, Array], tuple[Tree, Tree]]
+# (arguments, state, token int32 [P], target int32 [P], what is given with the token)
+#   -> (next state, what is kept of the token)
+Token = Callable[[Tree, Tree, Array, Array, Tree], tuple[Tree, Tree]]
 
 _log = logging.getLogger(__name__)
 _wanted: Literal["where it pays", "always", "never"] = "where it pays"
@@ -68,6 +71,7 @@ def over_tokens(
     tokens_TP: Array,
     vocab_size: int,
     work: int,
+    given: Tree = None,
 ) -> tuple[Tree, Tree]:
     """Read tokens one after another; token t+1 is the target of token t.
 
@@ -79,24 +83,25 @@ def over_tokens(
       tokens_TP: int32 [T+1, P], below `vocab_size`.
       vocab_size: V.
       work: multiplications of the segment, about.
+      given: what else `token` takes of every token, leaves [T, P or P / 2, ...]; None for nothing.
 
     Returns:
       The state after token T-1, and what was kept of every token, stacked along T in front.
     """
 
-    def by_jax(arguments: Tree, state: Tree, tokens_TP: Array) -> tuple[Tree, Tree]:
-        def step(state: Tree, pair: tuple[Array, Array]) -> tuple[Tree, Tree]:
-            return token(arguments, state, *pair)
+    def by_jax(arguments: Tree, state: Tree, tokens_TP: Array, given: Tree) -> tuple[Tree, Tree]:
+        def step(state: Tree, of_token: tuple[Array, Array, Tree]) -> tuple[Tree, Tree]:
+            return token(arguments, state, *of_token)
 
-        return jax.lax.scan(step, state, (tokens_TP[:-1], tokens_TP[1:]))
+        return jax.lax.scan(step, state, (tokens_TP[:-1], tokens_TP[1:], given))
 
-    operands = arguments, state, tokens_TP
+    operands = arguments, state, tokens_TP, given
     if _wanted == "never" or (_wanted == "where it pays" and work < LEAST_WORK):
         return by_jax(*operands)
     if jax.default_backend() != "cpu" or not dispatch.wanted() or not dispatch.available():
         return by_jax(*operands)
     try:
-        kernel = _kernel(token, arguments, members, state, tokens_TP, vocab_size)
+        kernel = _kernel(token, arguments, members, state, tokens_TP, given, vocab_size)
     except UnsupportedError as error:
         _log.debug("a segment is computed by JAX: %s", error)
         return by_jax(*operands)
@@ -104,43 +109,55 @@ def over_tokens(
 
 
 def _kernel(
-    token: Token, arguments: Tree, members: Tree, state: Tree, tokens_TP: Array, vocab_size: int
-) -> Callable[[Tree, Tree, Array], tuple[Tree, Tree]]:
+    token: Token,
+    arguments: Tree,
+    members: Tree,
+    state: Tree,
+    tokens_TP: Array,
+    given: Tree,
+    vocab_size: int,
+) -> Callable[[Tree, Tree, Array, Tree], tuple[Tree, Tree]]:
     """The kernel of a segment, with the arguments of `by_jax`.
 
     Raises:
       UnsupportedError: there is none.
     """
-    leaves, tree = jax.tree.flatten((arguments, state))
-    count, (length, population) = len(jax.tree.leaves(arguments)), tokens_TP.shape
-    places = [*jax.tree.leaves(members), *([Members(1)] * (len(leaves) - count))]
+    leaves, tree = jax.tree.flatten((arguments, state, given))
+    first, after = (len(jax.tree.leaves(part)) for part in (arguments, (arguments, state)))
+    length, population = tokens_TP.shape
+    places = [*jax.tree.leaves(members), *([Members(1)] * (after - first))]
     known = [
-        _argument(leaf, place, is_state=k >= count)
-        for k, (leaf, place) in enumerate(zip(leaves, places, strict=True))
+        _argument(leaf, place, is_weight=k < first)
+        for k, (leaf, place) in enumerate(zip(leaves, places, strict=False))
     ]
+    known += [_given(leaf, population) for leaf in leaves[after:]]
     known += [Argument((population,), "int32", 0, 1, 0, vocab_size - 1)] * 2
 
+    def in_order(operands: Sequence[Any]) -> tuple[Any, ...]:
+        """The arguments of `token`."""
+        arguments, state, given = jax.tree.unflatten(tree, operands[:-2])
+        return arguments, state, *operands[-2:], given
+
     def flat(*operands: Array) -> list[Array]:
-        arguments, state = jax.tree.unflatten(tree, operands[:-2])
         with dispatch.kernels_alone(CALLED):
-            return jax.tree.leaves(token(arguments, state, *operands[-2:]))
+            return jax.tree.leaves(token(*in_order(operands)))
 
     structs = [jax.ShapeDtypeStruct(a.shape, np.dtype(a.dtype)) for a in known]
-    whole = jax.eval_shape(token, *jax.tree.unflatten(tree, structs[:-2]), structs[-2], structs[-1])
-    results, states = _results(flat, known, whole, population), list(range(count, len(leaves)))
-    program = tiles.source(flat, known, states, results, population)
+    whole = jax.eval_shape(token, *in_order(structs))
+    results, states = _results(flat, known, whole, population), list(range(first, after))
+    program = tiles.source(flat, known, states, results, population, _threads())
     number = loaded(program.text)
-    after = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), whole[0])
+    following = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), whole[0])
     kept = [
         jax.ShapeDtypeStruct(
             (*r.shape[: r.members], length - 1, *r.shape[r.members :]), np.dtype(r.dtype)
         )
         for r in results
     ]
-    call = jax.ffi.ffi_call("int_lm_segment", [*jax.tree.leaves(after), *kept])
+    call = jax.ffi.ffi_call("int_lm_segment", [*jax.tree.leaves(following), *kept])
 
-    def kernel(arguments: Tree, state: Tree, tokens_TP: Array) -> tuple[Tree, Tree]:
-        operands = [*jax.tree.leaves((arguments, state)), tokens_TP[:-1], tokens_TP[1:]]
+    def kernel(arguments: Tree, state: Tree, tokens_TP: Array, given: Tree) -> tuple[Tree, Tree]:
+        operands = [*jax.tree.leaves((arguments, state, given)), tokens_TP[:-1], tokens_TP[1:]]
         found = call(
             *operands,
             program=np.int64(number),
@@ -158,13 +175,26 @@ def _kernel(
     return kernel
 
 
-def _argument(leaf: Array, place: Members, *, is_state: bool) -> Argument:
+def _threads() -> int:
+    """Threads that XLA computes with."""
+    own = getattr(os, "sched_getaffinity", None)
+    return (len(own(0)) if own else os.cpu_count()) or 1
+
+
+def _argument(leaf: Array, place: Members, *, is_weight: bool) -> Argument:
     dtype = str(leaf.dtype)
     if dtype not in ranges.BITS or dtype == "bool":
         raise UnsupportedError(f"an argument of dtype {dtype}")
     low, high = ranges.limits(dtype)
-    low = low if is_state else -high
+    low = -high if is_weight else low
     return Argument(tuple(leaf.shape), dtype, place.axis, place.group, low, high)
+
+
+def _given(leaf: Array, population: int) -> Argument:
+    """Of an array [T, P or P / 2, ...]: what one token takes of it."""
+    of_token = jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
+    argument = _argument(of_token, Members(0, population // leaf.shape[1]), is_weight=False)  # type: ignore[arg-type]
+    return dataclasses.replace(argument, each_token=True)
 
 
 def _results(
