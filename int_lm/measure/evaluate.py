@@ -26,8 +26,8 @@ from int_lm.model.params import Parameters, Tree
 LANES_AT_MOST = 256  # documents read side by side
 FEWER_LANES = (64, 16, 4, 1)  # lane counts after the other lanes have ended; each compiles once
 WORTH_COMPILING = 16  # segments that are left when the count of lanes becomes smaller, at least
-SEGMENT_LENGTH = 256  # tokens per call of the compiled reader
-PIECE_BYTES = 8 * SEGMENT_LENGTH - 1  # of validation documents; with a separator: 8 segments
+SEGMENT_LENGTH = 1024  # tokens per call of the compiled reader
+PIECE_BYTES = 2 * SEGMENT_LENGTH - 1  # of validation documents; with a separator: 2 segments
 
 
 def greedy_hit(logits_PV: Array, targets_P: Array) -> Array:
@@ -167,6 +167,12 @@ def log2_likelihoods(
     totals = np.zeros(len(documents) + 1, np.int64)  # the last entry takes the padding
     state = jax.tree.map(jnp.copy, model.initial_state(len(owners)))  # each call overwrites it
     bare = jax.tree.map(jnp.asarray, perturb.unperturbed(weights))
+
+    def add(counted_BT: np.ndarray, values_TB: Array, read: int) -> None:
+        np.add.at(totals, counted_BT.T, np.asarray(values_TB))
+        progress(read)
+
+    going: tuple[np.ndarray, Array, int] | None = None  # JAX computes it while the last one is added
     for segment, rows in enumerate(_rows([len(lane) // SEGMENT_LENGTH for lane in owners])):
         # lanes that have ended are not read any more: they are the last ones
         start, end = segment * SEGMENT_LENGTH, (segment + 1) * SEGMENT_LENGTH
@@ -175,9 +181,13 @@ def log2_likelihoods(
         if rows < jax.tree.leaves(state)[0].shape[1]:
             state = jax.tree.map(lambda leaf, rows=rows: leaf[:, :rows], state)
         state, values_TB = _reader(model, metric)(bare, state, jnp.asarray(segment_BT))
+        if going:
+            add(*going)
         counted_BT = _side_by_side(counted[:going_on], start, end, rows, -1)
-        np.add.at(totals, counted_BT.T, np.asarray(values_TB))
-        progress(sum(int(np.count_nonzero(lane[start:end] >= 0)) for lane in owners[:going_on]))
+        read = sum(int(np.count_nonzero(lane[start:end] >= 0)) for lane in owners[:going_on])
+        going = counted_BT, values_TB, read
+    if going:
+        add(*going)
     return totals[:-1]
 
 
