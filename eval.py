@@ -63,6 +63,8 @@ class Subject:
 
 def parse(argv: Sequence[str] | None, program: str = "eval.py") -> argparse.Namespace:
     """The parsed command line."""
+    from data.formats import LAST_WORD, PAIR
+
     own = program == "eval.py"
     parser = command_line.OneLineParser(
         prog=program,
@@ -92,13 +94,14 @@ def parse(argv: Sequence[str] | None, program: str = "eval.py") -> argparse.Name
     parser.add_argument(
         "--last_word",
         metavar="FILE",
-        help="accuracy of the last word of the `text` of JSON lines, as in LAMBADA, instead",
+        help="accuracy of the last word of the `text` of JSON lines, as in LAMBADA, instead: "
+        f"{LAST_WORD}",
     )
     parser.add_argument(
         "--pairs",
         metavar="FILE",
         help="how often `sentence_good` is likelier than `sentence_bad` in JSON lines, as in "
-        "BLiMP, instead",
+        f"BLiMP, instead: {PAIR}",
     )
     parser.add_argument(
         "--word_perplexity", action="store_true", help="also perplexity per word (split at spaces)"
@@ -122,28 +125,47 @@ def parse(argv: Sequence[str] | None, program: str = "eval.py") -> argparse.Name
         raise errors.UserError(
             f"--data.skip_damaged is {arguments.skip_damaged}, must be at least 0"
         )
-    if arguments.told and (arguments.text or arguments.last_word or arguments.pairs):
-        raise errors.UserError(
-            "--told compares on the text that was held out; leave it out with --text, --last_word "
-            "and --pairs"
-        )
-    if arguments.text and arguments.path:
-        raise errors.UserError(
-            "--data.path says where the text of the run is; leave it out with --text"
-        )
+    _refuse_ignored(arguments)
     return arguments
+
+
+# flags that say how to read or to show text, and what of the command line they have no meaning with
+MEANINGLESS = (
+    ("told", "--told compares on the text that was held out", ("text", "last_word", "pairs")),
+    ("path", "--data.path says where the text of the run is", ("text", "last_word", "pairs")),
+    ("shards", "--data.shards says where the text of the run is", ("last_word", "pairs")),
+    ("word_perplexity", "--word_perplexity is of documents", ("last_word", "pairs")),
+    ("text", "--text has documents to evaluate on", ("last_word", "pairs")),
+    ("source", "--data.source is the format of --text", ("last_word", "pairs", "")),
+    ("field", "--data.field is a field of --text", ("last_word", "pairs", "")),
+)
+
+
+def _refuse_ignored(arguments: argparse.Namespace) -> None:
+    """Refuse flags that would have no effect with the others (`UserError`)."""
+    for name, meaning, others in MEANINGLESS:
+        given = [f"--{other}" for other in others if other and getattr(arguments, other)]
+        if "" in others and not arguments.text and not given:
+            given = ["the text that was held out"]
+        if getattr(arguments, name) and given:
+            raise errors.UserError(f"{meaning}; leave it out with {' and '.join(given)}")
+    named = arguments.text or arguments.last_word or arguments.pairs
+    errors.require(
+        arguments.skip_damaged is None or bool(named),
+        "--data.skip_damaged is of files that are named; leave it out with the text that was held "
+        "out",
+    )
 
 
 def open_run(root: Path, step: int | None) -> Subject:
     """A run's checkpoint, evaluated with JAX."""
     import tokenization
-    from int_lm import resume, run, sample
+    from int_lm import run, sample
     from int_lm.measure import evaluate
 
     opened = run.open_run(root, step, say=errors.say)
     paths = run.Paths(root)
-    tokenizer = tokenization.load(paths.tokenizer)
-    resume.check_tokenizer(opened.tokenizer, tokenization.identity(tokenizer))
+    tokenizer = tokenization.load_own(root, opened.tokenizer)
     return Subject(
         name=str(root),
         step=opened.step,
@@ -171,11 +193,10 @@ def open_run(root: Path, step: int | None) -> Subject:
 def open_export(root: Path) -> Subject:
     """An export, evaluated with the NumPy runtime: JAX is not imported."""
     import tokenization
-    from int_lm import export, resume, runtime
+    from int_lm import export, runtime
 
     model = export.load(root)
-    tokenizer = tokenization.load(root / "tokenizer")
-    resume.check_tokenizer(model.config["tokenizer"], tokenization.identity(tokenizer))
+    tokenizer = tokenization.load_own(root, model.config["tokenizer"])
     return Subject(
         name=str(root),
         step=model.config["step"],
@@ -363,7 +384,7 @@ def trained_on(figures: dict[str, Any]) -> str:
     if known["documents"] == 0:
         return "named; no document of it is one of the training text's, though parts may be:"
     return (
-        f"named; {known['documents']:,} of its {figures['documents']:,} documents "
+        f"named; {known['documents']:,} of its {errors.counted(figures['documents'], 'document')} "
         f"({known['bytes']:,} of {figures['bytes']:,} bytes) were trained on:"
     )
 
@@ -387,7 +408,8 @@ def show(figures: dict[str, Any]) -> None:
         print(f"  word perplexity           {figures['word_perplexity']:.4g}")
     if len(figures["sources"]) > 1:
         for name, of_source in figures["sources"].items():
-            size = f"{of_source['documents']:,} documents, {of_source['bytes']:,} bytes"
+            documents, size = of_source["documents"], of_source["bytes"]
+            size = f"{errors.counted(documents, 'document')}, {size:,} bytes"
             print(f"  {name:<24}  {of_source['bits_per_byte']:.4f}   {size}")
     print("bits per byte of the same bytes by")
     for name, value in figures["baselines"].items():

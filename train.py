@@ -131,7 +131,7 @@ def open_text(settings: Config, host: "Mapping[str, Any] | None") -> "Corpus":
     totals = [source.manifest["totals"] for source in found.sources]
     for name, key in (("train on", ""), ("hold out", "heldout_")):
         count, size = (sum(x[key + what] for x in totals) for what in ("documents", "bytes"))
-        print(f"text to {name}: {count:,} documents, {size:,} bytes")
+        print(f"text to {name}: {errors.counted(count, 'document')}, {size:,} bytes")
     return found
 
 
@@ -233,6 +233,7 @@ def checked_before(settings: Config) -> "tuple[Config, Mapping[str, Any] | None]
         origin.require_named(settings)
         return settings, None
     host = checkpoint.read_host(directory)
+    run.check_kind(host, run.TEXT, settings.run.dir)
     resume.check_host(host, directory)
     resume.check_config(host["config"], config.to_dict(settings), f"the checkpoint in {directory}")
     return resume.in_order(settings, host), host
@@ -303,7 +304,8 @@ def finish(
     whole = sum(source.manifest["totals"]["heldout_bytes"] for source in opened.sources)
     every = "all " if measured["bytes"] >= whole else f"{measured['bytes']:,} of the "
     trainer.console.table(
-        f"bits per byte of {every}{whole:,} held-out bytes after {trainer.step} steps:",
+        f"bits per byte of {every}{whole:,} held-out bytes after "
+        f"{errors.counted(trainer.step, 'step')}:",
         {"this model": lengths.bits_per_byte, **of_heldout["baselines"]},
     )
     if len(sources) > 1:

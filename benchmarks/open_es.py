@@ -40,10 +40,17 @@ class Settings:
     Attributes:
       std: standard deviation of the perturbations, in real units (1.0 is 16 in q4).
       learning_rate: of Adam; it falls linearly to 0.
+      beta1: of Adam.
+      beta2: of Adam.
+      fitness: what becomes of the members' scores: `rank`, centred, or `standard`, their standard
+        scores; as `es.fitness` of ours.
     """
 
     std: float = 0.1
     learning_rate: float = 0.2
+    beta1: float = 0.9
+    beta2: float = 0.999
+    fitness: str = "rank"
 
 
 def _linear(weight: Array, x: Array) -> Array:
@@ -122,17 +129,23 @@ class OpenEs:
         statistics: Statistics,
     ):
         from evosax.algorithms import Open_ES
+        from evosax.core import fitness_shaping
 
+        shaping = {
+            "rank": fitness_shaping.centered_rank_fitness_shaping_fn,
+            "standard": fitness_shaping.standardize_fitness_shaping_fn,
+        }
+        rate = optax.linear_schedule(settings.learning_rate, 0.0, recipe.settings.run.steps)
         self.recipe, self.environment, self.statistics = recipe, environment, statistics
         model: Any = recipe.model
         start = params.initialise(model.specs, recipe.settings.run.seed).network
         weights = params.map_leaves(lambda leaf: jnp.asarray(leaf, jnp.float32) / UNIT, start)
-        steps = recipe.settings.run.steps
         self.strategy = Open_ES(
             population_size=recipe.es.population,
             solution=weights,
-            optimizer=optax.adam(optax.linear_schedule(settings.learning_rate, 0.0, steps)),
+            optimizer=optax.adam(rate, settings.beta1, settings.beta2),
             std_schedule=optax.constant_schedule(settings.std),
+            fitness_shaping_fn=shaping[settings.fitness],
         )
         self.options = self.strategy.default_params
         self.key = jax.random.key(recipe.settings.run.seed)

@@ -1,33 +1,38 @@
 """Runtimes of exports: tokens per second of processor time that one stream is generated with.
 
     python benchmarks/runtimes.py [--repeats 5] [--tokens 100000] [--compiler gcc] [--json]
-        [--llama2 runq.c]
+        [--llama2 runq.c] [--rwkv_cpp DIR]
 
 Models with initial weights, and context tables of which 6.5 % of the entries are not 0, as at the
 end of the quickstart. The C runtime is compiled with -O3 and writes --tokens tokens (fewer for
 large models), by the widest instructions of the processor and row by row; the time of a run that
 writes one token is taken off. NumPy writes fewer. All take turns, and medians are printed. `memory`
-is what the bandwidth allows, if all weights but the embedding are read from memory for each token.
-With --llama2, the path of runq.c of github.com/karpathy/llama2.c, a transformer of about as many
-weights, random ones of 8 bits, takes its turns: contexts of 256 tokens, -Ofast -march=native.
+is what the bandwidth allows: a program that only reads as many bytes as there are weights, but for
+the embedding, again and again. Where they fit a cache it is the cache's bandwidth.
+
+Others of about as many weights, random ones of 8 bits, take turns (benchmarks/peers.py): with
+--llama2, the path of runq.c of github.com/karpathy/llama2.c, a transformer with contexts of 256
+tokens; with --rwkv_cpp, a clone of github.com/RWKV/rwkv.cpp with its submodule ggml, an RWKV-4 in
+its format Q8_0, which CMake builds.
 """
 
 import dataclasses
 import json
 import resource
 import statistics
-import struct
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from benchmarks import common
+from benchmarks import common, peers
 from int_lm import export, runtime
 from int_lm.config import ModelConfig
 from int_lm.method import recipe
@@ -41,20 +46,30 @@ SHAPES = {
     "quickstart": common.shipped("quickstart").model,
     "D 96, L 2": ModelConfig(width=96, layers=2),
     "D 512, L 6": ModelConfig(width=512, layers=6),
+    "D 1024, L 8": ModelConfig(width=1024, layers=8),  # larger than caches
 }
 LEAST_TOKENS = 10_000
-BANDWIDTH = """
+STREAM_BYTES = 10_000_000_000
+STREAM = """
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-int main(void) {
-    size_t count = (size_t)1 << 25;
-    uint64_t *words = malloc(count * 8), sum = 0;
-    memset(words, 1, count * 8);
-    for (int turn = 0; turn < 8; turn++)
-        for (size_t i = 0; i < count; i++) sum += words[i] ^ (uint64_t)turn;
-    printf("%llu", (unsigned long long)sum);
+/* reads some bytes a number of times, by four streams: one alone is slower */
+int main(int count, char **words) {
+    const size_t quarter = (size_t)atoll(words[1]) / 32, turns = (size_t)atoll(words[2]);
+    uint64_t *bytes = malloc(quarter * 32), sums[4] = {0};
+    memset(bytes, count, quarter * 32);
+    for (size_t turn = 0; turn < turns; turn++) {
+        for (size_t i = 0; i + 16 <= quarter; i += 16) {
+            for (size_t stream = 0; stream < 4; stream++) {
+                for (size_t k = 0; k < 16; k++) {
+                    sums[stream] += bytes[stream * quarter + i + k] ^ turn;
+                }
+            }
+        }
+    }
+    printf("%llu", (unsigned long long)(sums[0] ^ sums[1] ^ sums[2] ^ sums[3]));
     return 0;
 }
 """
@@ -106,57 +121,53 @@ def of_numpy(model: runtime.Model, tokens: int) -> float:
     return tokens / (time.process_time() - start)
 
 
-def bandwidth(directory: Path, compiler: str) -> float:
-    """Bytes per second that one core reads from memory."""
-    source, program = directory / "bandwidth.c", directory / "bandwidth"
-    source.write_text(BANDWIDTH)
-    subprocess.run([compiler, "-O3", "-march=native", "-o", program, source], check=True)
-    took = seconds(program)
-    source.write_text(BANDWIDTH.replace("turn < 8", "turn < 0"))
-    subprocess.run([compiler, "-O3", "-march=native", "-o", program, source], check=True)
-    return (8 << 28) / (took - seconds(program))
+def of_others(words: list[str], tokens: int, runs: int) -> float:
+    """Tokens per second of another program."""
+    took = sum(seconds(*words, str(tokens)) - seconds(*words, "1") for _ in range(runs))
+    return (tokens - 1) * runs / took
 
 
-def transformer(source: Path, layers: int, width: int, read: int, folder: Path) -> list[str]:
-    """Build llama2.c and a model of which about `read` weights are read for a token; its command.
-
-    It must not end where it draws the token that begins texts, or it could not be measured.
-    """
-    text = source.read_text()
-    ends = "if (next == 1) { break; }"
-    assert ends in text, "not the runq.c that this benchmark knows"
-    (folder / "runq.c").write_text(text.replace(ends, ""))
-    program = folder / "runq"
-    flags = ["-Ofast", "-march=native", "-w"]
-    subprocess.run(["gcc", *flags, "-o", program, folder / "runq.c", "-lm"], check=True)
-    V, group = common.VOCAB_SIZE, 32
-    hidden = max(1, round((read / width - V - 4 * layers * width) / 3 / layers / group)) * group
-    generator = np.random.default_rng(0)
-
-    def matrices(count: int, size: int) -> bytes:
-        scales = np.full(size // group, 0.02 / 127, np.float32).tobytes()
-        return b"".join(
-            generator.integers(-127, 128, size, np.int8).tobytes() + scales for _ in range(count)
-        )
-
-    head = struct.pack("<IiiiiiiiiBi", 0x616B3432, 2, width, hidden, layers, 4, 4, V, 256, 0, group)
-    parts = [head.ljust(256, b"\0"), np.ones((2 * layers + 1) * width, np.float32).tobytes()]
-    parts.append(matrices(1, V * width))
-    parts += [matrices(layers, width * width) for _ in range(4)]
-    parts += [matrices(layers, width * hidden) for _ in range(3)]
-    parts.append(matrices(1, V * width))
-    (folder / "model.bin").write_bytes(b"".join(parts))
-    tokens = (struct.pack("<fi", 0, 1) + bytes([token or 1]) for token in range(V))
-    (folder / "tokenizer.bin").write_bytes(struct.pack("<i", 1) + b"".join(tokens))
-    words = [program, folder / "model.bin", "-z", folder / "tokenizer.bin", "-t", "0.8", "-p", "1"]
-    return [*map(str, words), "-s", "1", "-n"]
+def bandwidth(program: Path, read: int) -> float:
+    """Bytes per second that one core reads, of `read` bytes again and again."""
+    turns = max(1, STREAM_BYTES // read)
+    return (
+        read * turns / (seconds(program, str(read), str(turns)) - seconds(program, str(read), "0"))
+    )
 
 
-def of_llama2(words: list[str]) -> float:
-    """Tokens per second of llama2.c."""
-    runs = 10
-    took = sum(seconds(*words, "256") - seconds(*words, "1") for _ in range(runs))
-    return 255 * runs / took
+def compiled(compiler: str, program: Path, source: Path, *flags: str) -> Path:
+    """A C file as a program, with -O3."""
+    subprocess.run([compiler, "-std=c99", "-O3", *flags, "-o", program, source], check=True)
+    return program
+
+
+def measured(
+    model: ModelConfig, folder: Path, stream: Path, rwkv_cpp: Path | None, arguments: Any
+) -> dict[str, float]:
+    """Medians of tokens per second of every program, and bytes per second, for one shape."""
+    directory, read = exported(model, folder)
+    program = compiled(arguments.compiler, directory / "model", directory / "runtime.c")
+    loaded = runtime.load(directory)
+    tokens = max(500, min(arguments.tokens, arguments.tokens * 200_000 // read))
+    turns: dict[str, Callable[[], float]] = {
+        "c": lambda: of_c(program, [], tokens),
+        "c_rows": lambda: of_c(program, ["--path", "rows"], max(100, tokens // 4)),
+        "numpy": lambda: of_numpy(loaded, max(50, tokens // 100)),
+        "bandwidth": lambda: bandwidth(stream, read),
+    }
+    shape = model.layers, model.width, read, folder
+    if arguments.llama2:
+        transformer = peers.llama2(arguments.llama2, *shape)
+        runs = max(1, min(10, 10_000_000 // read))
+        turns["llama2"] = lambda: of_others(transformer, peers.CONTEXT, runs)
+    if rwkv_cpp:
+        network = peers.rwkv_cpp(rwkv_cpp, *shape)
+        turns["rwkv_cpp"] = lambda: of_others(network, max(300, tokens // 8), 1)
+    found: dict[str, list[float]] = {name: [] for name in turns}
+    for _ in range(arguments.repeats):
+        for name, turn in turns.items():
+            found[name].append(turn())
+    return {"bytes_per_token": read, **{k: statistics.median(v) for k, v in found.items()}}
 
 
 def main() -> None:
@@ -164,47 +175,29 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=100_000, help="that the C runtime writes")
     parser.add_argument("--compiler", default="gcc")
     parser.add_argument("--llama2", type=Path, metavar="FILE", help="its runq.c, to compare with")
+    parser.add_argument("--rwkv_cpp", type=Path, metavar="DIR", help="its source, with ggml")
+    parser.add_argument("--shape", choices=SHAPES, action="append", help="only this; repeatable")
     arguments = parser.parse_args()
     if arguments.tokens < LEAST_TOKENS:  # the difference of two runs would be noise
         parser.error(f"--tokens {arguments.tokens}: at least {LEAST_TOKENS}; fewer take no time")
     rows = []
-    for name, model in SHAPES.items():
-        with tempfile.TemporaryDirectory() as folder:
-            directory, read = exported(model, Path(folder))
-            program = directory / "model"
-            command = [
-                arguments.compiler,
-                "-std=c99",
-                "-O3",
-                "-o",
-                program,
-                directory / "runtime.c",
-            ]
-            subprocess.run(command, check=True)
-            loaded = runtime.load(directory)
-            tokens = max(500, min(arguments.tokens, arguments.tokens * 200_000 // read))
-            found: dict[str, list[float]] = {"c": [], "c_rows": [], "numpy": [], "bandwidth": []}
-            peer = None
-            if arguments.llama2:
-                peer = transformer(arguments.llama2, model.layers, model.width, read, Path(folder))
-                found["llama2"] = []
-            for _ in range(arguments.repeats):
-                found["c"].append(of_c(program, [], tokens))
-                found["c_rows"].append(of_c(program, ["--path", "rows"], tokens // 4))
-                if peer:
-                    found["llama2"].append(of_llama2(peer))
-                found["numpy"].append(of_numpy(loaded, max(50, tokens // 100)))
-                found["bandwidth"].append(bandwidth(Path(folder), arguments.compiler))
-            medians = {key: statistics.median(values) for key, values in found.items()}
-            rows.append({"shape": name, "bytes_per_token": read, **medians})
-            rows[-1]["memory"] = medians["bandwidth"] / read
+    with tempfile.TemporaryDirectory() as tools:
+        stream = Path(tools) / "stream.c"
+        stream.write_text(STREAM)
+        stream = compiled(arguments.compiler, Path(tools) / "stream", stream, "-march=native")
+        rwkv_cpp = arguments.rwkv_cpp and peers.build_rwkv_cpp(arguments.rwkv_cpp, Path(tools))
+        for name in arguments.shape or SHAPES:
+            with tempfile.TemporaryDirectory() as folder:
+                row = measured(SHAPES[name], Path(folder), stream, rwkv_cpp, arguments)
+            row["memory"] = row["bandwidth"] / row["bytes_per_token"]
+            rows.append({"shape": name, **row})
             if not arguments.json:
-                beside = f" llama2.c {medians['llama2']:,.0f}," if peer else ""
+                others = {"llama2": "llama2.c", "rwkv_cpp": "rwkv.cpp"}
+                beside = "".join(f" {say} {row[k]:,.0f}," for k, say in others.items() if k in row)
                 print(
-                    f"{name}: C {medians['c']:,.0f},{beside} row by row {medians['c_rows']:,.0f}, "
-                    f"NumPy {medians['numpy']:,.0f} tokens/s; memory allows "
-                    f"{rows[-1]['memory']:,.0f} ({medians['bandwidth'] / 1e9:.1f} GB/s, "
-                    f"{read:,} bytes a token)",
+                    f"{name}: C {row['c']:,.0f},{beside} row by row {row['c_rows']:,.0f}, "
+                    f"NumPy {row['numpy']:,.0f} tokens/s; memory allows {row['memory']:,.0f} "
+                    f"({row['bandwidth'] / 1e9:.1f} GB/s, {row['bytes_per_token']:,} bytes)",
                     flush=True,
                 )
     if arguments.json:

@@ -9,7 +9,7 @@ from data.documents import Document
 from data.manifest import Prepared
 from data.streams import Streams
 from int_lm.config import Config
-from int_lm.errors import UserError
+from int_lm.errors import UserError, counted
 from int_lm.files import digest
 from tokenization.interface import Tokenizer
 
@@ -118,7 +118,8 @@ def phases_after(
     phases = [(int(first), [float(weight) for weight in old]) for first, old in saved]
     if len(phases[-1][1]) != len(weights):
         raise UserError(
-            f"the checkpoint was written with {len(phases[-1][1])} sources, now there are "
+            "the checkpoint was written with "
+            f"{counted(len(phases[-1][1]), 'source')}, now there are "
             f"{', '.join(sources)}; only weights may change"
         )
     if phases[-1][1] == list(weights):

@@ -6,7 +6,9 @@ accepts NaN and Infinity, which Python writes, in the fields that are not read.
 """
 
 import contextlib
+import errno
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +28,8 @@ KINDS = {
     dict: "an object",
     type(None): "null",
 }
+# failures of opening a file, before anything in it is read
+NOT_OPENED = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP)
 
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
@@ -122,11 +126,31 @@ def keys_of(record: bytes) -> list[str]:
         return []
 
 
-def no_field(where: str, name: str, known: Sequence[str]) -> UserError:
+OTHER_FIELD = "name the one that holds the text with --data.field"
+
+
+def no_field(where: str, name: str, known: Sequence[str], remedy: str = OTHER_FIELD) -> UserError:
     """The error for records without the field `name`; `known` are the fields they have."""
     return UserError(
-        f"{where} has no field {name!r}, it has {', '.join(known) or 'none'}; name the one that "
-        "holds the text with --data.field"
+        f"{where} has no field {name!r}, it has {', '.join(known) or 'none'}; {remedy}"
+    )
+
+
+def unreadable(shown: str, kind: str, place: str, error: Exception) -> UserError:
+    """The error for a file that cannot be read.
+
+    Args:
+      shown: its name.
+      kind: of the file, such as json.
+      place: what was read last, such as `line 3`.
+      error: what the system or a library said.
+    """
+    if isinstance(error, OSError) and error.errno in NOT_OPENED:
+        return UserError(f"cannot read {shown}: {os.strerror(error.errno)}; check the path")
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return UserError(
+        f"cannot read {shown} as {kind} after {place} ({reason.splitlines()[0][:200]}); repair the "
+        "file or leave it out"
     )
 
 

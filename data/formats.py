@@ -15,6 +15,9 @@ REMEDIES = {
     "archive": "is an archive; unpack it, and name the files in it",
     "compressed": "is compressed; unpack it first, unless it holds JSON (--data.source json)",
 }
+# a line of the files that `eval.py --last_word` and `--pairs` read
+LAST_WORD = '{"text": "He gave her the key, and she opened the door"}'
+PAIR = '{"sentence_good": "The cats sleep.", "sentence_bad": "The cats sleeps."}'
 _ARCHIVES = (b"PK\x03\x04", b"PK\x05\x06", b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\x07")
 _BEGINS_RECORD = re.compile(rb'\{\s*"(?:[^"\\]|\\.)*"\s*:', re.DOTALL)
 _BEGINS_ARRAY = re.compile(rb'\[\s*\{\s*"(?:[^"\\]|\\.)*"\s*:', re.DOTALL)

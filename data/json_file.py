@@ -11,7 +11,7 @@ from typing import Any
 
 from data import compressed, formats
 from data.compressed import Opener
-from data.fields import Fields, Problem, Values, keys_of
+from data.fields import Fields, Problem, Values, keys_of, unreadable
 from int_lm.errors import UserError
 
 RECORD_BYTES = 1 << 30  # the largest record
@@ -59,11 +59,7 @@ class JsonFile:
         try:
             yield from self._read()
         except compressed.ERRORS as error:
-            reason = getattr(error, "strerror", None) or error
-            raise UserError(
-                f"cannot read {self.shown} as json after line {self._line} ({reason}); repair the "
-                "file or leave it out"
-            ) from error
+            raise unreadable(self.shown, "json", f"line {self._line}", error) from error
 
     def where(self) -> str:
         """The place of the record given last."""

@@ -25,7 +25,7 @@ from data.sources import open_source
 from data.tally import Tally
 from int_lm import progress
 from int_lm.config import DataConfig, MixtureConfig
-from int_lm.errors import UserError
+from int_lm.errors import UserError, counted
 from int_lm.files import atomic, digest, lock
 from tokenization.interface import Tokenizer
 
@@ -211,9 +211,9 @@ def make_shards(
     totals = made["totals"]
     for side, key in (("be held out", "heldout_documents"), ("train on", "documents")):
         if totals[key] == 0 and not first:
+            whole = totals["documents"] + totals["heldout_documents"]
             raise UserError(
-                f"of {totals['documents'] + totals['heldout_documents']} documents none is left to "
-                f"{side}; change --data.holdout"
+                f"of {counted(whole, 'document')} none is left to {side}; change --data.holdout"
             )
     for position_file in sorted(directory.glob(f"*{POSITION}")):  # the last shard's at the end:
         position_file.unlink()  # it has the tally
@@ -223,8 +223,9 @@ def make_shards(
     seconds = max(time.monotonic() - began, 1e-9)
     size, tokens = totals["bytes"] + totals["heldout_bytes"], totals["tokens"]
     say(
-        f"prepared {directory}: {totals['documents']:,} documents, {size:,} bytes, {tokens:,} "
-        f"tokens to train on, {totals['bytes'] / max(1, tokens):.2f} bytes a token, "
+        f"prepared {directory}: {counted(totals['documents'], 'document')}, {size:,} bytes, "
+        f"{counted(tokens, 'token')} to train on, "
+        f"{totals['bytes'] / max(1, tokens):.2f} bytes a token, "
         f"{(size - before) / seconds / 1e6:.1f} MB/s, {tokens / seconds:,.0f} tokens/s"
     )
 

@@ -5,7 +5,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from data.compressed import Opener
-from data.fields import Problem, Values, is_utf8, no_field, not_utf8, paths_of
+from data.fields import Problem, Values, is_utf8, no_field, not_utf8, paths_of, unreadable
 from int_lm.errors import UserError
 
 ROWS = 64  # decoded at once
@@ -47,11 +47,7 @@ class ParquetFile:
             ):
                 yield from self._rows(file)
         except (pyarrow.ArrowException, OSError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-            raise UserError(
-                f"cannot read {self.shown} as parquet after row {self._row} ({reason}); repair the "
-                "file or leave it out"
-            ) from error
+            raise unreadable(self.shown, "parquet", f"row {self._row}", error) from error
 
     def where(self) -> str:
         """The place of the row given last."""

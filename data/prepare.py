@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from int_lm import errors, signals
 from int_lm.config import command_line
+from int_lm.errors import counted
 
 COMMAND = "python -m data.prepare"
 
@@ -30,7 +31,7 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
     try:
         opened = open_corpus(settings.data, tokenizer, say=print)
         for done in opened.sources:
-            print(f"{done.name}: {done.directory}, {len(done.shards)} shards, sound")
+            print(f"{done.name}: {done.directory}, {counted(len(done.shards), 'shard')}, sound")
         if settings.data.window_bytes:
             print("this is the first stage; training makes the others while it reads")
     except signals.Stopped as stopped:

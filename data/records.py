@@ -13,13 +13,13 @@ from msgspec import UNSET
 
 from data.compressed import Opener
 from data.documents import Document, Position
-from data.fields import Problem, no_field
+from data.fields import OTHER_FIELD, Problem, no_field
 from data.json_file import JsonFile
 from data.listed import ListedFiles, printable, walk
 from data.parquet_file import ParquetFile
 from data.tally import EMPTY, NO_TEXT, ZERO_BYTE, Tally
 from int_lm.config import RECORD_SUFFIXES, SourceConfig
-from int_lm.errors import UserError
+from int_lm.errors import UserError, counted
 
 BATCH = 256  # records between two positions
 KINDS: dict[str, Any] = {"json": JsonFile, "parquet": ParquetFile}
@@ -56,14 +56,19 @@ class RecordFiles(ListedFiles):
             after = {"at": at, "tally": self.tally.state()} if at else None
             yield Document(file.shown if file else "", texts[0] if texts else b""), after
 
-    def texts(self, names: Sequence[str]) -> Iterator[tuple[tuple[bytes, ...], str]]:
-        """(values of several fields, place) of every record that has text in all of them."""
-        for texts, file, _ in self._values(names, None):
+    def texts(
+        self, names: Sequence[str], remedy: str = OTHER_FIELD
+    ) -> Iterator[tuple[tuple[bytes, ...], str]]:
+        """(values of several fields, place) of every record that has text in all of them.
+
+        `remedy` says what to do about records without one of the fields.
+        """
+        for texts, file, _ in self._values(names, None, remedy):
             if texts:
                 yield texts, file.where()
 
     def _values(
-        self, names: Sequence[str], position: Position
+        self, names: Sequence[str], position: Position, remedy: str = OTHER_FIELD
     ) -> Iterator[tuple[tuple[bytes, ...] | None, Any, list[Any] | None]]:
         """(texts of a record or None, its file, place after it or None)."""
         first, within = position["at"] if position else (0, None)
@@ -81,21 +86,22 @@ class RecordFiles(ListedFiles):
                     found = dict(zip(names, values, strict=True))
                     lacking = [name for name in lacking if found[name] is UNSET]
                     if sound == BATCH and lacking:
-                        raise no_field(shown, lacking[0], file.keys())
+                        raise no_field(shown, lacking[0], file.keys(), remedy)
                 texts = self._checked(values, file)
                 yield texts, file, [index, file.position()] if number % BATCH == 0 else None
             if sound and lacking:
-                raise no_field(shown, lacking[0], file.keys())
+                raise no_field(shown, lacking[0], file.keys(), remedy)
             if number == 0 and within is None:
                 self.tally.add(EMPTY, shown)
             empty = empty and number == 0 and within is None
             within = None
             yield None, None, [index + 1, None]
         if empty and position is None:
+            others = len(self.listed) - 1
+            also = f", and so {'is' if others == 1 else 'are'} {counted(others, 'other file')}"
             raise UserError(
-                f"{self.listed[0][0]} is empty"
-                + (f", and so are {len(self.listed) - 1} other files" if self.listed[1:] else "")
-                + "; name a file that holds records"
+                f"{self.listed[0][0]} is empty{also if others else ''}; name a file that holds "
+                "records"
             )
 
     def _checked(self, values: Any, file: Any) -> tuple[bytes, ...] | None:

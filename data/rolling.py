@@ -27,7 +27,7 @@ from data.sources import open_source
 from data.streams import Mixture, Part, Streams
 from int_lm import config
 from int_lm.config import Config, DataConfig
-from int_lm.errors import UserError
+from int_lm.errors import UserError, counted
 from int_lm.files.lock import HeldError
 from tokenization.interface import Tokenizer
 
@@ -167,8 +167,8 @@ class RollingStreams(Streams):
         windows = stages.facts(0)["totals"]["windows"]
         if windows < streams:
             raise UserError(
-                f"a stage of {name} has {windows} windows of text, but {streams} streams read one "
-                "each; raise --data.window_bytes, or prepare all of it (0)"
+                f"a stage of {name} has {counted(windows, 'window')} of text, but {streams} "
+                "streams read one each; raise --data.window_bytes, or prepare all of it (0)"
             )
         self._part = functools.lru_cache(maxsize=2)(self._open_part)
 

@@ -22,7 +22,7 @@ from data import shards
 from data.documents import Document
 from data.order import Permutation, key
 from data.shards import Shard
-from int_lm.errors import UserError
+from int_lm.errors import UserError, counted
 from tokenization.interface import Tokenizer
 
 BLOCK = 1024  # windows in which the shares of a mixture are exact
@@ -296,9 +296,10 @@ def over(
         needed = readers * segment_length
         if count < needed:
             raise UserError(
-                f"the training text of {name} has {count} tokens, but {readers} streams of "
-                f"{segment_length} tokens read {needed} per step; give more text, or lower "
-                "es.population or es.segment_length"
+                f"the training text of {name} has {counted(count, 'token')}, but "
+                f"{counted(readers, 'stream')} of {segment_length} tokens "
+                f"{'reads' if readers == 1 else 'read'} {needed} per step; give more text, or "
+                "lower es.population or es.segment_length"
             )
         target = min(target, count // readers)
         widest = max(widest, *(int(np.diff(shard.windows).max(initial=1)) for shard in pieces))

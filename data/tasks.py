@@ -7,6 +7,7 @@ from msgspec import UNSET
 
 from data.documents import Notice
 from data.fields import Problem
+from data.formats import LAST_WORD, PAIR
 from data.json_file import JsonFile
 from data.listed import printable
 from data.records import Files
@@ -34,7 +35,7 @@ def last_words(
     """
     source = Files(SourceConfig("json", (path,), skip_damaged=skip_damaged))
     documents, firsts = [], []
-    for (text,), place in source.texts(["text"]):
+    for (text,), place in source.texts(["text"], f"a line is {LAST_WORD}"):
         context, space, word = text.rstrip().rpartition(b" ")
         if not context.strip():
             source.tally.add("left out texts of one word", place)
@@ -44,7 +45,7 @@ def last_words(
         firsts.append(len(before))
     source.tally.tell(notice)
     if not documents:
-        raise UserError(f"{path} holds no text of two words; each line needs a field text")
+        raise UserError(f"{path} holds no text of two words; a line is {LAST_WORD}")
     return documents, firsts
 
 
@@ -64,10 +65,10 @@ def pairs(
     """
     source = Files(SourceConfig("json", (path,), skip_damaged=skip_damaged))
     fields = ["sentence_good", "sentence_bad"]
-    texts = [text for pair, _ in source.texts(fields) for text in pair]
+    texts = [text for pair, _ in source.texts(fields, f"a line is {PAIR}") for text in pair]
     source.tally.tell(notice)
     if not texts:
-        raise UserError(f"{path} holds no pair of sentences")
+        raise UserError(f"{path} holds no pair of sentences; a line is {PAIR}")
     return tokenizer.encode_all(texts)
 
 

@@ -12,7 +12,7 @@ from data import formats
 from data.documents import Document, Position
 from data.listed import ListedFiles, opened, printable, walk
 from data.tally import EMPTY, Tally
-from int_lm.errors import UserError
+from int_lm.errors import UserError, counted
 
 NOT_SOURCES = frozenset({"site-packages", "dist-packages", "__pycache__"})
 TABLES = (".csv", ".tsv")  # endings of names
@@ -248,7 +248,8 @@ def _refuse_directory_of_records(directory: str, files: Sequence[str]) -> None:
 
 
 def _no_text(directory: str, skipped: int) -> str:
-    other = f" ({skipped} files in it are not UTF-8 text)" if skipped else ""
+    files = f"{counted(skipped, 'file')} in it {'is' if skipped == 1 else 'are'}"
+    other = f" ({files} not UTF-8 text)" if skipped else ""
     return (
         f"directory {printable(directory)} holds no text{other}; name a file or a directory that "
         "does"

@@ -5,11 +5,14 @@
     int_lm.load("runs/book").sample("The ", tokens=100, seed=1)
 
 Every name below is documented where it is defined (`int_lm.api`, `int_lm.config`), and imported
-from there when it is first used: `import int_lm` itself imports nothing, JAX least of all.
+from there when it is first used: `import int_lm` itself imports nothing, JAX least of all. Where it
+is imported by a command, Ctrl-C ends that without a traceback (`int_lm.starting`).
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
+
+from int_lm import starting
 
 if TYPE_CHECKING:
     from int_lm.api import Model as Model, load as load, train as train
@@ -43,6 +46,9 @@ _DEFINED_IN = {
 _MODULES = {name: module for module, names in _DEFINED_IN.items() for name in names}
 
 __all__ = [name for name in _MODULES if name != "__version__"]  # pyright: ignore
+
+
+starting.listen()
 
 
 def __getattr__(name: str) -> Any:

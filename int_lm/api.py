@@ -10,18 +10,29 @@ wrong, where, and what to do next.
 """
 
 import contextlib
-from collections.abc import Mapping, Sequence
+import numbers
+import operator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from int_lm import config as config_module, export as export_module, hub, plugins, programs, runtime
 from int_lm.config import Config, command_line
-from int_lm.errors import UserError, nearest
+from int_lm.errors import UserError, in_python, nearest, require
 
 if TYPE_CHECKING:
     import numpy as np
 
 Text = str | bytes  # bytes are UTF-8
+
+
+@contextlib.contextmanager
+def _for_python() -> Iterator[None]:
+    """Sentences that name flags of commands name fields and arguments instead."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(in_python(str(error))) from error
 
 
 class Model:
@@ -49,6 +60,7 @@ class Model:
     def __repr__(self) -> str:
         return f"<int_lm model of {self.path} at step {self.step}>"
 
+    @_for_python()
     def evaluate(self, texts: Sequence[Text]) -> dict[str, Any]:
         """How well the model predicts texts: the figures of `eval.py --text --json`.
 
@@ -82,6 +94,7 @@ class Model:
         text = programs.load("data.corpus").text_figures("texts given", of_texts, None)
         return programs.load("eval").figures_of(self._subject, {"text": of_texts}, text)
 
+    @_for_python()
     def log2_likelihoods(self, texts: Sequence[Text]) -> "np.ndarray":
         """The exact log2-likelihood of every text: int64 [texts], in units of 2^-16 bit.
 
@@ -96,6 +109,7 @@ class Model:
         ids = self.tokenizer.encode_all(_checked(texts))
         return self._subject.log2_likelihoods(ids, lambda tokens: None)
 
+    @_for_python()
     def sample(
         self,
         prompt: Text = "",
@@ -125,10 +139,14 @@ class Model:
           in which bytes that are not UTF-8 become replacement characters.
 
         Raises:
-          UserError: a number is outside its range, or the prompt is not UTF-8 or has a zero byte.
+          UserError: a number is outside its range, an argument has another type, or the prompt is
+            not UTF-8 or has a zero byte.
         """
+        tokens, top_k, seed = map(_whole, ("tokens", "top_k", "seed"), (tokens, top_k, seed))
         if tokens < 1:
             raise UserError(f"tokens is {tokens}, must be at least 1")
+        for name, value in (("temperature", temperature), ("top_p", top_p)):
+            require(isinstance(value, numbers.Real), f"{name} is {value!r}, must be a number")
         try:
             sampler = runtime.Sampler(temperature, top_k, top_p, seed)
         except ValueError as error:
@@ -138,6 +156,7 @@ class Model:
         written = self.tokenizer.decode(list(drawn))
         return written if isinstance(prompt, bytes) else written.decode(errors="replace")
 
+    @_for_python()
     def export(self, out: str | Path, *, overwrite: bool = False) -> Path:
         """Write the model of a run as a directory that runs with NumPy alone; see `int_lm.export`.
 
@@ -151,12 +170,14 @@ class Model:
         Raises:
           UserError: this model is an export, `out` exists, or the file system refused.
         """
+        _path(out)
         run = self._subject.run
         if run is None:
             raise UserError(f"{self.path} is an export already; copy the directory instead")
         return export_module.export_run(run, self.path, out, overwrite=overwrite)
 
 
+@_for_python()
 def load(path: str | Path, step: int | None = None, *, trusted: Sequence[str] = ()) -> Model:
     """The model in a run directory or in an export.
 
@@ -170,6 +191,12 @@ def load(path: str | Path, step: int | None = None, *, trusted: Sequence[str] = 
       UserError: `path` holds no run and no export, or it is damaged; `step` is given for an export;
         or the hub does not give the export.
     """
+    _path(path)
+    require(
+        not isinstance(trusted, str) and isinstance(trusted, Sequence),
+        f"trusted is {trusted!r}; give a list of names such as ['my_package.gru:GRU']",
+    )
+    step = None if step is None else _whole("step", step)
     path = hub.local(path)
     plugins.trust(*trusted)
     evaluation = programs.load("eval")
@@ -185,6 +212,7 @@ def load(path: str | Path, step: int | None = None, *, trusted: Sequence[str] = 
     return Model(path, evaluation.open_export(path))
 
 
+@_for_python()
 def train(
     config: Config | Mapping[str, Any] | str | Path | None = None, **overrides: Mapping[str, Any]
 ) -> Model:
@@ -236,6 +264,10 @@ def _configuration(config: Any, overrides: Mapping[str, Any]) -> Config:
     if isinstance(config, str | Path):
         config = command_line.configuration(str(config))
     elif not isinstance(config, Config):
+        require(
+            config is None or isinstance(config, Mapping),
+            f"the configuration is {config!r}; give a Config, nested values, a file or a name",
+        )
         config = config_module.from_dict({} if config is None else config, "the configuration")
     where, flags = "the arguments of train", {}
     for section, fields in overrides.items():
@@ -258,6 +290,8 @@ def _checked(texts: Sequence[Text]) -> list[bytes]:
     """
     if isinstance(texts, str | bytes):
         raise UserError("texts is a single text; give a list of texts")
+    if not isinstance(texts, Iterable):
+        raise UserError(f"texts is {texts!r}; give a list of texts")
     checked = [_bytes(text, f"text {number}") for number, text in enumerate(texts)]
     for number, text in enumerate(checked):
         if not text:
@@ -271,8 +305,12 @@ def _bytes(text: Text, what: str) -> bytes:
     """The UTF-8 bytes of a text; `what` names it in an error.
 
     Raises:
-      UserError: the text is not UTF-8 or has a zero byte.
+      UserError: it is no text, is not UTF-8, or has a zero byte.
     """
+    require(
+        isinstance(text, str | bytes | bytearray),
+        f"{what} is {text!r}, which is no text; give str or bytes",
+    )
     try:
         data = text.encode() if isinstance(text, str) else bytes(text)
         data.decode()
@@ -281,3 +319,20 @@ def _bytes(text: Text, what: str) -> bytes:
     if 0 in data:
         raise UserError(f"{what} has a zero byte, which stands between texts; cut it there")
     return data
+
+
+def _path(path: str | Path) -> None:
+    """Refuse what names no file (`UserError`)."""
+    require(isinstance(path, str | Path), f"the path is {path!r}, must be a str or a Path")
+
+
+def _whole(name: str, value: int) -> int:
+    """An integer of Python, of any type of integers.
+
+    Raises:
+      UserError: it is none.
+    """
+    try:
+        return operator.index(value)
+    except TypeError as error:
+        raise UserError(f"{name} is {value!r}, must be an integer") from error

@@ -2,6 +2,9 @@
 
 import contextlib
 import difflib
+import errno
+import os
+import re
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -10,6 +13,21 @@ from int_lm import signals
 
 EXIT_USER_ERROR = 2
 EXIT_LOST_PROCESS = 3  # another process of the run is gone
+
+REMEDIES = {  # of failures of the file system
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space or choose another directory"),
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM, errno.EROFS), "choose a place that you may read and write"
+    ),
+    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "check the path"),
+}
+# What stands in Python for flags that sentences name: patterns, and their replacements.
+ARGUMENTS = (
+    (r" ?\((?:see --help|--run)\)", ""),
+    (r"--plugin (\S+)", r'trusted=["\1"]'),
+    (r"--overwrite", "overwrite=True"),
+    (r"--((?:\w+\.)?\w+)", r"\1"),
+)
 
 
 class UserError(Exception):
@@ -30,13 +48,29 @@ def require(condition: bool, message: str) -> None:
         raise UserError(message)
 
 
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    """A number with its noun: `1 document`, `2,000 documents`.
+
+    Args:
+      count: how many.
+      noun: for one.
+      plural: for any other number; None for the noun with an s.
+    """
+    return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
+
+
+def in_python(sentence: str) -> str:
+    """A sentence with flags, for callers of `int_lm.api`: with fields and arguments instead."""
+    for flag, argument in ARGUMENTS:
+        sentence = re.sub(flag, argument, sentence)
+    return sentence
+
+
 def explain_os_error(error: OSError) -> str:
     """One sentence for a failure of the file system (disk full, read-only, no permission)."""
     where = f" at {error.filename}" if error.filename else ""
-    return (
-        f"the file system refused{where}: {error.strerror or error}; "
-        "free some space or choose a directory you can write to (--run.dir)"
-    )
+    remedy = REMEDIES.get(error.errno or 0, "mend that or choose another place")
+    return f"the file system refused{where}: {error.strerror or error}; {remedy}"
 
 
 @contextlib.contextmanager
@@ -47,15 +81,45 @@ def reported(program: str) -> Iterator[None]:
     the exit code that shells give it: 128 + its number, 130 for Ctrl-C.
     """
     try:
-        with signals.Ending(lambda message: signals.tell(f"{program}: error: {message}\n")):
+        with (
+            signals.Ending(lambda message: signals.tell(f"{program}: error: {message}\n")),
+            _written_out(),
+        ):
             yield
     except BrokenPipeError:  # the reader of our output went away (`| head`): not an error
-        sys.stderr.close()
+        drop_output()
         sys.exit(0)
     except (UserError, OSError, KeyboardInterrupt) as error:
         status, message = explained(error)
         tell(program, message)
+        if isinstance(error, OSError):
+            drop_output()
         sys.exit(status)
+
+
+@contextlib.contextmanager
+def _written_out() -> Iterator[None]:
+    """At its end what was printed is written, so that a failure of that is raised here.
+
+    Otherwise Python would find it when it ends, and print a message of its own.
+    """
+    try:
+        yield
+    except SystemExit:  # of --help
+        sys.stdout.flush()
+        raise
+    sys.stdout.flush()
+
+
+def drop_output() -> None:
+    """Leave out what was printed and is not written yet, if it cannot be written."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with contextlib.suppress(OSError):  # no file, as in tests
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, sys.stdout.fileno())
+            os.close(nowhere)
 
 
 def explained(error: UserError | OSError | KeyboardInterrupt) -> tuple[int, str]:

@@ -155,7 +155,9 @@ def resolve(kind: str, name: str, of: type) -> Any:
         )
     value = attribute(target, f"the {kind} {name}")
     if not isinstance(value, of):
-        raise UserError(f"the {kind} {name} is a {type(value).__name__}, expected {of.__name__}")
+        raise UserError(
+            f"the {kind} {name} is of type {type(value).__name__}, expected {of.__name__}"
+        )
     return value
 
 

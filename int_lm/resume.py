@@ -5,7 +5,7 @@ configuration, text, tokenizer and noise are the same. Fields in `RESUMABLE_CHAN
 `check_resumable` refuses other runs. `resumption_warning` names a change that is allowed but leads
 to other weights.
 
-JAX is not imported here, because commands that read exports also use `check_tokenizer`.
+JAX is not imported here, so that `train.py` can refuse a run before it starts.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from typing import Any
 
 from int_lm import config
 from int_lm.config import Config, DistributedConfig, RunConfig
-from int_lm.errors import UserError
+from int_lm.errors import UserError, counted
 from int_lm.method import schedules
 from int_lm.runtime import VOCABULARY_MAX
 
@@ -127,8 +127,8 @@ def settings_of(host: Mapping[str, Any], where: Path) -> Config:
     sources, weights = len(config.sources_of(settings.data)), len(host["mixture"][0][1])
     if sources != weights:
         raise UserError(
-            f"the checkpoint in {where} has {sources} sources but a mixture of {weights}; restore "
-            "its files from a copy"
+            f"the checkpoint in {where} has {counted(sources, 'source')} but a mixture of "
+            f"{weights}; restore its files from a copy"
         )
     return settings
 
@@ -307,7 +307,7 @@ def resumption_warning(host: Mapping[str, Any], settings: Config) -> str | None:
         return None
     return (
         f"es.schedule {schedule} ends at run.steps, which was {before} and is {now}: rates go on "
-        f"as those of a run of {now} steps, to other weights than such a run would have"
+        f"as those of a run of {counted(now, 'step')}, to other weights than such a run would have"
     )
 
 

@@ -26,7 +26,8 @@ from int_lm.method.recipe import Recipe
 from int_lm.model import hashing
 from int_lm.model.params import Parameters
 
-POLICY = "control"  # entry of the host data of a policy's checkpoints (`int_lm.control`)
+TEXT, TUNING, POLICY = "", "tuning", "control"  # entries that only such host data have
+KINDS = {TEXT: "a run of train.py", TUNING: "a run of int_lm.tune", POLICY: "a policy"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,14 +136,33 @@ def open_run(
     )
 
 
+def check_kind(host: Mapping[str, Any], kind: str, directory: str | Path) -> None:
+    """Refuse to go on from a checkpoint that another command wrote.
+
+    Args:
+      host: its host data.
+      kind: one of `KINDS`.
+      directory: of the run.
+
+    Raises:
+      UserError: names what the directory holds.
+    """
+    found = next((name for name in (TUNING, POLICY) if name in host), TEXT)
+    if found != kind:
+        raise UserError(
+            f"{directory} holds {KINDS[found]}, which this command cannot go on with; name a new "
+            "directory with --run.dir"
+        )
+
+
 def text_of(host: Mapping[str, Any]) -> str | None:
     """`Run.text_sha256`, from a checkpoint's host data.
 
     The entry text_sha256 of a tuning is the digest of its prompts.
     """
-    if "tuning" not in host:
+    if TUNING not in host:
         return host["text_sha256"]
-    tuning = host["tuning"]
+    tuning = host[TUNING]
     found = tuning.get("text_sha256") if isinstance(tuning, dict) else None
     return found if isinstance(found, str) else None
 

@@ -127,7 +127,7 @@ def test_missing_and_odd_paths_are_refused(tmp_path: Path) -> None:
     assert f"{tmp_path}/pipe is neither a file nor" in refusal(from_text(tmp_path / "pipe"))
     assert f"directory {tmp_path} holds no text; name" in refusal(from_text(tmp_path))
     (tmp_path / "b").write_bytes(b"\0")
-    assert "(1 files in it are not UTF-8 text)" in refusal(from_text(tmp_path))
+    assert "(1 file in it is not UTF-8 text)" in refusal(from_text(tmp_path))
 
 
 @pytest.mark.parametrize("inside", [False, True], ids=["named", "in a directory"])

@@ -23,7 +23,13 @@ SOUND: dict[str, Any] = {
         "instructions": ["avx2"],
     },
     "memory": {"total": 8 << 30, "available": 4 << 30, "limit": None},
-    "disk": {"path": "runs", "free": 10**12, "written_per_second": 1e8, "error": None},
+    "disk": {
+        "path": "runs",
+        "missing": None,
+        "free": 10**12,
+        "written_per_second": 1e8,
+        "error": None,
+    },
     "caches": {
         **{"compilation": {"path": "cache", "bytes": 1500, "complete": True}},
         **{name: {"path": name, "bytes": None, "complete": True} for name in ("hub", "datasets")},

@@ -58,7 +58,7 @@ def looked_up(lanes: list[list[int]]) -> list[list[list[tuple[int, int]]]]:
 
 
 def read_at_once(lanes: list[list[int]], cut: int, first: int = 0) -> list[Any]:
-    """The same, of `document_cache.read` of the tokens before `cut`, and of the others.
+    """The same, of `document_cache.over_tokens` of the tokens before `cut`, and of the others.
 
     Args:
       first: number of the first place.
@@ -67,7 +67,7 @@ def read_at_once(lanes: list[list[int]], cut: int, first: int = 0) -> list[Any]:
     state, context = model.initial_state(len(lanes)), jnp.zeros((4, len(lanes)), jnp.int32)
     state[document_cache.PLACE] = state[document_cache.PLACE] + jnp.int32(first)
     tokens_TP, found = jnp.array(lanes, jnp.int32).T, []
-    read = jax.jit(functools.partial(document_cache.read, SETTINGS))  # traced anew
+    read = jax.jit(functools.partial(document_cache.over_tokens, SETTINGS))  # traced anew
     for part_TP in (tokens_TP[:cut], tokens_TP[cut:]):
         state, said = read(state, context, part_TP)
         for tokens_P in part_TP:

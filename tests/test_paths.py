@@ -51,9 +51,9 @@ def test_paths_of_flags_are_expanded(home: Path) -> None:
     read = parsed("--run.dir=~/run", "--data.path", "$PLACE/x", "~/y", "--data.tokenizer=~/t")
     assert read.run.dir == f"{home}/run" and read.data.tokenizer == f"{home}/t"
     assert read.data.path == ("/somewhere/x", f"{home}/y")
-    found = eval_command.parse(["--run=~/run", "--text", "$PLACE/x", "y", "--pairs=~/p"])
+    found = eval_command.parse(["--run=~/run", "--text", "$PLACE/x", "y"])
     assert (found.run, found.text) == (f"{home}/run", ["/somewhere/x", "y"])
-    assert found.pairs == f"{home}/p"
+    assert eval_command.parse(["--run", "x", "--pairs=~/p"]).pairs == f"{home}/p"
     assert parsed("--reward.prompts=~/p").reward.prompts == f"{home}/p"
     from_python = command_line.overridden(Config(), {"run.dir": "~/run"}, "here")
     assert from_python.run.dir == f"{home}/run"

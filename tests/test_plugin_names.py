@@ -148,9 +148,9 @@ def test_what_cannot_be_had_is_one_sentence() -> None:
         "tests.plugins.stochastic:NONE",
     )
     plugins.trust(wrong, nowhere, without, FULL)
-    assert refused("update", wrong) == f"the update {wrong} is a int, expected Update"
+    assert refused("update", wrong) == f"the update {wrong} is of type int, expected Update"
     assert refused("architecture", FULL, Architecture).endswith(
-        "is a Update, expected Architecture"
+        "is of type Update, expected Architecture"
     )
     assert (
         "cannot be imported from tests.plugins.nowhere (ModuleNotFoundError: No module"

@@ -441,7 +441,7 @@ def test_a_malformed_name_is_refused(name: str, run_command) -> None:
         ("import nothing_of_this_name", "No module named"),
         ("GRU = (", "was never closed"),
         ("", "has no GRU"),
-        ("GRU = 1", "is a int, expected Architecture"),
+        ("GRU = 1", "is of type int, expected Architecture"),
     ],
 )
 def test_a_module_that_does_not_work_is_reported(

@@ -32,6 +32,7 @@ pytestmark = pytest.mark.skipif(not native.available(), reason="the kernels are 
 CLOCK = Clock(jnp.uint32(5), jnp.uint32(3))
 UNIT = {"votes": "unit", "readout": "exact", "update": "carry"}
 PLAIN = {"votes": "eggroll", "readout": "perturbed"}
+CACHE = {"cache": (1, 3), "cache_bits": 4}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -63,12 +64,12 @@ def random_weights(recipe: Recipe, extreme: bool) -> Parameters:
     return Parameters.of_paths({path: leaf(spec.full_shape) for path, spec in specs.items()})
 
 
-def tokens_of(members: int, length: int, vocabulary: int, readers: int = 2) -> np.ndarray:
+def tokens_of(recipe: Recipe) -> np.ndarray:
     """Tokens of streams, with documents that end and padding between them: int32 [P, T+1]."""
-    shape = members // readers, length + 1
-    tokens = np.random.default_rng(3).integers(0, vocabulary, shape, dtype=np.int32)
+    shape = recipe.es.streams, recipe.es.segment_length + 1
+    tokens = np.random.default_rng(3).integers(0, recipe.model.vocab_size, shape, dtype=np.int32)
     tokens[0, 1:3] = 0
-    return np.repeat(tokens, readers, axis=0)
+    return np.repeat(tokens, recipe.es.members_per_stream, axis=0)
 
 
 def everything(recipe: Recipe, weights: Parameters, tokens_PT: np.ndarray) -> tuple[Any, str]:
@@ -79,7 +80,8 @@ def everything(recipe: Recipe, weights: Parameters, tokens_PT: np.ndarray) -> tu
         seen = population.perturbed(recipe, weights, population.noise_of(recipe, CLOCK, pairs_I))
         objective = functools.partial(recipe.objective.run, recipe.model, seen)
         keep = token_votes.keep(recipe)
-        state = recipe.model.initial_state(recipe.es.population, recipe.es.members_per_stream)
+        es = recipe.es
+        state = recipe.model.initial_state(es.population, es.members_per_stream)
         state, *_ = objective(state, tokens_PT, keep)
         return objective(state, tokens_PT[:, ::-1], keep)
 
@@ -108,21 +110,21 @@ CASES = {
         UNIT,
         11,
     ),
+    # a document cache, whose streams are read by a pair or by two of them
+    "rwkv, cache": (
+        {"architecture": "rwkv", "width": 16, "direct": (2,), "direct_bits": 8, **CACHE},
+        UNIT,
+        9,
+    ),
+    "egg, cache, two pairs": (
+        {"architecture": "egg", "width": 16, **CACHE},
+        {**UNIT, "members_per_stream": 4},
+        9,
+    ),
     "rwkv, trace": (
         {"architecture": "rwkv", "width": 20},
         {**UNIT, "votes": "trace", "rank": 4},
         7,
-    ),
-    # the document cache, which a pair reads, and two pairs; what it says follows tables or does not
-    "rwkv, a cache": (
-        {"architecture": "rwkv", "width": 16, "direct": (2,), "direct_bits": 8, "cache": (1, 2)},
-        UNIT,
-        3,
-    ),
-    "egg, a cache": (
-        {"architecture": "egg", "width": 16, "cache": (2, 1), "cache_bits": 4},
-        {**UNIT, "members_per_stream": 4},
-        4,
     ),
     "egg, plain": ({"architecture": "egg", "width": 33, "layers": 1}, PLAIN, 37),
     "egg, unit": ({"architecture": "egg", "width": 16}, {**UNIT, "rank": 4}, 300),
@@ -135,9 +137,7 @@ CASES = {
 def test_bits_are_those_of_jax(name: str) -> None:
     model, es, vocabulary = CASES[name]
     recipe = recipe_of({"layers": 2, **model}, {"population": 52, **es}, vocabulary)
-    length = 12 if recipe.settings.model.cache else 5
-    tokens = tokens_of(52, length, vocabulary, recipe.es.members_per_stream)
-    compare(recipe, random_weights(recipe, False), tokens)
+    compare(recipe, random_weights(recipe, False), tokens_of(recipe))
 
 
 def test_bits_are_those_of_jax_with_extreme_weights() -> None:
@@ -145,7 +145,7 @@ def test_bits_are_those_of_jax_with_extreme_weights() -> None:
     model = {"architecture": "rwkv", "width": 16, "layers": 1, "direct": (2,), "direct_bits": 8}
     recipe = recipe_of(model, {"population": 30, "sigma_shift": 1, **UNIT}, 40)
     with native.instructions("avx2"):
-        compare(recipe, random_weights(recipe, True), tokens_of(30, 5, 40))
+        compare(recipe, random_weights(recipe, True), tokens_of(recipe))
 
 
 @pytest.mark.parametrize("lanes", [1, 3, 50])
@@ -179,7 +179,7 @@ def totals_of(combine: Any, members: int) -> Any:
     """Totals of tokens, of a network that does nothing else."""
 
     def token(
-        arguments: Any, state: jax.Array, token_P: jax.Array, target_P: jax.Array, given: Any
+        arguments: Any, state: jax.Array, each: None, token_P: jax.Array, target_P: jax.Array
     ) -> Any:
         state = combine(state, token_P)
         return state, state[0] - target_P

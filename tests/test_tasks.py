@@ -279,7 +279,7 @@ def test_tasks_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
             tasks.of(name)
     plugins.trust(FULL, "plugins.parity:reward")
     assert tasks.of(FULL).name == "parity"
-    with pytest.raises(UserError, match="is a function, expected Task"):
+    with pytest.raises(UserError, match="is of type function, expected Task"):
         tasks.of("plugins.parity:reward")
 
 

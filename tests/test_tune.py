@@ -175,7 +175,9 @@ def test_what_a_reward_prints_stands_in_nobodys_way(folder: Path, capfd: Any) ->
 
 
 def test_what_is_no_function_is_refused(folder: Path) -> None:
-    with pytest.raises(UserError, match="rewards_of_mine:number is a int, expected a function"):
+    with pytest.raises(
+        UserError, match="rewards_of_mine:number is of type int, expected a function"
+    ):
         judged("number", [])
     with pytest.raises(UserError, match="rewards_of_mine has no vovels"):
         judged("vovels", [])

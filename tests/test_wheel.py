@@ -90,7 +90,7 @@ def trained(command: Command) -> str:
     arguments = train_arguments(Path("book.txt"), Path("runs/tiny"), **sizes)
     arguments = ["--config", "quickstart", *arguments]
     prepared = command("int-lm", "prepare", *arguments)
-    assert re.search(r"text: shards/text-\w+, 1 shards, sound", prepared)
+    assert re.search(r"text: shards/text-\w+, 1 shard, sound", prepared)
     printed = command("int-lm", "train", *arguments)
     assert "prepared" not in printed
     return printed

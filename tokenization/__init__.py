@@ -5,14 +5,23 @@ identifies the tokenizer: a checkpoint is read only with the tokenizer it was tr
 """
 
 from pathlib import Path
+from typing import Any
 
 from int_lm.errors import UserError
 from int_lm.files import names
 from tokenization.byte import ByteTokenizer
-from tokenization.interface import Tokenizer, identity, read_identity
+from tokenization.interface import Tokenizer, check_own, identity, read_identity
 from tokenization.sentence_piece import SentencePieceTokenizer
 
-__all__ = ["ByteTokenizer", "SentencePieceTokenizer", "Tokenizer", "identity", "load"]
+__all__ = [
+    "ByteTokenizer",
+    "SentencePieceTokenizer",
+    "Tokenizer",
+    "check_own",
+    "identity",
+    "load",
+    "load_own",
+]
 
 KINDS: dict[str, type[ByteTokenizer] | type[SentencePieceTokenizer]] = {
     "bytes": ByteTokenizer,
@@ -55,4 +64,20 @@ def load(source: str | Path) -> Tokenizer:
                 f"{path} says {key} {saved[key]!r} but the {kind} tokenizer has {value!r}; "
                 "the file is damaged or was edited: restore it from the run that wrote it"
             )
+    return tokenizer
+
+
+def load_own(root: str | Path, trained: dict[str, Any]) -> Tokenizer:
+    """The tokenizer of a run or an export.
+
+    Args:
+      root: the directory of the run or the export.
+      trained: the identity of the tokenizer that its weights were trained with.
+
+    Raises:
+      UserError: as `load`, or it is another tokenizer.
+    """
+    directory = Path(root) / "tokenizer"
+    tokenizer = load(directory)
+    check_own(directory, identity(tokenizer), trained)
     return tokenizer

@@ -14,7 +14,7 @@ from data import split
 from data.sources import open_source
 from int_lm import config, errors
 from int_lm.config import DataConfig, MixtureConfig, command_line
-from int_lm.errors import UserError
+from int_lm.errors import UserError, counted
 from tokenization.interface import Tokenizer
 
 COMMAND = "python -m tokenization.inspect"
@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
             raise UserError(f"{source.name} holds no held-out text; raise --data.holdout")
         size, tokens = check(tokenizer, texts)
         print(
-            f"{source.name}: {len(texts):,} texts, {size:,} bytes, {tokens:,} tokens, "
+            f"{source.name}: {counted(len(texts), 'text')}, {size:,} bytes, {tokens:,} tokens, "
             f"{size / tokens:.3f} bytes a token; all came back whole"
         )
 

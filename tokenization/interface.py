@@ -95,6 +95,29 @@ def identity(tokenizer: Tokenizer) -> dict[str, Any]:
     }
 
 
+def check_own(directory: str | Path, found: dict[str, Any], trained: dict[str, Any]) -> None:
+    """Refuse the tokenizer beside weights if they were trained with another one.
+
+    Args:
+      directory: where it lies in the run or the export.
+      found: its identity.
+      trained: the identity of the tokenizer of the training.
+
+    Raises:
+      UserError: names the directory, and every entry that differs, with both values.
+    """
+    differences = [
+        f"{name} {found.get(name)!r}, not {trained.get(name)!r}"
+        for name in trained | found
+        if found.get(name) != trained.get(name)
+    ]
+    if differences:
+        raise UserError(
+            f"the tokenizer in {directory} is not the one that the weights were trained with: it "
+            f"has {'; '.join(differences)}; restore it from a copy of the run or the export"
+        )
+
+
 def write_identity(tokenizer: Tokenizer, directory: str | Path) -> None:
     """Write `identity.json` into `directory`: whole or not at all, however the process ends.
 

@@ -25,7 +25,7 @@ from data.sources import open_source
 from data.text import cut
 from int_lm import config, errors, progress
 from int_lm.config import DataConfig
-from int_lm.errors import UserError
+from int_lm.errors import UserError, counted
 from int_lm.files import names
 from tokenization.sentence_piece import SPACE, SentencePieceTokenizer
 
@@ -266,7 +266,7 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
         raise UserError(f"--sample_bytes is {arguments.sample_bytes}, must be at least 1")
     texts = sample(settings.data, arguments.sample_bytes, print)
     size = sum(map(len, texts))
-    print(f"training on {len(texts):,} documents, {size:,} bytes")
+    print(f"training on {counted(len(texts), 'document')}, {counted(size, 'byte')}")
     began = time.monotonic()
     tokenizer = train(
         texts,

@@ -24,8 +24,7 @@ class Argument:
       group: members that one entry of this axis stands for: 1, or 2 for pairs.
       low: the least value of an entry.
       high: the greatest.
-      each_token: whether every token has an array of its own. In memory they come one after
-        another; `members` is then 0.
+      each: whether every token has one of its own; in memory, tokens come first.
     """
 
     shape: Shape
@@ -34,7 +33,7 @@ class Argument:
     group: int
     low: int
     high: int
-    each_token: bool = False
+    each: bool = False
 
     def of_tile(self, tile: int) -> Shape:
         """The shape of what a tile of so many members takes of it."""
@@ -139,17 +138,29 @@ class TileWriter(c._Writer):
         for place in others:
             argument, name = self.arguments[place], f"argument_{place}"
             kind = layout.TYPES[argument.dtype]
+            if argument.each:
+                continue
             if place in states or argument.members:
                 self.array(kind, name, math.prod(argument.of_tile(self.tile)))
                 self.moved(place, f"s->inputs[{place}]", True)
                 continue
-            if not argument.each_token:
-                self.pointer(place, "first")
+            start = ""
+            if argument.members == 0:
+                start = f" + first / {argument.group} * {math.prod(argument.shape[1:])}"
+            self.say(
+                f"UNUSED const {kind} *const {name} = (const {kind} *)s->inputs[{place}]{start};"
+            )
         self.say("for (int64_t t = 0; t < s->length; t++) {")
         self.depth = 2
         for place in others:
-            if self.arguments[place].each_token:
-                self.pointer(place, "(t * s->members + first)")
+            if not (argument := self.arguments[place]).each:
+                continue
+            kind, name = layout.TYPES[argument.dtype], f"argument_{place}"
+            row = f"t * (s->members / {argument.group}) + first / {argument.group}"
+            self.say(
+                f"UNUSED const {kind} *const {name} = (const {kind} *)s->inputs[{place}] + "
+                f"({row}) * {math.prod(argument.shape[1:])};"
+            )
         for place in (len(others), len(others) + 1):
             name, high = f"argument_{place}", self.arguments[place].high
             self.array("int32_t", name, self.tile)
@@ -161,17 +172,6 @@ class TileWriter(c._Writer):
             self.say(f"    {name}[i] = clip(id, 0, {high});")
             self.say("}")
         self.depth = 1
-
-    def pointer(self, place: int, member: str) -> None:
-        """Declare where a tile's part of an argument begins: at this member."""
-        argument = self.arguments[place]
-        kind, start = layout.TYPES[argument.dtype], ""
-        if argument.members == 0:
-            start = f" + {member} / {argument.group} * {math.prod(argument.shape[1:])}"
-        self.say(
-            f"UNUSED const {kind} *const argument_{place} = "
-            f"(const {kind} *)s->inputs[{place}]{start};"
-        )
 
     def moved(self, place: int, pointer: str, loads: bool) -> None:
         """Copy a tile's part of an argument from memory, or back."""
@@ -304,24 +304,26 @@ def _rows(writer, name, operands, shapes, attributes, out) -> None:
     writer.say(f"s->kernels->{name}({arrays}, {rows}, {columns}, {out});")
 
 
-def _cache_added(writer, name, operands, shapes, attributes, out) -> None:
-    arrays = ", ".join(map(writer.operand, operands, shapes))
-    (rows, columns), (weights,), (readers, slots) = shapes[:3]
-    writer.say(
-        f"s->kernels->{name}({arrays}, {weights}, {slots}, {rows // readers}, {rows}, {columns}, "
-        f"{out});"
-    )
-
-
 def _direct_added(writer, name, operands, shapes, attributes, out) -> None:
     count = len(operands) // 2
     logits, *others = map(writer.operand, operands, shapes)
-    tables, picked = writer.fresh("tables"), writer.fresh("picked")
-    writer.say(f"const int8_t *const {tables}[{count}] = {{{', '.join(others[:count])}}};")
-    writer.say(f"const int32_t *const {picked}[{count}] = {{{', '.join(others[count:])}}};")
+    tables, picked, size = "0", "0", 0
+    if count:
+        tables, picked, size = writer.fresh("tables"), writer.fresh("picked"), shapes[1][0]
+        writer.say(f"const int8_t *const {tables}[{count}] = {{{', '.join(others[:count])}}};")
+        writer.say(f"const int32_t *const {picked}[{count}] = {{{', '.join(others[count:])}}};")
     writer.say(
-        f"s->kernels->{name}({logits}, {count}, {tables}, {picked}, {shapes[1][0]}, "
+        f"s->kernels->{name}({logits}, {count}, {tables}, {picked}, {size}, "
         f"{shapes[0][0]}, {shapes[0][1]}, {out});"
+    )
+
+
+def _cache_added(writer, name, operands, shapes, attributes, out) -> None:
+    logits, table, weights, tokens = map(writer.operand, operands, shapes)
+    sizes = math.prod(shapes[1]), *shapes[2], *shapes[0]
+    writer.say(
+        f"s->kernels->{name}({logits}, {table}, {weights}, {tokens}, "
+        f"{', '.join(map(str, sizes))}, {out});"
     )
 
 
@@ -329,5 +331,5 @@ _WRITERS: Mapping[str, Callable[..., None]] = {
     **{"linear8": _linear, "linear16": _linear},
     **{"likelihood8": _rows, "likelihood16": _rows},
     **{"direct_added8": _direct_added, "direct_added16": _direct_added},
-    **{"cache_added8": _cache_added, "cache_added16": _cache_added},
+    "cache_added": _cache_added,
 }

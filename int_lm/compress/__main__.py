@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from int_lm import compress, export, hub, plugins, programs, progress
 from int_lm.config.command_line import OneLineParser
-from int_lm.errors import UserError, reported, say
+from int_lm.errors import UserError, counted, reported, say
 from int_lm.files import atomic
 
 PROGRAM = "int_lm.compress"
@@ -91,10 +91,8 @@ def codec_of(name: str) -> compress.Codec:
     model = export.load(directory)
     programs.make_importable()
     import tokenization
-    from int_lm import resume
 
-    tokenizer = tokenization.load(directory / "tokenizer")
-    resume.check_tokenizer(model.config["tokenizer"], tokenization.identity(tokenizer))
+    tokenizer = tokenization.load_own(directory, model.config["tokenizer"])
     return compress.Codec(model, tokenizer.encode, tokenizer.decode)
 
 
@@ -137,7 +135,7 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
     if size and after:
         rate = 8 * (size if arguments.decompress else after)
         rate /= after if arguments.decompress and after else size
-        say(f"{size:,} bytes became {after:,}: {rate:.4f} bits per byte")
+        say(f"{counted(size, 'byte')} became {after:,}: {rate:.4f} bits per byte")
 
 
 if __name__ == "__main__":

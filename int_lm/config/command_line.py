@@ -37,6 +37,7 @@ IN_A_CLONE = {
     "export": "-m int_lm.export",
     "train-tokenizer": "-m tokenization.train",
     "inspect-tokenizer": "-m tokenization.inspect",
+    "build-kernels": "-m int_lm.native",
 }
 
 

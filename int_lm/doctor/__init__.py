@@ -239,6 +239,7 @@ def lines(answers: Answers) -> list[str]:
     limit = f", {in_bytes(memory['limit'])} by its control group" if memory["limit"] else ""
     speed = disk["written_per_second"]
     written = f", {in_bytes(speed)}/s written" if speed else ""
+    missing = f" ({disk['missing']} is not there yet)" if disk["missing"] else ""
     found = {
         "python": f"{answers['python']['version']}, {answers['python']['path']}",
         "packages": ", ".join(
@@ -247,7 +248,7 @@ def lines(answers: Answers) -> list[str]:
         "processor": f"{cpu['machine']} {cpu['name'] or ''} ({' '.join(cpu['instructions'])})",
         "cores": f"{cpu['cores']}{quota}",
         "memory": f"{in_bytes(memory['total'])}, {in_bytes(memory['available'])} free{limit}",
-        "disk": f"{disk['path']}: {in_bytes(disk['free'])} free{written}",
+        "disk": f"{disk['path']}{missing}: {in_bytes(disk['free'])} free{written}",
     }
     if jax is None:
         found["JAX"] = f"does not start: {answers['jax_error']}"

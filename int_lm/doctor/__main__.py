@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from int_lm import doctor, errors, programs
+from int_lm import doctor, errors
 from int_lm.config import command_line
 
 COMMAND = "python -m int_lm.doctor"
@@ -50,12 +50,7 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
       program: name of this command in its help.
     """
     arguments = parse(argv, program)
-    build = (
-        "int-lm build-kernels"
-        if programs.installed()
-        else f"{command_line.interpreter()} -m int_lm.native"
-    )
-    answers = doctor.examined(arguments.run, build)
+    answers = doctor.examined(arguments.run, command_line.command("build-kernels"))
     found = doctor.findings(answers)
     if arguments.json:
         print(json.dumps(answers | {"findings": [finding._asdict() for finding in found]}))

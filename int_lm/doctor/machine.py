@@ -71,6 +71,7 @@ def disk(directory: Path) -> dict[str, Any]:
 
     Returns:
       path: the directory, or the nearest one above it that exists.
+      missing: the directory, if it does not exist; otherwise None.
       free: bytes that can still be written there.
       written_per_second: bytes per second of a file that reaches the disk; None on an error.
       error: why nothing can be written there; None if that is no problem.
@@ -90,7 +91,13 @@ def disk(directory: Path) -> dict[str, Any]:
             speed = size / max(time.perf_counter() - start, 1e-9)
     except OSError as failure:
         error = failure.strerror or str(failure)
-    return {"path": str(place), "free": free, "written_per_second": speed, "error": error}
+    return {
+        "path": str(place),
+        "missing": None if place == whole else str(directory),
+        "free": free,
+        "written_per_second": speed,
+        "error": error,
+    }
 
 
 def size(directory: Path) -> dict[str, Any]:

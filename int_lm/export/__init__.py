@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from int_lm import config, runtime, sampling
+from int_lm import config, programs, runtime, sampling
 from int_lm.arithmetic import constants
 from int_lm.errors import UserError
 from int_lm.export import card, metadata, sparse
@@ -307,8 +307,6 @@ def export_run(
 
 def _check_tokenizer(run: "Run", directory: Path) -> None:
     """Refuse a tokenizer that is damaged or was not used in the training (`UserError`)."""
-    from int_lm import resume
-
     path = names.tokenizer_file(directory)
     try:
         identity = untrusted.read_json(path, untrusted.METADATA_BYTES)
@@ -316,4 +314,4 @@ def _check_tokenizer(run: "Run", directory: Path) -> None:
     except (OSError, ValueError, TypeError, KeyError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is damaged"
         raise UserError(f"cannot read the tokenizer {path}: {reason}; restore it") from error
-    resume.check_tokenizer(run.tokenizer, identity)
+    programs.load("tokenization").check_own(directory, identity, run.tokenizer)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from int_lm import config, plugins
+from int_lm.errors import counted
 from int_lm.files import untrusted
 
 if TYPE_CHECKING:
@@ -214,7 +215,9 @@ def model_card(
     )
     by_fitness = any(estimator.of_fitness for estimator in recipe.voting)
     sizes = {
-        "architecture": f"`{model.architecture}`, {model.layers} layers of width {model.width}",
+        "architecture": (
+            f"`{model.architecture}`, {counted(model.layers, 'layer')} of width {model.width}"
+        ),
         "weights": f"{count:,}, one byte each",
         "context tables": f"from the last {', '.join(map(str, model.direct))} tokens to the "
         f"logits: {tables:,} weights besides, one byte each"

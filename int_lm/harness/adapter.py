@@ -19,7 +19,7 @@ from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
 
 from int_lm import export as export_module, hub, plugins, programs, progress
-from int_lm.errors import UserError, say
+from int_lm.errors import UserError, counted, say
 from int_lm.harness import lanes, likelihoods, writing
 from int_lm.runtime import Sampler
 
@@ -82,10 +82,8 @@ class IntLM(LM):
             self._step, self._hash = opened.step, hashing.weights_hash(opened.weights)
         programs.make_importable()
         import tokenization
-        from int_lm import resume
 
-        self._tokenizer = tokenization.load(Path(str(export or run)) / "tokenizer")
-        resume.check_tokenizer(identity, tokenization.identity(self._tokenizer))
+        self._tokenizer = tokenization.load_own(str(export or run), identity)
 
     def get_model_info(self) -> dict[str, Any]:
         """What `lm_eval` writes about the model beside its results."""
@@ -245,7 +243,7 @@ def _settings(arguments: dict[str, Any]) -> tuple[dict[str, Any], int, tuple[byt
     lengths = [arguments[name] for name in LENGTHS if arguments.get(name) is not None]
     tokens = int(lengths[0]) if lengths else TOKENS
     if tokens < 1:
-        raise UserError(f"a task asks for {tokens} tokens; at least 1 can be written")
+        raise UserError(f"a task asks for {counted(tokens, 'token')}; at least 1 can be written")
     settings = {name: arguments[name] for name in OF_SAMPLER if arguments.get(name) is not None}
     drawn = arguments.get("do_sample")
     temperature = arguments.get("temperature")

@@ -172,7 +172,7 @@ def log2_likelihoods(
         np.add.at(totals, counted_BT.T, np.asarray(values_TB))
         progress(read)
 
-    going: tuple[np.ndarray, Array, int] | None = None  # JAX computes it while the last one is added
+    going: tuple[np.ndarray, Array, int] | None = None  # computed while the last one is added
     for segment, rows in enumerate(_rows([len(lane) // SEGMENT_LENGTH for lane in owners])):
         # lanes that have ended are not read any more: they are the last ones
         start, end = segment * SEGMENT_LENGTH, (segment + 1) * SEGMENT_LENGTH

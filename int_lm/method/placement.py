@@ -26,7 +26,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from int_lm.errors import UserError
+from int_lm.errors import UserError, counted
 from int_lm.settings import DistributedSettings, StrategySettings
 
 AXIS = "population"
@@ -100,13 +100,16 @@ def choose(
     here = jax.local_device_count()
     asked = distributed.devices or here
     if asked > here:
-        raise UserError(f"distributed.devices is {asked}, but a process has {here} devices")
+        raise UserError(
+            f"distributed.devices is {asked}, but a process has {counted(here, 'device')}"
+        )
     fitting = [n for n in range(1, asked + 1) if es.streams % (n * processes) == 0]
     if not fitting or distributed.devices not in (0, fitting[-1]):
         raise UserError(
             f"{es.streams} streams (es.population / es.members_per_stream) cannot be shared evenly "
-            f"by {processes} processes of {asked} devices; choose a population that is a multiple "
-            f"of {processes * asked * es.members_per_stream}, or other --distributed.devices"
+            f"by {counted(processes, 'process', 'processes')} of "
+            f"{counted(asked, 'device')}; choose a population that is a multiple of "
+            f"{processes * asked * es.members_per_stream}, or other --distributed.devices"
         )
     chosen = [
         device
@@ -126,9 +129,8 @@ def description(place: Placement) -> str:
     """The devices and how votes are summed, in one line for the log."""
     kind = place.mesh.devices.flat[0].device_kind
     votes = "split among them" if place.sharded else "summed on each"
-    return (
-        f"devices: {place.devices} ({kind}) of {jax.process_count()} processes; votes are {votes}"
-    )
+    processes = counted(jax.process_count(), "process", "processes")
+    return f"devices: {place.devices} ({kind}) of {processes}; votes are {votes}"
 
 
 def put(sharding: NamedSharding, leaf: Any) -> Array:

@@ -26,18 +26,22 @@ Words of a row, int32: 0 the place at which it was written (0: never); 1 the che
 run (4 bits) and the newest token (16 bits); 2 the other two tokens. Token 0 is an empty slot: a
 separator never follows. Places count the tokens that a member has read, modulo 2^32.
 
-Axes: P members (or any batch), K lengths, the longest first, R rows, F = K `SLOTS` features, T
-tokens of a segment, V vocabulary.
+All this depends on nothing but the tokens, so it is read a segment ahead of the network
+(`over_tokens`). On CPUs kernels do it, and add the weights to the logits (native/cache.inc).
+
+Axes: P members (or any batch), T tokens of a segment, K lengths, the longest first, R rows, F = K
+`SLOTS` features, V vocabulary.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from int_lm import native
+from int_lm import limits, native
 from int_lm.arithmetic import fixed
 from int_lm.limits import SEPARATOR
 from int_lm.model import context_tables
@@ -47,10 +51,12 @@ from int_lm.settings import ModelSettings
 NAME = "cache"  # of the table of weights, and of the rows in a state
 PLACE = "cache_place"  # in a state: tokens read so far, and how many of them before the document
 HASH = "cache_hash"  # in a state: the hash of the last tokens, for every length
-SLOTS = 3
-RUN_BITS, CHECK_BITS, TOKEN_BITS = 4, 11, 16
+SLOTS, RUN_BITS, CHECK_BITS = limits.CACHE_SLOTS, limits.CACHE_RUN_BITS, limits.CACHE_CHECK_BITS
+TOKEN_BITS = limits.CACHE_TOKEN_BITS
 RUN_MAX = (1 << RUN_BITS) - 1
 _TOKEN = (1 << TOKEN_BITS) - 1
+
+_Rows = tuple[Array, Array, Array]  # of a state: its rows, places and hashes
 
 
 @jax.tree_util.register_dataclass
@@ -98,10 +104,10 @@ def initial_counts(model: ModelSettings) -> dict[str, Array]:
     }
 
 
-def _places(model: ModelSettings, hashes_KP: Array) -> tuple[Array, Array]:
+def _places(bits: int, hashes_KP: Array) -> tuple[Array, Array]:
     """Row and check of a context, from its hash, for every length: int32 [K, P] each."""
     words_KP = hashes_KP.astype(jnp.uint32)
-    rows_KP = (words_KP * np.uint32(fixed.MIX_FIRST)) >> np.uint32(32 - model.cache_bits)
+    rows_KP = (words_KP * np.uint32(fixed.MIX_FIRST)) >> np.uint32(32 - bits)
     checks_KP = (words_KP * np.uint32(fixed.MIX_SECOND)) >> np.uint32(32 - CHECK_BITS)
     return rows_KP.astype(jnp.int32), checks_KP.astype(jnp.int32)
 
@@ -121,12 +127,66 @@ def step(
       context_KP: the last tokens with this one, the newest first, int32.
       tokens_P: the token, int32; a separator empties the cache.
     """
-    sizes_K1 = jnp.asarray(lengths(model), jnp.uint32)[:, None]
+    rows = state[NAME], state[PLACE], state[HASH]
+    following, reading = _step(lengths(model), model.cache_bits, rows, context_KP, tokens_P)
+    return dict(zip((NAME, PLACE, HASH), following, strict=True)), reading
+
+
+def over_tokens(
+    model: ModelSettings, state: Tree, context_KP: Array, tokens_TP: Array
+) -> tuple[Tree, Reading]:
+    """`step` for one token after another.
+
+    Args:
+      state: of `initial_state` or of the step before.
+      context_KP: the tokens before the first one, the newest first, int32.
+      tokens_TP: int32.
+
+    Returns:
+      The state after token T-1, and a `Reading` after every token, with T in front.
+    """
+    rows = state[NAME], state[PLACE], state[HASH]
+    sizes = tuple(lengths(model))
+    *following, weights_TPF, tokens_TPF = _over_tokens(
+        sizes, model.cache_bits, *rows, context_KP, tokens_TP
+    )
+    return dict(zip((NAME, PLACE, HASH), following, strict=True)), Reading(weights_TPF, tokens_TPF)
+
+
+@native.accelerated(cpu="cache_over_tokens")
+def _over_tokens(
+    sizes: tuple[int, ...],
+    bits: int,
+    words: Array,
+    places_2P: Array,
+    hashes_KP: Array,
+    context_KP: Array,
+    tokens_TP: Array,
+) -> tuple[Array, ...]:
+    """`over_tokens`: words, places, hashes, weights [T, P, F] and tokens [T, P, F]."""
+
+    def one(carried: tuple[_Rows, Array], tokens_P: Array) -> tuple[tuple[_Rows, Array], Reading]:
+        rows, context_KP = carried
+        context_KP = context_tables.following(context_KP, tokens_P)
+        rows, reading = _step(sizes, bits, rows, context_KP, tokens_P)
+        return (rows, context_KP), reading
+
+    start = (words, places_2P, hashes_KP), context_KP
+    (rows, _), reading = jax.lax.scan(one, start, tokens_TP)
+    return *rows, reading.weights_PF, reading.tokens_PF
+
+
+def _step(
+    sizes: Sequence[int], bits: int, rows: _Rows, context_KP: Array, tokens_P: Array
+) -> tuple[_Rows, Reading]:
+    """`step` with the arrays of the state, the lengths and the bits of a row's place."""
+    words, places_2P, hashes_KP = rows
+    sizes_K1 = jnp.asarray(sizes, jnp.uint32)[:, None]
     members_1P, tokens_1P = jnp.arange(len(tokens_P), dtype=jnp.int32)[None], tokens_P[None]
     of_K1 = jnp.arange(len(sizes_K1), dtype=jnp.int32)[:, None]
-    words, place_1P, start_1P = state[NAME], state[PLACE][:1], state[PLACE][1:]
+    place_1P, start_1P = places_2P[:1], places_2P[1:]
 
-    rows_KP, checks_KP = _places(model, state[HASH])
+    rows_KP, checks_KP = _places(bits, hashes_KP)
     known_KP = (tokens_1P != SEPARATOR) & (_age(place_1P, start_1P) >= sizes_K1)
     old_KP3 = words[of_K1, members_1P, rows_KP]
     same_KP = _valid(old_KP3, checks_KP, place_1P, start_1P)
@@ -136,51 +196,13 @@ def step(
 
     place_1P = place_1P + 1
     start_1P = jnp.where(tokens_1P == SEPARATOR, place_1P, start_1P)
-    hashes_KP = context_tables.hashed(lengths(model), context_KP).astype(jnp.int32)
-    rows_KP, checks_KP = _places(model, hashes_KP)
+    hashes_KP = context_tables.hashed(sizes, context_KP).astype(jnp.int32)
+    rows_KP, checks_KP = _places(bits, hashes_KP)
     found_KP3 = words[of_K1, members_1P, rows_KP]
     full_KP = _valid(found_KP3, checks_KP, place_1P, start_1P)
     full_KP = full_KP & (_age(place_1P, start_1P) >= sizes_K1)
     places_2P = jnp.concatenate([place_1P, start_1P])
-    following = {NAME: words, PLACE: places_2P, HASH: hashes_KP}
-    return following, _reading(found_KP3, full_KP)
-
-
-def read(
-    model: ModelSettings, state: Tree, context_KP: Array, tokens_TP: Array
-) -> tuple[Tree, Reading]:
-    """`step` for tokens one after another: (following state, `Reading`s with T in front).
-
-    Args:
-      state: as for `step`.
-      context_KP: the last tokens before the first one, the newest first, int32.
-      tokens_TP: int32 [T, P].
-    """
-    own = state[NAME], state[PLACE], state[HASH]
-    *own, weights_TPF, tokens_TPF = _read(model, *own, context_KP, tokens_TP)
-    return dict(zip((NAME, PLACE, HASH), own, strict=True)), Reading(weights_TPF, tokens_TPF)
-
-
-@native.accelerated(cpu="cache_read")
-def _read(
-    model: ModelSettings,
-    rows_KPR3: Array,
-    places_2P: Array,
-    hashes_KP: Array,
-    context_KP: Array,
-    tokens_TP: Array,
-) -> tuple[Array, Array, Array, Array, Array]:
-    """`read` of arrays: rows, places, hashes; weights and tokens of the slots."""
-
-    def one(carry: tuple[Tree, Array], tokens_P: Array) -> tuple[tuple[Tree, Array], Reading]:
-        state, context_KP = carry
-        context_KP = context_tables.following(context_KP, tokens_P)
-        state, reading = step(model, state, context_KP, tokens_P)
-        return (state, context_KP), reading
-
-    state = {NAME: rows_KPR3, PLACE: places_2P, HASH: hashes_KP}
-    (state, _), reading = jax.lax.scan(one, (state, context_KP), tokens_TP)
-    return state[NAME], state[PLACE], state[HASH], reading.weights_PF, reading.tokens_PF
+    return (words, places_2P, hashes_KP), _reading(found_KP3, full_KP)
 
 
 def _valid(words_KP3: Array, checks_KP: Array, place_1P: Array, start_1P: Array) -> Array:

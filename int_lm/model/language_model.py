@@ -7,6 +7,7 @@ Axes: P members (or any batch), V vocabulary.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -99,46 +100,58 @@ class LanguageModel:
           state: of `initial_state` or of the step before.
           tokens_P: int32.
         """
-        cache, reading = {}, None
-        if self.settings.cache:
-            readers = self._readers(state, tokens_P)
-            context_KS = context_tables.following(state[CONTEXT][:, ::readers], tokens_P[::readers])
-            cache, reading = document_cache.step(
-                self.settings, state, context_KS, tokens_P[::readers]
-            )
-        following, logits_PV, activity = self.step_with(weights, state, tokens_P, reading)
-        return following | cache, logits_PV, activity
+        cached = functools.partial(self._cached, state, tokens_P)
+        return self._step(weights, state, tokens_P, cached if self.settings.cache else None)
 
-    def looked_up(self, state: Tree, tokens_TP: Array) -> tuple[Tree, Reading | None]:
-        """What the document cache says after each of some tokens: it depends on nothing else.
+    def read_ahead(self, state: Tree, tokens_TP: Array) -> tuple[Tree, Reading | None]:
+        """What the document cache says of tokens that follow: its state after them, and readings.
+
+        It depends on no weight. A model without a cache has an empty state of it and no readings.
 
         Args:
-          state: as for `step`.
-          tokens_TP: int32 [T, P].
+          state: of `initial_state` or of the step before.
+          tokens_TP: int32.
 
         Returns:
-          What `step` would have made of the cache's part of the state, and what it says, with T in
-          front; ({}, None) for a model without a cache.
+          The cache's part of the state, and a `Reading` of every stream with T in front.
         """
         if not self.settings.cache:
             return {}, None
         readers = self._readers(state, tokens_TP[0])
-        return document_cache.read(
-            self.settings, state, state[CONTEXT][:, ::readers], tokens_TP[:, ::readers]
-        )
+        context_KP = state[CONTEXT][:, ::readers]
+        return document_cache.over_tokens(self.settings, state, context_KP, tokens_TP[:, ::readers])
 
-    def _readers(self, state: Tree, tokens_P: Array) -> int:
-        """Members that share a document cache."""
-        return len(tokens_P) // state[document_cache.PLACE].shape[1]
-
-    def step_with(
+    def step_after(
         self, weights: Parameters, state: Tree, tokens_P: Array, reading: Reading | None
     ) -> tuple[Tree, Array, Activity]:
-        """`step` without the document cache's part of the state.
+        """`step` of a token that `read_ahead` has read.
 
         Args:
-          reading: of `looked_up` for this token: by stream, or by groups of members of a stream.
+          state: that of `step`; the cache's part of it is not read, and not returned.
+          reading: the token's; of streams that are each read by as many members in succession.
         """
+        cached = (lambda context_KP: ({}, reading)) if reading else None
+        return self._step(weights, state, tokens_P, cached)
+
+    def _readers(self, state: Tree, tokens_P: Array) -> int:
+        """So many members in succession read the same tokens."""
+        return len(tokens_P) // state[document_cache.PLACE].shape[1]
+
+    def _cached(self, state: Tree, tokens_P: Array, context_KP: Array) -> tuple[Tree, Reading]:
+        """The document cache's state after a token, and what it says of the next one."""
+        readers = self._readers(state, tokens_P)
+        return document_cache.step(
+            self.settings, state, context_KP[:, ::readers], tokens_P[::readers]
+        )
+
+    def _step(
+        self,
+        weights: Parameters,
+        state: Tree,
+        tokens_P: Array,
+        cached: Callable[[Array], tuple[Tree, Reading]] | None,
+    ) -> tuple[Tree, Array, Activity]:
+        """`step`; `cached` gives the cache's state and reading, from the context of the token."""
         recurrent = {name: leaf for name, leaf in state.items() if name not in BESIDES}
         recurrent, logits_PV, activity = self.architecture.step(
             weights.network, self._reset(recurrent, tokens_P), tokens_P
@@ -147,10 +160,11 @@ class LanguageModel:
             return recurrent, logits_PV, activity
         context_KP = context_tables.following(state[CONTEXT], tokens_P)
         rows = context_tables.rows(self.settings, context_KP)
-        if rows:
-            logits_PV = context_tables.added(weights.tables, rows, logits_PV)
-        if reading is not None:
-            table = weights.tables[document_cache.NAME]
-            logits_PV = document_cache.added(table, reading, logits_PV)
-        activity = dataclasses.replace(activity, rows=rows, cache=reading)
-        return recurrent | {CONTEXT: context_KP}, logits_PV, activity
+        logits_PV = context_tables.added(weights.tables, rows, logits_PV)
+        following = recurrent | {CONTEXT: context_KP}
+        activity = dataclasses.replace(activity, rows=rows)
+        if cached is None:
+            return following, logits_PV, activity
+        cache, reading = cached(context_KP)
+        logits_PV = document_cache.added(weights.tables[document_cache.NAME], reading, logits_PV)
+        return following | cache, logits_PV, dataclasses.replace(activity, cache=reading)

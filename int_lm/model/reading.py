@@ -40,29 +40,39 @@ def read(
     """
 
     def token(
-        weights: Parameters, state: Tree, token_P: Array, target_P: Array, said: Reading | None
+        weights: Parameters,
+        state: Tree,
+        reading: Reading | None,
+        token_P: Array,
+        target_P: Array,
     ) -> tuple[Tree, Any]:
-        state, logits_PV, activity = model.step_with(weights, state, token_P, said)
+        state, logits_PV, activity = model.step_after(weights, state, token_P, reading)
         return state, keep(activity, logits_PV, token_P, target_P)
 
     tokens_TP = tokens_PT.astype(jnp.int32).T
-    cache, said = model.looked_up(state, tokens_TP[:-1])
-    rest = {name: leaf for name, leaf in state.items() if name not in cache}
-    members = _members(model, weights)
+    cache, readings = model.read_ahead(state, tokens_TP[:-1])
+    state = {name: leaf for name, leaf in state.items() if name not in cache}
     work = tokens_TP.size * params.count(model.specs.network)
-    said = _by_pairs(said, tokens_TP)
-    operands = token, weights, members, rest, tokens_TP, model.vocab_size, work, said
-    rest, kept = native.over_tokens(*operands)
-    return rest | cache, kept
+    following, kept = native.over_tokens(
+        token,
+        weights,
+        _members(model, weights),
+        state,
+        tokens_TP,
+        model.vocab_size,
+        work,
+        each=_of_pairs(readings, tokens_TP.shape[1]),
+    )
+    return following | cache, kept
 
 
-def _by_pairs(said: Reading | None, tokens_TP: Array) -> Reading | None:
-    """What the cache said to every pair, where more members than a pair read a stream."""
+def _of_pairs(readings: Reading | None, members: int) -> Reading | None:
+    """Readings of every stream, repeated for the pairs of members that read it."""
 
     def repeated(leaf: Array) -> Array:
-        return jnp.repeat(leaf, max(1, tokens_TP.shape[1] // 2 // leaf.shape[1]), axis=1)
+        return jnp.repeat(leaf, max(1, members // 2 // leaf.shape[1]), axis=1)
 
-    return jax.tree.map(repeated, said)
+    return jax.tree.map(repeated, readings)
 
 
 def _members(model: LanguageModel, weights: Parameters) -> Parameters:

@@ -17,7 +17,10 @@ PARTS = ("vectors", "tile", "outer", "credit", "direct", "cache", "hash", "segme
 SOURCES = ("kernels.cc", *(f"{part}.inc" for part in PARTS))
 COMPILERS = ("c++", "g++", "clang++")
 SHARED = {  # names of the constants that the sources use, by the module that defines them
-    limits: ("LOG2_FRACTION_BITS", "NO_TARGET"),
+    limits: (
+        *("LOG2_FRACTION_BITS", "NO_TARGET", "SEPARATOR"),
+        *("CACHE_SLOTS", "CACHE_RUN_BITS", "CACHE_CHECK_BITS", "CACHE_TOKEN_BITS"),
+    ),
     fixed: (
         *("Q4_BITS", "CREDIT_BITS", "CREDIT_FRACTION_BITS", "ALONG_BITS", "DIVIDEND_BITS"),
         *("DIRECT_STEP_BITS", "DIRECT_MEAN_BITS", "MIX_FIRST", "MIX_SECOND"),

@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array
 
 from int_lm.arithmetic import constants, fixed
-from int_lm.limits import INT8_MAX
+from int_lm.limits import CACHE_SLOTS, INT8_MAX
 
 
 class Weight(Protocol):
@@ -32,22 +32,6 @@ class Weight(Protocol):
     def layer(self) -> Array | None: ...
     @property
     def shift(self) -> int: ...
-
-
-class Cached(Protocol):
-    """The fields of `settings.ModelSettings` that kernels read."""
-
-    @property
-    def cache(self) -> tuple[int, ...]: ...
-
-
-class Reading(Protocol):
-    """The fields of `document_cache.Reading`."""
-
-    @property
-    def weights_PF(self) -> Array: ...  # noqa: N802
-    @property
-    def tokens_PF(self) -> Array: ...  # noqa: N802
 
 
 class Rounding(Protocol):
@@ -198,29 +182,43 @@ def direct_update(
 # -- The document cache ----------------------------------------------------------------------------
 
 
-def cache_read(
-    model: Cached,
-    rows_KPR3: Array,
+class Reading(Protocol):
+    """The fields of `document_cache.Reading`."""
+
+    @property
+    def weights_PF(self) -> Array: ...  # noqa: N802
+    @property
+    def tokens_PF(self) -> Array: ...  # noqa: N802
+
+
+def cache_over_tokens(
+    sizes: tuple[int, ...],
+    bits: int,
+    words: Array,
     places_2P: Array,
     hashes_KP: Array,
     context_KP: Array,
     tokens_TP: Array,
-) -> tuple[Array, Array, Array, Array, Array]:
-    """`document_cache._read`: rows, changed in place where XLA allows it, places, hashes, slots."""
-    lengths = sorted(model.cache, reverse=True)
-    slots = jax.ShapeDtypeStruct((*tokens_TP.shape, 3 * len(lengths)), jnp.int32)
-    shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (rows_KPR3, places_2P, hashes_KP)]
+) -> tuple[Array, ...]:
+    """`document_cache._over_tokens`; the rows are changed in place where XLA allows it."""
+    assert words.shape[2] == 1 << bits
+    slots = *tokens_TP.shape, len(sizes) * CACHE_SLOTS
+    shapes = [words.shape, places_2P.shape, hashes_KP.shape, slots, slots]
     call = jax.ffi.ffi_call(
-        "int_lm_cache_read", [*shapes, slots, slots], input_output_aliases={0: 0}
+        "int_lm_cache_over_tokens",
+        [jax.ShapeDtypeStruct(shape, jnp.int32) for shape in shapes],
+        input_output_aliases={0: 0, 1: 1, 2: 2},
     )
-    operands = rows_KPR3, places_2P, hashes_KP, context_KP, tokens_TP
-    return tuple(call(*operands, lengths=np.array(lengths, np.int64)))  # type: ignore[return-value]
+    operands = words, places_2P, hashes_KP, context_KP, tokens_TP
+    return tuple(call(*operands, sizes=np.array(sizes, np.int64)))
 
 
-def cache_added(table: Array, reading: Reading, logits_PV: Array) -> Array:
-    """`document_cache.added`: int16 [P, V]."""
-    call = _call("cache_added", logits_PV.shape, jnp.int16, logits_PV.dtype.type)
-    return call(logits_PV, table.reshape(-1), reading.weights_PF, reading.tokens_PF)
+def cache_added(table: Array, reading: Reading, logits_PV: Array) -> Array | NotImplementedType:
+    """`document_cache.added`: int16 [P, V]; NotImplemented for int8 logits."""
+    if logits_PV.dtype != jnp.int16:
+        return NotImplemented
+    call = _call("cache_added", logits_PV.shape, jnp.int16)
+    return call(logits_PV, table, reading.weights_PF, reading.tokens_PF)
 
 
 # -- The hash of weights ---------------------------------------------------------------------------

@@ -6,7 +6,7 @@
 //   likelihood                       log2 p(target) of logits (likelihood.py)
 //   errors, stream, through, unit    what votes are made of, dithered (credit.py, node.py)
 //   direct_added, direct_update      context tables: read, and learnt (context_tables.py)
-//   cache_read, cache_added          the document cache: looked up, and added (document_cache.py)
+//   cache_over_tokens, cache_added   the document cache: a segment read, and added (document_cache.py)
 //   hash                             of weights (hashing.py)
 //   outer    sum over tokens and pairs of outer products, of int8 [J, M] and [J, N]
 //
@@ -15,7 +15,6 @@
 
 #include <immintrin.h>
 
-#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <cstdlib>
@@ -40,6 +39,7 @@ constexpr int BLOCK_TILES = 8;  // tiles of rows in a piece of work: their input
 constexpr int NORM_ROWS = 64;   // likewise
 constexpr int64_t LITTLE_WORK = 1 << 14;
 constexpr int64_t UNPACKED_ROWS = 2;  // of a linear whose weights are read as they are
+constexpr int64_t CACHE_STREAMS = 16;   // of the document cache, read by one thread in turn
 constexpr int64_t HASH_WORDS = 1 << 17;  // hashed by one thread at a time
 
 // What Python computes with too is named there alone: build.py defines it here by the same name.
@@ -134,6 +134,22 @@ struct DirectUpdate {
   int spare;
 };
 
+// Rows of the document cache, [lengths][streams][2^bits][3], and what is read of them.
+struct CacheRows {
+  int32_t *words, *places, *hashes;
+  const int32_t *context, *tokens;  // [context length][streams] before, and [length][streams]
+  const int64_t* sizes;             // the lengths
+  int64_t lengths, streams, before, length;
+  int bits;
+};
+
+// Weights of the cache that are added to the logits of the rows that read a stream.
+struct CacheAdded {
+  const int8_t* table;
+  const int32_t *weights, *tokens;  // [streams][slots]
+  int64_t size, slots, readers, vocabulary;
+};
+
 // Readings by the row that they read: those of row `row(k)` are first(k), next(first(k)), ..., to -1.
 class Readings {
  public:
@@ -187,10 +203,8 @@ struct TileKernels {
                  int64_t, int16_t*);
   void (*added16)(const int16_t*, int, const int8_t* const*, const int32_t* const*, int64_t, int64_t,
                   int64_t, int16_t*);
-  void (*cache_added8)(const int8_t*, const int8_t*, const int32_t*, const int32_t*, int64_t, int64_t,
-                       int64_t, int64_t, int64_t, int16_t*);
-  void (*cache_added16)(const int16_t*, const int8_t*, const int32_t*, const int32_t*, int64_t, int64_t,
-                        int64_t, int64_t, int64_t, int16_t*);
+  void (*cache_added)(const int16_t*, const int8_t*, const int32_t*, const int32_t*, int64_t, int64_t,
+                      int64_t, int64_t, int64_t, int16_t*);
 };
 struct Segment {
   const void* const* inputs;
@@ -258,8 +272,6 @@ class Parallel {
 };
 
 #define FORMULA __attribute__((always_inline)) TARGET  // of a lambda
-
-#include "cache.inc"
 
 namespace vnni {
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")))
@@ -330,6 +342,7 @@ TARGET static inline void interleave16(const int8_t* const* rows, int64_t n, Inp
 #include "outer.inc"
 #include "credit.inc"
 #include "direct.inc"
+#include "cache.inc"
 #include "hash.inc"
 #include "segment.inc"
 #undef TARGET
@@ -380,6 +393,7 @@ TARGET static inline void interleave16(const int8_t* const* rows, int64_t n, Pac
 #include "outer.inc"
 #include "credit.inc"
 #include "direct.inc"
+#include "cache.inc"
 #include "hash.inc"
 #include "segment.inc"
 #undef TARGET
@@ -476,12 +490,10 @@ KERNEL(direct_added16, direct_added<ffi::S16>, BIND.TAKES(S16).RemainingArgs().G
 KERNEL(direct_update, direct_update,
        BIND.TAKES(S8).TAKES(S32).TAKES(S32).TAKES(S8).TAKES(U32).TAKES(S32).GIVES(S8).GIVES(S32)
            .NUMBER("rate").NUMBER("spare"));
-KERNEL(cache_read, cache_read,
+KERNEL(cache_over_tokens, cache_over_tokens,
        BIND.TAKES(S32).TAKES(S32).TAKES(S32).TAKES(S32).TAKES(S32).GIVES(S32).GIVES(S32).GIVES(S32)
-           .GIVES(S32).GIVES(S32).Attr<ffi::Span<const int64_t>>("lengths"));
-#define CACHE_ADDED(type) BIND.TAKES(type).TAKES(S8).TAKES(S32).TAKES(S32).GIVES(S16)
-KERNEL(cache_added8, cache_added<ffi::S8>, CACHE_ADDED(S8));
-KERNEL(cache_added16, cache_added<ffi::S16>, CACHE_ADDED(S16));
+           .GIVES(S32).GIVES(S32).Attr<ffi::Span<const int64_t>>("sizes"));
+KERNEL(cache_added, cache_added, BIND.TAKES(S16).TAKES(S8).TAKES(S32).TAKES(S32).GIVES(S16));
 KERNEL(hash, hash, BIND.TAKES(S8).TAKES(U32).GIVES(U32));
 KERNEL(segment, segment,
        BIND.RemainingArgs().RemainingRets().NUMBER("program").NUMBER("members").NUMBER("length")

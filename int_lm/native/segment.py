@@ -31,9 +31,9 @@ LEAST_WORK = 1 << 24  # multiplications of a segment below which nothing is comp
 CALLED = ("linear", "likelihood", "direct_added", "cache_added")
 Tree = Any  # of arrays
 
-# (arguments, state, token int32 [P], target int32 [P], what is given with the token)
-#   -> (next state, what is kept of the token)
-Token = Callable[[Tree, Tree, Array, Array, Tree], tuple[Tree, Tree]]
+# (arguments, state, what the token has beside, token int32 [P], target int32 [P]) -> (next state,
+# what is kept of the token)
+Token = Callable[[Tree, Tree, Tree, Array, Array], tuple[Tree, Tree]]
 
 _log = logging.getLogger(__name__)
 _wanted: Literal["where it pays", "always", "never"] = "where it pays"
@@ -71,7 +71,7 @@ def over_tokens(
     tokens_TP: Array,
     vocab_size: int,
     work: int,
-    given: Tree = None,
+    each: Tree = None,
 ) -> tuple[Tree, Tree]:
     """Read tokens one after another; token t+1 is the target of token t.
 
@@ -83,25 +83,25 @@ def over_tokens(
       tokens_TP: int32 [T+1, P], below `vocab_size`.
       vocab_size: V.
       work: multiplications of the segment, about.
-      given: what else `token` takes of every token, leaves [T, P or P / 2, ...]; None for nothing.
+      each: what every token has beside, leaves [T, P, ...] or [T, P/2, ...].
 
     Returns:
       The state after token T-1, and what was kept of every token, stacked along T in front.
     """
 
-    def by_jax(arguments: Tree, state: Tree, tokens_TP: Array, given: Tree) -> tuple[Tree, Tree]:
-        def step(state: Tree, of_token: tuple[Array, Array, Tree]) -> tuple[Tree, Tree]:
+    def by_jax(arguments: Tree, state: Tree, each: Tree, tokens_TP: Array) -> tuple[Tree, Tree]:
+        def step(state: Tree, of_token: tuple[Tree, Array, Array]) -> tuple[Tree, Tree]:
             return token(arguments, state, *of_token)
 
-        return jax.lax.scan(step, state, (tokens_TP[:-1], tokens_TP[1:], given))
+        return jax.lax.scan(step, state, (each, tokens_TP[:-1], tokens_TP[1:]))
 
-    operands = arguments, state, tokens_TP, given
+    operands = arguments, state, each, tokens_TP
     if _wanted == "never" or (_wanted == "where it pays" and work < LEAST_WORK):
         return by_jax(*operands)
     if jax.default_backend() != "cpu" or not dispatch.wanted() or not dispatch.available():
         return by_jax(*operands)
     try:
-        kernel = _kernel(token, arguments, members, state, tokens_TP, given, vocab_size)
+        kernel = _kernel(token, arguments, members, state, each, tokens_TP, vocab_size)
     except UnsupportedError as error:
         _log.debug("a segment is computed by JAX: %s", error)
         return by_jax(*operands)
@@ -113,51 +113,50 @@ def _kernel(
     arguments: Tree,
     members: Tree,
     state: Tree,
+    each: Tree,
     tokens_TP: Array,
-    given: Tree,
     vocab_size: int,
-) -> Callable[[Tree, Tree, Array, Tree], tuple[Tree, Tree]]:
+) -> Callable[[Tree, Tree, Tree, Array], tuple[Tree, Tree]]:
     """The kernel of a segment, with the arguments of `by_jax`.
 
     Raises:
       UnsupportedError: there is none.
     """
-    leaves, tree = jax.tree.flatten((arguments, state, given))
-    first, after = (len(jax.tree.leaves(part)) for part in (arguments, (arguments, state)))
-    length, population = tokens_TP.shape
-    places = [*jax.tree.leaves(members), *([Members(1)] * (after - first))]
+    tree = jax.tree.structure((arguments, state, each))
+    (length, population), first = tokens_TP.shape, len(jax.tree.leaves(arguments))
+    places = jax.tree.leaves(members)
     known = [
-        _argument(leaf, place, is_weight=k < first)
-        for k, (leaf, place) in enumerate(zip(leaves, places, strict=False))
+        _argument(leaf, leaf.shape, place, is_state=False)
+        for leaf, place in zip(jax.tree.leaves(arguments), places, strict=True)
     ]
-    known += [_given(leaf, population) for leaf in leaves[after:]]
+    known += [
+        _argument(leaf, leaf.shape, Members(1), is_state=True) for leaf in jax.tree.leaves(state)
+    ]
+    states = list(range(first, len(known)))
+    known += [_of_token(leaf, population) for leaf in jax.tree.leaves(each)]
     known += [Argument((population,), "int32", 0, 1, 0, vocab_size - 1)] * 2
 
-    def in_order(operands: Sequence[Any]) -> tuple[Any, ...]:
-        """The arguments of `token`."""
-        arguments, state, given = jax.tree.unflatten(tree, operands[:-2])
-        return arguments, state, *operands[-2:], given
-
     def flat(*operands: Array) -> list[Array]:
+        trees = jax.tree.unflatten(tree, operands[:-2])
         with dispatch.kernels_alone(CALLED):
-            return jax.tree.leaves(token(*in_order(operands)))
+            return jax.tree.leaves(token(*trees, *operands[-2:]))
 
     structs = [jax.ShapeDtypeStruct(a.shape, np.dtype(a.dtype)) for a in known]
-    whole = jax.eval_shape(token, *in_order(structs))
-    results, states = _results(flat, known, whole, population), list(range(first, after))
+    whole = jax.eval_shape(token, *jax.tree.unflatten(tree, structs[:-2]), structs[-2], structs[-1])
+    results = _results(flat, known, whole, population)
     program = tiles.source(flat, known, states, results, population, _threads())
     number = loaded(program.text)
-    following = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), whole[0])
+    after = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), whole[0])
     kept = [
         jax.ShapeDtypeStruct(
             (*r.shape[: r.members], length - 1, *r.shape[r.members :]), np.dtype(r.dtype)
         )
         for r in results
     ]
-    call = jax.ffi.ffi_call("int_lm_segment", [*jax.tree.leaves(following), *kept])
+    call = jax.ffi.ffi_call("int_lm_segment", [*jax.tree.leaves(after), *kept])
 
-    def kernel(arguments: Tree, state: Tree, tokens_TP: Array, given: Tree) -> tuple[Tree, Tree]:
-        operands = [*jax.tree.leaves((arguments, state, given)), tokens_TP[:-1], tokens_TP[1:]]
+    def kernel(arguments: Tree, state: Tree, each: Tree, tokens_TP: Array) -> tuple[Tree, Tree]:
+        operands = [*jax.tree.leaves((arguments, state, each)), tokens_TP[:-1], tokens_TP[1:]]
         found = call(
             *operands,
             program=np.int64(number),
@@ -181,20 +180,23 @@ def _threads() -> int:
     return (len(own(0)) if own else os.cpu_count()) or 1
 
 
-def _argument(leaf: Array, place: Members, *, is_weight: bool) -> Argument:
+def _argument(
+    leaf: Array, shape: tuple[int, ...], place: Members, *, is_state: bool, each: bool = False
+) -> Argument:
     dtype = str(leaf.dtype)
     if dtype not in ranges.BITS or dtype == "bool":
         raise UnsupportedError(f"an argument of dtype {dtype}")
     low, high = ranges.limits(dtype)
-    low = -high if is_weight else low
-    return Argument(tuple(leaf.shape), dtype, place.axis, place.group, low, high)
+    low = low if is_state else -high
+    return Argument(tuple(shape), dtype, place.axis, place.group, low, high, each)
 
 
-def _given(leaf: Array, population: int) -> Argument:
-    """Of an array [T, P or P / 2, ...]: what one token takes of it."""
-    of_token = jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
-    argument = _argument(of_token, Members(0, population // leaf.shape[1]), is_weight=False)  # type: ignore[arg-type]
-    return dataclasses.replace(argument, each_token=True)
+def _of_token(leaf: Array, population: int) -> Argument:
+    """What every token has beside, of all members or all pairs: [T, P, ...] or [T, P/2, ...]."""
+    group = population // leaf.shape[1]
+    if group not in (1, 2) or group * leaf.shape[1] != population:
+        raise UnsupportedError("an argument of other groups than pairs")
+    return _argument(leaf, leaf.shape[1:], Members(0, group), is_state=True, each=True)
 
 
 def _results(

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ def pyplot() -> Any:
         importlib.util.find_spec("matplotlib") is not None,
         "pictures need the package matplotlib: pip install 'int-lm[plot]'",
     )
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # where it keeps its fonts, for example
     matplotlib = importlib.import_module("matplotlib")
     matplotlib.use("agg")
     matplotlib.rcParams["svg.hashsalt"] = "int_lm"  # names inside an SVG do not change

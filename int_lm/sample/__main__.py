@@ -171,10 +171,8 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
         open_reader = functools.partial(sample.reader, network, opened.weights)
     programs.make_importable()
     import tokenization
-    from int_lm import resume
 
-    tokenizer = tokenization.load(Path(arguments.export or arguments.run) / "tokenizer")
-    resume.check_tokenizer(identity, tokenization.identity(tokenizer))
+    tokenizer = tokenization.load_own(arguments.export or arguments.run, identity)
     ids = tokenizer.encode(prompt).tolist()
     start = saved.beginning(initial_state)
     if arguments.state:

@@ -81,12 +81,10 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
     model = export.load(directory)
     programs.make_importable()
     import tokenization
-    from int_lm import resume
     from int_lm.serve import app, server
     from int_lm.serve.writing import Spelling
 
-    tokenizer = tokenization.load(directory / "tokenizer")
-    resume.check_tokenizer(model.config["tokenizer"], tokenization.identity(tokenizer))
+    tokenizer = tokenization.load_own(directory, model.config["tokenizer"])
     name = arguments.name or _name(arguments.export)
     served = Served(name, model.config["vocab_size"], tokenizer.encode)
     at = server.bound(arguments.host, arguments.port)

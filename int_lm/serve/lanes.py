@@ -181,7 +181,7 @@ class Batch:
         if not self.lanes:
             return
         tokens_P = np.array([lane.token for lane in self.lanes], np.int64)
-        self._state, logits_PV = self._model.step(self._state, tokens_P)
+        self._state, logits_PV = self._model.step(self._state, tokens_P, owned=True)
         places, lanes = [], []
         for p, lane in enumerate(self.lanes):
             for following in lane.take(logits_PV[p]):

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from int_lm.errors import counted
+
 
 class RefusalError(Exception):
     """A request that is refused: one sentence.
@@ -41,7 +43,8 @@ def overloaded(waiting: int) -> RefusalError:
     """What a server says that has no room for a request now."""
     return RefusalError(
         503,
-        f"the server is busy and {waiting} requests wait already; try again later",
+        f"the server is busy and {counted(waiting, 'request')} "
+        f"{'waits' if waiting == 1 else 'wait'} already; try again later",
         code="overloaded",
         headers={"Retry-After": "1"},
     )

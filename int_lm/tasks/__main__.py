@@ -8,7 +8,7 @@ from typing import Any
 
 from int_lm import plugins, progress, tasks
 from int_lm.config.command_line import OneLineParser
-from int_lm.errors import UserError, reported, require
+from int_lm.errors import UserError, counted, reported, require
 from int_lm.files import atomic
 from int_lm.tasks import Task, reasoning
 
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
         f"{out} exists already; replace it with --overwrite",
     )
     size = _write(out, rows, count)
-    print(f"{out}: {count:,} examples of {', '.join(arguments.names)}, {size:,} bytes")
+    print(f"{out}: {counted(count, 'example')} of {', '.join(arguments.names)}, {size:,} bytes")
 
 
 def _parser(program: str) -> OneLineParser:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Self
 
 from tqdm import tqdm
 
-from int_lm import progress
+from int_lm import errors, progress
 
 Cells = list[tuple[str, int, str]]  # of one line: (title, width, text) of every column
 
@@ -149,8 +149,9 @@ class Console:
         self.close()
 
     def close(self) -> None:
-        """Remove the progress bar."""
+        """Remove the progress bar, and what was printed if it cannot be written (a full disk)."""
         self._bar.close()
+        errors.drop_output()
 
     def advance(self, step: int, seconds: float) -> None:
         """Move the progress bar; call it at every step, with the values of `Standing`."""

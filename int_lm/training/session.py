@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+
 from int_lm import config, errors, resume, run
-from int_lm.config import Config
+from int_lm.config import Config, command_line
 from int_lm.files import checkpoint
 from int_lm.files.checkpointer import Checkpointer
 from int_lm.files.lock import Lock
@@ -20,6 +22,7 @@ from int_lm.method.placement import Placement
 from int_lm.method.recipe import Recipe
 from int_lm.method.state import State
 from int_lm.model import params
+from int_lm.native import build, dispatch
 from int_lm.runtime import WEIGHTS_FILE
 from int_lm.training import distributed, interrupt, origin, runlog, track
 from int_lm.training.interrupt import StopFlag
@@ -84,11 +87,8 @@ def begin(
         host = checkpoint.read_host(paths.checkpoints)
         resume.check_resumable(host, settings, identity, text_sha256)
         settings, start = origin.kept(host, settings), None
-        if distributed.is_first():
-            if places := resume.other_places(host, settings):
-                errors.say(f"the same text and tokenizer at another place: {places}")
-            if warning := resume.resumption_warning(host, settings):
-                errors.say(warning)
+        if distributed.is_first() and (places := resume.other_places(host, settings)):
+            errors.say(f"the same text and tokenizer at another place: {places}")
     else:
         errors.require(
             not (paths.root / WEIGHTS_FILE).exists(),
@@ -107,12 +107,25 @@ def begin(
     distributed.require_agreement("configuration", resume.shared_configuration(settings))
     distributed.require_agreement("text", text_sha256)
     nothing = resume.nothing_to_train(host, settings, first) if host else None
-    if nothing and distributed.is_first():
-        errors.say(nothing)
+    warning = resume.resumption_warning(host, settings) if host and not nothing else None
+    if distributed.is_first():
+        for sentence in filter(None, (nothing, warning)):
+            errors.say(sentence)
+    if distributed.is_first() and not nothing and without_kernels():
+        errors.say(
+            "the kernels for this processor are not built, so that steps take longer; build them "
+            f"once with a C++ compiler: {command_line.command('build-kernels')}"
+        )
     count = params.count(recipe.model.specs.network)
     place = placement.choose(settings.distributed, settings.es, count)
     state = evolve.placed(recipe, state, place)
     return Begun(settings, recipe, state, place, first, host, start, nothing)
+
+
+def without_kernels() -> bool:
+    """Whether JAX computes on a processor that could have kernels and has none."""
+    on_cpu = jax.default_backend() == "cpu"
+    return on_cpu and build.possible() and dispatch.level() == "not built"
 
 
 @dataclasses.dataclass(frozen=True)

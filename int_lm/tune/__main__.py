@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from int_lm import cache, config, errors, plugins, programs, signals
 from int_lm.config import Config, DataConfig, ModelConfig, command_line
-from int_lm.errors import require
+from int_lm.errors import counted, require
 
 if TYPE_CHECKING:  # imported where needed, so that --help and a wrong flag answer at once
     from int_lm.files.lock import Lock
@@ -108,7 +108,9 @@ def settings_of(asked: Config, flags: Mapping[str, Any]) -> "tuple[Config, Origi
     own = run.Paths(Path(asked.run.dir)).checkpoints
     start = None
     if checkpoint.steps(own):
-        saved = checkpoint.read_host(own)["config"]
+        host = checkpoint.read_host(own)
+        run.check_kind(host, run.TUNING, asked.run.dir)
+        saved = host["config"]
         sections = {key: saved.get(key, {}) for key in ("model", "data")}
     else:
         start = origin.read(path, say=errors.say)
@@ -204,7 +206,7 @@ def _tune_locked(
     """The body of `tune`, while this run holds the lock `held` of its directory."""
     programs.make_importable()
     import tokenization
-    from int_lm import resume, run
+    from int_lm import run
     from int_lm.training import origin, session as sessions
     from int_lm.training.text import Documents, Text
     from int_lm.tune import tuner as tuners
@@ -212,10 +214,12 @@ def _tune_locked(
     from int_lm.tune.prompts import Coder
 
     paths = run.Paths(Path(settings.run.dir))
-    tokenizer = tokenization.load(own / "tokenizer" if start else paths.tokenizer)
+    if start:
+        tokenizer = tokenization.load_own(own, start.tokenizer)
+    else:
+        tokenizer = tokenization.load(paths.tokenizer)
     identity = tokenization.identity(tokenizer)
     if start:
-        resume.check_tokenizer(start.tokenizer, identity)
         origin.check(start, settings, identity)
     coder = Coder(tokenizer, prompts.stop, settings.reward.prompt_tokens)
     coder.check(prompts, settings.reward.prompts)
@@ -270,8 +274,8 @@ def finish(tuner: "Tuner") -> Mapping[str, Any]:
     tuner.show(after)
     was = "" if reward is None else f" (before: reward {reward:.4f}, {solved:.2%} solved)"
     note(
-        f"{reward_of} after {tuner.step} steps: reward {after.reward:.4f}, {after.solved:.2%} "
-        f"solved of {count} held-out prompts{was}"
+        f"{reward_of} after {counted(tuner.step, 'step')}: reward {after.reward:.4f}, "
+        f"{after.solved:.2%} solved of {counted(count, 'held-out prompt')}{was}"
     )
     root = tuner.settings.run.dir
     run_flag = f"--run {root}{plugins.flags(plugins.full_names(tuner.settings))}"

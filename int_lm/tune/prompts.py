@@ -13,7 +13,7 @@ import numpy as np
 
 from int_lm import tasks
 from int_lm.config import RewardConfig
-from int_lm.errors import require
+from int_lm.errors import counted, require
 from int_lm.files import digest
 from int_lm.limits import SEPARATOR
 from int_lm.tasks import Example
@@ -95,8 +95,8 @@ def of_file(examples: Sequence[Example], settings: RewardConfig, count: int, see
     different = sorted({example.prompt for example in examples}, key=_hash)
     require(
         len(different) >= 2,
-        f"{settings.prompts} holds {len(different)} different prompts, of which one is to be held "
-        "out; give at least 2",
+        f"{settings.prompts} holds {counted(len(different), 'different prompt')}, of which one is "
+        "to be held out; give at least 2",
     )
     share = round(settings.holdout * len(different))
     apart = set(different[: min(max(1, share), len(different) - 1)])
@@ -191,8 +191,8 @@ class Coder:
             shown = f"the prompt that begins with {example.prompt[:40]!r}"
             require(
                 len(ids) <= self._most,
-                f"{shown} has {len(ids):,} tokens, above reward.prompt_tokens {self._most}; "
-                "shorten it, or raise --reward.prompt_tokens",
+                f"{shown} has {counted(len(ids), 'token')}, above reward.prompt_tokens "
+                f"{self._most}; shorten it, or raise --reward.prompt_tokens",
             )
             require(SEPARATOR not in ids, f"{shown} has a zero byte, which stands between texts")
         longest = 1 + max(len(ids) for ids in encoded)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from int_lm import progress
-from int_lm.errors import UserError
+from int_lm.errors import UserError, counted
 from int_lm.files.digest import canonical_json
 from int_lm.method import rewards, tuning
 from int_lm.method.evolve import StepFunction
@@ -24,6 +24,11 @@ from int_lm.tune.prompts import Batch, Coder, Prompts
 
 EXAMPLES = 3  # answers that are shown at every evaluation
 PROMPTS_AT_ONCE = 256  # held-out prompts that are answered together
+NO_PREFERENCE = (
+    "warning: nothing was learned in the last {since}: the two members of every pair had equal "
+    "rewards; let the reward tell better answers from worse ones, also among wrong ones, begin "
+    "with easier prompts, or let members differ more (a lower --es.sigma_shift)"
+)
 
 
 class Batches(NamedTuple):
@@ -99,6 +104,7 @@ class Tuner(Trainer):
         super().__post_init__()
         self._written: Written | None = None  # in the last step
         self._since = 0  # tokens after the last row of metrics
+        self._equal = 0  # steps after it in which no reward preferred one member of a pair
         self.answered: tuple[int, Answers] | None = None  # the last evaluation, and its step
 
     def loop(self) -> bool:
@@ -131,7 +137,7 @@ class Tuner(Trainer):
         )
         self.console.note(
             f"before: reward {answers.reward:.4f}, {answers.solved:.2%} solved of "
-            f"{len(self.prompts.held_out)} held-out prompts"
+            + counted(len(self.prompts.held_out), "held-out prompt")
         )
         self.show(answers)
 
@@ -160,6 +166,7 @@ class Tuner(Trainer):
             self._written = Written(found, distinct, written, written + read)
             self.tokens += self._written.tokens
             self._since += self._written.tokens
+            self._equal += not fitness_I.any()
             return learn(state, np.array(scores_P, np.int64), fitness_I, step)
 
         return take_step
@@ -254,7 +261,7 @@ class Tuner(Trainer):
         written, steps = self._written, max(1, self._stepped)
         assert written is not None
         standing = self.standing(measured, self._since // steps)
-        self._since = 0
+        equal, self._since, self._equal = self._equal >= steps, 0, 0
         answers = self.answer() if evaluate else None
         report = runlog.RewardReport(
             reward_mean=_mean(written.rewards),
@@ -271,6 +278,9 @@ class Tuner(Trainer):
         }
         self.append(runlog.row(report) | more)
         self.console.report(report)
+        if equal and distributed.is_first():
+            since = "step" if steps == 1 else counted(steps, "step")
+            self.console.warn(NO_PREFERENCE.format(since=since))
         if answers and not last:
             self.show(answers)
         if evaluate:

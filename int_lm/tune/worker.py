@@ -37,7 +37,7 @@ def function_of(name: str) -> Callable[..., Any]:
             return found.reward
         if not callable(found):
             kind = type(found).__name__
-            raise UserError(f"the reward {name} is a {kind}, expected a function")
+            raise UserError(f"the reward {name} is of type {kind}, expected a function")
         return found
     return tasks.of(name).reward
 
@@ -54,7 +54,7 @@ def judged(function: Callable[..., Any], prompt: str, completion: str, facts: An
     try:
         number = float(value)
     except Exception:
-        return {"error": f"returned a {type(value).__name__}, which is no number"}
+        return {"error": f"returned a value of type {type(value).__name__}, which is no number"}
     if not math.isfinite(number):
         return {"error": f"returned {number}, which is no finite number"}
     return {"reward": number}

@@ -80,6 +80,12 @@ static void tile(int8_t *to, const int8_t *from, int32_t rows, int32_t columns, 
 #if TILED && defined(__x86_64__)
 #include <immintrin.h>
 
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll_count(4)")
+#else
+#define UNROLL _Pragma("GCC unroll 4")
+#endif
+
 #define AVX2 __attribute__((target("avx2")))
 #define VNNI __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni")))
 
@@ -126,24 +132,27 @@ AVX2 UNUSED static void linear_avx2(
     }
 }
 
-/* vpdpbusd adds four products to an int32 at once */
+/* vpdpbusd adds four products to an int32 at once, of a factor without a sign and one with it:
+   sum of (w + 128) x - 128 sum of x, modulo 2^32 */
 VNNI UNUSED static INLINE __m512i dot_vnni(__m512i sums, const int8_t *weights, __m512i x) {
     const __m512i some = _mm512_loadu_si512((const void *)weights);
-    const __mmask64 negative = _mm512_movepi8_mask(x);
-    const __m512i signs = _mm512_mask_sub_epi8(some, negative, _mm512_setzero_si512(), some);
-    return _mm512_dpbusd_epi32(sums, _mm512_abs_epi8(x), signs);
+    return _mm512_dpbusd_epi32(sums, _mm512_xor_si512(some, _mm512_set1_epi8(-128)), x);
 }
 
 VNNI UNUSED static void linear_vnni(
     int32_t *y, const int8_t *weights, const int8_t *x, int32_t rows, int32_t columns) {
     const int32_t all = (rows + BLOCK - 1) / BLOCK, quads = (columns + 3) / 4;
-    int32_t first = 0;
+    int32_t first = 0, sum = 0;
+    for (int32_t j = 0; j < 4 * quads; j++) {
+        sum += x[j];
+    }
+    const __m512i begin = _mm512_set1_epi32(-128 * sum); /* |128 sum| < 2^14 columns */
     for (; first + TILE <= all; first += TILE) {
         __m512i sums[TILE];
         for (int32_t i = 0; i < TILE; i++) {
-            sums[i] = _mm512_setzero_si512();
+            sums[i] = begin;
         }
-        for (int32_t k = 0; k < quads; k++, weights += TILE * 64) {
+        UNROLL for (int32_t k = 0; k < quads; k++, weights += TILE * 64) {
             int32_t four;
             memcpy(&four, x + 4 * k, 4);
             const __m512i same = _mm512_set1_epi32(four);
@@ -157,7 +166,7 @@ VNNI UNUSED static void linear_vnni(
     }
     const int32_t blocks = all - first;
     for (int32_t i = 0; i < blocks; i++) {
-        __m512i sums = _mm512_setzero_si512();
+        __m512i sums = begin;
         for (int32_t k = 0; k < quads; k++) {
             int32_t four;
             memcpy(&four, x + 4 * k, 4);
