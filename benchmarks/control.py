@@ -10,10 +10,11 @@ weights and encoding of observations. The figure is the mean return of the unper
 held-out episodes after the last step; `random` is that of random actions in the same episodes.
 Seconds are of processor time, of the steps alone, without the first, which compiles.
 
-Prints a row for each environment, method and seed, and a table of medians; --json prints one JSON
-object {"rows": [{env, method, seed, steps, population, return, random, best_return, seconds}]}.
+Prints a row for each environment, method and seed, and a table of medians, which says of the first
+method whether it is better, equal or worse than OpenES (`verdict`); --json prints one JSON object
+{"rows": [{env, method, seed, steps, population, return, random, best_return, seconds}]}.
 --ours "--es.population 512" changes fields of ours (and of OpenES, where it has them), --openes
-std=0.1 a setting of OpenES.
+std=0.1 a setting of OpenES. --table FILE prints only the table of rows that --out has written.
 """
 
 import dataclasses
@@ -22,6 +23,7 @@ import shlex
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +38,12 @@ from int_lm.control import border, environment as environments, episodes, observ
 from int_lm.control.__main__ import recipe_of
 from int_lm.control.environment import Environment
 from int_lm.control.episodes import Held
-from int_lm.errors import reported
+from int_lm.errors import UserError, reported, require
 from int_lm.method import evolve, rewards, tuning
 
 PROGRAM = "benchmarks/control.py"
 EVALUATIONS = 5  # during training, beside the one at its end
+EQUAL = 0.01  # of the distance from the floor to the better one: a smaller difference is none
 
 
 class Ours:
@@ -92,7 +95,7 @@ def row_of(
     method: str,
     environment: Environment,
     floor: Held,
-    openes: dict[str, float],
+    openes: dict[str, Any],
 ) -> dict[str, Any]:
     """One run."""
     control, es = settings.control, settings.es
@@ -127,9 +130,28 @@ def row_of(
     }
 
 
+def verdict(ours: Sequence[float], theirs: Sequence[float], floor: float) -> str:
+    """Whether ours are better, equal or worse than theirs.
+
+    They are equal where a median lies within the range of the other's returns, or where the medians
+    differ by at most `EQUAL` of the distance from the floor to the better one.
+
+    Args:
+      ours: returns, one for each seed.
+      theirs: likewise.
+      floor: median return of random actions.
+    """
+    own, other = statistics.median(ours), statistics.median(theirs)
+    within = min(theirs) <= own <= max(theirs) or min(ours) <= other <= max(ours)
+    if within or abs(own - other) <= EQUAL * abs(max(own, other) - floor):
+        return "equal"
+    return "better" if own > other else "worse"
+
+
 def table(rows: list[dict[str, Any]], methods: list[str]) -> list[str]:
-    """Medians over seeds, one line for each environment."""
+    """Medians over seeds, one line for each environment, and the verdicts on the first method."""
     lines = ["  ".join([f"{'env':<26}", *(f"{name:>16}" for name in ["random", *methods])])]
+    verdicts = []
     for name in dict.fromkeys(row["env"] for row in rows):
         own = [row for row in rows if row["env"] == name]
         cells = [f"{statistics.median(row['random'] for row in own):16.5g}"]
@@ -141,8 +163,32 @@ def table(rows: list[dict[str, Any]], methods: list[str]) -> list[str]:
             value = statistics.median(row["return"] for row in of)
             seconds = statistics.median(row["seconds"] for row in of)
             cells.append(f"{value:9.5g} {seconds:4.0f} s")
+        first, openes = (
+            [row["return"] for row in own if row["method"] == method]
+            for method in (methods[0], "openes")
+        )
+        if first and openes and methods[0] != "openes":
+            floor = statistics.median(row["random"] for row in own)
+            verdicts.append(verdict(first, openes, floor))
+            cells.append(verdicts[-1])
         lines.append("  ".join([f"{name:<26}", *cells]))
+    if verdicts:
+        counts = (f"{verdicts.count(word)} {word}" for word in ("better", "equal", "worse"))
+        lines.append(f"{methods[0]} beside OpenES: {', '.join(counts)}")
     return lines
+
+
+def parsed(text: str) -> tuple[str, Any]:
+    """A setting of OpenES, `name=value`, with the type of its default."""
+    from benchmarks.open_es import Settings
+
+    name, _, value = text.partition("=")
+    kinds = {field.name: type(field.default) for field in dataclasses.fields(Settings)}
+    require(name in kinds, f"OpenES has no setting {name!r}, expected one of {', '.join(kinds)}")
+    try:
+        return name, kinds[name](value)
+    except ValueError:
+        raise UserError(f"--openes {text}: {value!r} is no number") from None
 
 
 def main() -> None:
@@ -154,15 +200,20 @@ def main() -> None:
         "--method", nargs="+", default=["rank1", "openes"], help="rank1, rank4, full, openes, ..."
     )
     parser.add_argument("--ours", default="", metavar="FLAGS", help="fields, as --run.steps 50")
-    parser.add_argument("--openes", nargs="*", default=[], metavar="NAME=NUMBER")
+    parser.add_argument("--openes", nargs="*", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--table", metavar="FILE", help="print the table of these rows, of --out")
     parser.add_argument("--out", metavar="FILE", help="append every row to this file as it is made")
     arguments = parser.parse_args()
+    if arguments.table:
+        rows = [json.loads(line) for line in Path(arguments.table).read_text().splitlines()]
+        print("\n".join(table(rows, list(dict.fromkeys(row["method"] for row in rows)))))
+        return
     flags = command_line.OneLineParser(prog=PROGRAM)
     command_line.add_config_arguments(flags)
     given = flags.parse_strict(shlex.split(arguments.ours))
     fields = {name: value for name, value in vars(given).items() if "." in name}
     base = command_line.overridden(common.shipped("control"), fields, "--ours")
-    openes = {name: float(value) for name, value in (x.split("=") for x in arguments.openes)}
+    openes = dict(parsed(text) for text in arguments.openes)
     rows = []
     for name in arguments.env:
         plugins.trust(name)

@@ -1,7 +1,7 @@
 """Make the table of docs/determinism.md: the final hashes of one run computed in many ways.
 
     python benchmarks/determinism.py [--out table.md] [--only NAME ...] [--rows NAME ...]
-        [--python PATH] [--gpu] [--jobs N]
+        [--kills N] [--python PATH] [--gpu] [--jobs N]
 
 Every architecture with every estimator trains on the Apache licence, a text that stays as it is,
 so that hashes can be compared between machines and versions: on 1, 2, 4 and 8 devices of this
@@ -41,8 +41,9 @@ RECIPES = {  # name: (readout, votes, update)
     "trace, exact": ("exact", "trace", "carry"),
     "unit, exact, direct": ("exact", "unit", "carry"),
     "unit, exact, adaptive": ("exact", "unit", "adaptive"),
+    "unit, exact, direct, cache": ("exact", "unit", "adaptive"),
 }
-KILLS, STOPS = 10, 2
+KILLS, STOPS = 10, 2  # unless --kills says otherwise
 LIMIT = 1200  # seconds for a run
 # Whatever has a part in the bits is named, so that no default can change them.
 FIXED = {
@@ -61,6 +62,8 @@ FIXED = {
     "es.alpha_halflife": 67,
     "es.learning_rate": 0.5,
     "es.learning_rate_halflife": 200,
+    "es.beta1": 0.8,
+    "es.beta2": 0.9,
     "es.direct_rate": 12,
     "es.schedule": "inverse",
     "data.path": "text",
@@ -130,6 +133,8 @@ def flags_of(architecture: str, recipe: str) -> list[str]:
     }
     if "direct" in recipe:
         flags |= {"model.direct": "1 3", "model.direct_bits": 10}
+    if "cache" in recipe:
+        flags |= {"model.cache": "2 4 8", "model.cache_bits": 8}
     return [part for key in flags for part in (f"--{key}", *str(flags[key]).split())]
 
 
@@ -198,20 +203,24 @@ def in_chunks(size: int) -> Callable[[Bench, list[str]], str]:
     return measure
 
 
-def interrupted(bench: Bench, flags: list[str]) -> str:
+def interrupted(kills: int, stops: int) -> Callable[[Bench, list[str]], str]:
     """SIGKILL at random moments of start, compilation, steps, evaluation and saving; SIGTERM."""
-    run, generator = bench.new_run(), random.Random(str(flags))
-    signals = [signal.SIGKILL] * KILLS + [signal.SIGTERM] * STOPS
-    generator.shuffle(signals)
-    for index, number in enumerate(signals):
-        process = bench.start(flags, run)
-        goal = STEPS * index // len(signals)  # so that they fall on all of the run
-        while process.poll() is None and last_row(run)[0] < goal:
-            time.sleep(0.01)
-        time.sleep(generator.uniform(0, 3 if generator.random() < 0.3 else 0.3))
-        process.send_signal(number)
-        process.communicate()
-    return hash_of(run, bench.start(flags, run))
+
+    def measure(bench: Bench, flags: list[str]) -> str:
+        run, generator = bench.new_run(), random.Random(str(flags))
+        signals = [signal.SIGKILL] * kills + [signal.SIGTERM] * stops
+        generator.shuffle(signals)
+        for index, number in enumerate(signals):
+            process = bench.start(flags, run)
+            goal = STEPS * index // len(signals)  # so that they fall on all of the run
+            while process.poll() is None and last_row(run)[0] < goal:
+                time.sleep(0.01)
+            time.sleep(generator.uniform(0, 3 if generator.random() < 0.3 else 0.3))
+            process.send_signal(number)
+            process.communicate()
+        return hash_of(run, bench.start(flags, run))
+
+    return measure
 
 
 def moved(bench: Bench, flags: list[str]) -> str:
@@ -226,7 +235,9 @@ def moved(bench: Bench, flags: list[str]) -> str:
     return hash_of(run, bench.start(flags, run, devices=2))
 
 
-def ways(python: str | None, gpu: bool) -> Iterator[tuple[str, Callable[[Bench, list[str]], str]]]:
+def ways(
+    kills: int, python: str | None, gpu: bool
+) -> Iterator[tuple[str, Callable[[Bench, list[str]], str]]]:
     """(name, how to run it) of every column."""
     for count in (1, 2, 4, 8):
         yield f"{count} device{'s' * (count > 1)}", on_devices(count)
@@ -234,7 +245,7 @@ def ways(python: str | None, gpu: bool) -> Iterator[tuple[str, Callable[[Bench, 
         yield f"{count} processes", in_processes(count)
     for size in (2, 16):
         yield f"chunks of {size}", in_chunks(size)
-    yield f"killed {KILLS}, stopped {STOPS} times", interrupted
+    yield f"killed {kills}, stopped {STOPS} times", interrupted(kills, STOPS)
     yield "4, then 1, then 2 devices", moved
     if python:
         command = "import jax, sys; print(sys.version.split()[0], 'jax', jax.__version__)"
@@ -253,12 +264,17 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", metavar="NAME", help="parts of names of columns")
     parser.add_argument("--python", help="another Python with int_lm's dependencies")
     parser.add_argument("--gpu", action="store_true", help="a run on a GPU as well")
+    parser.add_argument(
+        "--kills", type=int, default=KILLS, help="SIGKILLs of a run (default: %(default)s)"
+    )
     parser.add_argument("--rows", nargs="+", metavar="NAME", help="names of rows, as in the table")
     parser.add_argument("--jobs", type=int, default=1, help="rows of the table at a time")
     arguments = parser.parse_args()
     columns = [
         (name, measure)
-        for index, (name, measure) in enumerate(ways(arguments.python, arguments.gpu))
+        for index, (name, measure) in enumerate(
+            ways(arguments.kills, arguments.python, arguments.gpu)
+        )
         if index == 0 or not arguments.only or any(part in name for part in arguments.only)
     ]
     titles = ["architecture, votes, readout", "hash", *(name for name, _ in columns[1:])]

@@ -2,15 +2,17 @@
 
     python benchmarks/learning.py --text FILE ... --seconds 120 [--recipe NAME ...] [--seed N ...]
         [--set es.votes=trace default:run.steps=1500 ...] [--out ROWS.jsonl] [--json]
+    python benchmarks/learning.py --text FILE ... --steps 300 1200 [as above]
     python benchmarks/learning.py --rows ROWS.jsonl ... [--run runs/quickstart ...]
         [--level gzip=2.927 ...] --picture docs/learning.svg
 
 The last tenth of every file is held out. The clock runs during training steps only: compilation
 and evaluation, over the whole held-out text, are not counted. Every row is printed, and written
-to --out, as soon as it is measured. Recipe `backprop` is the twin of `recurrent`
-(benchmarks/backprop.py) and needs `pip install -e '.[bench]'`; otherwise it is left out. Learning
-rates fall to 0 at run.steps of the configuration: --set it to the number of steps that the machine
-does in --seconds.
+to --out, as soon as it is measured. On a busy machine, --steps 300 600 1200 in place of --seconds
+compares at equal steps; rows have the processor's seconds, too. Recipe `backprop` is the twin of
+`recurrent` (benchmarks/backprop.py) and needs `pip install -e '.[bench]'`; otherwise it is left
+out. Learning rates fall to 0 at run.steps of the configuration: --set it to the number of steps
+that the machine does in --seconds.
 
 --picture draws rows: those just measured, or those of --rows and the evaluations in the
 `metrics.jsonl` of run directories: medians over seeds, with the range between the best and the
@@ -121,10 +123,14 @@ def curve(
     settings: Config,
     train: list[Any],
     heldout: list[Any],
-    seconds: float,
+    seconds: float | None,
+    steps: list[int],
     report: Callable[[dict[str, Any]], None],
 ) -> None:
-    """Train for `seconds`; `report` gets {recipe, seed, seconds, step, tokens, bits_per_byte}."""
+    """Train for `seconds`, or to the last of `steps`; `report` gets a row at each evaluation.
+
+    A row: {recipe, seed, at, seconds, processor_seconds, step, tokens, bits_per_byte}.
+    """
     import tokenization
     from int_lm.measure import evaluate
 
@@ -138,17 +144,20 @@ def curve(
     def measure(weights: Parameters) -> float:
         return evaluate.evaluate(recipe.model, weights, ids, sizes).bits_per_byte
 
-    due = [at for at in EVALUATE_AT if at < seconds]
-    due += [at for at in range(180, int(seconds), 60)] + [seconds]
-    clock, number = 0.0, 0
+    due: list[float] = sorted(steps)
+    if seconds is not None:
+        due = [at for at in EVALUATE_AT if at < seconds]
+        due += [at for at in range(180, int(seconds), 60)] + [seconds]
+    clock, processor, number = 0.0, 0.0, 0
     while due:
-        start = time.perf_counter()
+        start, before = time.perf_counter(), time.process_time()
         advance(number)
         clock += time.perf_counter() - start
+        processor += time.process_time() - before
         number += 1
-        if clock < due[0]:
+        if (number if steps else clock) < due[0]:
             continue
-        while due and clock >= due[0]:
+        while due and (number if steps else clock) >= due[0]:
             at = due.pop(0)
         report(
             {
@@ -156,6 +165,7 @@ def curve(
                 "seed": settings.run.seed,
                 "at": at,
                 "seconds": round(clock, 2),
+                "processor_seconds": round(processor, 2),
                 "step": number,
                 "tokens": number * tokens,
                 "bits_per_byte": measure(weights_now()),
@@ -180,9 +190,9 @@ def changed(name: str, settings: Config, changes: list[str]) -> Config:
 
 
 def _table(rows: list[dict[str, Any]]) -> None:
-    """Medians over the seeds, recipes against seconds."""
+    """Medians over the seeds, recipes against seconds or steps."""
     seconds = sorted({row["at"] for row in rows})
-    print(f"{'seconds':<12}" + "".join(f"{at:>8g}" for at in seconds))
+    print(f"{'at':<12}" + "".join(f"{at:>8g}" for at in seconds))
     for name in dict.fromkeys(row["recipe"] for row in rows):
         cells = []
         for at in seconds:
@@ -252,6 +262,9 @@ def parse() -> argparse.Namespace:
     parser = common.parser(__doc__)
     parser.add_argument("--text", nargs="+", default=[], metavar="FILE", help="text files")
     parser.add_argument("--seconds", type=float, help="of training, per recipe")
+    parser.add_argument(
+        "--steps", nargs="+", type=int, default=[], help="evaluate at these steps instead"
+    )
     bench = importlib.util.find_spec("optax") is not None
     present = [name for name in RECIPES if bench or name != "backprop"]
     parser.add_argument("--recipe", nargs="+", choices=RECIPES, default=present)
@@ -265,8 +278,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--level", nargs="+", default=[], metavar="NAME=BITS", help="to draw")
     parser.add_argument("--picture", type=Path, metavar="FILE", help=".svg, .png or .pdf")
     arguments = parser.parse_args()
-    if bool(arguments.text) != (arguments.seconds is not None):
-        raise errors.UserError("--text and --seconds belong together: name both to measure")
+    if bool(arguments.text) != ((arguments.seconds is not None) + bool(arguments.steps) == 1):
+        raise errors.UserError("to measure, name --text and either --seconds or --steps")
+    if min(arguments.steps, default=1) < 1:
+        raise errors.UserError("--steps must be at least 1")
     drawn = arguments.picture and (arguments.rows or arguments.run)
     if not arguments.text and not drawn:
         raise errors.UserError("nothing to do: add --text and --seconds, or --rows and --picture")
@@ -296,6 +311,7 @@ def measured(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[dict[s
                 file.write(json.dumps(row) + "\n")
         print(
             f"{row['recipe']:<12} seed {row['seed']} {row['seconds']:7.1f} s  "
+            f"({row['processor_seconds']:.1f} of the processor)  "
             f"step {row['step']:6}  {row['bits_per_byte']:.4f}",
             file=sys.stderr,
             flush=True,
@@ -305,7 +321,7 @@ def measured(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[dict[s
         for name in arguments.recipe:
             settings = common.with_fields(RECIPES[name](), "run", seed=seed)
             settings = changed(name, settings, arguments.set)
-            curve(name, settings, train, heldout, arguments.seconds, report)
+            curve(name, settings, train, heldout, arguments.seconds, arguments.steps, report)
     return found, rows
 
 

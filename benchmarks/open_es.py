@@ -21,6 +21,7 @@ from int_lm.control import border, episodes, observations, play
 from int_lm.control.environment import Environment
 from int_lm.control.observations import Encoding, Statistics
 from int_lm.control.policy import Policy
+from int_lm.errors import require
 from int_lm.limits import INT8_MAX
 from int_lm.method.clock import Clock
 from int_lm.method.recipe import Recipe
@@ -47,7 +48,7 @@ class Settings:
     """
 
     std: float = 0.1
-    learning_rate: float = 0.2
+    learning_rate: float = 0.1
     beta1: float = 0.9
     beta2: float = 0.999
     fitness: str = "rank"
@@ -135,6 +136,10 @@ class OpenEs:
             "rank": fitness_shaping.centered_rank_fitness_shaping_fn,
             "standard": fitness_shaping.standardize_fitness_shaping_fn,
         }
+        require(
+            settings.fitness in shaping,
+            f"--openes fitness is {settings.fitness!r}, expected one of {', '.join(shaping)}",
+        )
         rate = optax.linear_schedule(settings.learning_rate, 0.0, recipe.settings.run.steps)
         self.recipe, self.environment, self.statistics = recipe, environment, statistics
         model: Any = recipe.model

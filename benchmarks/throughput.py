@@ -2,7 +2,7 @@
 
     python benchmarks/throughput.py [--json] [--repeats 5] [--shape D,L,P,T ...]
         [--recipe egg rwkv quickstart] [--config FILE ...] [--rank R ...] [--chunk N] [--segments]
-        [--profile]
+        [--gpu] [--profile]
 
 Rows are recipes x shapes x ranks: `egg` and `rwkv` with plain votes (the paper's recipe) and
 `quickstart`, the default recipe without its context tables; `--config` adds configurations
@@ -19,14 +19,17 @@ machine's speed affects all parts alike: compare ratios, not absolute times. Rat
 Two floors stand beside the time of inference: its operations at `int8_peak_gops`, the best int8
 dot of the run, and the bytes it must move at `copy_gbytes_per_s`. With `--segments` the same parts
 without segments in one kernel (`native.over_tokens`) take turns with them, and ratios of the two
-are printed. With `--profile` a table follows
-that says where the time of a step goes (`breakdown.py`).
+are printed. `--gpu` is `--segments` with the kernel for GPUs, which they do not use by themselves,
+at sizes for a GPU. With `--profile` a table follows that says where the time of a step goes
+(`breakdown.py`).
 """
 
 import argparse
 import dataclasses
 import functools
 import json
+import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -39,7 +42,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import breakdown, common
-from int_lm import config, native
+from int_lm import config, errors, native
 from int_lm.config import Config
 from int_lm.measure import rate
 from int_lm.method import bounds, chunks, evolve, population
@@ -49,9 +52,11 @@ from int_lm.method.recipe import Recipe
 from int_lm.method.state import Tables
 from int_lm.model import params, perturb, reading
 from int_lm.model.params import Parameters, Spec, Tree
+from int_lm.native import segment
 from int_lm.training import plan
 
 SHAPES = ((64, 2, 2048, 50), (256, 4, 2048, 20))
+GPU_SHAPES = ((64, 2, 32768, 50), (256, 4, 16384, 20))  # with `--gpu`
 COPY_BYTES = 1 << 26
 GPU_COPY_BYTES = 1 << 30
 BOTH_WAYS = ("inference", "perturbed", "step")  # with `--segments`
@@ -298,17 +303,30 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--segments", action="store_true", help="also without segments in one kernel, in turn"
     )
+    parser.add_argument("--gpu", action="store_true", help="--segments, of the kernel for GPUs")
     parser.add_argument("--profile", action="store_true", help="where the time of a step goes")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.gpu:
+        with errors.reported("benchmarks/throughput.py"):
+            errors.require(
+                jax.default_backend() == "gpu",
+                "--gpu measures the kernel of a segment on a GPU, and JAX sees none here; run it "
+                "on a machine with one, after pip install 'int-lm[cuda13]'",
+            )
+        logging.basicConfig(format="%(message)s")
+        logging.getLogger(segment.__name__).setLevel(logging.DEBUG)  # if JAX computes, it says so
+        os.environ[segment.GPU_SWITCH], arguments.segments = "1", True
+    return arguments
 
 
 def main() -> None:
     """Measure and print."""
     arguments = parse()
+    defaults = GPU_SHAPES if arguments.gpu else SHAPES
     if arguments.config:
         chosen = [(Path(path).stem, config.load(path)) for path in arguments.config]
     else:
-        shapes = [tuple(map(int, shape.split(","))) for shape in arguments.shape or ()] or SHAPES
+        shapes = [tuple(map(int, shape.split(","))) for shape in arguments.shape or ()] or defaults
         chosen = [
             (name, sized(recipes()[name], shape, rank, arguments.chunk))
             for shape in shapes

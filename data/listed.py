@@ -49,7 +49,13 @@ class ListedFiles:
         return _status(path).st_size
 
 
-def walk(root: str, without: frozenset[str] = frozenset(), tally: Tally | None = None) -> list[str]:
+def walk(
+    root: str,
+    without: frozenset[str] = frozenset(),
+    tally: Tally | None = None,
+    *,
+    skip_unreadable: bool = False,
+) -> list[str]:
     """Sorted relative posix paths of the regular files below `root`, none hidden or `without`.
 
     Args:
@@ -57,11 +63,20 @@ def walk(root: str, without: frozenset[str] = frozenset(), tally: Tally | None =
       without: names of directories and files to leave out.
       tally: counts hidden names, links to directories and entries that are not regular files, which
         are left out.
+      skip_unreadable: leave out and count directories that cannot be read.
+
+    Raises:
+      UserError: a directory cannot be read, unless they are skipped.
     """
     left_out: list[tuple[str, str]] = []
 
+    def unreadable(error: OSError) -> None:
+        if not skip_unreadable:
+            _refuse_unreadable(error)
+        left_out.append((str(error.filename), "left out directories that cannot be read"))
+
     def relative_paths() -> Iterator[str]:
-        for directory, children, files in os.walk(root, onerror=_refuse_unreadable):
+        for directory, children, files in os.walk(root, onerror=unreadable):
             for name in (*children, *files):
                 path = os.path.join(directory, name)
                 if name[0] == ".":

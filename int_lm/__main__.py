@@ -33,6 +33,7 @@ VERBS: dict[str, tuple[str, tuple[str, ...], str]] = {
     ),
     "verify": ("int_lm.verify.__main__", (), "compute steps of a run again and compare hashes"),
     "prepare": ("data.prepare", (), "write the token shards that training reads"),
+    "gather": ("data.gather", (), "text from this machine's own packages, to pretrain on"),
     "train-tokenizer": ("tokenization.train", (), "train a SentencePiece tokenizer"),
     "inspect-tokenizer": ("tokenization.inspect", (), "look at a tokenizer and check it on text"),
     "tasks": ("int_lm.tasks.__main__", (), "list tasks, show examples, write text to pretrain on"),

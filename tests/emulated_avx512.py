@@ -1,4 +1,4 @@
-"""A pytest plugin: the kernels' path of AVX-512 with VNNI, emulated, in place of those built.
+"""A pytest plugin: the kernels' paths of VNNI and AVX-VNNI, emulated, in place of those built.
 
     PYTHONPATH=tests python -m pytest -p emulated_avx512 tests/test_native.py
 
@@ -25,7 +25,7 @@ def pytest_configure(config: pytest.Config) -> None:
     kernels = directory / "kernels.cc"
     kernels.write_text(f'#include "{HEADER}"\n{kernels.read_text()}')
     build.HERE = directory
-    build.WIDE = build.BASIC  # of programs that are compiled when they are needed
+    build.OPTIONS = dict.fromkeys(build.OPTIONS, build.OPTIONS["avx2"])  # of programs of tiles
     said = build.build()
     if not build.library().exists():
         raise pytest.UsageError(said)

@@ -151,6 +151,15 @@ def test_mistakes_are_user_errors(place: Path, tmp_path: Path, monkeypatch) -> N
         "the prompt is not UTF-8": lambda: run.sample("\ud800"),
         "tokens is 0, must be at least 1": lambda: run.sample(tokens=0),
         "seed is -1, must be between": lambda: run.sample(seed=-1),
+        "replace it with overwrite=True": lambda: run.export(place / "exports/book"),
+        "text 0 is 5, which is no text": lambda: run.evaluate([5]),  # pyright: ignore
+        "texts is None; give a list": lambda: run.evaluate(None),  # pyright: ignore
+        "the prompt is 5, which is no text": lambda: run.sample(5),  # pyright: ignore
+        "the path is 5, must be": lambda: int_lm.load(5),  # pyright: ignore
+        "temperature is 'x', must": lambda: run.sample(temperature="x"),  # pyright: ignore
+        "tokens is 2.5, must be an integer": lambda: run.sample(tokens=2.5),  # pyright: ignore
+        "the configuration is 5; give": lambda: int_lm.train(5),  # pyright: ignore
+        "trusted is 'a:B'; give a list": lambda: int_lm.load("x", trusted="a:B"),
         "unknown section 'runs' in the arguments of train; did you mean run?": lambda: int_lm.train(
             runs={}
         ),
@@ -166,6 +175,7 @@ def test_mistakes_are_user_errors(place: Path, tmp_path: Path, monkeypatch) -> N
         with pytest.raises(UserError) as caught:
             call()
         assert words in str(caught.value), str(caught.value)
+        assert "--" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from test_c_archives import THREADS
 from test_c_runtime import SANITIZED, STRICT, built, compare, exported, needed
 
 pytestmark = pytest.mark.slow
@@ -24,6 +25,9 @@ NATIVE = [
     ("gcc", "-O3", "-march=native"),
     ("clang", "-O3", "-march=native"),
     ("gcc", "-O3", "-DPLAIN"),
+    ("gcc", "-O2", "-fsanitize=thread", *THREADS),
+    ("gcc", "-O2", *SANITIZED, *THREADS, "-DPLAIN"),
+    ("clang", "-O3", *THREADS),
 ]
 EMULATED = {
     "aarch64": ("aarch64-linux-gnu-gcc", "qemu-aarch64"),

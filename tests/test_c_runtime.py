@@ -148,7 +148,7 @@ def test_scores_and_text_are_those_of_numpy(name: str, tmp_path: Path) -> None:
     """Every architecture, a plug-in's too, by every way to multiply that the processor has."""
     needed("gcc")
     directory = exported(name, tmp_path)
-    program = built(directory, "gcc", "-O1")
+    program = built(directory, "gcc", "-O0")
     compare(directory, [program])
     known = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     ways = {"rows": "", "avx2": " avx2 ", "vnni": " avx512_vnni "}
@@ -164,7 +164,7 @@ def test_a_vocabulary_of_pieces_is_read_and_written_as_ids(tmp_path: Path) -> No
     directory = export_tiny_run(tiny_run(700, run.config.model), tmp_path)
     text, _ = c_runtime.written(run.recipe.model, run.tokenizer)
     (directory / "runtime.c").write_text(text)
-    program, model = built(directory, "gcc", "-O1"), export.load(directory)
+    program, model = built(directory, "gcc", "-O0"), export.load(directory)
     ids = np.random.default_rng(0).integers(1, 700, 50)
     (tmp_path / "ids.txt").write_text("\n".join(map(str, ids)))
     score = runtime.log2_likelihoods(model, [ids])[0]
@@ -236,7 +236,7 @@ def test_weights_in_the_program(tmp_path: Path) -> None:
         numbers = ",".join(map(str, content))
         array.write_text(f"const unsigned char model_array[] = {{{numbers}}};\n")
         options = (f'-DMODEL_ARRAY="{array}"', "-DROOM_FOR_TABLES", "-DBLOCK_BYTES=512")
-        return built(directory, "gcc", "-O1", *SANITIZED, *options)
+        return built(directory, "gcc", "-O0", *SANITIZED, *options)
 
     program = compiled(weights)
     compare(directory, [program], samplers=1)

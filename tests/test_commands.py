@@ -22,8 +22,10 @@ import eval as eval_command
 import train
 from int_lm import errors, run as run_module
 from int_lm.config import Config
+from int_lm.export import __main__ as export_command
 from int_lm.files import checkpoint
 from int_lm.method import evolve
+from int_lm.sample import __main__ as sample_command
 from int_lm.training import trainer
 from int_lm.training.trainer import Trainer
 
@@ -188,36 +190,48 @@ def test_figures_that_cannot_be_kept_are_shown(
     assert "not kept" in output.err and "Permission denied" in output.err
 
 
-def test_a_finished_run_started_again_says_so(
-    whole: tuple[Path, str], text: Path, run_command
-) -> None:
+def test_a_finished_run_started_again_says_so(whole: tuple[Path, str], text: Path, answer) -> None:
     """The same command on a finished run changes nothing and exits with 4, for wrappers to stop."""
     run, _ = whole
     before = rows(run)
-    again = run_command("train.py", *train_arguments(text, run))
+    again = answer(train.main, *train_arguments(text, run))
     assert again.returncode == 4, again.stderr
     assert "nothing to train" in again.stderr
+    shorter = answer(train.main, *train_arguments(text, run, run_dot_steps=5))
+    assert shorter.returncode == 4, shorter.stderr
+    assert "raise --run.steps above 60" in shorter.stderr and "rates" not in shorter.stderr
     assert rows(run) == before
 
 
 def test_eval_sample_and_export_agree(
     whole: tuple[Path, str], tmp_path: Path, run_command, answer
 ) -> None:
-    """JAX and the NumPy runtime print the same figures and the same text."""
+    """JAX and the NumPy runtime print the same figures and the same text.
+
+    The export is read by programs of their own, the run in this process, where JAX has started.
+    """
     run, _ = whole
     export = tmp_path / "export"
-    done = run_command("-m", "int_lm.export", "--run", run, "--out", export)
+    done = answer(export_command.main, "--run", run, "--out", export)
     assert done.returncode == 0, done.stderr
     results = []
     for source in (("--run", run), ("--export", export)):
-        done = run_command("eval.py", *source, "--json")
+        own = source[0] == "--run"
+        done = (
+            answer(eval_command.main, *source, "--json")
+            if own
+            else run_command("eval.py", *source, "--json")
+        )
         assert done.returncode == 0, done.stderr
         figures = json.loads(done.stdout)
         assert figures["baselines"].keys() == {"unigram", "bigram", "gzip", "xz", "zstd"} | (
             {"ppmd"} if data.baselines.pyppmd else set()
         )
-        sample = run_command(
-            "-m", "int_lm.sample", *source, "--prompt", "et", "--tokens", "40", "--seed", "3"
+        words = (*source, "--prompt", "et", "--tokens", "40", "--seed", "3")
+        sample = (
+            answer(sample_command.main, *words)
+            if own
+            else run_command("-m", "int_lm.sample", *words)
         )
         assert sample.returncode == 0, sample.stderr
         results.append((figures | {"model": None}, sample.stdout))
@@ -244,7 +258,9 @@ def test_evaluating_other_text_is_by_raw_bytes(whole, tmp_path: Path, answer) ->
     "number",
     [signal.SIGTERM, pytest.param(signal.SIGINT, marks=[pytest.mark.slow, pytest.mark.alone])],
 )
-def test_a_signal_saves_and_stops(whole, text, tmp_path: Path, command_environment, number) -> None:
+def test_a_signal_saves_and_stops(
+    whole, text, tmp_path: Path, command_environment, answer, number
+) -> None:
     """SIGTERM or SIGINT saves at the next step, exits with 0, and the run goes on from there."""
     run = tmp_path / "run"
     process = start(text, run, command_environment)
@@ -255,10 +271,10 @@ def test_a_signal_saves_and_stops(whole, text, tmp_path: Path, command_environme
     stopped = re.search(r"saved step (\d+)", stdout)
     assert stopped, stdout
     assert checkpoint.latest_step(run / "checkpoints") == int(stopped[1])
-    process = start(text, run, command_environment)
-    stdout, stderr = process.communicate(timeout=300)
-    assert process.returncode == 0, stderr
-    assert f"at step {stopped[1]}" in stdout
+    # on one device, for which this process has compiled already
+    done = answer(train.main, *train_arguments(text, run, distributed_dot_devices=1))
+    assert done.returncode == 0, done.stderr
+    assert f"at step {stopped[1]}" in done.stdout
     assert_same_run(run, whole[0])
 
 

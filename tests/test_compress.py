@@ -165,12 +165,13 @@ def match_places(before: list[int]) -> list[int]:
     return places
 
 
+# the archives of the document in plain Python take most of the time here: texts are short
 @pytest.mark.parametrize("lanes", [0, 1, 3, 64])
 def test_the_document_describes_what_is_written(codec: compress.Codec, lanes: int) -> None:
     """An independent reader gets the text; so does the program; and it is compressed."""
-    archive = archive_of(codec, TEXT[:600], lanes)
-    assert read_by_the_document(codec, archive) == TEXT[:600]
-    assert text_of(codec, archive) == TEXT[:600]
+    text = TEXT[: 600 if lanes == 64 else 250]  # every lane costs 8 bytes
+    archive = archive_of(codec, text, lanes)
+    assert read_by_the_document(codec, archive) == text == text_of(codec, archive)
     assert archive[36] == compress.CODED_KIND and len(archive) < 1000
     assert len(archive_of(codec, TEXT, 2)) < len(TEXT) // 2
 
@@ -180,10 +181,10 @@ def test_learning_is_what_the_document_says(
     codec: compress.Codec, lanes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Over a stored block, which begins anew; and what is unknown to the model is learnt."""
-    monkeypatch.setattr(compress, "BLOCK_BYTES", 400)
-    text = b"pack my box " * 30 + TEXT[:40] + np.random.default_rng(0).bytes(400) + TEXT[:200]
+    monkeypatch.setattr(compress, "BLOCK_BYTES", 200)
+    text = b"pack my box " * 13 + TEXT[:44] + np.random.default_rng(0).bytes(200) + TEXT[:100]
     archive = archive_of(codec, text, lanes, learn=True)
-    assert archive[9] == 1 and text[400:800] in archive
+    assert archive[9] == 1 and text[200:400] in archive
     assert read_by_the_document(codec, archive) == text == text_of(codec, archive)
     unknown = b"pack my box " * 30
     learnt, plain = (archive_of(codec, unknown, 1, learn=learn) for learn in (True, False))
@@ -245,13 +246,13 @@ def test_frequencies_are_exact_at_the_ends_of_their_range() -> None:
         assert found[2].argmax() == V // 2
 
 
-FLIPS = 200
+FLIPS = 100
 
 
 def test_every_damage_is_refused(codec: compress.Codec) -> None:
     """A bit flipped, bytes cut off or added, anywhere: never another text, always one sentence."""
     archive, generator = archive_of(codec, TEXT[:300], 4), np.random.default_rng(1)
-    damaged = [archive[:length] for length in range(len(archive))]
+    damaged = [archive[:length] for length in range(0, len(archive), 3)] + [archive[:-1]]
     damaged += [archive + b"x", archive[:36] + archive[60:]]
     for _ in range(FLIPS):
         flipped = bytearray(archive)

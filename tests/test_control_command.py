@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def test_a_run_is_the_same_broken_off_or_not(
     for flags, expected in (
         ({"control_dot_episodes": "3"}, "control.episodes 2, now 3"),
         ({"env": "CartPole"}, "control.env 'plugins.chase:CHASE', now 'CartPole'"),
-        ({"es_dot_fitness": "sign"}, "es.fitness 'rank', now 'sign'"),
+        ({"es_dot_fitness": "sign"}, "es.fitness 'standard', now 'sign'"),
     ):
         with pytest.raises(UserError, match=expected):
             control(run_dot_dir="b", **flags)
@@ -122,11 +123,16 @@ def test_a_policy_learns(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
         (["--run.init_from", "x"], "run.init_from is of language models"),
         (["--control.max_steps", "99999999"], "make es.chunk, control.heldout_episodes"),
         (["--control.episode", "1"], "did you mean --control.episodes?"),
+        (["--control.episodes", "0"], "control.episodes is 0, must be >= 1"),
+        (["--run.steps", "-1"], "run.steps is -1, must be >= 0"),
+        (["--env", "gymnax:MountainCar-v0"], "needs the package gymnax, which cannot be imported"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_written(
-    folder: Path, arguments: list[str], expected: str
+    folder: Path, arguments: list[str], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(sys.modules, "gymnax", None)  # as where it is not installed
+    monkeypatch.delitem(sys.modules, "int_lm.control.from_gymnax", raising=False)
     with pytest.raises(UserError) as caught:
         control("--run.dir", "new", *arguments)
     assert expected in str(caught.value) and "\n" not in str(caught.value)

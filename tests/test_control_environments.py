@@ -164,6 +164,18 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPat
             environments.of(f"{package}:NAME")
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["gymnax:MountianCar-v0", "jumanji:Maze-v1", "brax:anti"])
+def test_a_package_names_its_environments(name: str) -> None:
+    package, _, own_name = name.partition(":")
+    pytest.importorskip(package)
+    with pytest.raises(UserError) as caught:
+        environments.of(name)
+    assert f"{package} has no environment '{own_name}', expected one of" in str(caught.value)
+    assert "; did you mean " in str(caught.value) and "\n" not in str(caught.value)
+
+
 def _raises(key: Any) -> Any:
     raise RuntimeError("no luck\nat all")
 

@@ -69,6 +69,12 @@ def test_a_sound_machine_needs_nothing() -> None:
     assert "hub cache          hub: none" in lines
 
 
+def test_a_directory_that_is_not_there_is_said() -> None:
+    """Otherwise the disk of the one above it looks like its own."""
+    (line,) = (x for x in doctor.lines(changed(disk__missing="nope/a")) if x.startswith("disk "))
+    assert "runs (nope/a is not there yet): 1000.0 GB free" in line
+
+
 NOT_BUILT = {"jax__kernels__level": "not built", "jax__kernels__file": None}
 
 
@@ -120,10 +126,12 @@ def test_this_machine(run_command, tmp_path: Path) -> None:
     assert found["jax"]["platform"] and found["jax"]["devices"] and found["jax"]["int8_gops"] > 0
     kernels = found["jax"]["kernels"]
     assert (kernels["level"], kernels["possible"]) == (dispatch.level(), build.possible())
-    if kernels["level"] in ("avx2", "vnni", "unsupported"):
-        instructions = set(found["processors"]["instructions"])
+    instructions = set(found["processors"]["instructions"])
+    if kernels["level"] in ("vnni", "avx_vnni", "avx2", "unsupported"):
         assert (kernels["level"] != "unsupported") == ("avx2" in instructions)
         assert (kernels["level"] == "vnni") == ("avx512_vnni" in instructions)
+    if kernels["level"] in ("dotprod", "neon"):
+        assert (kernels["level"] == "dotprod") == ("asimddp" in instructions)
     assert (kernels["file"] is not None) == build.library().exists()
     if dispatch.available():
         assert {"norm", "outer", "log2_likelihood", "of_rows"} < set(kernels["used"])

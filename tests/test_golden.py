@@ -130,8 +130,15 @@ MESSAGE = (
 )
 
 
-@pytest.mark.parametrize("name", RECIPES)
-@pytest.mark.parametrize("architecture", ["egg", "rwkv"])
+# Every recipe and both architectures; the other combinations are slow ones.
+FAST = {("egg", "eggroll"), ("egg", "unit, exact, direct")}
+FAST |= {("rwkv", name) for name in ("eggroll, exact", "trace", "trace, exact")}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "name"),
+    [pytest.param(*key, marks=[] if key in FAST else [pytest.mark.slow]) for key in GOLDEN],
+)
 def test_recipes_give_the_bits_they_have_always_given(architecture: str, name: str):
     """Weights and scores of all recipes, with their updates."""
     found = hash_after(fields_of(architecture, name), VOCABULARY, {2, 5})

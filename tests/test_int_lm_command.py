@@ -16,6 +16,7 @@ ENTRIES = {
     ("train.py",): "train.py",
     ("eval.py",): "eval.py",
     ("-m", "data.prepare"): "python -m data.prepare",
+    ("-m", "data.gather"): "python -m data.gather",
     ("-m", "tokenization.train"): "python -m tokenization.train",
     ("-m", "tokenization.inspect"): "python -m tokenization.inspect",
     ("-m", "int_lm.sample"): "python -m int_lm.sample",

@@ -254,3 +254,37 @@ def test_a_signal_that_a_callback_swallows_comes_again() -> None:
     )
     assert (done.returncode, done.stdout) == (128 + signal.SIGTERM, "")
     assert done.stderr == "program: error: SIGTERM: stopped; what is finished is kept\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["-m", "int_lm.tasks"], "int_lm.tasks"),
+        ([str(ROOT / "eval.py")], "eval.py"),
+        (["-m", "data.prepare"], "prepare.py"),
+    ],
+)
+def test_a_signal_during_the_imports_is_one_line(
+    words: list[str], name: str, tmp_path: Path
+) -> None:
+    """Before the command has begun; a package that it imports is interrupted."""
+    (tmp_path / "yaml.py").write_text("import os\nos.kill(os.getpid(), 2)\nraise SystemExit(9)\n")
+    done = interrupted(words, tmp_path)
+    assert done.returncode == 130
+    assert done.stderr == f"{name}: error: interrupted; nothing was begun\n"
+
+
+def test_other_programs_have_their_own_answer_to_signals(tmp_path: Path) -> None:
+    """That they import int_lm changes nothing for them."""
+    (tmp_path / "yaml.py").write_text("import os\nos.kill(os.getpid(), 2)\n")
+    (tmp_path / "mine.py").write_text("import int_lm.config\n")
+    done = interrupted([str(tmp_path / "mine.py")], tmp_path)
+    assert done.returncode == -2 and "KeyboardInterrupt" in done.stderr
+
+
+def interrupted(words: list[str], first: Path) -> subprocess.CompletedProcess[str]:
+    """A program that finds modules in `first` before all others."""
+    path = {"PYTHONPATH": f"{first}{os.pathsep}{ROOT}"}
+    return subprocess.run(
+        [sys.executable, *words], env={**os.environ, **path}, capture_output=True, text=True
+    )

@@ -4,7 +4,6 @@ They are built by `python -m int_lm.native` (`make` does); without a compiler th
 skipped, and the program runs without them.
 """
 
-import ctypes
 import functools
 import importlib
 import inspect
@@ -15,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import emulated_arm
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,42 +22,31 @@ import oracle
 import pytest
 
 from int_lm import native
+from int_lm.errors import UserError
 from int_lm.method.estimator import outer
 from int_lm.model import layers
 from int_lm.model.layers import shift_for
 from int_lm.model.perturb import Weight
-from int_lm.native import build, cpu, dispatch
+from int_lm.native import __main__ as native_command, build, cpu, dispatch
+from int_lm.training import session
 
 built = pytest.mark.skipif(not native.available(), reason="the kernels are not built")
 
 
-def has_vnni() -> bool:
-    """Kernels take the path of AVX-512 with VNNI unless they are told not to."""
-    return native.available() and ctypes.CDLL(str(build.library())).int_lm_supported() == 2
-
-
-# the widest path that there is, and that of AVX2, if that is another one
-PATHS = [
-    "widest",
-    pytest.param(
-        "avx2",
-        marks=[
-            pytest.mark.slow,
-            pytest.mark.skipif(not has_vnni(), reason="AVX2 is the widest path of this processor"),
-        ],
-    ),
-]
+# the path that is taken on this processor, and slowly all others that it has
+SETS = native.supported() if native.available() else ()
+PATHS = ["widest", *(pytest.param(name, marks=pytest.mark.slow) for name in SETS[1:])]
 LOW = 7
 
 
 @pytest.fixture(params=PATHS)
 def path(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Kernels take the one or the other path."""
+    """Kernels take one path or another."""
     with native.instructions(request.param):
         yield
 
 
-@pytest.fixture(params=["widest", "avx2"])
+@pytest.fixture(params=["widest", "narrowest"])
 def either_path(request: pytest.FixtureRequest) -> Iterator[None]:
     """The same, among the fast tests."""
     with native.instructions(request.param):
@@ -210,8 +199,8 @@ def test_outer(shape: tuple[int, int, int], extreme: bool) -> None:
 
 
 @built
-@pytest.mark.parametrize("avx2_only", PATHS)
-def test_outer_is_exact_up_to_the_bound_of_int32(avx2_only: bool) -> None:
+@pytest.mark.usefixtures("path")
+def test_outer_is_exact_up_to_the_bound_of_int32() -> None:
     """The longest sum of equal signs that `recipe.of` allows, and no wrap."""
     terms = (2**31 - 1) // 127**2
     ones = np.full((terms, 1), 127, np.int8)
@@ -236,22 +225,41 @@ def test_the_program_calls_them_on_cpus() -> None:
     assert "int_lm_linear8" in program
 
 
-@built
-@pytest.mark.slow
-@pytest.mark.skipif(has_vnni(), reason="this processor has AVX-512 with VNNI")
-@pytest.mark.skipif(not shutil.which("c++"), reason="there is no C++ compiler")
-def test_the_path_of_avx512_gives_the_same_bits() -> None:
-    """Every fast test of kernels, with that path's instructions emulated."""
+def emulated(plugin: str, *files: str, chosen: tuple[str, str], **variables: str) -> None:
+    """Tests of kernels whose instructions a plugin emulates."""
     here = Path(__file__).parent
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "emulated_avx512", "-m", "not slow"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", plugin, *chosen]
+    paths = os.pathsep.join(map(str, [here, here.parent]))
     done = subprocess.run(
-        [*command, here / "test_native.py", here / "test_native_votes.py"],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [here, here.parent]))},
+        [*command, *(here / file for file in files)],
+        env={**os.environ, "PYTHONPATH": paths, **variables},
         capture_output=True,
         text=True,
-        timeout=1800,
+        timeout=3600,
     )
-    assert done.returncode == 0, done.stdout[-4000:]
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+
+
+@built
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("c++"), reason="there is no C++ compiler")
+@pytest.mark.parametrize("name", ["vnni", "avx_vnni"])
+def test_paths_that_an_x86_processor_lacks(name: str) -> None:
+    """Every fast test of kernels, with the instructions of that path emulated."""
+    if name in SETS or "avx2" not in SETS:
+        pytest.skip(f"this processor has {name}, or lacks AVX2")
+    chosen = ("-m", "not slow") if name == "vnni" else ("-k", name)
+    emulated("emulated_avx512", "test_native.py", "test_native_votes.py", chosen=chosen)
+
+
+@built
+@pytest.mark.slow
+@pytest.mark.skipif(not emulated_arm.possible(), reason="there is no compiler or emulator of ARM")
+@pytest.mark.parametrize("processor", ["max", "cortex-a53"])
+def test_paths_of_arm(processor: str) -> None:
+    """Every fast test of kernels and of segments, with dot products (`max`) and without."""
+    files = "test_native.py", "test_native_votes.py", "test_segments.py"
+    emulated("emulated_arm", *files, chosen=("-m", "not slow"), EMULATED_ARM=processor)
 
 
 def test_the_switch_and_a_missing_library_leave_jax(monkeypatch, tmp_path) -> None:
@@ -271,13 +279,18 @@ def test_building_without_a_compiler_says_so(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(build, "COMPILERS", ("no-such-compiler",))
     assert "JAX computes everything" in build.build()
     assert not list(tmp_path.glob("kernels-*"))
+    if build.possible():
+        with pytest.raises(UserError, match="no C\\+\\+ compiler could .*; install one"):
+            native_command.main()
+        monkeypatch.delenv(dispatch.SWITCH, raising=False)
+        assert session.without_kernels() == (jax.default_backend() == "cpu")
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("c++"), reason="there is no C++ compiler")
 def test_building_replaces_older_kernels(monkeypatch, tmp_path) -> None:
-    if sys.platform != "linux" or build.platform.machine() != "x86_64":
-        pytest.skip("kernels are for x86-64")
+    if sys.platform != "linux" or not build.possible():
+        pytest.skip("there are no kernels for this machine, or no `nm -D`")
     for name in build.SOURCES:
         shutil.copy(build.HERE / name, tmp_path)
     monkeypatch.setattr(build, "HERE", tmp_path)
@@ -286,9 +299,7 @@ def test_building_replaces_older_kernels(monkeypatch, tmp_path) -> None:
     assert [path.name for path in tmp_path.glob("kernels-*")] == [build.library().name]
     assert build.build().startswith("kernels are built")
     symbols = subprocess.run(["nm", "-D", build.library()], capture_output=True, text=True).stdout
-    names = ctypes.CDLL(str(build.library())).int_lm_kernels
-    names.restype = ctypes.c_char_p
-    listed = names().decode().split()
+    listed = dispatch.shared_library().int_lm_kernels().decode().split()
     assert "int_lm_linear8" in listed
     assert all(f" T {name}\n" in symbols for name in listed)
 

@@ -1,6 +1,7 @@
 """`int_lm.plot`: what is drawn of which runs, and the pictures."""
 
 import json
+import logging
 import math
 import re
 from pathlib import Path
@@ -214,3 +215,10 @@ def test_without_matplotlib(text_run: Path, monkeypatch) -> None:
     with pytest.raises(UserError, match=r"pip install 'int-lm\[plot\]'"):
         main([str(text_run), "--out", "a.svg"])
     assert parse([str(text_run), "--out", "a.svg"], "int-lm plot").x == "step"
+
+
+def test_matplotlib_speaks_of_errors_alone() -> None:
+    """Not of where it keeps its fonts, such as in a home that cannot be written to."""
+    pytest.importorskip("matplotlib")
+    picture.pyplot()
+    assert not logging.getLogger("matplotlib").isEnabledFor(logging.WARNING)

@@ -141,10 +141,10 @@ def test_bits_are_those_of_jax(name: str) -> None:
 
 
 def test_bits_are_those_of_jax_with_extreme_weights() -> None:
-    """The largest weights and noise, and the kernels' path of AVX2."""
+    """The largest weights and noise, and the kernels' narrowest path."""
     model = {"architecture": "rwkv", "width": 16, "layers": 1, "direct": (2,), "direct_bits": 8}
     recipe = recipe_of(model, {"population": 30, "sigma_shift": 1, **UNIT}, 40)
-    with native.instructions("avx2"):
+    with native.instructions("narrowest"):
         compare(recipe, random_weights(recipe, True), tokens_of(recipe))
 
 
@@ -256,15 +256,13 @@ def test_a_program_that_cannot_be_loaded_is_deleted(
     """JAX computes, and the next process compiles it again."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     text = f"int other = {int(damaged)};"
-    _, path = segment.build.compiled(text, wide=False)
-    _, wide = segment.build.compiled(text, wide=True)
-    assert path is not None and wide is not None
+    _, path = segment.build.compiled(text, native.supported()[0])
+    assert path is not None
     if damaged:
-        for file in (path, wide):
-            file.write_bytes(b"damaged")
+        path.write_bytes(b"damaged")
     with pytest.raises(UnsupportedError, match="cannot be loaded"):
         segment.loaded(text)
-    assert [path.exists(), wide.exists()].count(False) == 1
+    assert not path.exists()
 
 
 def test_programs_are_compiled_once_and_old_ones_are_deleted(
@@ -275,11 +273,11 @@ def test_programs_are_compiled_once_and_old_ones_are_deleted(
     made = []
     for number in (1, 2, 3):
         text = f"int int_lm_tile = {number};"
-        _, path = segment.build.compiled(text, wide=False)
+        _, path = segment.build.compiled(text, native.supported()[0])
         assert path is not None
         made.append(path)
         written = path.stat().st_ino
-        assert segment.build.compiled(text, wide=False)[1].stat().st_ino == written  # type: ignore[union-attr]
+        assert segment.build.compiled(text, native.supported()[0])[1].stat().st_ino == written  # type: ignore[union-attr]
         os.utime(path, (number, number))
     assert [path.exists() for path in made] == [False, True, True]
 

@@ -539,7 +539,9 @@ def test_fifty_clients_for_a_minute(server: Server, model: runtime.Model) -> Non
     server.wait_until(busy=0)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_signal_ends_the_server(unending: Path, number: signal.Signals) -> None:
     """With its exit code and one sentence, and clients that are answered hear of it."""
     server = Server(unending, "--max_tokens", "1000000000")

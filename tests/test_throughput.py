@@ -64,20 +64,25 @@ def test_every_kernel_beside_jax(run_command) -> None:
 
 
 @pytest.mark.slow
-def test_learning_curves_beside_the_entropies(run_command, tmp_path) -> None:
+@pytest.mark.parametrize(
+    ("until", "at"), [(("--seconds", "1"), [1]), (("--steps", "7", "3"), [3, 7])]
+)
+def test_learning_curves_beside_the_entropies(until, at, run_command, tmp_path) -> None:
     text, rows = tmp_path / "text.txt", tmp_path / "rows.jsonl"
     text.write_text("to be or not to be, that is the question\n" * 500)
-    flags = "--text", text, "--seconds", "1", "--recipe", "default", "--json", "--out", rows
+    flags = "--text", text, *until, "--recipe", "default", "--json", "--out", rows
     small = "--set", "model.direct_bits=8", "es.population=16", "model.width=8", "run.steps=100"
     done = run_command("benchmarks/learning.py", *map(str, flags), *small, timeout=600)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["heldout_bytes"] == 2050
-    (row,) = found["rows"]
-    assert (row["recipe"], row["seed"], row["at"]) == ("default", 0, 1)
-    assert row["step"] > 1 and row["tokens"] == row["step"] * 16 * 16
-    assert row["bits_per_byte"] < found["entropies"]["unigram"]
-    assert json.loads(rows.read_text()) == row
+    assert [row["at"] for row in found["rows"]] == at
+    row = found["rows"][-1]
+    assert (row["recipe"], row["seed"]) == ("default", 0)
+    assert row["step"] == 7 if "--steps" in until else row["step"] > 1
+    assert row["tokens"] == row["step"] * 16 * 16 and row["processor_seconds"] > 0
+    assert row["bits_per_byte"] < (found["entropies"]["unigram"] if "--seconds" in until else 8)
+    assert list(map(json.loads, rows.read_text().splitlines())) == found["rows"]
 
 
 @pytest.mark.slow

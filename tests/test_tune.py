@@ -266,7 +266,7 @@ def test_a_checkpoint_cannot_name_code_to_run(
 ) -> None:
     """An architecture that stands in it alone is not imported."""
     (folder / "of_a_checkpoint.py").write_text("open('ran', 'w').close()\nX = 5\n")
-    saved = {"config": {"model": {"architecture": "of_a_checkpoint:X"}}}
+    saved = {"config": {"model": {"architecture": "of_a_checkpoint:X"}}, "tuning": {}}
     monkeypatch.setattr(checkpoint, "steps", lambda place: [1])
     monkeypatch.setattr(checkpoint, "read_host", lambda place: saved)
     with pytest.raises(UserError, match=r"is code outside int_lm; .* --plugin of_a_checkpoint:X"):
@@ -321,7 +321,9 @@ def test_a_run_is_the_same_broken_off_or_not(
     Every distinct completion is judged once a step, and the figures are those of the rows."""
     base = whole[0]
     tune(base, "a", "--json")
-    figures = json.loads(capsys.readouterr().out)
+    output = capsys.readouterr()
+    figures = json.loads(output.out)
+    assert "nothing was learned" not in output.err
     logged = rows(folder / "a")
     assert [row["step"] for row in logged] == [0, 1, 2, 3, 4]
     assert figures["reward_before"] == logged[0]["heldout_reward"]
@@ -343,6 +345,11 @@ def test_a_run_is_the_same_broken_off_or_not(
     (folder / "broken").unlink()
     tune(base, "b", *more)
     assert rows(folder / "b") == logged
+
+    tune(base, "equal", "--reward", "rewards_of_mine:whole", "--run.steps", "1", *more)
+    assert "warning: nothing was learned in the last step: the two" in capsys.readouterr().err
+    with pytest.raises(UserError, match="holds a run of train.py, .* a new directory with --run.d"):
+        tune(base, str(base))
 
     for flags, expected in (
         (["--reward", "rewards_of_mine:whole"], "reward.name 'rewards_of_mine:vowels', now"),

@@ -158,10 +158,11 @@ def test_what_does_not_go_together_is_refused() -> None:
     [
         ({}, {}, {"chunk": 4, "anchor": 0.25}),
         (SAMPLED, {"direct": (1, 3)}, {"rank": 2, "fitness": "rank"}),
-        (
+        pytest.param(
             {"temperature": 0.5},
             {"architecture": "egg"},
             {"update": "threshold", "alpha": 0.8, "anchor": 0.5, "fitness": "sign"},
+            marks=pytest.mark.slow,
         ),
     ],
     ids=["greedy rwkv anchored", "sampled rwkv with tables", "sampled egg anchored"],

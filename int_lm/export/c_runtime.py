@@ -32,8 +32,8 @@ FILE = "runtime.c"
 _BEFORE = ("arithmetic", "linear")  # the model
 _ARCHIVES = {"coder", "learn", "blocks", "archive"}  # only where tokens are bytes
 _BEHIND = (
-    *("sha256", "hash", "load", "memory", "draw", "cache", "coder", "learn", "ways", "score"),
-    *("sample", "blocks", "archive", "main"),
+    *("sha256", "hash", "load", "memory", "draw", "cache", "coder", "learn", "threads", "ways"),
+    *("score", "sample", "blocks", "archive", "main"),
 )
 _PARTS = Path(__file__).parent / "c"
 

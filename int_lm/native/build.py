@@ -4,6 +4,7 @@ import hashlib
 import os
 import platform
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -13,9 +14,11 @@ from int_lm import cache, limits
 from int_lm.arithmetic import constants, fixed
 
 HERE = Path(__file__).parent
-PARTS = ("vectors", "tile", "outer", "credit", "direct", "cache", "hash", "segment", "handlers")
-SOURCES = ("kernels.cc", *(f"{part}.inc" for part in PARTS))
+PROCESSORS = ("avx512", "vnni", "wide", "avx2", "x86", "neon")
+PARTS = ("kernels", "vectors", "tile", "outer", "credit", "direct", "cache", "hash", "segment")
+SOURCES = ("kernels.cc", *(f"{part}.inc" for part in (*PROCESSORS, *PARTS, "handlers")))
 COMPILERS = ("c++", "g++", "clang++")
+X86, ARM = ("x86_64", "AMD64"), ("aarch64", "arm64")  # Linux says aarch64, macOS arm64
 SHARED = {  # names of the constants that the sources use, by the module that defines them
     limits: (
         *("LOG2_FRACTION_BITS", "NO_TARGET", "SEPARATOR"),
@@ -44,7 +47,7 @@ def definitions() -> list[str]:
 
 def possible() -> bool:
     """Whether there are kernels for the processors and the system of this machine."""
-    return platform.machine() in ("x86_64", "AMD64") and os.name == "posix"
+    return platform.machine() in (*X86, *ARM) and os.name == "posix"
 
 
 def library() -> Path:
@@ -93,24 +96,28 @@ def build() -> str:
 # -- Programs of tiles -----------------------------------------------------------------------------
 
 KEPT = 64  # programs in the user's cache, at most
-BASIC = ("-mavx2",)
 WIDE = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mprefer-vector-width=512")
+OPTIONS = {  # of the compiler, by the instruction set of the kernels (dispatch.supported)
+    **{"vnni": WIDE, "avx_vnni": ("-mavx2",), "avx2": ("-mavx2",)},
+    **{"dotprod": (), "neon": ()},  # what programs of tiles do, every ARM of 64 bits does
+}
 
 
-def compiled(text: str, *, wide: bool) -> tuple[int, Path | None]:
+def compiled(text: str, instructions: str) -> tuple[int, Path | None]:
     """A shared library of a program in C, compiled unless the cache has it.
 
     Args:
       text: C code.
-      wide: whether the processor has AVX-512.
+      instructions: an instruction set, a key of OPTIONS.
 
     Returns:
       A number that stands for the program, 63 bits of its digest; the path of the library, None
       if no compiler could make it.
     """
     options = ["-O3", "-std=c11", "-fPIC", "-shared", "-w", "-fno-builtin"]
-    options += WIDE if wide else BASIC
-    digest = hashlib.blake2b("\n".join([*options, text]).encode(), digest_size=16)
+    options += OPTIONS[instructions]
+    made_for = sys.platform, platform.machine()
+    digest = hashlib.blake2b("\n".join([*made_for, *options, text]).encode(), digest_size=16)
     number = int.from_bytes(digest.digest()[:8], "little") >> 1
     try:
         folder = cache.folder() / "tiles"

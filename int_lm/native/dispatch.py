@@ -5,7 +5,7 @@ import ctypes
 import functools
 import os
 from collections.abc import Callable, Iterable, Iterator
-from typing import Generic, Literal, ParamSpec, TypeVar
+from typing import Generic, ParamSpec, TypeVar
 
 import jax
 
@@ -87,19 +87,42 @@ def kernel(module: str, name: str) -> Callable:
     return getattr(kernels, name)
 
 
+def shared_library() -> ctypes.CDLL:
+    """The kernels for CPUs, which must be built, with the types of their functions.
+
+    Raises:
+      OSError: they cannot be loaded.
+    """
+    loaded = ctypes.CDLL(str(build.library()))
+    for function in (loaded.int_lm_kernels, loaded.int_lm_instructions, loaded.int_lm_add_tile):
+        function.restype = ctypes.c_char_p
+    loaded.int_lm_use.argtypes = [ctypes.c_char_p]
+    loaded.int_lm_add_tile.argtypes = [ctypes.c_int64, ctypes.c_char_p]
+    return loaded
+
+
+def supported() -> tuple[str, ...]:
+    """Instruction sets that kernels for CPUs, which must be built, and this processor have.
+
+    Returns:
+      Their names, the one that is used first: `vnni` (AVX-512 VNNI), `avx_vnni`, `avx2`; on ARM
+      `dotprod` (NEON with dot products), `neon`.
+    """
+    return tuple(shared_library().int_lm_instructions().decode().split())
+
+
 def level() -> str:
     """What keeps the kernels for CPUs from being used, or the instructions that they use.
 
     Returns:
       `switched off` (INT_LM_NATIVE is 0), `not built`, `unsupported` (this processor lacks their
-      instructions), `avx2`, or `vnni` (AVX-512 VNNI).
+      instructions), or one of the names of `supported`.
     """
     if os.environ.get(SWITCH) == "0":
         return "switched off"
     if not build.library().exists():
         return "not built"
-    supported = ctypes.CDLL(str(build.library())).int_lm_supported()
-    return ("unsupported", "avx2", "vnni")[supported]
+    return next(iter(supported()), "unsupported")
 
 
 @functools.cache
@@ -109,10 +132,9 @@ def available() -> bool:
     They can be used if they are built, if this processor has their instructions, and if
     INT_LM_NATIVE is not 0.
     """
-    if level() not in ("avx2", "vnni"):
+    if level() not in build.OPTIONS:
         return False
-    loaded = ctypes.CDLL(str(build.library()))
-    loaded.int_lm_kernels.restype = ctypes.c_char_p
+    loaded = shared_library()
     for name in loaded.int_lm_kernels().decode().split():
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(loaded, name)), platform="cpu")
     return True
@@ -154,17 +176,24 @@ def kernels_alone(names: Iterable[str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def instructions(name: Literal["widest", "avx2"]) -> Iterator[None]:
-    """A context in which kernels for CPUs use no wider instructions. For tests and benchmarks.
+def instructions(name: str) -> Iterator[None]:
+    """A context in which kernels for CPUs use this instruction set. For tests and benchmarks.
 
     Wait for results inside the context: JAX starts programs without waiting for them.
 
     Args:
-      name: `avx2` for AVX2 only, `widest` for the widest that the processor has.
+      name: one of `supported`; `widest` for the first of them, `narrowest` for the last.
+
+    Raises:
+      ValueError: this processor lacks it.
     """
-    only = ctypes.CDLL(str(build.library())).int_lm_avx2_only
-    only(int(name == "avx2"))
+    names = supported()
+    name = {"widest": names[0], "narrowest": names[-1]}.get(name, name)
+    if name not in names:
+        raise ValueError(f"kernels have no instructions {name!r} here; they have {names}")
+    use = shared_library().int_lm_use
+    use(name.encode())
     try:
         yield
     finally:
-        only(0)
+        use(b"")

@@ -9,7 +9,9 @@ Axes: P members, I = P/2 pairs, N inputs, M outputs.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from types import NotImplementedType
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +20,11 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as pallas_triton
 
 from int_lm.arithmetic import fixed
+from int_lm.compile import pallas_kernel, pallas_segment
 from int_lm.native.cpu import Weight
+
+if TYPE_CHECKING:
+    from int_lm.native.segment import Traced, Tree
 
 PROJECTION_ROWS = 32  # rows that one program of `_projections` computes
 
@@ -93,6 +99,31 @@ def linear(
         interpret=interpret,
         name="linear" if len(operands) == 2 else "perturbed_linear",
     )(*operands)
+
+
+def segment(
+    traced: "Traced", interpret: bool = False
+) -> Callable[["Tree", "Tree", "Tree", Array], tuple["Tree", "Tree"]]:
+    """The kernel of a segment, with the arguments and the results of `segment.over_tokens`.
+
+    Args:
+      traced: the function of one token.
+      interpret: compute on any platform, slowly; for tests.
+
+    Raises:
+      UnsupportedError: now, or when it is traced: there is none.
+    """
+    arguments, states, results = traced.arguments, traced.states, traced.results
+    whole = pallas_segment.Segment(arguments, states, results, traced.members, traced.length)
+    call = pallas_kernel.kernel(traced.flat, whole, interpret)
+
+    def kernel(
+        arguments: "Tree", state: "Tree", each: "Tree", tokens_TP: Array
+    ) -> tuple["Tree", "Tree"]:
+        leaves = jax.tree.leaves((arguments, state, each))
+        return traced.unflatten(call(*leaves, tokens_TP[:-1], tokens_TP[1:]))
+
+    return kernel
 
 
 def _of_layer(stacked: Array | None, layer: Array | None) -> Array | None:

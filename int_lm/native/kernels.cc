@@ -11,9 +11,23 @@
 //   outer    sum over tokens and pairs of outer products, of int8 [J, M] and [J, N]
 //
 // Sums are those of int32, exact within the bounds that method.bounds checks. The instruction set
-// is chosen when a kernel runs: AVX-512 with VNNI, or AVX2. What XLA calls is in handlers.inc.
+// is chosen when a kernel runs: AVX-512 with VNNI, AVX-VNNI or AVX2; on ARM, NEON with dot products or
+// without. The code is the same for all, on the few operations that vectors.inc lists; what XLA calls
+// is in handlers.inc.
 
+#if defined(__x86_64__)
+#include <cpuid.h>
 #include <immintrin.h>
+#else
+#include <arm_neon.h>
+#if defined(__APPLE__)
+#include <sys/sysctl.h>
+#else
+#include <sys/auxv.h>
+#endif
+#endif
+
+#include <dlfcn.h>
 
 #include <atomic>
 #include <cstdint>
@@ -23,6 +37,7 @@
 #include <memory>
 #include <mutex>
 #include <new>
+#include <optional>
 #include <string>
 #include <thread>
 #include <type_traits>
@@ -33,6 +48,7 @@
 
 namespace ffi = xla::ffi;
 
+
 namespace {
 
 constexpr int BLOCK_TILES = 8;  // tiles of rows in a piece of work: their inputs fit the L1 cache
@@ -40,6 +56,7 @@ constexpr int NORM_ROWS = 64;   // likewise
 constexpr int64_t LITTLE_WORK = 1 << 14;
 constexpr int64_t UNPACKED_ROWS = 2;  // of a linear whose weights are read as they are
 constexpr int64_t CACHE_STREAMS = 16;   // of the document cache, read by one thread in turn
+constexpr int64_t SINGLE_WEIGHTS = 1 << 16;  // of a table of one column, at most, that are summed in turn
 constexpr int64_t HASH_WORDS = 1 << 17;  // hashed by one thread at a time
 
 // What Python computes with too is named there alone: build.py defines it here by the same name.
@@ -215,19 +232,76 @@ struct Segment {
 };
 using TileFunction = void (*)(const Segment*, int64_t first);
 
+// Blocks of memory that a thread has no use for at the moment: kernels are called many times a
+// step, and ask for the same ones again.
+class Blocks {
+ public:
+  static constexpr size_t MOST = 1 << 20;  // bytes of a block that is kept
+  ~Blocks() {
+    for (Block& block : blocks_) std::free(block.data);
+  }
+  // The smallest block of so many bytes, or none; then its own size is in `bytes`.
+  void* take(size_t& bytes) {
+    Block* best = nullptr;
+    for (Block& block : blocks_)
+      if (block.bytes >= bytes && (best == nullptr || block.bytes < best->bytes)) best = &block;
+    if (best == nullptr) return nullptr;
+    const Block found = *best;
+    *best = {nullptr, 0};
+    bytes = found.bytes;
+    return found.data;
+  }
+  void give(void* data, size_t bytes) {
+    Block* least = &blocks_[0];
+    for (Block& block : blocks_)
+      if (block.bytes < least->bytes) least = &block;
+    if (bytes > MOST || bytes <= least->bytes) return std::free(data);
+    std::free(least->data);
+    *least = {data, bytes};
+  }
+
+ private:
+  struct Block {
+    void* data = nullptr;
+    size_t bytes = 0;
+  };
+  Block blocks_[8];
+};
+Blocks& blocks() {
+  static thread_local Blocks own;
+  return own;
+}
+
 // Memory aligned to cache lines, not initialised. Throws std::bad_alloc where there is none.
 template <typename T>
 class Buffer {
  public:
-  explicit Buffer(int64_t size)
-      : data_(static_cast<T*>(std::aligned_alloc(64, (size * sizeof(T) + 63) / 64 * 64))) {
+  explicit Buffer(int64_t size) : bytes_((size * sizeof(T) + 63) / 64 * 64) {
+    data_ = static_cast<T*>(blocks().take(bytes_));
+    if (data_ == nullptr) data_ = static_cast<T*>(std::aligned_alloc(64, bytes_));
     if (data_ == nullptr) throw std::bad_alloc();
   }
-  ~Buffer() { std::free(data_); }
+  ~Buffer() { blocks().give(data_, bytes_); }
   Buffer(const Buffer&) = delete;
   T* data() { return data_; }
 
  private:
+  size_t bytes_;
+  T* data_;
+};
+
+// A buffer, on the stack if MOST entries are enough.
+template <typename T, int64_t MOST>
+class Few {
+ public:
+  explicit Few(int64_t size) : data_(own_) {
+    if (size > MOST) data_ = more_.emplace(size).data();
+  }
+  T* data() { return data_; }
+
+ private:
+  T own_[MOST];
+  std::optional<Buffer<T>> more_;
   T* data_;
 };
 
@@ -271,145 +345,164 @@ class Parallel {
   ffi::ThreadPool& pool_;
 };
 
+// The kernels of one instruction set whose results, or logits, are int8 or int16.
+template <typename Entry>
+struct KernelsOf {
+  void (*linear)(const Linear&, const Parallel&, Entry*);
+  void (*errors)(const Errors&, const Entry*, int64_t, int64_t, int8_t*);
+  void (*likelihood)(const Likelihood&, const Entry*, int64_t, int64_t, int32_t*);
+  void (*added)(const DirectAdded&, const Entry*, int64_t, int64_t, int16_t*);
+};
+
+// All kernels of one instruction set.
+struct Kernels {
+  KernelsOf<int8_t> bytes;
+  KernelsOf<int16_t> halves;
+  void (*norm)(const int8_t*, const int8_t*, int64_t, const int32_t*, const int32_t*, int8_t*);
+  void (*outer)(const Outer&, const Parallel&, int32_t*);
+  void (*credit)(const Credit&, const Parallel&, int8_t*);
+  void (*unit)(const Unit&, int64_t, int64_t, int8_t*);
+  void (*move)(const DirectUpdate&, const Readings&, int64_t, int64_t);
+  void (*move_weights)(const DirectUpdate&, const int32_t*, int64_t, int64_t);
+  void (*cache_streams)(const CacheRows&, int64_t, int64_t, int32_t*, int32_t*);
+  void (*cache_added)(const CacheAdded&, const int16_t*, int64_t, int64_t, int16_t*);
+  void (*hash)(const int8_t*, int64_t, int64_t, const uint32_t*, uint32_t*);
+  int64_t (*packed_bytes)(const Matrix&);
+  int64_t (*panels_of)(const Matrix&);
+  void (*pack_matrix)(const Matrix&, int64_t, int64_t, void*);
+  TileKernels of_tiles;
+  template <typename Entry>
+  const KernelsOf<Entry>& of() const {
+    if constexpr (sizeof(Entry) == 1)
+      return bytes;
+    else
+      return halves;
+  }
+};
+
 #define FORMULA __attribute__((always_inline)) TARGET  // of a lambda
+
+#if defined(__x86_64__)
+
+#if defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11
+#define HAS_AVX_VNNI 1  // the compiler
+bool has_avx_vnni() {
+  unsigned a = 0, b, c, d;
+  return __get_cpuid_count(7, 1, &a, &b, &c, &d) && a >> 4 & 1;
+}
+#endif
 
 namespace vnni {
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")))
-constexpr int LANES = 16, GROUP = 4, ROWS = 6, VECTORS = 4;
-// VNNI multiplies unsigned by signed bytes: weights are packed as w + 128.
-constexpr int32_t OFFSET = 128;
-using Packed = uint8_t;
-using Input = int8_t;
-using Vector = __m512i;
-TARGET static inline uint8_t pack_of(int8_t w) { return uint8_t(w) ^ 0x80; }
-TARGET static inline __m256i eight_groups(const int8_t* w) {
-  const __m256i all = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w));
-  return _mm256_xor_si256(all, _mm256_set1_epi8(char(0x80)));
-}
-TARGET static inline Vector zero() { return _mm512_setzero_si512(); }
-TARGET static inline Vector load(const Packed* p) { return _mm512_load_si512(p); }
-TARGET static inline Vector spread(const Input* p) {
-  int32_t four;
-  __builtin_memcpy(&four, p, 4);
-  return _mm512_set1_epi32(four);
-}
-TARGET static inline Vector multiply_add(Vector total, Vector weight, Vector input) {
-  return _mm512_dpbusd_epi32(total, weight, input);
-}
-TARGET static inline void store(int32_t* p, Vector v) { _mm512_store_si512(p, v); }
-// 16 bytes from p on.
-template <typename V>
-TARGET static inline V widened(const int8_t* p) {
-  const Vector all = _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-  V result;
-  __builtin_memcpy(&result, &all, sizeof result);
-  return result;
-}
-// Of 16 entries at `table`, those that the lowest 4 bits of `places` name.
-template <typename V>
-TARGET static inline V permuted(const int32_t* table, const V& places) {
-  Vector all, found;
-  __builtin_memcpy(&all, table, sizeof all);
-  __builtin_memcpy(&found, &places, sizeof found);
-  found = _mm512_permutexvar_epi32(found, all);
-  V result;
-  __builtin_memcpy(&result, &found, sizeof result);
-  return result;
-}
-TARGET static inline void to_packed(int8_t x, Packed* p) { *p = pack_of(x); }
-TARGET static inline void to_packed(int8_t x, Input* p) { *p = x; }
-TARGET static inline void interleave16(const int8_t* const* rows, int64_t n, void* out, int flip) {
-  __m128i row[4];
-  for (int k = 0; k < 4; ++k)
-    row[k] = _mm_xor_si128(_mm_loadu_si128(reinterpret_cast<const __m128i*>(rows[k] + n)),
-                           _mm_set1_epi8(char(flip)));
-  const __m128i low01 = _mm_unpacklo_epi8(row[0], row[1]), high01 = _mm_unpackhi_epi8(row[0], row[1]);
-  const __m128i low23 = _mm_unpacklo_epi8(row[2], row[3]), high23 = _mm_unpackhi_epi8(row[2], row[3]);
-  auto* to = static_cast<__m128i*>(out);
-  _mm_storeu_si128(to + 0, _mm_unpacklo_epi16(low01, low23));
-  _mm_storeu_si128(to + 1, _mm_unpackhi_epi16(low01, low23));
-  _mm_storeu_si128(to + 2, _mm_unpacklo_epi16(high01, high23));
-  _mm_storeu_si128(to + 3, _mm_unpackhi_epi16(high01, high23));
-}
-TARGET static inline void interleave16(const int8_t* const* rows, int64_t n, Packed* out) {
-  interleave16(rows, n, out, 0x80);
-}
-TARGET static inline void interleave16(const int8_t* const* rows, int64_t n, Input* out) {
-  interleave16(rows, n, out, 0);
-}
-#include "vectors.inc"
-#include "tile.inc"
-#include "outer.inc"
-#include "credit.inc"
-#include "direct.inc"
-#include "cache.inc"
-#include "hash.inc"
-#include "segment.inc"
+#include "avx512.inc"
+#include "vnni.inc"
+#include "wide.inc"
+#include "x86.inc"
+#include "kernels.inc"
+#undef INTERLEAVES_64
 #undef TARGET
 }  // namespace vnni
 
+#if HAS_AVX_VNNI
+namespace avx_vnni {
+#define TARGET __attribute__((target("avx2,avxvnni")))
+#define MULTIPLIES_BYTES 1
+#include "avx2.inc"
+#include "vnni.inc"
+#include "x86.inc"
+#include "kernels.inc"
+#undef MULTIPLIES_BYTES
+#undef TARGET
+}  // namespace avx_vnni
+#endif
+
 namespace avx2 {
 #define TARGET __attribute__((target("avx2")))
-constexpr int LANES = 8, GROUP = 2, ROWS = 3, VECTORS = 4;
-constexpr int32_t OFFSET = 0;
-using Packed = int16_t;
-using Input = int16_t;
-using Vector = __m256i;
-TARGET static inline int16_t pack_of(int8_t w) { return w; }
-TARGET static inline __m256i eight_groups(const int8_t* w) {
-  return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(w)));
-}
-template <typename V>
-TARGET static inline V widened(const int8_t*) { return V{}; }  // not called
-template <typename V>
-TARGET static inline V permuted(const int32_t*, const V& places) { return places; }  // nor is this
-TARGET static inline Vector zero() { return _mm256_setzero_si256(); }
-TARGET static inline Vector load(const Packed* p) {
-  return _mm256_load_si256(reinterpret_cast<const __m256i*>(p));
-}
-TARGET static inline Vector spread(const Input* p) {
-  int32_t two;
-  __builtin_memcpy(&two, p, 4);
-  return _mm256_set1_epi32(two);
-}
-TARGET static inline Vector multiply_add(Vector total, Vector weight, Vector input) {
-  // in place, by hand: GCC adds into other registers, runs out of them and copies all of it back
-  asm("vpaddd %1, %0, %0" : "+x"(total) : "x"(_mm256_madd_epi16(weight, input)));
-  return total;
-}
-TARGET static inline void store(int32_t* p, Vector v) {
-  _mm256_store_si256(reinterpret_cast<__m256i*>(p), v);
-}
-TARGET static inline void to_packed(int8_t x, Packed* p) { *p = x; }
-TARGET static inline void interleave16(const int8_t* const* rows, int64_t n, Packed* out) {
-  const __m128i even = _mm_loadu_si128(reinterpret_cast<const __m128i*>(rows[0] + n));
-  const __m128i odd = _mm_loadu_si128(reinterpret_cast<const __m128i*>(rows[1] + n));
-  auto* to = reinterpret_cast<__m256i*>(out);
-  _mm256_storeu_si256(to + 0, _mm256_cvtepi8_epi16(_mm_unpacklo_epi8(even, odd)));
-  _mm256_storeu_si256(to + 1, _mm256_cvtepi8_epi16(_mm_unpackhi_epi8(even, odd)));
-}
-#include "vectors.inc"
-#include "tile.inc"
-#include "outer.inc"
-#include "credit.inc"
-#include "direct.inc"
-#include "cache.inc"
-#include "hash.inc"
-#include "segment.inc"
+#define MULTIPLIES_BYTES 0
+#include "avx2.inc"
+#include "x86.inc"
+#include "kernels.inc"
+#undef MULTIPLIES_BYTES
 #undef TARGET
 }  // namespace avx2
 
-bool has_vnni() {
-  static const bool found = __builtin_cpu_supports("avx512vnni") &&
-                            __builtin_cpu_supports("avx512bw") &&
-                            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-  return found;
+#else
+
+#if defined(__clang__)
+#define DOT_PRODUCT "dotprod"
+#else
+#define DOT_PRODUCT "arch=armv8.2-a+dotprod"
+#endif
+
+bool has_dot_products() {
+#if defined(__APPLE__)
+  int found = 0;
+  size_t size = sizeof found;
+  return sysctlbyname("hw.optional.arm.FEAT_DotProd", &found, &size, nullptr, 0) == 0 && found;
+#else
+  return getauxval(AT_HWCAP) & 1 << 20;  // ASIMDDP
+#endif
 }
 
-std::atomic<bool> avx2_only{false};  // for tests: int_lm_avx2_only
+namespace dotprod {
+#define TARGET __attribute__((target(DOT_PRODUCT)))
+#define ADDS_DOT_PRODUCTS 1
+#include "neon.inc"
+#include "kernels.inc"
+#undef ADDS_DOT_PRODUCTS
+#undef TARGET
+}  // namespace dotprod
 
-// Kernels take the path of AVX-512 with VNNI.
-bool wide() { return has_vnni() && !avx2_only.load(std::memory_order_relaxed); }
+namespace neon {
+#define TARGET
+#define ADDS_DOT_PRODUCTS 0
+#include "neon.inc"
+#include "kernels.inc"
+#undef ADDS_DOT_PRODUCTS
+#undef TARGET
+}  // namespace neon
+
+#endif
+
+// An instruction set, and whether this processor has it.
+struct Set {
+  const char* name;
+  const Kernels* kernels;
+  bool supported;
+};
+
+// All instruction sets, those that do most at once first.
+const std::vector<Set>& sets() {
+#if defined(__x86_64__)
+  static const bool avx512 = __builtin_cpu_supports("avx512vnni") &&
+                             __builtin_cpu_supports("avx512bw") &&
+                             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  static const bool avx2 = __builtin_cpu_supports("avx2");
+  static const std::vector<Set> all{
+      {"vnni", &vnni::kernels, avx512},
+#if HAS_AVX_VNNI
+      {"avx_vnni", &avx_vnni::kernels, avx2 && has_avx_vnni()},
+#endif
+      {"avx2", &avx2::kernels, avx2}};
+#else
+  static const std::vector<Set> all{{"dotprod", &dotprod::kernels, has_dot_products()},
+                                    {"neon", &neon::kernels, true}};
+#endif
+  return all;
+}
+
+std::atomic<const Kernels*> wanted{nullptr};  // for tests: int_lm_use
+
+// The kernels of the first instruction set that there is, unless others are wanted.
+const Kernels& chosen() {
+  static const Kernels* const first = [] {
+    for (const Set& set : sets())
+      if (set.supported) return set.kernels;
+    return sets().back().kernels;  // never used: dispatch.available
+  }();
+  const Kernels* kernels = wanted.load(std::memory_order_relaxed);
+  return kernels ? *kernels : *first;
+}
 
 // Compiled programs of a tile, by their numbers; int_lm_add_tile adds them.
 struct Tiles {
@@ -431,11 +524,35 @@ std::string& names() {
 
 }  // namespace
 
-extern "C" int int_lm_supported() { return has_vnni() ? 2 : __builtin_cpu_supports("avx2") != 0; }
-extern "C" void int_lm_avx2_only(int only) { avx2_only.store(only != 0); }
-extern "C" void int_lm_add_tile(int64_t number, TileFunction function) {
+// Names of the instruction sets that this processor has, separated by spaces, the best first.
+extern "C" const char* int_lm_instructions() {
+  static const std::string names = [] {
+    std::string all;
+    for (const Set& set : sets())
+      if (set.supported) all += (all.empty() ? "" : " ") + std::string(set.name);
+    return all;
+  }();
+  return names.c_str();
+}
+
+// Kernels use this instruction set, which the processor must have; by default the best.
+extern "C" void int_lm_use(const char* name) {
+  const Kernels* found = nullptr;
+  for (const Set& set : sets())
+    if (set.supported && std::strcmp(set.name, name) == 0) found = set.kernels;
+  wanted.store(found);
+}
+
+
+// Loads a compiled program of a tile; returns nullptr, or why it cannot.
+extern "C" const char* int_lm_add_tile(int64_t number, const char* path) {
+  void* program = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+  const auto function =
+      program ? reinterpret_cast<TileFunction>(dlsym(program, "int_lm_tile")) : nullptr;
+  if (function == nullptr) return dlerror();
   const std::lock_guard<std::mutex> lock(tiles().mutex);
   tiles().functions[number] = function;
+  return nullptr;
 }
 extern "C" const char* int_lm_kernels() { return names().c_str(); }
 

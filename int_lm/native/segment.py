@@ -8,7 +8,6 @@ Axes: P members (or any batch), T tokens of a segment.
 """
 
 import contextlib
-import ctypes
 import dataclasses
 import functools
 import logging
@@ -26,9 +25,10 @@ from int_lm.compile.program import UnsupportedError
 from int_lm.compile.tiles import Argument, Result
 from int_lm.native import build, dispatch
 
+GPU_SWITCH = "INT_LM_GPU_SEGMENTS"  # environment variable: with 1, GPUs have such kernels, too
 LEAST_WORK = 1 << 24  # multiplications of a segment below which nothing is compiled
-# what programs of tiles leave to kernels
-CALLED = ("linear", "likelihood", "direct_added", "cache_added")
+CALLED = ("linear", "likelihood", "direct_added", "cache_added")  # by programs of tiles
+CALLED_ON_GPU = ("linear", "cache_added")  # what these are: parts of the same kernel
 Tree = Any  # of arrays
 
 # (arguments, state, what the token has beside, token int32 [P], target int32 [P]) -> (next state,
@@ -36,7 +36,8 @@ Tree = Any  # of arrays
 Token = Callable[[Tree, Tree, Tree, Array, Array], tuple[Tree, Tree]]
 
 _log = logging.getLogger(__name__)
-_wanted: Literal["where it pays", "always", "never"] = "where it pays"
+Wanted = Literal["where it pays", "always", "never", "interpreted"]
+_wanted: Wanted = "where it pays"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +54,11 @@ class Members:
 
 
 @contextlib.contextmanager
-def segments(when: Literal["where it pays", "always", "never"]) -> Iterator[None]:
-    """A context in which traced programs read segments in one kernel, or do not. For tests."""
+def segments(when: Wanted) -> Iterator[None]:
+    """A context in which traced programs read segments in one kernel, or do not. For tests.
+
+    `interpreted` is for the kernel for GPUs, which is then computed on any platform, slowly.
+    """
     global _wanted
     before, _wanted = _wanted, when
     try:
@@ -98,17 +102,70 @@ def over_tokens(
     operands = arguments, state, each, tokens_TP
     if _wanted == "never" or (_wanted == "where it pays" and work < LEAST_WORK):
         return by_jax(*operands)
-    if jax.default_backend() != "cpu" or not dispatch.wanted() or not dispatch.available():
+    platform = _platform()
+    if platform is None or not dispatch.wanted():
         return by_jax(*operands)
     try:
-        kernel = _kernel(token, arguments, members, state, each, tokens_TP, vocab_size)
+        called = CALLED if platform == "cpu" else CALLED_ON_GPU
+        whole = token, arguments, members, state, each, tokens_TP, vocab_size, called
+        if platform == "cpu":
+            kernel = _kernel(_traced(*whole))
+            return jax.lax.platform_dependent(*operands, cpu=kernel, default=by_jax)
+        from int_lm.native import gpu  # imports Pallas, which is slow
+
+        kernel = jax.jit(gpu.segment(_traced(*whole), interpret=_wanted == "interpreted"))
+        jax.eval_shape(kernel, *operands)  # what it cannot do is found when it is traced, once
     except UnsupportedError as error:
         _log.debug("a segment is computed by JAX: %s", error)
         return by_jax(*operands)
-    return jax.lax.platform_dependent(*operands, cpu=kernel, default=by_jax)
+    if _wanted == "interpreted":
+        return kernel(*operands)
+    return jax.lax.platform_dependent(*operands, cuda=kernel, default=by_jax)
 
 
-def _kernel(
+def _platform() -> Literal["cpu", "cuda"] | None:
+    """The platform whose kernel is wanted; None for neither."""
+    if _wanted == "interpreted":
+        return "cuda"
+    if dispatch.on_gpu():
+        asked = _wanted == "always" or os.environ.get(GPU_SWITCH) == "1"
+        return "cuda" if asked else None
+    return "cpu" if jax.default_backend() == "cpu" and dispatch.available() else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Traced:
+    """The function of one token, as kernels need it.
+
+    Attributes:
+      flat: (arguments, tokens, targets) -> [state after the token, what is kept of it].
+      arguments: of `flat`.
+      states: places of the arguments that are the state before the token.
+      results: what is kept of a token.
+      whole: the structure of (state after the token, what is kept of it), of arrays' shapes.
+      members: P.
+      length: T.
+    """
+
+    flat: Callable[..., list[Array]]
+    arguments: Sequence[Argument]
+    states: Sequence[int]
+    results: Sequence[Result]
+    whole: Tree
+    members: int
+    length: int
+
+    def unflatten(self, found: Sequence[Array]) -> tuple[Tree, Tree]:
+        """What `over_tokens` returns, from what kernels return: T before the axis of members."""
+        count = len(self.states)
+        stacked = [
+            jnp.moveaxis(leaf, result.members, 0)
+            for leaf, result in zip(found[count:], self.results, strict=True)
+        ]
+        return jax.tree.unflatten(jax.tree.structure(self.whole), [*found[:count], *stacked])
+
+
+def _traced(
     token: Token,
     arguments: Tree,
     members: Tree,
@@ -116,11 +173,15 @@ def _kernel(
     each: Tree,
     tokens_TP: Array,
     vocab_size: int,
-) -> Callable[[Tree, Tree, Tree, Array], tuple[Tree, Tree]]:
-    """The kernel of a segment, with the arguments of `by_jax`.
+    called: Sequence[str],
+) -> Traced:
+    """What kernels need of a segment.
+
+    Args:
+      called: the kernels that are calls in the function of one token.
 
     Raises:
-      UnsupportedError: there is none.
+      UnsupportedError: they cannot have it.
     """
     tree = jax.tree.structure((arguments, state, each))
     (length, population), first = tokens_TP.shape, len(jax.tree.leaves(arguments))
@@ -138,18 +199,30 @@ def _kernel(
 
     def flat(*operands: Array) -> list[Array]:
         trees = jax.tree.unflatten(tree, operands[:-2])
-        with dispatch.kernels_alone(CALLED):
+        with dispatch.kernels_alone(called):
             return jax.tree.leaves(token(*trees, *operands[-2:]))
 
     structs = [jax.ShapeDtypeStruct(a.shape, np.dtype(a.dtype)) for a in known]
     whole = jax.eval_shape(token, *jax.tree.unflatten(tree, structs[:-2]), structs[-2], structs[-1])
     results = _results(flat, known, whole, population)
-    program = tiles.source(flat, known, states, results, population, _threads())
+    return Traced(flat, known, states, results, whole, population, length - 1)
+
+
+def _kernel(traced: Traced) -> Callable[[Tree, Tree, Tree, Array], tuple[Tree, Tree]]:
+    """The kernel for CPUs of a segment, with the arguments of `by_jax`.
+
+    Raises:
+      UnsupportedError: there is none.
+    """
+    results, population, length = traced.results, traced.members, traced.length
+    program = tiles.source(
+        traced.flat, traced.arguments, traced.states, results, population, _threads()
+    )
     number = loaded(program.text)
-    after = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), whole[0])
+    after = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), traced.whole[0])
     kept = [
         jax.ShapeDtypeStruct(
-            (*r.shape[: r.members], length - 1, *r.shape[r.members :]), np.dtype(r.dtype)
+            (*r.shape[: r.members], length, *r.shape[r.members :]), np.dtype(r.dtype)
         )
         for r in results
     ]
@@ -161,15 +234,11 @@ def _kernel(
             *operands,
             program=np.int64(number),
             members=np.int64(population),
-            length=np.int64(length - 1),
+            length=np.int64(length),
             tile=np.int64(program.tile),
             matrices=np.array(program.matrices, np.int64).reshape(-1),
         )
-        stacked = [
-            jnp.moveaxis(leaf, result.members, 0)
-            for leaf, result in zip(found[len(states) :], results, strict=True)
-        ]
-        return jax.tree.unflatten(jax.tree.structure(whole), [*found[: len(states)], *stacked])
+        return traced.unflatten(found)
 
     return kernel
 
@@ -226,15 +295,11 @@ def loaded(text: str) -> int:
     Raises:
       UnsupportedError: no compiler could compile it, or it cannot be loaded.
     """
-    kernels = ctypes.CDLL(str(build.library()))
-    number, path = build.compiled(text, wide=kernels.int_lm_supported() == 2)
+    number, path = build.compiled(text, dispatch.supported()[0])
     if path is None:
         raise UnsupportedError("no compiler could compile it")
-    try:
-        tile = ctypes.CDLL(str(path)).int_lm_tile
-    except (OSError, AttributeError) as error:  # damaged, or where no program may be
+    error = dispatch.shared_library().int_lm_add_tile(number, os.fsencode(path))
+    if error is not None:  # damaged, or where no program may be
         path.unlink(missing_ok=True)
-        raise UnsupportedError(f"{path} cannot be loaded: {error}") from error
-    kernels.int_lm_add_tile.argtypes = [ctypes.c_int64, ctypes.c_void_p]
-    kernels.int_lm_add_tile(number, ctypes.cast(tile, ctypes.c_void_p))
+        raise UnsupportedError(f"{path} cannot be loaded: {os.fsdecode(error)}")
     return number

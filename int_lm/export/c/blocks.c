@@ -21,10 +21,9 @@ static struct state lane_states[2][LANES_MAX];
 static struct cache lane_caches[LANES_MAX];
 #endif
 static size_t begins[LANES_MAX]; /* of lanes */
-static ALIGNED uint32_t lane_frequencies[LEARNING ? LANES_MAX : 1][VOCABULARY];
+static ALIGNED uint32_t lane_frequencies[LANES_MAX][VOCABULARY];
 #if LEARNING
 static uint32_t lane_rows[LANES_MAX][DIRECT], lane_matches[LANES_MAX][MATCHES];
-static uint8_t lane_tokens[LANES_MAX];
 #endif
 
 static uint64_t bytes_as_number(const unsigned char *bytes, int count) {
@@ -74,13 +73,107 @@ static void fetch_rows(const struct state *state, int32_t token, int learning) {
     (void)state, (void)token, (void)learning;
 }
 
+/* The block that the threads read: its tokens, how many of its payload's words were used */
+static struct {
+    const struct way *way;
+    int learning, decoding;
+    size_t size, words, used;
+    int32_t lanes, threads;
+} block;
+
+/* reads the token before token t of a lane: frequencies of token t, which an encoder knows */
+static void read_lane(size_t t, int32_t lane, logit *logits) {
+    const struct way *way = block.way;
+    struct state *before = lane_states[t % 2], *after = lane_states[1 - t % 2];
+    const unsigned char *place = &block_text[begins[lane] + t];
+    const int32_t last = t > 0 ? place[-1] : SEPARATOR;
+    uint32_t *found = lane_frequencies[lane];
+    way->read(&before[lane], &after[lane], last, logits);
+#if CACHE
+    cache_read(&lane_caches[lane], last, logits);
+#endif
+#if LEARNING
+    if (block.learning) {
+        rows_of(recent_tokens(&after[lane]), lane_rows[lane]);
+        way->add(logits, lane_rows[lane]);
+        find_matches(place, t, lane_matches[lane]);
+        add_matches(logits, lane_matches[lane]);
+    }
+#endif
+    way->predict(logits, found);
+    if (!block.decoding) {
+        uint32_t *number = &numbers[2 * (t * (size_t)block.lanes + (size_t)lane)];
+        number[0] = start_of(found, *place);
+        number[1] = found[*place];
+    }
+}
+
+/* token t of a lane, by its frequencies and the next words */
+static void decode_lane(size_t t, int32_t lane) {
+    const uint32_t *found = lane_frequencies[lane];
+    uint64_t *x = &coders[lane];
+    uint32_t slot = (uint32_t)(*x % TOTAL);
+    const int32_t token = token_at(found, &slot);
+    *x = found[token] * (*x / TOTAL) + slot;
+    if (*x >> 32 == 0) {
+        require(block.used < block.words, "a block cannot be decoded" GET_AGAIN);
+        *x = *x << 32 | numbers[block.used++];
+    }
+    block_text[begins[lane] + t] = (unsigned char)token;
+}
+
+#if LEARNING
+/* what is learnt from token t of all lanes */
+static void learn_token(size_t t, int32_t active) {
+    uint8_t tokens[LANES_MAX];
+    for (int32_t lane = 0; lane < active; lane++) {
+        tokens[lane] = block_text[begins[lane] + t];
+    }
+    block.way->learn(active, lane_rows, lane_frequencies, tokens);
+    for (int32_t lane = 0; lane < active; lane++) {
+        learn_matches(lane_matches[lane], lane_frequencies[lane], tokens[lane]);
+    }
+}
+#endif
+
+/* One thread's lanes of a block. To decode, lanes take words in turn, and so all threads are at the
+   same token. With learning there is one thread: two change each other's rows, and are no faster. */
+static void read_lanes(int32_t thread) {
+    logit logits[VOCABULARY];
+    const int32_t lanes = block.lanes, first = lanes * thread / block.threads;
+    const int32_t end = lanes * (thread + 1) / block.threads;
+    size_t left = block.size;
+    for (size_t t = 0; left > 0; t++) {
+        const int32_t active = left < (size_t)lanes ? (int32_t)left : lanes;
+        const int32_t own = minimum(end, active);
+        left -= (size_t)active;
+        for (int32_t lane = first; lane < own; lane++) {
+            if (lane + 1 < own && t > 0) {
+                const int32_t token = block_text[begins[lane + 1] + t - 1];
+                fetch_rows(&lane_states[t % 2][lane + 1], token, block.learning);
+            }
+            read_lane(t, lane, logits);
+        }
+        if (block.decoding) {
+            meet(block.threads);
+            for (int32_t lane = 0; lane < active && thread == 0; lane++) {
+                decode_lane(t, lane);
+            }
+            meet(block.threads);
+        }
+#if LEARNING
+        if (block.learning && left > 0) {
+            learn_token(t, active);
+        }
+#endif
+    }
+}
+
 /* Reads all tokens of a block. To encode, the start and the frequency of each are written to
    `numbers`; to decode, the `words` there give the tokens. */
 static void read_block(
     const struct way *way, int learning, int decoding, size_t size, int32_t lanes, size_t words) {
-    static logit logits[VOCABULARY];
     const size_t length = size / (size_t)lanes, longer = size % (size_t)lanes;
-    size_t at = 0, word = 0;
     for (size_t lane = 0; lane < (size_t)lanes; lane++) {
         begins[lane] = length * lane + (lane < longer ? lane : longer);
         initial(&lane_states[0][lane]);
@@ -88,58 +181,20 @@ static void read_block(
         cache_start(&lane_caches[lane]);
 #endif
     }
-    for (size_t t = 0; at < size; t++) {
-        struct state *before = lane_states[t % 2], *after = lane_states[1 - t % 2];
-        const int32_t active = (int32_t)(size - at < (size_t)lanes ? size - at : (size_t)lanes);
-        for (int32_t lane = 0; lane < active; lane++, at++) {
-            unsigned char *place = &block_text[begins[lane] + t];
-            uint32_t *found = lane_frequencies[learning ? lane : 0];
-            if (lane + 1 < active && t > 0) {
-                const int32_t token = block_text[begins[lane + 1] + t - 1];
-                fetch_rows(&before[lane + 1], token, learning);
-            }
-            const int32_t last = t > 0 ? place[-1] : SEPARATOR;
-            way->read(&before[lane], &after[lane], last, logits);
-#if CACHE
-            cache_read(&lane_caches[lane], last, logits);
-#endif
-#if LEARNING
-            if (learning) {
-                rows_of(recent_tokens(&after[lane]), lane_rows[lane]);
-                way->add(logits, lane_rows[lane]);
-                find_matches(place, t, lane_matches[lane]);
-                add_matches(logits, lane_matches[lane]);
-            }
-#endif
-            way->predict(logits, found);
-            if (!decoding) {
-                numbers[2 * at] = start_of(found, *place);
-                numbers[2 * at + 1] = found[*place];
-            } else {
-                uint64_t *x = &coders[lane];
-                uint32_t slot = (uint32_t)(*x % TOTAL);
-                const int32_t token = token_at(found, &slot);
-                *x = found[token] * (*x / TOTAL) + slot;
-                if (*x >> 32 == 0) {
-                    require(word < words, "a block cannot be decoded" GET_AGAIN);
-                    *x = *x << 32 | numbers[word++];
-                }
-                *place = (unsigned char)token;
-            }
-#if LEARNING
-            lane_tokens[lane] = *place;
-#endif
-        }
-#if LEARNING
-        if (learning && at < size) {
-            way->learn(active, lane_rows, lane_frequencies, lane_tokens);
-            for (int32_t lane = 0; lane < active; lane++) {
-                learn_matches(lane_matches[lane], lane_frequencies[lane], lane_tokens[lane]);
-            }
-        }
-#endif
+    block.way = way;
+    block.learning = learning;
+    block.decoding = decoding;
+    block.size = size;
+    block.lanes = lanes;
+    block.words = words;
+    block.used = 0;
+    block.threads = learning ? 1 : THREADS;
+    if (block.threads == 1) {
+        read_lanes(0);
+    } else {
+        in_threads(read_lanes);
     }
-    require(!decoding || word == words, "a block cannot be decoded" GET_AGAIN);
+    require(!decoding || block.used == words, "a block cannot be decoded" GET_AGAIN);
 }
 
 /* The payload of the text in `block_text`: states in `coders`, and words at the end of `numbers`.

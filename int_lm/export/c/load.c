@@ -6,6 +6,11 @@
    stay where the linker puts them. */
 
 static void fail(const char *what, const char *which) {
+#if defined(THREADS) && THREADS > 1
+    static int failing;
+    while (__atomic_exchange_n(&failing, 1, __ATOMIC_ACQ_REL)) { /* one thread ends the program */
+    }
+#endif
     fflush(stdout);
     fprintf(stderr, "error: %s", what);
     for (; *which; which++) { /* a file's content commands no terminal */

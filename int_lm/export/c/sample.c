@@ -141,7 +141,11 @@ static void write_token(struct decoder *decoder, int32_t token) {
     }
 }
 
-static void sample(const struct way *way, const struct sampling *options) {
+static const struct way *sampling_way;
+static const struct sampling *sampling_options;
+
+static void write_sample(void) {
+    const struct sampling *options = sampling_options;
     static int64_t last_read[VOCABULARY];
     static int32_t logits[VOCABULARY];
     struct decoder decoder = {{0}, 0, 0};
@@ -160,16 +164,16 @@ static void sample(const struct way *way, const struct sampling *options) {
             fail("cannot open ", path);
         }
     }
-    start(&model, way);
-    read_token(&model, SEPARATOR);
+    start(&texts[0], sampling_way);
+    read_token(&texts[0], SEPARATOR);
     for (int32_t token; (token = next_of_prompt(file, path, &prompt)) >= 0;) {
         write_token(&decoder, token);
-        read_token(&model, token);
+        read_token(&texts[0], token);
         last_read[token] = ++place;
     }
     fflush(stdout);
     for (uint64_t number = 0; number < options->tokens; number++) {
-        penalise(&options->sampler, last_read, place, model.logits, logits);
+        penalise(&options->sampler, last_read, place, texts[0].logits, logits);
         const int32_t token = choose(&options->sampler, logits, number);
         if (options->stop_at_end && token == SEPARATOR) {
             break;
@@ -183,7 +187,7 @@ static void sample(const struct way *way, const struct sampling *options) {
         write_token(&decoder, token);
 #endif
         if (number + 1 < options->tokens) {
-            read_token(&model, token);
+            read_token(&texts[0], token);
         }
     }
 #if BYTES
@@ -193,4 +197,10 @@ static void sample(const struct way *way, const struct sampling *options) {
 #endif
     write_byte(&decoder, -1);
     putchar('\n');
+}
+
+static void sample(const struct way *way, const struct sampling *options) {
+    sampling_way = way;
+    sampling_options = options;
+    with_helpers(write_sample);
 }

@@ -73,28 +73,59 @@ static int32_t next_token(FILE *file, const char *path) {
 #endif
 }
 
-static struct text model;
+static struct text texts[THREADS];
+
+/* Files to score, and what each thread has found */
+static struct {
+    const struct way *way;
+    int count;
+    char **paths;
+    uint64_t tokens[THREADS], sums[THREADS];
+} files_to_score;
 
 /* every file is a document: it and the separator that ends it, from a fresh state */
-static void score(const struct way *way, int count, char **paths) {
+static void score_some(int32_t thread) {
+    const struct way *way = files_to_score.way;
+    struct text *text = &texts[thread];
     uint64_t tokens = 0, sum = 0;
-    for (int i = 0; i < count; i++) {
-        FILE *file = strcmp(paths[i], "-") == 0 ? stdin : fopen(paths[i], "rb");
+    for (int i = thread; i < files_to_score.count; i += THREADS) {
+        const char *path = files_to_score.paths[i];
+        FILE *file = strcmp(path, "-") == 0 ? stdin : fopen(path, "rb");
         int32_t token = SEPARATOR;
         if (file == NULL) {
-            fail("cannot open ", paths[i]);
+            fail("cannot open ", path);
         }
-        start(&model, way);
+        start(text, way);
         do {
-            const int32_t target = next_token(file, paths[i]);
-            read_token(&model, token);
+            const int32_t target = next_token(file, path);
+            read_token(text, token);
             token = target;
-            sum += (uint64_t)-way->likelihood(model.logits, target < 0 ? SEPARATOR : target);
+            sum += (uint64_t)-way->likelihood(text->logits, target < 0 ? SEPARATOR : target);
             tokens += target >= 0;
         } while (token >= 0);
         if (file != stdin) {
             fclose(file);
         }
+    }
+    files_to_score.tokens[thread] = tokens;
+    files_to_score.sums[thread] = sum;
+}
+
+static void score_alone(void) { score_some(0); }
+
+static void score(const struct way *way, int count, char **paths) {
+    uint64_t tokens = 0, sum = 0;
+    files_to_score.way = way;
+    files_to_score.count = count;
+    files_to_score.paths = paths;
+    if (count == 1) {
+        with_helpers(score_alone);
+    } else {
+        in_threads(score_some);
+    }
+    for (int32_t thread = 0; thread < THREADS; thread++) {
+        tokens += files_to_score.tokens[thread];
+        sum += files_to_score.sums[thread];
     }
     if (tokens == 0) {
         fail("nothing to score: no text in ", count == 1 ? paths[0] : "these files");

@@ -51,9 +51,10 @@ struct way {
 #endif
 
 #define WAY(name, target, linear) \
+    SHARED(linear, target) \
     target static void read_##name( \
         const struct state *before, struct state *after, int32_t token, logit *logits) { \
-        step(linear, before, after, token, logits); \
+        step(OF_WAY(linear), before, after, token, logits); \
     } \
     target static int32_t likelihood_##name(const logit *logits, int32_t target_token) { \
         return log2_likelihood(logits, target_token); \
