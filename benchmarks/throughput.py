@@ -116,7 +116,7 @@ def functions_of(recipe: Recipe) -> tuple[Functions, jax.stages.Compiled]:
     tokens_ST, values = common.tokens_of(recipe), evolve.values(recipe, 0)
     # an argument, not a constant, which the compiler would fold into ready-made noise
     clock = Clock.at(0, 0)
-    pairs_CI = chunks.pairs(recipe.es)
+    pairs_CI = chunks.pairs(recipe.es, 1, recipe.model.settings)
 
     def forward(members_of: Callable[[Any], Parameters], state: Tree, tokens_ST: Any):
         """The forward pass of every chunk; `members_of` those of some pairs."""
@@ -173,7 +173,9 @@ def functions_of(recipe: Recipe) -> tuple[Functions, jax.stages.Compiled]:
         votes=votes,
         tables=Tables(),
     )
-    dots = rate.dots_of([(chunks.size(recipe.es), *shape) for shape in matrices(recipe)])
+    dots = rate.dots_of(
+        [(chunks.size(recipe.es, 1, recipe.model.settings), *shape) for shape in matrices(recipe)]
+    )
     read = state.weights, state.members, tokens_ST
     # without context tables, of which the update of weights changes nothing
     network = dataclasses.replace(state, tables=Tables())
@@ -217,7 +219,9 @@ def row_of(
     tokens = es.population * es.segment_length
     costs = plan.costs(recipe)
     operations = costs.inference_operations * tokens
-    turns = tokens / chunks.size(recipe.es) / DOT_TURNS  # of the dots, for as many tokens
+    turns = (
+        tokens / chunks.size(recipe.es, 1, recipe.model.settings) / DOT_TURNS
+    )  # of the dots, for as many tokens
 
     def rate(part: str) -> float:
         return tokens / times[part].seconds
@@ -235,7 +239,7 @@ def row_of(
         "population": es.population,
         "segment_length": es.segment_length,
         "rank": es.rank,
-        "chunk": chunks.size(recipe.es),
+        "chunk": chunks.size(recipe.es, 1, recipe.model.settings),
         "weights": costs.weights,
         "inference_tokens_per_s": rate("inference"),
         "perturbed_tokens_per_s": rate("perturbed"),

@@ -1,6 +1,7 @@
 """The document cache: rows, weights and sums equal the oracle; documents do not meet."""
 
 import dataclasses
+import functools
 import random
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,14 @@ import numpy as np
 import oracle
 import pytest
 
-from int_lm import config as configuration, runtime
+from int_lm import config as configuration, native, runtime
 from int_lm.arithmetic import constants
 from int_lm.config import Config, DistributedConfig, EsConfig, ModelConfig
 from int_lm.errors import UserError
 from int_lm.measure import evaluate
 from int_lm.method import evolve, placement, population, recipe
 from int_lm.method.clock import Clock
-from int_lm.model import document_cache, likelihood
+from int_lm.model import context_tables, document_cache, likelihood
 from int_lm.model.language_model import LanguageModel
 from int_lm.model.params import Parameters
 from int_lm.sample import saved
@@ -54,6 +55,36 @@ def looked_up(lanes: list[list[int]]) -> list[list[list[tuple[int, int]]]]:
         pairs = np.stack([reading.weights_PF, reading.tokens_PF], axis=-1).tolist()
         found.append([[tuple(x) for x in lane if x[0] < WEIGHTS] for lane in pairs])
     return found
+
+
+def read_at_once(lanes: list[list[int]], cut: int, first: int = 0) -> list[Any]:
+    """The same, of `document_cache.over_tokens` of the tokens before `cut`, and of the others.
+
+    Args:
+      first: number of the first place.
+    """
+    model = LanguageModel(SETTINGS, 65_536)
+    state, context = model.initial_state(len(lanes)), jnp.zeros((4, len(lanes)), jnp.int32)
+    state[document_cache.PLACE] = state[document_cache.PLACE] + jnp.int32(first)
+    tokens_TP, found = jnp.array(lanes, jnp.int32).T, []
+    read = jax.jit(functools.partial(document_cache.over_tokens, SETTINGS))  # traced anew
+    for part_TP in (tokens_TP[:cut], tokens_TP[cut:]):
+        state, said = read(state, context, part_TP)
+        for tokens_P in part_TP:
+            context = context_tables.following(context, tokens_P)
+        pairs = np.stack([said.weights_PF, said.tokens_PF], axis=-1).tolist()
+        found += [[[tuple(x) for x in lane if x[0] < WEIGHTS] for lane in row] for row in pairs]
+    return found
+
+
+def test_a_segment_at_once_as_token_by_token():
+    """What a kernel reads, and JAX, wherever the text is cut, and places that wrap."""
+    lanes = [text(seed, 90, 4) for seed in range(3)] + [[0, *[7] * 40, 9, 0, *[7] * 48]]
+    expected = looked_up(lanes)
+    for cut, first in ((1, 0), (44, -9), (89, 2**31 - 50)):
+        assert read_at_once(lanes, cut, first) == expected
+    with native.without_kernels():
+        assert read_at_once(lanes, 44) == expected
 
 
 def test_rows_and_weights_equal_the_reference():
@@ -101,7 +132,7 @@ def test_places_wrap():
 def test_probabilities_sum_to_one():
     """Slots of one token add up; with the cache, too, the logits go through one softmax."""
     reading = document_cache.Reading(
-        jnp.array([[0, 1, 2, WEIGHTS]]), jnp.array([[5, 5, 9, 0]], jnp.int32)
+        jnp.array([[0, 1, 2, WEIGHTS]], jnp.int32), jnp.array([[5, 5, 9, 0]], jnp.int32)
     )
     table = jnp.zeros(WEIGHTS, jnp.int8).at[:3].set(jnp.array([100, 120, -7], jnp.int8))
     before = jnp.array([[3] * 15 + [32_600]], jnp.int16)

@@ -56,3 +56,10 @@ def test_lanes_are_left_behind_where_that_is_worth_a_compilation() -> None:
     expected = [116] * 100 + [16] * worth + [4] * worth + [1] * worth
     assert evaluate._rows(lengths) == expected
     assert evaluate._rows([5]) == [1] * 5
+
+
+def test_lanes_are_as_few_as_take_no_longer_than_many() -> None:
+    assert evaluate._lanes(documents_of(7)) == 1
+    assert evaluate._lanes(documents_of(*[7] * 9)) == 9
+    assert evaluate._lanes(documents_of(99, *[9] * 25)) == 4  # 100 and 250 tokens
+    assert evaluate._lanes(documents_of(*[3] * 300)) == 150  # two of them one after another

@@ -154,6 +154,15 @@ def test_a_chunk_holds_whole_streams():
     assert chunks.size(es) == 384
 
 
+@pytest.mark.parametrize(("width", "layers", "expected"), [(256, 4, 512), (512, 6, 256)])
+def test_chunks_of_large_models_are_smaller(width: int, layers: int, expected: int):
+    """Their records take more memory."""
+    model = ModelConfig(width=width, layers=layers)
+    assert chunks.size(EsConfig(population=4096), 1, model) == expected
+    assert chunks.size(EsConfig(population=4096, chunk=1024), 1, model) == 1024
+    assert 2 * chunks.pairs(EsConfig(population=4096), 1, model).shape[1] == expected
+
+
 def test_accelerators_take_all_members_at_once(monkeypatch: pytest.MonkeyPatch):
     """Unless a chunk is asked for: their caches are not what members should fit."""
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")

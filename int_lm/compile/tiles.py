@@ -46,6 +46,7 @@ def source(
     states: Sequence[int],
     results: Sequence[Result],
     members: int,
+    threads: int = 1,
 ) -> Source:
     """The program of a function of one token.
 
@@ -55,12 +56,13 @@ def source(
       states: places of the arguments that are the state before the token.
       results: what is kept of a token.
       members: P.
+      threads: among which tiles are divided; they get equally many if there are members enough.
 
     Raises:
       UnsupportedError: the function does something that cannot be compiled.
     """
     for most in MEMBERS:
-        tiles = -(-members // most)
+        tiles = -(-members // most // threads) * threads
         # a multiple of the kernels' own tiles; the last tile has some members of the one before
         tile = min(-(-members // (tiles * MEMBERS[-1])) * MEMBERS[-1], members)
         writer = _traced(function, arguments, states, results, tile)

@@ -26,8 +26,8 @@ from int_lm.model.params import Parameters, Tree
 LANES_AT_MOST = 256  # documents read side by side
 FEWER_LANES = (64, 16, 4, 1)  # lane counts after the other lanes have ended; each compiles once
 WORTH_COMPILING = 16  # segments that are left when the count of lanes becomes smaller, at least
-SEGMENT_LENGTH = 256  # tokens per call of the compiled reader
-PIECE_BYTES = 8 * SEGMENT_LENGTH - 1  # of validation documents; with a separator: 8 segments
+SEGMENT_LENGTH = 1024  # tokens per call of the compiled reader
+PIECE_BYTES = 2 * SEGMENT_LENGTH - 1  # of validation documents; with a separator: 2 segments
 
 
 def greedy_hit(logits_PV: Array, targets_P: Array) -> Array:
@@ -57,6 +57,30 @@ def _rows(lengths: Sequence[int]) -> list[int]:
         if lengths[0] - ended >= WORTH_COMPILING:
             rows[ended:] = [count] * (lengths[0] - ended)
     return rows
+
+
+def _lanes(documents: Sequence[np.ndarray]) -> int:
+    """The fewest lanes that are read as soon as `LANES_AT_MOST` would be.
+
+    A long document takes its time, whatever is read beside it: a few full lanes are less work than
+    many that end early.
+    """
+    lengths = sorted((len(document) + 1 for document in documents), reverse=True)
+    most = min(len(lengths), LANES_AT_MOST)
+    soonest = _longest(lengths, most)
+    low = -(-sum(lengths) // soonest)
+    while low < most:
+        middle = (low + most) // 2
+        low, most = (low, middle) if _longest(lengths, middle) <= soonest else (middle + 1, most)
+    return most
+
+
+def _longest(lengths: Sequence[int], lanes: int) -> int:
+    """The length of the longest lane of `_lay_out`, for lengths in descending order."""
+    queue = [0] * lanes
+    for length in lengths:
+        heapq.heapreplace(queue, queue[0] + length)
+    return max(queue)
 
 
 def _lay_out(
@@ -136,23 +160,34 @@ def log2_likelihoods(
       firsts: for every document, the index of the first token that counts; then its separator does
         not count. None: all tokens and the separator count.
     """
-    tokens, owners = _lay_out(documents, min(len(documents), LANES_AT_MOST))
+    tokens, owners = _lay_out(documents, _lanes(documents))
     counted = owners
     if firsts is not None:
         counted = [_from(lane, documents, firsts) for lane in owners]
     totals = np.zeros(len(documents) + 1, np.int64)  # the last entry takes the padding
     state = jax.tree.map(jnp.copy, model.initial_state(len(owners)))  # each call overwrites it
     bare = jax.tree.map(jnp.asarray, perturb.unperturbed(weights))
+
+    def add(counted_BT: np.ndarray, values_TB: Array, read: int) -> None:
+        np.add.at(totals, counted_BT.T, np.asarray(values_TB))
+        progress(read)
+
+    going: tuple[np.ndarray, Array, int] | None = None  # computed while the last one is added
     for segment, rows in enumerate(_rows([len(lane) // SEGMENT_LENGTH for lane in owners])):
         # lanes that have ended are not read any more: they are the last ones
         start, end = segment * SEGMENT_LENGTH, (segment + 1) * SEGMENT_LENGTH
         going_on = sum(len(lane) > start for lane in owners)
         segment_BT = _side_by_side(tokens[:going_on], start, end + 1, rows, SEPARATOR)
-        state = jax.tree.map(lambda leaf, rows=rows: leaf[:, :rows], state)
+        if rows < jax.tree.leaves(state)[0].shape[1]:
+            state = jax.tree.map(lambda leaf, rows=rows: leaf[:, :rows], state)
         state, values_TB = _reader(model, metric)(bare, state, jnp.asarray(segment_BT))
+        if going:
+            add(*going)
         counted_BT = _side_by_side(counted[:going_on], start, end, rows, -1)
-        np.add.at(totals, counted_BT.T, np.asarray(values_TB))
-        progress(sum(int(np.count_nonzero(lane[start:end] >= 0)) for lane in owners[:going_on]))
+        read = sum(int(np.count_nonzero(lane[start:end] >= 0)) for lane in owners[:going_on])
+        going = counted_BT, values_TB, read
+    if going:
+        add(*going)
     return totals[:-1]
 
 
@@ -164,7 +199,7 @@ def prepare(model: LanguageModel, weights: Parameters, documents: Sequence[np.nd
       weights: int8, or `jax.ShapeDtypeStruct`s of their shapes and dtypes.
       documents: as for `log2_likelihoods`.
     """
-    tokens, _ = _lay_out(documents, min(len(documents), LANES_AT_MOST))
+    tokens, _ = _lay_out(documents, _lanes(documents))
     bare = jax.eval_shape(perturb.unperturbed, weights)
     for rows in sorted(set(_rows([len(lane) // SEGMENT_LENGTH for lane in tokens]))):
         state = jax.eval_shape(lambda rows=rows: model.initial_state(rows))

@@ -13,34 +13,39 @@ import jax.numpy as jnp
 from jax import Array
 
 from int_lm.model.params import Tree
-from int_lm.settings import StrategySettings
+from int_lm.settings import ModelSettings, StrategySettings
 
 CACHED_MEMBERS = 512  # the activations of so many members, and most records, fit the CPU's caches
+RECORDED = 1 << 20  # members x layers x width: what records of a token take grows with it
 
 
-def size(es: StrategySettings, devices: int = 1) -> int:
+def size(es: StrategySettings, devices: int = 1, model: ModelSettings | None = None) -> int:
     """Number of members that a device evaluates at once.
 
     A chunk holds all members of one or more streams, and its size divides the members of one
     device. The largest such size within a limit is taken:
 
         es.chunk > 0    the limit is `es.chunk`
-        es.chunk = 0    on CPUs the larger of `CACHED_MEMBERS` and es.members_per_stream; on other
+        es.chunk = 0    on CPUs `CACHED_MEMBERS`, or as many members of a large `model` as
+                        `RECORDED` allows, or es.members_per_stream if that is more; on other
                         platforms there is no limit
 
-    With es.chunk = 0, a result below CACHED_MEMBERS / 2 is replaced by all members of the device.
+    With es.chunk = 0, a result below half of that is replaced by all members of the device.
     """
     share, readers = es.population // devices, es.members_per_stream
-    cached = max(CACHED_MEMBERS, readers)
+    fitting = RECORDED // (model.layers * model.width) if model else CACHED_MEMBERS
+    cached = max(min(CACHED_MEMBERS, fitting), readers)
     most = es.chunk or (cached if jax.default_backend() == "cpu" else share)
     sizes = range(readers, min(most, share) + 1, readers)
     largest = max(size for size in sizes if share % size == 0)
-    return share if not es.chunk and largest < CACHED_MEMBERS // 2 else largest
+    return share if not es.chunk and largest < cached // 2 else largest
 
 
-def pairs(es: StrategySettings, devices: int = 1) -> Array:
+def pairs(es: StrategySettings, devices: int = 1, model: ModelSettings | None = None) -> Array:
     """Indices of the pairs of every chunk, on all devices together: int32 [C, I]."""
-    return jnp.arange(es.population // 2, dtype=jnp.int32).reshape(-1, size(es, devices) // 2)
+    return jnp.arange(es.population // 2, dtype=jnp.int32).reshape(
+        -1, size(es, devices, model) // 2
+    )
 
 
 def over(

@@ -67,7 +67,7 @@ def result(
       clock: seed and step.
       place: the devices, among which chunks, members and streams are divided; None for one.
     """
-    pairs_CI = chunks.pairs(recipe.es, place.devices if place else 1)
+    pairs_CI = chunks.pairs(recipe.es, place.devices if place else 1, recipe.model.settings)
     operands = pairs_CI, weights, counts, members, tokens_ST, clock
     if place is None:
         return of_device(recipe, *operands)

@@ -214,7 +214,7 @@ def compiled_learner(recipe: Recipe, place: Placement | None = None) -> Learner:
 
 
 def _all_pairs(recipe: Recipe, place: Placement | None) -> Array:
-    return chunks.pairs(recipe.es, place.devices if place else 1)
+    return chunks.pairs(recipe.es, place.devices if place else 1, recipe.model.settings)
 
 
 @functools.cache

@@ -26,7 +26,7 @@ from int_lm.compile.tiles import Argument, Result
 from int_lm.native import build, dispatch
 
 GPU_SWITCH = "INT_LM_GPU_SEGMENTS"  # environment variable: with 1, GPUs have such kernels, too
-LEAST_WORK = 1 << 27  # multiplications of a segment below which nothing is compiled
+LEAST_WORK = 1 << 24  # multiplications of a segment below which nothing is compiled
 CALLED = ("linear", "likelihood", "direct_added", "cache_added")  # by programs of tiles
 CALLED_ON_GPU = ("linear", "cache_added")  # what these are: parts of the same kernel
 Tree = Any  # of arrays
@@ -215,7 +215,9 @@ def _kernel(traced: Traced) -> Callable[[Tree, Tree, Tree, Array], tuple[Tree, T
       UnsupportedError: there is none.
     """
     results, population, length = traced.results, traced.members, traced.length
-    program = tiles.source(traced.flat, traced.arguments, traced.states, results, population)
+    program = tiles.source(
+        traced.flat, traced.arguments, traced.states, results, population, _threads()
+    )
     number = loaded(program.text)
     after = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), traced.whole[0])
     kept = [
@@ -239,6 +241,12 @@ def _kernel(traced: Traced) -> Callable[[Tree, Tree, Tree, Array], tuple[Tree, T
         return traced.unflatten(found)
 
     return kernel
+
+
+def _threads() -> int:
+    """Threads that XLA computes with."""
+    own = getattr(os, "sched_getaffinity", None)
+    return (len(own(0)) if own else os.cpu_count()) or 1
 
 
 def _argument(
