@@ -48,7 +48,7 @@ class Settings:
     """
 
     std: float = 0.1
-    learning_rate: float = 0.2
+    learning_rate: float = 0.1
     beta1: float = 0.9
     beta2: float = 0.999
     fitness: str = "rank"

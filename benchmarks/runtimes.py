@@ -58,18 +58,18 @@ STREAM = """
 /* reads some bytes a number of times, by four streams: one alone is slower */
 int main(int count, char **words) {
     const size_t quarter = (size_t)atoll(words[1]) / 32, turns = (size_t)atoll(words[2]);
-    uint64_t *bytes = malloc(quarter * 32), sums[4] = {0};
-    memset(bytes, count, quarter * 32);
+    uint64_t *first = malloc(quarter * 32), a = 0, b = 0, c = 0, d = 0;
+    const uint64_t *second = first + quarter, *third = second + quarter, *last = third + quarter;
+    memset(first, count, quarter * 32);
     for (size_t turn = 0; turn < turns; turn++) {
-        for (size_t i = 0; i + 16 <= quarter; i += 16) {
-            for (size_t stream = 0; stream < 4; stream++) {
-                for (size_t k = 0; k < 16; k++) {
-                    sums[stream] += bytes[stream * quarter + i + k] ^ turn;
-                }
-            }
+        for (size_t i = 0; i < quarter; i++) {
+            a += first[i] ^ turn;
+            b += second[i] ^ turn;
+            c += third[i] ^ turn;
+            d += last[i] ^ turn;
         }
     }
-    printf("%llu", (unsigned long long)(sums[0] ^ sums[1] ^ sums[2] ^ sums[3]));
+    printf("%llu", (unsigned long long)(a ^ b ^ c ^ d));
     return 0;
 }
 """

@@ -24,9 +24,9 @@ REMEDIES = {  # of failures of the file system
 # What stands in Python for flags that sentences name: patterns, and their replacements.
 ARGUMENTS = (
     (r" ?\((?:see --help|--run)\)", ""),
-    (r"--plugin (\S+)", r'trusted=["\1"]'),
-    (r"--overwrite", "overwrite=True"),
-    (r"--((?:\w+\.)?\w+)", r"\1"),
+    (r"(?<![\w/.-])--plugin (\S+)", r'trusted=["\1"]'),
+    (r"(?<![\w/.-])--overwrite", "overwrite=True"),
+    (r"(?<![\w/.-])--((?:\w+\.)?\w+)", r"\1"),  # a path may have -- in it, too
 )
 
 
@@ -106,15 +106,21 @@ def _written_out() -> Iterator[None]:
     try:
         yield
     except SystemExit:  # of --help
-        sys.stdout.flush()
+        _flush()
         raise
-    sys.stdout.flush()
+    _flush()
+
+
+def _flush() -> None:
+    """Write out what was printed: nothing, where the standard output is closed (`>&-`)."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
 
 
 def drop_output() -> None:
     """Leave out what was printed and is not written yet, if it cannot be written."""
     try:
-        sys.stdout.flush()
+        _flush()
     except OSError:
         with contextlib.suppress(OSError):  # no file, as in tests
             nowhere = os.open(os.devnull, os.O_WRONLY)

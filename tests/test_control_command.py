@@ -86,7 +86,7 @@ def test_a_run_is_the_same_broken_off_or_not(
     for flags, expected in (
         ({"control_dot_episodes": "3"}, "control.episodes 2, now 3"),
         ({"env": "CartPole"}, "control.env 'plugins.chase:CHASE', now 'CartPole'"),
-        ({"es_dot_fitness": "sign"}, "es.fitness 'rank', now 'sign'"),
+        ({"es_dot_fitness": "sign"}, "es.fitness 'standard', now 'sign'"),
     ):
         with pytest.raises(UserError, match=expected):
             control(run_dot_dir="b", **flags)

@@ -33,6 +33,7 @@ def test_words_are_counted_as_in_english() -> None:
         ("trust it, add --plugin a.b:C", 'trust it, add trusted=["a.b:C"]'),
         ("no run; name the directory (--run)", "no run; name the directory"),
         ("a -- b", "a -- b"),
+        ("cannot read a/b--c.txt or a/--d", "cannot read a/b--c.txt or a/--d"),
     ],
 )
 def test_flags_become_fields_for_python(sentence: str, expected: str) -> None:
@@ -71,6 +72,20 @@ def test_output_that_cannot_be_written_is_one_sentence(flag: str, command_enviro
         "int_lm.tasks: error: the file system refused: No space left on device; free some space "
         "or choose another directory\n"
     )
+
+
+def test_a_closed_output_is_no_failure(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As of `command >&-`: Python has no `sys.stdout` then, and prints nothing."""
+    monkeypatch.setattr(sys, "stdout", None)
+    with errors.reported("eval.py"):
+        print("nowhere")
+    with pytest.raises(SystemExit) as ended, errors.reported("eval.py"):
+        raise OSError(errno.EIO, "no")
+    errors.drop_output()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 @pytest.mark.parametrize(

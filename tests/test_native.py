@@ -262,6 +262,13 @@ def test_paths_of_arm(processor: str) -> None:
     emulated("emulated_arm", *files, chosen=("-m", "not slow"), EMULATED_ARM=processor)
 
 
+@built
+def test_instructions_that_a_processor_lacks_are_refused() -> None:
+    refused = pytest.raises(ValueError, match="no instructions 'abacus' here")
+    with refused, native.instructions("abacus"):
+        pass
+
+
 def test_the_switch_and_a_missing_library_leave_jax(monkeypatch, tmp_path) -> None:
     monkeypatch.setenv(dispatch.SWITCH, "0")
     assert not native.available.__wrapped__()

@@ -14,9 +14,9 @@ from test_native import PATHS
 
 from int_lm import limits, native
 from int_lm.config import EsConfig
-from int_lm.method.estimator import credit, node
+from int_lm.method.estimator import credit, node, outer, unit
 from int_lm.method.estimator.rounding import Rounding
-from int_lm.model import context_tables, hashing, likelihood
+from int_lm.model import context_tables, document_cache, hashing, likelihood, params
 from int_lm.model.likelihood import NO_TARGET
 from int_lm.model.params import Parameters
 from int_lm.model.perturb import Weight
@@ -322,3 +322,101 @@ def test_a_kernel_without_memory_is_an_error() -> None:
     done = subprocess.run(program, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert "no memory for a kernel" in done.stdout
+
+
+# -- All layers at once ----------------------------------------------------------------------------
+
+
+@cases
+@pytest.mark.parametrize("rank, effects, groups, through", [(1, 17, 3, False), (4, 70, 1, True)])
+def test_unit_votes(
+    both: Both, rank: int, effects: int, groups: int, through: bool, spare_bits: int, extreme: bool
+) -> None:
+    """More terms than are made at once, sizes of no vector; a PROJECTION behind or none."""
+    layers, pairs, length, inputs, width = 2, 5, 211, 66, 13
+    draw = drawing(rank, extreme)
+    left = draw(layers, pairs, effects * groups, rank)
+    weight = Weight(draw(layers, effects * groups, inputs), left, draw(layers, pairs, inputs, rank))
+    votes = both(
+        lambda weight, x, effect, credit, through: unit.unit_votes(
+            *(weight, x, effect, credit, through, jnp.array([3, -2]), rounding(5, spare_bits)),
+            *node.shifts_of(weight, inputs),
+            4,
+        ),
+        weight,
+        draw(layers, length, pairs, inputs),
+        draw(layers, length, pairs, effects),
+        draw(length, pairs, width if through else effects),
+        draw(layers, width, effects) if through else None,
+    )
+    assert votes.shape == (layers, effects * groups, inputs) and np.any(votes[0] != votes[1])
+
+
+@pytest.mark.parametrize("terms, outputs, inputs", [(1, 1, 1), (700, 200, 70), (261, 65, 300)])
+def test_outer_of_layers(both: Both, terms: int, outputs: int, inputs: int) -> None:
+    """Columns in an order of their own, a last block, sums that go on: those of NumPy."""
+    draw = drawing(terms, True)
+    left, x = draw(terms, 1, outputs), draw(2, terms, 1, inputs)
+    votes = both(outer.outer_of_layers, left, x)
+    wide = np.asarray(left[:, 0], np.int32), np.asarray(x[:, :, 0], np.int32)
+    np.testing.assert_array_equal(votes, np.einsum("jm,ljn->lmn", *wide))
+
+
+@pytest.mark.parametrize("size", [1, 64, 255 * 64 + 70])
+def test_counts(both: Both, size: int) -> None:
+    """Of every weight, of none, of a rest."""
+    draw = np.random.default_rng(size)
+    new, old = (draw.integers(-127, 128, (1, size)).astype(np.int8) for _ in range(2))
+    new[0, :2], old[0, -1] = 127, -127
+    found = both(params.counts, jnp.asarray(new), jnp.asarray(old))
+    assert found.tolist() == [np.sum(new != old), np.sum(np.abs(new) == 127)]
+
+
+# -- The document cache ----------------------------------------------------------------------------
+
+
+def test_the_document_cache_reads_a_segment(both: Both) -> None:
+    """Rows that others overwrite, documents that end, places that wrap, a second segment."""
+    random, sizes = np.random.default_rng(0), (16, 5, 2, 1)
+    tokens = random.choice([0, 1, 2, 3, 65_535], (90, 19), p=[0.03, 0.5, 0.2, 0.2, 0.07])
+    tokens = jnp.asarray(tokens.astype(np.int32))
+    places = jnp.asarray(random.integers(-40, 1, (2, 19)), jnp.int32).at[1].set(-41)
+    words = jnp.asarray(random.integers(-(2**31), 2**31, (4, 19, 16, 3)), jnp.int32)
+
+    def two_segments(words: Any, places: Any, hashes: Any, context: Any, tokens: Any) -> Any:
+        first = document_cache._over_tokens(sizes, 4, words, places, hashes, context, tokens[:50])
+        context = tokens[49:33:-1]
+        return first[3:], document_cache._over_tokens(sizes, 4, *first[:3], context, tokens[50:])
+
+    context = jnp.asarray(random.integers(0, 4, (17, 19)), jnp.int32)
+    hashes = jnp.asarray(random.integers(-(2**31), 2**31, (4, 19)), jnp.int32)
+    (weights, _), *_ = both(two_segments, words, places, hashes, context, tokens)
+    assert 0.2 < np.mean(weights < 4 * 4 * 3 * 32) < 0.95
+
+
+@pytest.mark.parametrize("readers", [1, 3])
+def test_the_document_cache_is_added(both: Both, readers: int) -> None:
+    """Slots of one token, empty ones, logits at their ends."""
+    random, streams, slots, size = np.random.default_rng(readers), 70, 12, 96
+    table = jnp.asarray(random.choice([-127, 127], (3, 32)).astype(np.int8))
+    weights = jnp.asarray(random.integers(0, size + 1, (streams, slots)), jnp.int32)
+    tokens = jnp.asarray(random.integers(0, 5, (streams, slots)), jnp.int32)
+    logits = random.choice([-32_767, 0, 32_767, 32_700], (streams * readers, 7)).astype(np.int16)
+    reading = document_cache.Reading(weights, tokens)
+    found = both(document_cache.added, table, reading, jnp.asarray(logits))
+    assert np.any(found != logits) and found.max() == 32_767
+
+
+def test_single_weights_are_learnt_from_sums(both: Both) -> None:
+    """Weights read once, often and never, errors at their ends, padding."""
+    random, size = np.random.default_rng(4), 96
+    rows = random.integers(0, 40, 5000).astype(np.int32)
+    rows[:300], rows[300] = size, 95
+    errors = random.choice([-127, 127], (5000, 1), p=[0.7, 0.3]).astype(np.int8)
+    counts = jnp.asarray(random.integers(0, 9, size), jnp.int32).at[3].set(2**31 - 1)
+    moved, after = both(
+        lambda *operands: context_tables.learnt(*operands, 300, 2),
+        *(jnp.zeros((size, 1), jnp.int8), counts, jnp.asarray(rows), jnp.asarray(errors)),
+        jnp.uint32(7),
+    )
+    assert np.any(moved) and after[95] == counts[95] + 1 and after[50] == counts[50]

@@ -14,7 +14,7 @@ from int_lm.compile.tile_writing import Argument, Result
 MOST_PAIRS = 64  # of a tile: the rows of the largest product that one instruction begins
 LEAST_PAIRS = 16  # rows of the smallest
 PROGRAMS = 128  # as many as a large GPU runs side by side: smaller tiles, until there are so many
-TILE_ENTRIES = 1 << 14  # members times width: more of them do not stay in registers
+TILE_ENTRIES = 1 << 12  # members times width: more of them do not stay in registers
 WARP_ENTRIES = 1 << 12  # above which a program has 8 warps and not 4
 STAGED_BYTES = 1 << 16  # of a layer's matrices, up to which the next layer's are loaded ahead
 

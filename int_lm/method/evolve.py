@@ -69,14 +69,8 @@ def updated(
     network, memory = moved(recipe, state, result, clock, values)
     if place is not None:
         network = _gathered(recipe, network, place)
-    changed = jax.tree.map(
-        lambda new, old: jnp.sum(new != old, dtype=jnp.int32), network, state.network
-    )
-    metrics = Metrics(
-        scores_P=result.scores_P,
-        changed=jax.tree.reduce(jnp.add, changed),
-        saturated=params.saturated(network),
-    )
+    counts = jax.tree.reduce(jnp.add, jax.tree.map(params.counts, network, state.network))
+    metrics = Metrics(scores_P=result.scores_P, changed=counts[0], saturated=counts[1])
     return State(network, result.tables, result.members, memory), metrics
 
 

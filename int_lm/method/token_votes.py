@@ -181,7 +181,15 @@ def votes(
             weight, record, through = operands
             return kind.votes(spec, weight, record, through, prepared[kind], rounding)
 
-        sums[path] = _by_layer(of_layer, operands) if spec.layers else of_layer(operands)
+        if not spec.layers:
+            sums[path] = of_layer(operands)
+        elif kind.of_layers and spec.role in (Role.MATRIX, Role.PROJECTION):
+            records_L = _layers_first(records.tensors[path])
+            sums[path] = kind.of_layers(
+                spec, weights[path], records_L, through, prepared[kind], rounding
+            )
+        else:
+            sums[path] = _by_layer(of_layer, operands)
     if not records.rows and records.cache is None:
         return sums, None
     assert errors_TIV is not None
@@ -214,8 +222,12 @@ def _by_layer(function: Callable[[Any], Array], operands: Any) -> Array:
       operands: weight [L, ...], records [T, L, ...], and `through` [L, ...] or None.
     """
     weight, records, through = operands
-    records = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), records)
-    return jax.lax.map(function, (weight, records, through))
+    return jax.lax.map(function, (weight, _layers_first(records), through))
+
+
+def _layers_first(records: Any) -> Any:
+    """Records [T, L, ...] as [L, T, ...]."""
+    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), records)
 
 
 def _rows_read(recipe: Recipe, name: str, rows_TI: Array, targets_TI: Array) -> Array:

@@ -8,7 +8,6 @@ axis L. A path is written like `layers/forget_input`; that of a context table li
 
 import dataclasses
 import enum
-import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from int_lm import native
 from int_lm.arithmetic import constants
 from int_lm.limits import INT8_MAX
 
@@ -149,7 +149,8 @@ def initialise(specs: Parameters, seed: int) -> Parameters:
     return Parameters.of_paths(leaves)
 
 
-def saturated(network: Tree) -> Array:
-    """Number of weights at +-127: int32 scalar."""
-    at_limit = [jnp.sum(jnp.abs(w) == INT8_MAX, dtype=jnp.int32) for _, w in flatten(network)]
-    return functools.reduce(jnp.add, at_limit)
+@native.accelerated(cpu="counts")
+def counts(new: Array, old: Array) -> Array:
+    """How many int8 weights differ, and how many of the new ones are at +-127: int32 [2]."""
+    both = new != old, jnp.abs(new) == INT8_MAX
+    return jnp.stack([jnp.sum(found, dtype=jnp.int32) for found in both])

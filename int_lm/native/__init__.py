@@ -10,7 +10,14 @@ kernels, on other platforms, or with INT_LM_NATIVE=0 in the environment, JAX com
 integers.
 """
 
-from int_lm.native.dispatch import accelerated, available, instructions, on_gpu, supported, without_kernels
+from int_lm.native.dispatch import (
+    accelerated,
+    available,
+    instructions,
+    on_gpu,
+    supported,
+    without_kernels,
+)
 from int_lm.native.segment import Members, over_tokens, segments
 
 __all__ = [

@@ -15,8 +15,9 @@ from int_lm.arithmetic import constants, fixed
 
 HERE = Path(__file__).parent
 PROCESSORS = ("avx512", "vnni", "wide", "avx2", "x86", "neon")
-PARTS = ("kernels", "vectors", "tile", "outer", "credit", "direct", "cache", "hash", "segment")
-SOURCES = ("kernels.cc", *(f"{part}.inc" for part in (*PROCESSORS, *PARTS, "handlers")))
+PARTS = ("kernels", "vectors", "tile", "outer", "credit", "votes", "direct", "cache", "hash")
+PARTS += ("segment", "handlers")
+SOURCES = ("kernels.cc", *(f"{part}.inc" for part in (*PROCESSORS, *PARTS)))
 COMPILERS = ("c++", "g++", "clang++")
 X86, ARM = ("x86_64", "AMD64"), ("aarch64", "arm64")  # Linux says aarch64, macOS arm64
 SHARED = {  # names of the constants that the sources use, by the module that defines them

@@ -60,6 +60,11 @@ def _flat(x: Array) -> Array:
     return x.reshape(-1, x.shape[-1])
 
 
+def _of_layers(x: Array) -> Array:
+    """An array [L, ..., N] as [L, J, N]."""
+    return x.reshape(x.shape[0], -1, x.shape[-1])
+
+
 def linear(weight: Weight, x_PN: Array, high: int, dtype: type) -> Array:
     """`layers.narrowed`: int8 or int16 [P, M]."""
     arrays, layer = [weight.value, weight.left, weight.right], weight.layer
@@ -88,6 +93,17 @@ def outer(left_TIM: Array, x_TIN: Array) -> Array:
     """`outer.outer`: int32 [M, N]. The caller must make sure that the sums fit into int32."""
     shape = left_TIM.shape[-1], x_TIN.shape[-1]
     return _call("outer", shape, jnp.int32)(_flat(left_TIM), _flat(x_TIN))
+
+
+def outer_of_layers(left_TIM: Array, x_LTIN: Array) -> Array:
+    """`outer.outer_of_layers`: int32 [L, M, N], sums that fit into int32."""
+    shape = len(x_LTIN), left_TIM.shape[-1], x_LTIN.shape[-1]
+    return _call("outer", shape, jnp.int32)(_flat(left_TIM), _of_layers(x_LTIN))
+
+
+def counts(new: Array, old: Array) -> Array:
+    """`params.counts`: int32 [2]."""
+    return _call("counts", (2,), jnp.int32)(new, old)
 
 
 # -- Operands of votes: the first arguments, pairs and step, are for the dither ------------------
@@ -151,6 +167,33 @@ def unit(
         **{name: np.int64(value) for name, value in numbers.items()},
     )
     return operand_JM.reshape(*x_TIN.shape[:-1], -1)
+
+
+def unit_votes(
+    weight: Weight,
+    x_LTIN: Array,
+    effect_LTIE: Array,
+    credit_TID: Array,
+    through_LDE: Array | None,
+    shift_L: Array,
+    rounding: Rounding,
+    projection_shift: int,
+    product_shift: int,
+    total_shift: int,
+    through_bits: int,
+) -> Array:
+    """`unit.unit_votes`: int32 [L, M, N], sums that fit into int32."""
+    left_LIMR, layers = weight.left, len(x_LTIN)
+    assert left_LIMR is not None
+    value = jnp.zeros((layers, 0, 0), jnp.int8) if through_LDE is None else through_LDE
+    shifts = {"projection_shift": projection_shift, "bits": product_shift, "down": total_shift}
+    numbers = {**shifts, "spare": rounding.spare_bits, "through_bits": through_bits}
+    shape = layers, left_LIMR.shape[2], x_LTIN.shape[-1]
+    return _call("unit_votes", shape, jnp.int32)(
+        *(rounding.pairs_I, rounding.step, _of_layers(x_LTIN), left_LIMR, weight.right),
+        *(_of_layers(effect_LTIE), _flat(credit_TID), value, shift_L),
+        **{name: np.int64(number) for name, number in numbers.items()},
+    )
 
 
 # -- Context tables --------------------------------------------------------------------------------

@@ -8,6 +8,8 @@
 //   direct_added, direct_update      context tables: read, and learnt (context_tables.py)
 //   cache_over_tokens, cache_added   the document cache: a segment read, and added (document_cache.py)
 //   hash                             of weights (hashing.py)
+//   unit_votes                       votes of units of all layers, from their records (unit.py)
+//   counts   of weights that differ, or are at an end (params.py)
 //   outer    sum over tokens and pairs of outer products, of int8 [J, M] and [J, N]
 //
 // Sums are those of int32, exact within the bounds that method.bounds checks. The instruction set
@@ -112,6 +114,14 @@ struct Unit {
   const int8_t *x, *left, *right, *effect, *credit;
   int64_t inputs, outputs, effects;
   int rank, projection_shift, bits, spare, down;
+};
+
+// Units of all layers, whose arrays follow one another. Their credit is of one layer: `through` takes
+// it back through a weight of every layer, if there is one.
+struct UnitVotes {
+  Unit unit;
+  Credit through;
+  int64_t layers, terms;
 };
 
 // Targets, and tables of the likelihood.
@@ -362,6 +372,8 @@ struct Kernels {
   void (*outer)(const Outer&, const Parallel&, int32_t*);
   void (*credit)(const Credit&, const Parallel&, int8_t*);
   void (*unit)(const Unit&, int64_t, int64_t, int8_t*);
+  void (*unit_votes)(const UnitVotes&, const Parallel&, int32_t*);
+  void (*counts)(const int8_t*, const int8_t*, int64_t, int32_t*);
   void (*move)(const DirectUpdate&, const Readings&, int64_t, int64_t);
   void (*move_weights)(const DirectUpdate&, const int32_t*, int64_t, int64_t);
   void (*cache_streams)(const CacheRows&, int64_t, int64_t, int32_t*, int32_t*);
@@ -586,6 +598,7 @@ KERNEL(linear8, linear8, LINEAR(S8));
 KERNEL(linear16, linear16, LINEAR(S16));
 KERNEL(norm, norm, BIND.TAKES(S8).TAKES(S8).TAKES(S32).TAKES(S32).GIVES(S8));
 KERNEL(outer, outer, BIND.TAKES(S8).TAKES(S8).GIVES(S32));
+KERNEL(counts, counts, BIND.TAKES(S8).TAKES(S8).GIVES(S32));
 
 KERNEL(stream, stream,
        DITHERED.TAKES(S8).TAKES(S8).TAKES(S32).TAKES(S8).TAKES(S8).TAKES(S32).TAKES(S32).GIVES(S8));
@@ -593,6 +606,11 @@ KERNEL(through, through, DITHERED.TAKES(S8).TAKES(S8).TAKES(S32).GIVES(S8).NUMBE
 KERNEL(unit, unit,
        DITHERED.TAKES(S8).TAKES(S8).TAKES(S8).TAKES(S8).TAKES(S8).GIVES(S8).NUMBER("projection_shift")
            .NUMBER("bits").NUMBER("spare").NUMBER("down"));
+
+KERNEL(unit_votes, unit_votes,
+       DITHERED.TAKES(S8).TAKES(S8).TAKES(S8).TAKES(S8).TAKES(S8).TAKES(S8).TAKES(S32).GIVES(S32)
+           .NUMBER("projection_shift").NUMBER("bits").NUMBER("spare").NUMBER("down")
+           .NUMBER("through_bits"));
 
 #define ERRORS(type) \
   DITHERED.TAKES(type).TAKES(S32).TAKES(S32).TAKES(S32).TAKES(S32).GIVES(S8).NUMBER("scale")

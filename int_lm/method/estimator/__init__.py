@@ -61,6 +61,8 @@ class TokenVotes(NamedTuple):
         int8 values of the tensor that `spec.through` names; it is None if there is none.
       needs_errors: whether `prepare` needs the errors of the exact readout.
       needs_effects: whether `record` needs the effect of every MATRIX (`Use.effect`).
+      of_layers: the same as `votes` for all layers of a stacked MATRIX or PROJECTION at once: all
+        arrays have L in front, and so have the sums. None if there is nothing faster.
     """
 
     record: Callable[[Spec, Use], Any]
@@ -68,6 +70,7 @@ class TokenVotes(NamedTuple):
     votes: Callable[[Spec, Weight, Any, Array | None, Any, Rounding], Array]
     needs_errors: bool = False
     needs_effects: bool = False
+    of_layers: Callable[[Spec, Weight, Any, Array | None, Any, Rounding], Array] | None = None
 
 
 class Estimator(NamedTuple):

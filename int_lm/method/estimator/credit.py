@@ -116,8 +116,12 @@ def through(value_DF: Array, credit_TID: Array, rounding: Rounding) -> Array:
       credit_TID: of `of_stream`, int8.
       rounding: the dithers of the segment.
     """
-    shift = _level(value_DF) + round(math.log2(value_DF.shape[-2]) / 2) - 2
-    return through_projection(credit_TID, value_DF, shift, THROUGH_BITS, rounding)
+    return through_projection(credit_TID, value_DF, through_shift(value_DF), THROUGH_BITS, rounding)
+
+
+def through_shift(value_DF: Array) -> Array:
+    """The shift of `through_projection` for these weights: int32 scalar."""
+    return _level(value_DF) + round(math.log2(value_DF.shape[-2]) / 2) - 2
 
 
 @native.accelerated(cpu="through")

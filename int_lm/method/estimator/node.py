@@ -64,8 +64,13 @@ def operand(
       credit_TIE: credit of the effects, int8.
       rounding: the dithers of the segment.
     """
-    shifts = projection_shift(x_TIN.shape[-1]), UNIT_SHIFT, 4 + root_bits(weight)
+    shifts = shifts_of(weight, x_TIN.shape[-1])
     return rounded_operand(weight, x_TIN, effect_TIE, credit_TIE, rounding, *shifts)
+
+
+def shifts_of(weight: Weight, inputs: int) -> tuple[int, int, int]:
+    """The right shifts of `rounded_operand` for this number of inputs."""
+    return projection_shift(inputs), UNIT_SHIFT, 4 + root_bits(weight)
 
 
 @native.accelerated(cpu="unit")

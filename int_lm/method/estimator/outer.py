@@ -51,6 +51,12 @@ def outer(left_TIM: Array, x_TIN: Array) -> Array:
     return jax.lax.scan(add, zeros, (x_KNJ, left_KJM))[0].T
 
 
+@native.accelerated(cpu="outer_of_layers")
+def outer_of_layers(left_TIM: Array, x_LTIN: Array) -> Array:
+    """`outer` of every layer's inputs and the same left operand: int32 [L, M, N]."""
+    return jax.lax.map(lambda x_TIN: outer(left_TIM, x_TIN), x_LTIN)
+
+
 def scattered(shape: tuple[int, ...], tokens_TI: Array, row_TIN: Array) -> Array:
     """Sum, for every token id, of the rows of the tokens with this id: int32 [V, N].
 

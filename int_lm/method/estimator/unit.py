@@ -25,13 +25,22 @@ Axes: T tokens of a segment, I pairs, M outputs, N inputs, E effects, D width, V
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
+from int_lm import native
 from int_lm.arithmetic import fixed
 from int_lm.limits import INT8_MAX
 from int_lm.method.estimator import Estimator, Segment, TokenVotes, credit, node
-from int_lm.method.estimator.outer import inputs_of, outer, outer_operations, outer_sums, scattered
+from int_lm.method.estimator.outer import (
+    inputs_of,
+    outer,
+    outer_of_layers,
+    outer_operations,
+    outer_sums,
+    scattered,
+)
 from int_lm.method.estimator.rounding import Rounding
 from int_lm.model.layers import Use
 from int_lm.model.params import Role, Spec
@@ -83,6 +92,70 @@ def _votes(
     return outer(node.operand(weight, inputs, effect_TIE, credit_TIE, rounding), inputs)
 
 
+def _of_layers(
+    spec: Spec,
+    weight: Weight,
+    records: Any,
+    through: Array | None,
+    credit_TID: Array,
+    rounding: Rounding,
+) -> Array:
+    """`_votes` on all layers at once, arrays with L in front: int32 [L, M, N]."""
+    inputs_LTIN, effect_LTIE = records
+    if spec.role is Role.PROJECTION:
+        return outer_of_layers(rounding.operand(credit_TID, 0), inputs_LTIN)
+    shift_L = jnp.zeros(len(inputs_LTIN), jnp.int32)
+    if through is not None:
+        shift_L = jax.vmap(credit.through_shift)(through)
+    shifts = node.shifts_of(weight, inputs_LTIN.shape[-1])
+    return unit_votes(
+        *(weight, inputs_LTIN, effect_LTIE, credit_TID, through, shift_L, rounding, *shifts),
+        credit.THROUGH_BITS,
+    )
+
+
+@native.accelerated(cpu="unit_votes")
+def unit_votes(
+    weight: Weight,
+    x_LTIN: Array,
+    effect_LTIE: Array,
+    credit_TID: Array,
+    through_LDE: Array | None,
+    shift_L: Array,
+    rounding: Rounding,
+    projection_shift: int,
+    product_shift: int,
+    total_shift: int,
+    through_bits: int,
+) -> Array:
+    """Votes on the MATRIX of every layer: int32 [L, M, N].
+
+    Args:
+      weight: the MATRIX with the pairs' perturbations.
+      x_LTIN: inputs, int8.
+      effect_LTIE: differences of effects, int8.
+      credit_TID: credit of the residual stream, int8; of the effects if `through_LDE` is None.
+      through_LDE: weights of the PROJECTION that the effects are inputs of, int8.
+      shift_L: of `credit.through_projection`, int32.
+      rounding: the dithers of the segment.
+      projection_shift, product_shift, total_shift: of `node.rounded_operand`.
+      through_bits: of `credit.through_projection`.
+    """
+
+    def of_layer(operands: Any) -> Array:
+        weight, x_TIN, effect_TIE, through_DE, shift = operands
+        credit_TIE = credit_TID
+        if through_DE is not None:
+            credit_TIE = credit.through_projection(
+                credit_TID, through_DE, shift, through_bits, rounding
+            )
+        shifts = projection_shift, product_shift, total_shift
+        left_TIM = node.rounded_operand(weight, x_TIN, effect_TIE, credit_TIE, rounding, *shifts)
+        return outer(left_TIM, x_TIN)
+
+    return jax.lax.map(of_layer, (weight, x_LTIN, effect_LTIE, through_LDE, shift_L))
+
+
 def _sums(es: StrategySettings, specs: dict[str, Spec]) -> list[tuple[str, int]]:
     width = max(spec.shape[-1] for spec in specs.values() if spec.role is Role.EMBEDDING)
     # of `layers.norm_credit`: over the width, 127 times a dividend of a division, shifted down
@@ -106,7 +179,9 @@ UNIT = Estimator(
     roles=frozenset({Role.MATRIX, Role.PROJECTION, Role.EMBEDDING}),
     perturbed=frozenset({Role.MATRIX}),
     of_fitness=None,
-    of_tokens=TokenVotes(_record, _prepare, _votes, needs_errors=True, needs_effects=True),
+    of_tokens=TokenVotes(
+        _record, _prepare, _votes, needs_errors=True, needs_effects=True, of_layers=_of_layers
+    ),
     sums=_sums,
     operations=_operations,
 )
