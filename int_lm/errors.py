@@ -80,6 +80,7 @@ def reported(program: str) -> Iterator[None]:
     So does a signal that asks to stop (`signals.STOPPING`), where nothing else sees to it, with
     the exit code that shells give it: 128 + its number, 130 for Ctrl-C.
     """
+    _open_outputs()
     try:
         with (
             signals.Ending(lambda message: signals.tell(f"{program}: error: {message}\n")),
@@ -115,6 +116,13 @@ def _flush() -> None:
     """Write out what was printed: nothing, where the standard output is closed (`>&-`)."""
     if sys.stdout is not None:
         sys.stdout.flush()
+
+
+def _open_outputs() -> None:
+    """Where stdout or stderr is closed (`>&-`), and so is None, what is printed goes nowhere."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
 
 
 def drop_output() -> None:

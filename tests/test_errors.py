@@ -13,6 +13,7 @@ import tokenization
 from data import tasks
 from int_lm import errors
 from int_lm.errors import UserError, counted, in_python
+from int_lm.training import runlog
 from tokenization import ByteTokenizer
 from tokenization.interface import identity
 
@@ -74,18 +75,25 @@ def test_output_that_cannot_be_written_is_one_sentence(flag: str, command_enviro
     )
 
 
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
 def test_a_closed_output_is_no_failure(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As of `command >&-`: Python has no `sys.stdout` then, and prints nothing."""
-    monkeypatch.setattr(sys, "stdout", None)
-    with errors.reported("eval.py"):
-        print("nowhere")
+    """As of `command >&-` and `command 2>&-`: Python has no `sys.stdout`, or no `sys.stderr`."""
+    monkeypatch.setattr(sys, name, None)
+    with errors.reported("eval.py"), runlog.Console(steps=1, seconds=0) as console:
+        print("said")
+        console.note("said")
+        console.warn("said")
     with pytest.raises(SystemExit) as ended, errors.reported("eval.py"):
-        raise OSError(errno.EIO, "no")
-    errors.drop_output()
+        raise UserError("said")
+    getattr(sys, name).close()
+    monkeypatch.undo()
     assert ended.value.code == 2
-    assert capsys.readouterr().err.count("\n") == 1
+    said = capsys.readouterr()
+    assert (said.out.count("said"), said.err.count("said")) == (
+        (0, 2) if name == "stdout" else (2, 0)
+    )
 
 
 @pytest.mark.parametrize(
