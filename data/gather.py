@@ -222,7 +222,10 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
     print("searching " + ", ".join(map(printable, directories)))
     count, size, tally = gather(out, directories, arguments.document_bytes)
     tally.tell(print)
-    print(f"{out}: {count:,} documents, {size:,} bytes of text, {out.stat().st_size:,} packed")
+    print(
+        f"{out}: {errors.counted(count, 'document')}, {size:,} bytes of text, "
+        f"{out.stat().st_size:,} packed"
+    )
 
 
 if __name__ == "__main__":

@@ -283,11 +283,22 @@ def test_names_of_the_fixed_parts_are_free_for_a_network(tmp_path: Path) -> None
     built(tmp_path, "gcc", "-fsyntax-only")
 
 
+def test_no_threads_at_all_are_refused_by_the_compiler(tmp_path: Path) -> None:
+    """With 0 of them a loop over files would never end."""
+    needed("gcc")
+    program = exported("one", tmp_path) / "runtime.c"
+    command = ["gcc", "-std=c99", "-fsyntax-only", "-DTHREADS=0", program]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert found.returncode != 0
+    assert "-DTHREADS=N takes a number of threads" in found.stderr
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
         ["score"],
         ["score", "missing.txt"],
+        ["score", "-", "-"],
         ["sample", "more"],
         ["train"],
         ["sample", "--tokens", "0"],

@@ -68,7 +68,7 @@ def hashed(lengths: Sequence[int], context_KP: Array) -> Array:
     sizes_K1 = jnp.asarray(lengths, jnp.uint32)[:, None]
     words_KP = jnp.broadcast_to(sizes_K1, (len(lengths), context_KP.shape[1]))
     for place, token_P in enumerate(context_KP[: max(lengths)].astype(jnp.uint32)):
-        longer_KP = (words_KP ^ token_P[None]) * np.uint32(0x9E3779B1)
+        longer_KP = (words_KP ^ token_P[None]) * np.uint32(fixed.GOLDEN_RATIO)
         longer_KP = longer_KP ^ (longer_KP >> np.uint32(15))
         words_KP = jnp.where(sizes_K1 > place, longer_KP, words_KP)
     return words_KP

@@ -130,7 +130,7 @@ class LanguageModel:
           state: that of `step`; the cache's part of it is not read, and not returned.
           reading: the token's; of streams that are each read by as many members in succession.
         """
-        cached = (lambda context_KP: ({}, reading)) if reading else None
+        cached = (lambda context_KP: ({}, reading)) if reading is not None else None
         return self._step(weights, state, tokens_P, cached)
 
     def _readers(self, state: Tree, tokens_P: Array) -> int:

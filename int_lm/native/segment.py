@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from int_lm import errors
 from int_lm.compile import ranges, tiles
 from int_lm.compile.program import UnsupportedError
 from int_lm.compile.tiles import Argument, Result
@@ -117,6 +118,8 @@ def over_tokens(
         jax.eval_shape(kernel, *operands)  # what it cannot do is found when it is traced, once
     except UnsupportedError as error:
         _log.debug("a segment is computed by JAX: %s", error)
+        if dispatch.on_gpu():  # where the kernel was asked for
+            errors.say(f"a segment is computed by JAX, although {GPU_SWITCH} is 1: {error}")
         return by_jax(*operands)
     if _wanted == "interpreted":
         return kernel(*operands)

@@ -115,6 +115,13 @@ static void score_alone(void) { score_some(0); }
 
 static void score(const struct way *way, int count, char **paths) {
     uint64_t tokens = 0, sum = 0;
+    int from_input = 0;
+    for (int i = 0; i < count; i++) {
+        from_input += strcmp(paths[i], "-") == 0;
+    }
+    if (from_input > 1) {
+        fail("standard input can be scored once, and is named more often: ", "-");
+    }
     files_to_score.way = way;
     files_to_score.count = count;
     files_to_score.paths = paths;

@@ -7,6 +7,9 @@
 #ifndef THREADS
 #define THREADS 1
 #endif
+#if THREADS < 1
+#error "-DTHREADS=N takes a number of threads, 1 or more"
+#endif
 
 #if THREADS > 1
 #include <pthread.h>
