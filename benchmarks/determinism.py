@@ -7,7 +7,8 @@ Every architecture with every estimator trains on the Apache licence, a text tha
 so that hashes can be compared between machines and versions: on 1, 2, 4 and 8 devices of this
 machine's CPU, in 2 and 4 processes, in chunks of other sizes, killed at random moments and told to
 stop, begun on 4 devices and gone on with on 1 and 2; with --python, by another Python and the jax
-that it has. Each cell is a run of `train.py`; it is right if it ends with the hash of the first
+that it has. `runtime.c` of the export computes the hash and a score, which is compared with that of
+JAX. Each cell is a run of `train.py`; it is right if it ends with the hash of the first
 one, and that one if it is the hash in docs/determinism.md. On a machine with a GPU, --gpu adds a
 run on it. Ends with code 1 where anything differs.
 """
@@ -45,6 +46,7 @@ RECIPES = {  # name: (readout, votes, update)
 }
 KILLS, STOPS = 10, 2  # unless --kills says otherwise
 LIMIT = 1200  # seconds for a run
+HASH_OF_MODEL = slice(16, 32)  # of an archive, which its program has computed: docs/archive.md
 # Whatever has a part in the bits is named, so that no default can change them.
 FIXED = {
     "model.width": 32,
@@ -235,6 +237,45 @@ def moved(bench: Bench, flags: list[str]) -> str:
     return hash_of(run, bench.start(flags, run, devices=2))
 
 
+SCORED = """
+import pathlib, sys
+import int_lm
+
+run, text, *plugins = sys.argv[1:]
+model = int_lm.load(run, trusted=plugins)
+print(model.evaluate([pathlib.Path(text).read_text()])["log2_likelihood_units"])
+"""
+
+
+def in_c(bench: Bench, flags: list[str]) -> str:
+    """The hash that `runtime.c` finds of the run's export, if its score is that of JAX, too."""
+    run, text, out = bench.new_run(), bench.place / "text" / "licence.txt", bench.new_run()
+    trained = hash_of(run, bench.start(flags, run))
+    plugins = [part for part in flags if ":" in part]
+    trusted = [word for name in plugins for word in ("--plugin", name)]
+    program, archive = out / "model", out / "archive"
+
+    def said(*command: str | Path) -> bytes:
+        done = subprocess.run(
+            command, env=bench.environment(), capture_output=True, check=False, timeout=LIMIT
+        )
+        if done.returncode:
+            raise ValueError(f"failed: {done.stderr.decode()[-200:]}")
+        return done.stdout
+
+    try:
+        said(bench.python, "-m", "int_lm.export", "--run", run, "--out", out, *trusted)
+        said("cc", "-O2", "-o", program, out / "runtime.c")
+        score = json.loads(said(program, "score", text))["log2_likelihood"]
+        expected = int(said(bench.python, "-c", SCORED, run, text, *plugins))
+        said(program, "compress", text, archive)
+    except ValueError as error:
+        return str(error)
+    if score != expected or not trained:
+        return f"failed: {score} units, where JAX has {expected}"
+    return archive.read_bytes()[HASH_OF_MODEL].decode()
+
+
 def ways(
     kills: int, python: str | None, gpu: bool
 ) -> Iterator[tuple[str, Callable[[Bench, list[str]], str]]]:
@@ -247,6 +288,7 @@ def ways(
         yield f"chunks of {size}", in_chunks(size)
     yield f"killed {kills}, stopped {STOPS} times", interrupted(kills, STOPS)
     yield "4, then 1, then 2 devices", moved
+    yield "runtime.c", in_c
     if python:
         command = "import jax, sys; print(sys.version.split()[0], 'jax', jax.__version__)"
         version = subprocess.run([python, "-c", command], capture_output=True, text=True).stdout

@@ -145,7 +145,7 @@ def test_environments_of_packages_can_be_played(name: str) -> None:
         ("gymnax", "expected one of CartPole, Pendulum, Acrobot, gymnax:NAME"),
         ("gymnax:", "is 'gymnax:', expected module:name"),
         ("plugins.chase:CHASES", "plugins.chase has no CHASES"),
-        ("plugins.chase:reset", "is a function, expected Environment"),
+        ("plugins.chase:reset", "is of type function, expected Environment"),
         ("plugins.nowhere:CHASE", "cannot be imported from plugins.nowhere"),
     ],
 )

@@ -368,7 +368,7 @@ def test_a_foreign_tokenizer_is_refused(run: Run, tokenizer: Path, tmp_path: Pat
         return str(caught.value)
 
     path.write_text(json.dumps({**identity, "kind": "sentencepiece"}))
-    assert "tokenizer.kind 'bytes', now 'sentencepiece'" in problem(run)
+    assert "it has kind 'sentencepiece', not 'bytes'" in problem(run)
     path.write_text("{")
     assert f"cannot read the tokenizer {path}: it is damaged" in problem(run)
     path.unlink()

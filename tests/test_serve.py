@@ -784,11 +784,11 @@ class Failing:
         self._model, self.config, self.failed = model, model.config, False
         self.initial_state = model.initial_state
 
-    def step(self, state: Any, tokens_P: np.ndarray) -> Any:
+    def step(self, state: Any, tokens_P: np.ndarray, *, owned: bool) -> Any:
         if not self.failed:
             self.failed = True
             raise MemoryError
-        return self._model.step(state, tokens_P)
+        return self._model.step(state, tokens_P, owned=owned)
 
 
 def test_a_model_that_fails_does_not_end_the_server(

@@ -212,7 +212,7 @@ def test_prompts_of_a_file_are_asked_in_turn_and_some_never(folder: Path) -> Non
         ('{"prompt": 5}\n', "line 1: field 'prompt' holds a number, not text"),
         ('{"prompt": "a", "x": NaN}\n', "line 1: a number in it is not finite"),
         ('{"prompt": "a\\u0000"}\n', "line 1: the prompt holds a zero character"),
-        ('{"prompt": "a"}\n{"prompt": "a"}\n', "holds 1 different prompts"),
+        ('{"prompt": "a"}\n{"prompt": "a"}\n', "holds 1 different prompt,"),
     ],
 )
 def test_bad_prompts_are_refused_with_their_line(folder: Path, content: str, expected: str) -> None:

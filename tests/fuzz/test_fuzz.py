@@ -175,7 +175,7 @@ def test_another_tokenizer_in_an_export_is_refused(room: Path, tmp_path: Path) -
         lambda: eval.open_export(directory),
         lambda: sample.main(["--export", str(directory), "--prompt", "a", "--tokens", "1"]),
     ):
-        with pytest.raises(UserError, match="tokenizer.kind 'bytes', now 'sentencepiece'"):
+        with pytest.raises(UserError, match="it has kind 'sentencepiece', not 'bytes'"):
             use()
 
 
