@@ -53,7 +53,7 @@ from int_lm.method.state import Tables
 from int_lm.model import params, perturb, reading
 from int_lm.model.params import Parameters, Spec, Tree
 from int_lm.native import segment
-from int_lm.training import plan
+from int_lm.training import memory, plan
 
 SHAPES = ((64, 2, 2048, 50), (256, 4, 2048, 20))
 GPU_SHAPES = ((64, 2, 32768, 50), (256, 4, 16384, 20))  # with `--gpu`
@@ -153,6 +153,7 @@ def functions_of(recipe: Recipe) -> tuple[Functions, jax.stages.Compiled]:
     voting = jax.jit(functools.partial(population.outcome, recipe))
     update = jax.jit(functools.partial(evolve.moved, recipe))
     moving = jax.tree.map(jnp.copy, state)  # its context tables change in place
+    memory.large_pages((state, moving))  # as in training
     rest = tokens_ST, clock, values
     program = evolve.jitted_step(recipe).lower(*evolve.donated(moving), *rest).compile()
 

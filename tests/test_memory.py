@@ -1,8 +1,16 @@
-"""What the C library keeps and gives back."""
+"""What the C library keeps and gives back, and pages."""
 
+import os
 import platform
+from pathlib import Path
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
+
+from int_lm.training import memory
+
+TRANSPARENT = Path("/sys/kernel/mm/transparent_hugepage")
 
 SCRIPT = """
 import resource
@@ -30,3 +38,20 @@ def test_what_is_freed_is_kept_until_it_is_given_back(run_command) -> None:
     assert done.returncode == 0, done.stderr
     mapped, kept, trimmed = map(int, done.stdout.split())
     assert kept < mapped / 10 and kept < trimmed / 10, done.stdout
+
+
+@pytest.mark.skipif(not TRANSPARENT.exists(), reason="this system has pages of one size")
+def test_large_arrays_lie_on_large_pages() -> None:
+    """64 MB, where they were, with the same entries."""
+    array = jnp.arange(1 << 24, dtype=jnp.int32)
+    address, before = array.unsafe_buffer_pointer(), large_pages_of(os.getpid())
+    memory.large_pages({"table": array, "count": jnp.zeros(3)})
+    assert array.unsafe_buffer_pointer() == address
+    assert (np.asarray(array) == np.arange(1 << 24)).all()
+    assert large_pages_of(os.getpid()) - before >= 60 << 20
+
+
+def large_pages_of(process: int) -> int:
+    """Bytes of a process that lie on large pages."""
+    lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("AnonHuge"))

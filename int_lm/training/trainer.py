@@ -144,6 +144,7 @@ class Trainer:
             if self.step == first + 1:  # the step was compiled
                 memory.trim()
                 memory.keep()
+                memory.large_pages(self.state)  # which the next steps change in place
             evaluate = last or _due(self.step, settings.eval_every)
             valid = None
             if evaluate:
