@@ -28,10 +28,11 @@ from benchmarks import common, throughput
 from int_lm import native
 from int_lm.arithmetic import fixed
 from int_lm.method import bounds, chunks
-from int_lm.method.estimator import credit, node, outer
+from int_lm.method.estimator import credit, node, outer, unit
 from int_lm.method.estimator.rounding import Rounding
 from int_lm.method.recipe import Recipe
-from int_lm.model import context_tables, hashing, layers, likelihood, params
+from int_lm.model import context_tables, document_cache, hashing, layers, likelihood, params
+from int_lm.model.document_cache import Reading
 from int_lm.model.params import Parameters, Role
 from int_lm.model.perturb import Weight
 
@@ -39,7 +40,7 @@ SHIFT = 7  # of a perturbation
 VOCABULARY = common.VOCAB_SIZE
 SECONDS = 0.05  # of a program, by the slower of both
 MOST_CALLS = 200
-IN_PLACE = "direct_update, in place"
+IN_PLACE = {"direct_update, in place": 2, "cache_over_tokens, in place": 3}  # operands that change
 Case = tuple[str, int, Callable[..., Any], tuple[Any, ...]]  # name, operations, function, operands
 
 
@@ -77,6 +78,10 @@ def of_matrices(recipe: Recipe, ranks: list[int], draw: Drawn) -> Iterator[Case]
             yield f"linear {name}, rank {rank}", operations * members, narrowed, (weight, x_PN)
         operands = draw.int8(readings, 1, outputs), draw.int8(readings, 1, inputs)
         yield f"outer {name}", operations * readings, outer.outer, operands
+        if spec.layers:
+            left, inputs_L = operands[0], draw.int8(spec.layers, *operands[1].shape)
+            operations *= readings * spec.layers
+            yield f"outer_of_layers {name}", operations, outer.outer_of_layers, (left, inputs_L)
 
 
 def of_rows(recipe: Recipe, draw: Drawn) -> Iterator[Case]:
@@ -102,6 +107,21 @@ def of_rows(recipe: Recipe, draw: Drawn) -> Iterator[Case]:
     yield "stream", 0, dithered(credit.of_stream), (gain, residual, head, errors)
     yield "through", 0, dithered(credit.through), (value, stream)
     yield "unit", 0, dithered(node.operand), (weight, residual, effect, effect)
+    depth, effects = model.layers, (length, pairs, hidden)
+    weights = Weight(
+        draw.int8(depth, hidden, width),
+        draw.int8(depth, pairs, hidden, es.rank),
+        draw.int8(depth, pairs, width, es.rank),
+    )
+    shifts = *node.shifts_of(weights, width), credit.THROUGH_BITS
+
+    def votes(*operands: Any) -> jax.Array:
+        return unit.unit_votes(*operands, rounding, *shifts)  # pyright: ignore[reportCallIssue]
+
+    operands = draw.int8(depth, length, pairs, width), draw.int8(depth, *effects)
+    behind = draw.int8(depth, width, hidden), draw.below(3, depth)
+    yield "unit_votes", 0, votes, (weights, *operands, stream, *behind)
+    yield "counts", 0, params.counts, (weights.value, draw.int8(depth, hidden, width))
 
 
 def of_tables(recipe: Recipe, draw: Drawn) -> Iterator[Case]:
@@ -114,8 +134,28 @@ def of_tables(recipe: Recipe, draw: Drawn) -> Iterator[Case]:
     yield "direct_added", 0, context_tables.added, (tables, rows, logits)
     table, counts = draw.int8(size, VOCABULARY), draw.below(100, size)
     read = draw.below(size, readings), draw.int8(readings, VOCABULARY), jnp.uint32(7)
-    yield IN_PLACE, 0, functools.partial(context_tables.update, es), (table, counts, *read)
+    update = functools.partial(context_tables.update, es)
+    yield "direct_update, in place", 0, update, (table, counts, *read)
     yield "hash_words", 0, lambda table: hashing.lanes(Parameters({"table": table})), (table,)
+
+
+def of_cache(recipe: Recipe, draw: Drawn) -> Iterator[Case]:
+    """The document cache: a segment of every stream; what it adds to the logits of a token."""
+    model, es = recipe.model.settings, recipe.es
+    sizes, bits, streams = tuple(document_cache.lengths(model)), model.cache_bits, es.streams
+    state = document_cache.initial_state(model, streams)
+    names = document_cache.NAME, document_cache.PLACE, document_cache.HASH
+    context_KP = draw.below(VOCABULARY, max(sizes), streams)
+    tokens_TP = draw.below(VOCABULARY, es.segment_length, streams)
+    over_tokens = functools.partial(document_cache._over_tokens, sizes, bits)
+    operands = *(state[name] for name in names), context_KP, tokens_TP
+    yield "cache_over_tokens, in place", 0, over_tokens, operands
+    (spec,) = document_cache.specs(model).values()
+    members, slots = chunks.size(es), len(sizes) * document_cache.SLOTS
+    readers = members // es.members_per_stream, slots
+    said = Reading(draw.below(int(np.prod(spec.shape)), *readers), draw.below(VOCABULARY, *readers))
+    logits = draw.int8(members, VOCABULARY).astype(jnp.int16)
+    yield "cache_added", 0, document_cache.added, (draw.int8(*spec.shape), said, logits)
 
 
 def repeated(case: Case, times: int, kernels: bool) -> Callable[[], Any]:
@@ -124,15 +164,18 @@ def repeated(case: Case, times: int, kernels: bool) -> Callable[[], Any]:
     Its operands, some of which are large, are donated and returned, so that none is copied.
     """
     name, _, function, operands = case
-    moving = 2 if name == IN_PLACE else 0  # operands that the result takes the place of
+    moving = IN_PLACE.get(name, 0)  # operands that the first results take the place of
 
     def program(operands: Any) -> Any:
         def again(_: Any, carry: tuple[Any, Any]) -> tuple[Any, Any]:
             operands = jax.lax.optimization_barrier(carry[0])  # or it would be called once for all
             result = function(*operands)
-            return ((*result, *operands[moving:]), ()) if moving else (operands, result)
+            if not moving:
+                return operands, result
+            return (*result[:moving], *operands[moving:]), result[moving:]
 
-        shapes = () if moving else jax.eval_shape(function, *operands)
+        shapes = jax.eval_shape(function, *operands)
+        shapes = shapes[moving:] if moving else shapes
         result = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
         return jax.lax.fori_loop(0, times, again, (operands, result))
 
@@ -143,7 +186,7 @@ def repeated(case: Case, times: int, kernels: bool) -> Callable[[], Any]:
     def call() -> Any:
         nonlocal held
         held, result = compiled(held)
-        return held[:moving] if moving else result
+        return held[:moving], result
 
     return call
 
@@ -182,6 +225,7 @@ def main() -> None:
         of_matrices(recipe, arguments.rank, draw),
         of_rows(recipe, draw),
         of_tables(recipe, draw),
+        of_cache(recipe, draw),
     ):
         for case in cases:
             rows.append(row_of(case, arguments.repeats))

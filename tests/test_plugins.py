@@ -260,7 +260,7 @@ def test_four_devices_give_the_same_weights(
     arguments = [*configuration(finished.place, finished.kind), "--run.dir", tmp_path / "run"]
     four = environment | {"JAX_NUM_CPU_DEVICES": "4"}
     output = succeed(four, tmp_path, "train.py", *arguments, "--distributed.update", "sharded")
-    assert "devices: 4 (cpu) of 1 processes; votes are split among them" in output
+    assert "devices: 4 (cpu) of 1 process; votes are split among them" in output
     assert hashes(tmp_path / "run") == hashes(finished.run)
 
 

@@ -2,10 +2,11 @@
 
 import importlib
 import json
+import pkgutil
 
 import pytest
 
-from int_lm import native
+from int_lm import method, model, native
 from int_lm.native import dispatch
 
 KEYS = {
@@ -56,7 +57,9 @@ def test_every_kernel_beside_jax(run_command) -> None:
     assert done.returncode == 0, done.stderr
     rows = {row["part"]: row for row in json.loads(done.stdout)["rows"]}
     kinds = {part.split()[0].rstrip(",") for part in rows}
-    importlib.import_module("int_lm.method.evolve")  # and with it all that have kernels
+    for room in (method, model):
+        for module in pkgutil.walk_packages(room.__path__, f"{room.__name__}."):
+            importlib.import_module(module.name)
     kernels = {function.kernels["cpu"] for function in dispatch.attached}
     assert kinds == {"dot", *kernels}
     assert rows["linear head 8 x 256, rank 2"]["kernel_gops"] > 0
