@@ -11,6 +11,7 @@ exit code is 4 if nothing was left to train.
 """
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -323,10 +324,11 @@ def finish(
     note(f"run directory: {paths.root}")
     evaluate, sample, export = map(command_line.command, ("eval", "sample", "export"))
     run_flag = f"--run {paths.root}{plugins.flags(plugins.full_names(trainer.settings))}"
+    prompt = shlex.quote(trainer.settings.run.sample_prompt or "The ")
     note(
         "next:\n"
         f"  {evaluate} {run_flag}\n"
-        f"  {sample} {run_flag} --prompt 'def ' --tokens 200 --temperature 1\n"
+        f"  {sample} {run_flag} --prompt {prompt} --tokens 200 --temperature 1\n"
         f"  {export} {run_flag} --out {paths.root}/export"
     )
 

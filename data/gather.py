@@ -25,7 +25,7 @@ from data.documents import Document
 from data.listed import printable, walk
 from data.tally import EMPTY, Tally
 from data.text import cut
-from int_lm import errors, progress
+from int_lm import errors, progress, signals
 from int_lm.errors import UserError, require
 from int_lm.files import atomic
 
@@ -215,6 +215,7 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
         arguments.overwrite or not out.exists(),
         f"{out} exists already; replace it with --overwrite",
     )
+    require("" not in arguments.directories, "a directory has no name; write . for this one")
     missing = [path for path in arguments.directories if not os.path.isdir(path)]
     if missing:
         raise UserError(f"{printable(missing[0])} is no directory; name directories to search")
@@ -229,5 +230,5 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
 
 
 if __name__ == "__main__":
-    with errors.reported("data.gather"):
+    with errors.reported("data.gather", signals.NOTHING):
         main()

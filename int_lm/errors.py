@@ -74,16 +74,17 @@ def explain_os_error(error: OSError) -> str:
 
 
 @contextlib.contextmanager
-def reported(program: str) -> Iterator[None]:
+def reported(program: str, kept: str = signals.FINISHED) -> Iterator[None]:
     """Run an entry point: a `UserError` or `OSError` becomes one line on stderr and exit code 2.
 
     So does a signal that asks to stop (`signals.STOPPING`), where nothing else sees to it, with
-    the exit code that shells give it: 128 + its number, 130 for Ctrl-C.
+    the exit code that shells give it: 128 + its number, 130 for Ctrl-C. Its line ends with `kept`,
+    about the work that is done.
     """
     _open_outputs()
     try:
         with (
-            signals.Ending(lambda message: signals.tell(f"{program}: error: {message}\n")),
+            signals.Ending(lambda message: signals.tell(f"{program}: error: {message}\n"), kept),
             _written_out(),
         ):
             yield

@@ -23,6 +23,7 @@ ANNOUNCING = tuple(
     getattr(signal, name) for name in ("SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
 )
 STOPPING = (signal.SIGINT, signal.SIGTERM, *ANNOUNCING)
+FINISHED, NOTHING = "what is finished is kept", "nothing is kept"  # ends of messages
 AGAIN_SECONDS = 0.02  # from an exception that was swallowed to the next one
 LEAVING_SECONDS = 5.0  # longest time from a signal to the end of a command with nothing to save
 
@@ -34,7 +35,7 @@ class Stopped(KeyboardInterrupt):
       number: the signal.
     """
 
-    def __init__(self, number: int, kept: str = "what is finished is kept") -> None:
+    def __init__(self, number: int, kept: str = FINISHED) -> None:
         """Make the exception.
 
         Args:
@@ -130,11 +131,12 @@ class Ending(Listener):
 
     Args:
       say: called with the message before the process is ended in this way.
+      kept: the end of the message, about the work that is done.
     """
 
-    def __init__(self, say: Callable[[str], None]) -> None:
+    def __init__(self, say: Callable[[str], None], kept: str = FINISHED) -> None:
         super().__init__(STOPPING, self._wait, self._raise)
-        self._say = say
+        self._say, self._kept = say, kept
         self._raised = False
         self._left = threading.Event()
         self._previous_hook = sys.unraisablehook
@@ -160,14 +162,14 @@ class Ending(Listener):
     def _raise(self, number: signal.Signals) -> None:
         if not self._raised:
             self._raised = True
-            raise Stopped(number)
+            raise Stopped(number, self._kept)
         if number not in ANNOUNCING:  # the second signal: the command is ending too slowly
             leave(number)
 
     def _wait(self, number: signal.Signals) -> None:
         """Runs in the thread, because the main thread may be in a long call of native code."""
         if not self._left.wait(LEAVING_SECONDS):
-            self._say(str(Stopped(number)))
+            self._say(str(Stopped(number, self._kept)))
             leave(number)
 
 

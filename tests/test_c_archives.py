@@ -184,6 +184,9 @@ def test_what_is_wrong_is_named(
     assert "cannot read" in sentence([program, "compress", folder, tmp_path / "x"])
     assert "cannot write" in sentence([program, "compress", here, tmp_path / "none" / "x"])
     assert {path.name for path in tmp_path.iterdir()} == {"bad", "here", "folder"}
+    precious = to_file(tmp_path / "x.partial", b"of something else")
+    assert "x.partial" in sentence([program, "compress", here, tmp_path / "x"])
+    assert precious.read_bytes() == b"of something else"
     said(program, "compress", here, here, "--overwrite")
     said(program, "decompress", here, here, "--overwrite")
     assert here.read_bytes() == text

@@ -169,6 +169,7 @@ def test_options_that_were_removed_are_refused_where_they_mattered(
         ("es:\n  alpha: inf\n", "es.alpha in {file} is inf, expected a finite number"),
         ("run:\n  sample_prompt: yes\n", "run.sample_prompt in {file} is True, expected a value"),
         ("run:\n  dir: 2026-01-01\n", "run.dir in {file} is datetime.date(2026, 1, 1), expected"),
+        ("data:\n  path: 3\n", "data.path in {file} is 3, expected a value of type str"),
         ("data:\n  path: {a: b}\n", "data.path in {file} is {{'a': 'b'}}, expected a list"),
         ("data:\n  path: [a, 3]\n", "data.path in {file} is 3, expected a value of type str"),
         (

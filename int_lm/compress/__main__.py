@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from int_lm import compress, export, hub, plugins, programs, progress
+from int_lm import compress, export, hub, plugins, programs, progress, signals
 from int_lm.config.command_line import OneLineParser
 from int_lm.errors import UserError, counted, reported, say
 from int_lm.files import atomic
@@ -139,5 +139,5 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
 
 
 if __name__ == "__main__":
-    with reported(PROGRAM):
+    with reported(PROGRAM, signals.NOTHING):
         main()

@@ -124,7 +124,7 @@ def source_by_name(path: Any, where: str) -> str:
     Raises:
       UserError: the names have endings of several formats.
     """
-    names = [path] if isinstance(path, str) else path
+    names = path if isinstance(path, list | tuple) else [path]  # other types are refused later
     kinds = {
         next(
             (kind for kind, ends in RECORD_SUFFIXES.items() if name.lower().endswith(ends)), "text"

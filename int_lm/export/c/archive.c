@@ -71,6 +71,17 @@ static void open_files(const char *source, const char *target, int overwrite) {
     }
     memcpy(files.partial_name, target, length);
     memcpy(files.partial_name + length, suffix, sizeof suffix);
+    there = fopen(files.partial_name, "rb");
+    if (there != NULL && !overwrite) {
+        static char in_use[sizeof files.partial_name];
+        memcpy(in_use, files.partial_name, sizeof in_use);
+        files.partial_name[0] = 0;
+        fail("it exists, of an interruption or of something else; remove it, or take --overwrite: ",
+            in_use);
+    }
+    if (there != NULL) {
+        fclose(there);
+    }
     files.target = fopen(files.partial_name, "wb");
     if (files.target == NULL) {
         files.partial_name[0] = 0;
