@@ -84,6 +84,7 @@ def test_several_blocks(
 THREADS = "-DTHREADS=3", "-pthread", "-DLARGE=64"  # which shares small matrices, too
 
 
+@pytest.mark.slow
 def test_whole_blocks(directory: Path, codec: compress.Codec, text: bytes, tmp_path: Path) -> None:
     """Blocks of a mebibyte, most of the lanes that there can be; by pipes; by threads."""
     needed("gcc")

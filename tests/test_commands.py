@@ -279,6 +279,7 @@ def test_a_signal_saves_and_stops(
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGHUP])
+@pytest.mark.slow
 def test_a_scheduler_may_ask_to_save_and_go_on(
     text, tmp_path: Path, monkeypatch, capsys, number: signal.Signals
 ) -> None:

@@ -340,6 +340,7 @@ APART = ((2, 0), (4, 0), (1, 4))  # devices, chunk
         *(pytest.param(one, APART, marks=OF_FLOATS) for one in (CART_POLE, PENDULUM, ACROBOT)),
     ],
 )
+@pytest.mark.slow
 def test_devices_and_chunks_change_no_bit(
     environment: Environment, parts: Sequence[tuple[int, int]]
 ) -> None:

@@ -390,6 +390,7 @@ def test_the_step_compiles_once(caplog: pytest.LogCaptureFixture, es: dict):
 
 @pytest.mark.parametrize("rank", [1, 3])
 @pytest.mark.parametrize("voting, readout", ESTIMATORS)
+@pytest.mark.slow
 def test_no_array_holds_a_matrix_per_pair(rank: int, voting: str, readout: str):
     """The largest array of the step has far fewer than I m n entries, I of a chunk, at any rank."""
     jaxpr = jaxpr_with_updates("egg", voting, readout, rank)

@@ -306,6 +306,7 @@ def library(folder: Path, version: int) -> None:
         (folder / f"m{number}.py").write_text(text)
 
 
+@pytest.mark.slow
 def test_the_library_of_another_python(tmp_path: Path, monkeypatch, figures, capsys) -> None:
     """What was held out of the first is evaluated, from the shards or not at all; training goes on
     with it."""
@@ -380,6 +381,7 @@ def mixed(steps: int, old: str = "words.txt", weight: float = 1, **changes: str)
     return train.train(train.parse(["--config", "mixed.yaml", *flags])[1])
 
 
+@pytest.mark.slow
 def test_a_part_of_a_mixture_that_is_read_no_longer(here: Path, figures, capsys) -> None:
     """Weight 0, also where its file is gone; what differs is told before anything is prepared."""
     write_text(here / "other.txt", seed=1)
@@ -435,6 +437,7 @@ def test_a_run_without_its_last_evaluation_is_evaluated(here: Path, capsys) -> N
     assert not train_here()
 
 
+@pytest.mark.slow
 def test_the_price_of_pruning_is_of_what_was_held_out(
     here: Path,
     figures: Callable[..., dict[str, Any]],

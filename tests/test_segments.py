@@ -133,7 +133,13 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+LONG = ("egg, cache, two pairs", "gru, plain", "rwkv, trace")  # kinds that others cover in part
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] if name in LONG else []) for name in CASES],
+)
 def test_bits_are_those_of_jax(name: str) -> None:
     model, es, vocabulary = CASES[name]
     recipe = recipe_of({"layers": 2, **model}, {"population": 52, **es}, vocabulary)

@@ -166,13 +166,16 @@ def assert_steps_equal(recipe: Recipe, state: State, steps: int = 3) -> oracle.S
     [
         {},
         {"rank": 3, "noise": "gaussian", "fitness": "linear", "alpha": 0.3, "chunk": 4},
-        {
-            "noise": "gaussian",
-            "alpha": 2.0,
-            "alpha_halflife": 1.0,
-            "schedule": "cosine",
-            "chunk": 2,
-        },
+        pytest.param(
+            {
+                "noise": "gaussian",
+                "alpha": 2.0,
+                "alpha_halflife": 1.0,
+                "schedule": "cosine",
+                "chunk": 2,
+            },
+            marks=pytest.mark.slow,
+        ),
         {"update": "carry", "learning_rate": 1.3, "learning_rate_halflife": 2.0}
         | {"fitness": "linear", "rank": 2},
         {"update": STOCHASTIC, "learning_rate": 4.0, "schedule": "linear", "chunk": 4},

@@ -314,6 +314,7 @@ def test_a_tuned_run_and_its_export_know_the_text_of_their_model(
     assert "held out of" in (folder / "export/README.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_run_is_the_same_broken_off_or_not(
     whole: tuple[Path, str], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

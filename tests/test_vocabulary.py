@@ -48,6 +48,7 @@ def words_of(count: int, seed: int) -> list[str]:
     "votes",
     ["unit", *(pytest.param(votes, marks=pytest.mark.slow) for votes in ("trace", "eggroll"))],
 )
+@pytest.mark.slow
 def test_a_step_at_32768_is_the_same_in_chunks(votes: str) -> None:
     """Likelihood, embeddings, readout and direct votes: chunks change no bit, and int32 holds."""
     tokens = np.random.default_rng(0).integers(0, LARGE, (4, 5)).astype(np.uint16)
