@@ -8,11 +8,7 @@ It differs from `tile_reading` in what stays a call, and in one more node:
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
-import numpy as np
-from jax.core import Tracer
-
-from int_lm.compile import nodes, places, program
+from int_lm.compile import nodes, places, tile_reading
 from int_lm.compile.program import Node, Shape, UnsupportedError
 from int_lm.compile.tile_reading import TileReader
 from int_lm.compile.tile_writing import Argument
@@ -39,20 +35,9 @@ class BlockReader(TileReader):
 
 def _picked(params: Any, operands: list[Node], shapes: list[Shape], shape: Shape) -> Node:
     """x[i, indices[i, k]] of x [I, N, ...], of jnp.take_along_axis."""
-    numbers, sizes = params["dimension_numbers"], params["slice_sizes"]
     (x, indices), (own, of_indices) = operands, shapes
-    simple = (
-        numbers.operand_batching_dims == numbers.start_indices_batching_dims == (0,)
-        and numbers.start_index_map == (1,)
-        and numbers.collapsed_slice_dims == (1,)
-        and sizes == (1, 1, *own[2:])
-        and of_indices[-1] == 1
-        and shape == (*of_indices[:-1], *own[2:])
-        and own[1] > 1
-        and indices.low >= 0
-        and indices.high < own[1]
-    )
-    if not simple:
+    tile_reading.check_along(params, indices, own, of_indices, shape)
+    if own[1] == 1:
         raise UnsupportedError("a gather of other than single rows")
     x, indices = nodes.full(x, own), nodes.full(indices, of_indices)
     return Node("pick", (x, indices), nodes.kept(shape), x.dtype, x.low, x.high)
@@ -66,17 +51,7 @@ def read(
     Raises:
       UnsupportedError: the function does something that cannot be compiled.
     """
-    inputs, structs = [], []
-    for place, argument in enumerate(arguments):
-        shape = argument.of_tile(places.MEMBERS)
+    for argument in arguments:
         if any(size in (places.MEMBERS, places.PAIRS) for size in argument.shape):
             raise UnsupportedError("an axis as long as that of the members")
-        structs.append(jax.ShapeDtypeStruct(shape, np.dtype(argument.dtype)))
-        named = program.argument(str(place), shape, argument.dtype, argument.low, argument.high)
-        inputs.append(named)
-    closed = jax.make_jaxpr(function)(*structs)
-    if any(isinstance(value, Tracer) for value in closed.consts):
-        raise UnsupportedError("a value that is no argument")
-    outputs = BlockReader().run(closed.jaxpr, closed.consts, inputs)
-    program.finish(outputs)
-    return outputs, inputs
+    return tile_reading.read(BlockReader(), function, arguments, places.MEMBERS)

@@ -1,11 +1,15 @@
 """Makes nodes of what JAX traces of a tile of members, with calls of kernels left as they are."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import numpy as np
+from jax.core import Tracer
 
-from int_lm.compile import nodes, ranges, trace
+from int_lm.compile import nodes, program, ranges, trace
 from int_lm.compile.program import Node, Note, Shape, UnsupportedError, combine, constant
+from int_lm.compile.tile_writing import Argument
 
 NONE = "-1"  # name of an input without entries
 PREFIX = "int_lm_"  # of the names of kernels
@@ -90,10 +94,42 @@ def _strided(params: Any, x: Node, own: Shape, shape: Shape) -> Node:
     return nodes.take(groups, constant(start, "int32"), place, Note())
 
 
-def _along(params: Any, operands: list[Node], shapes: list[Shape], shape: Shape) -> Node:
-    """x[i, indices[i, k]] of x [I, N, ...], of jnp.take_along_axis: rows of x [I N, ...]."""
+def read(
+    reader: TileReader,
+    function: Callable[..., Sequence[Any]],
+    arguments: Sequence[Argument],
+    tile: int,
+) -> tuple[list[Node], list[Node]]:
+    """The outputs of a function of one token, and the inputs, for a tile of so many members.
+
+    Raises:
+      UnsupportedError: the function does something that cannot be compiled.
+    """
+    inputs, structs = [], []
+    for place, argument in enumerate(arguments):
+        shape = argument.of_tile(tile)
+        structs.append(jax.ShapeDtypeStruct(shape, np.dtype(argument.dtype)))
+        named = program.argument(str(place), shape, argument.dtype, argument.low, argument.high)
+        inputs.append(named)
+    closed = jax.make_jaxpr(function)(*structs)
+    if any(isinstance(value, Tracer) for value in closed.consts):
+        raise UnsupportedError("a value that is no argument")
+    outputs = reader.run(closed.jaxpr, closed.consts, inputs)
+    program.finish(outputs)
+    return outputs, inputs
+
+
+def check_along(params: Any, indices: Node, own: Shape, of_indices: Shape, shape: Shape) -> None:
+    """Refuse a gather other than that of jnp.take_along_axis: x[i, indices[i, k]].
+
+    Args:
+      params: of the gather.
+      own, of_indices, shape: of x [I, N, ...], of the indices and of the result.
+
+    Raises:
+      UnsupportedError: it is another one.
+    """
     numbers, sizes = params["dimension_numbers"], params["slice_sizes"]
-    (x, indices), (own, of_indices) = operands, shapes
     simple = (
         numbers.operand_batching_dims == numbers.start_indices_batching_dims == (0,)
         and numbers.start_index_map == (1,)
@@ -106,6 +142,12 @@ def _along(params: Any, operands: list[Node], shapes: list[Shape], shape: Shape)
     )
     if not simple:
         raise UnsupportedError("a gather of other than single rows")
+
+
+def _along(params: Any, operands: list[Node], shapes: list[Shape], shape: Shape) -> Node:
+    """x[i, indices[i, k]] of x [I, N, ...], of jnp.take_along_axis: rows of x [I N, ...]."""
+    (x, indices), (own, of_indices) = operands, shapes
+    check_along(params, indices, own, of_indices, shape)
     x, of_indices = nodes.full(x, own), of_indices[:-1]
     rows = Node("reshape", (x,), nodes.kept((own[0] * own[1], *own[2:])), x.dtype, x.low, x.high)
     place = constant(np.arange(own[0], dtype=np.int32) * own[1], "int32")

@@ -12,11 +12,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
-import numpy as np
-from jax.core import Tracer
-
-from int_lm.compile import program, tile_reading
+from int_lm.compile import tile_reading
 from int_lm.compile.program import UnsupportedError
 from int_lm.compile.tile_writing import Argument, Result, TileWriter
 
@@ -78,15 +74,5 @@ def _traced(
     results: Sequence[Result],
     tile: int,
 ) -> TileWriter:
-    inputs, structs = [], []
-    for place, argument in enumerate(arguments):
-        shape = argument.of_tile(tile)
-        structs.append(jax.ShapeDtypeStruct(shape, np.dtype(argument.dtype)))
-        named = program.argument(str(place), shape, argument.dtype, argument.low, argument.high)
-        inputs.append(named)
-    closed = jax.make_jaxpr(function)(*structs)
-    if any(isinstance(value, Tracer) for value in closed.consts):
-        raise UnsupportedError("a value that is no argument")
-    outputs = tile_reading.TileReader().run(closed.jaxpr, closed.consts, inputs)
-    program.finish(outputs)
+    outputs, _ = tile_reading.read(tile_reading.TileReader(), function, arguments, tile)
     return TileWriter(arguments, states, results, outputs, tile)
