@@ -109,7 +109,7 @@ def keep(recipe: Recipe) -> Keep:
                 for path, (spec, votes) in _voting(recipe).items()
             },
             rows={name: rows_P[0::2] for name, rows_P in activity.rows.items()},
-            cache=_of_pairs(activity.cache, len(targets_P) // 2),
+            cache=document_cache.of_pairs(activity.cache, len(targets_P) // 2),
             difference_I=log_likelihood_P[0::2] - log_likelihood_P[1::2],
             logits_IV=logits_PV[0::2],
             targets_I=targets_P[0::2],
@@ -118,15 +118,6 @@ def keep(recipe: Recipe) -> Keep:
         )
 
     return record
-
-
-def _of_pairs(reading: Reading | None, pairs: int) -> Reading | None:
-    """What the cache of a stream said, for every pair that reads it."""
-
-    def repeated(leaf: Array) -> Array:
-        return jnp.repeat(leaf, pairs // len(leaf), axis=0) if pairs > len(leaf) else leaf
-
-    return jax.tree.map(repeated, reading)
 
 
 def _checked(recipe: Recipe, uses: dict[str, Use]) -> dict[str, Use]:

@@ -205,6 +205,23 @@ def _step(
     return (words, places_2P, hashes_KP), _reading(found_KP3, full_KP)
 
 
+def of_pairs(reading: Reading | None, pairs: int) -> Reading | None:
+    """What the caches of streams said, for every pair that reads them: [..., S, F] to [..., I, F].
+
+    Where every member has a stream of its own, nothing is repeated.
+
+    Args:
+      reading: of streams that are each read by as many pairs in succession; None stays None.
+      pairs: I.
+    """
+
+    def repeated(leaf: Array) -> Array:
+        streams = leaf.shape[-2]
+        return jnp.repeat(leaf, pairs // streams, axis=-2) if pairs > streams else leaf
+
+    return jax.tree.map(repeated, reading)
+
+
 def _valid(words_KP3: Array, checks_KP: Array, place_1P: Array, start_1P: Array) -> Array:
     """Whether rows were written by the same context in this document: bool [K, P]."""
     inside = _age(place_1P, words_KP3[..., 0]) < _age(place_1P, start_1P)

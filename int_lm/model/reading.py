@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from int_lm import native
-from int_lm.model import likelihood, params
+from int_lm.model import document_cache, likelihood, params
 from int_lm.model.document_cache import Reading
 from int_lm.model.language_model import LanguageModel
 from int_lm.model.layers import Activity
@@ -61,18 +61,9 @@ def read(
         tokens_TP,
         model.vocab_size,
         work,
-        each=_of_pairs(readings, tokens_TP.shape[1]),
+        each=document_cache.of_pairs(readings, tokens_TP.shape[1] // 2),
     )
     return following | cache, kept
-
-
-def _of_pairs(readings: Reading | None, members: int) -> Reading | None:
-    """Readings of every stream, repeated for the pairs of members that read it."""
-
-    def repeated(leaf: Array) -> Array:
-        return jnp.repeat(leaf, max(1, members // 2 // leaf.shape[1]), axis=1)
-
-    return jax.tree.map(repeated, readings)
 
 
 def _members(model: LanguageModel, weights: Parameters) -> Parameters:
