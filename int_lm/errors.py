@@ -8,6 +8,7 @@ import re
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from int_lm import signals
 
@@ -57,6 +58,19 @@ def counted(count: int, noun: str, plural: str | None = None) -> str:
       plural: for any other number; None for the noun with an s.
     """
     return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
+
+
+def differences(before: dict[str, Any], after: dict[str, Any], between: str) -> list[str]:
+    """What differs between two mappings, each with its name and both values.
+
+    Args:
+      between: what stands between the values, such as `, now `.
+    """
+    return [
+        f"{name} {before.get(name)!r}{between}{after.get(name)!r}"
+        for name in before | after
+        if before.get(name) != after.get(name)
+    ]
 
 
 def in_python(sentence: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from int_lm import config
 from int_lm.config import Config, DistributedConfig, RunConfig
-from int_lm.errors import UserError, counted
+from int_lm.errors import UserError, counted, differences
 from int_lm.method import schedules
 from int_lm.runtime import VOCABULARY_MAX
 
@@ -246,14 +246,9 @@ def _other_run(weights: str | None) -> str:
 def _refuse_differences(
     saved: dict[str, Any], current: dict[str, Any], remedy: str, weights: str | None = None
 ) -> None:
-    differences = [
-        f"{name} {saved.get(name)!r}, now {current.get(name)!r}"
-        for name in saved | current
-        if saved.get(name) != current.get(name)
-    ]
-    if differences:
+    if found := differences(saved, current, ", now "):
         raise UserError(
-            f"the checkpoint was written with {'; '.join(differences)}: "
+            f"the checkpoint was written with {'; '.join(found)}: "
             f"{remedy}, or {_other_run(weights)}"
         )
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from int_lm.config.command_line import command
-from int_lm.errors import UserError
+from int_lm.errors import UserError, differences
 from int_lm.files import atomic, names, untrusted
 
 FORMAT_VERSION = 1
@@ -106,15 +106,10 @@ def check_own(directory: str | Path, found: dict[str, Any], trained: dict[str, A
     Raises:
       UserError: names the directory, and every entry that differs, with both values.
     """
-    differences = [
-        f"{name} {found.get(name)!r}, not {trained.get(name)!r}"
-        for name in trained | found
-        if found.get(name) != trained.get(name)
-    ]
-    if differences:
+    if different := differences(found, trained, ", not "):
         raise UserError(
             f"the tokenizer in {directory} is not the one that the weights were trained with: it "
-            f"has {'; '.join(differences)}; restore it from a copy of the run or the export"
+            f"has {'; '.join(different)}; restore it from a copy of the run or the export"
         )
 
 
