@@ -6,12 +6,11 @@ The environment is one of floats, so the programs are compiled as users have the
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, USERS_FLAGS
-from test_distributed import ended, start_command
+from test_distributed import ended, kill_thrice, start_command
 from tiny_command import rows as all_rows
 
 from int_lm.files import checkpoint
@@ -68,16 +67,7 @@ def test_control_gives_the_same_bits_in_every_way(tmp_path: Path, command_enviro
     assert (both[1].returncode, outputs[1][0]) == (0, "")
     assert kept(tmp_path / "two") == undisturbed
 
-    saves, reached = tmp_path / "killed/checkpoints", 0
-    for _ in range(3):
-        killed = one("killed")
-        while (checkpoint.latest_step(saves) or 0) <= reached:
-            assert killed.poll() is None, killed.communicate()
-            time.sleep(0.01)
-        killed.kill()
-        killed.communicate()
-        reached = checkpoint.latest_step(saves) or 0
-    assert 0 < reached < STEPS
+    kill_thrice(lambda: one("killed"), tmp_path / "killed", STEPS)
     again = one("killed")
     assert figures(again, ended([again])[0]) == expected
     assert kept(tmp_path / "killed") == undisturbed

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,20 @@ def start_command(
         )
         for number in range(count)
     ]
+
+
+def kill_thrice(start: Callable[[], "subprocess.Popen[str]"], run: Path, last: int) -> None:
+    """Start a run three times, and kill it after each new checkpoint; all before its last step."""
+    saves, reached = run / "checkpoints", 0
+    for _ in range(3):
+        killed = start()
+        while (checkpoint.latest_step(saves) or 0) <= reached:
+            assert killed.poll() is None, killed.communicate()
+            time.sleep(0.01)
+        killed.kill()
+        killed.communicate()
+        reached = checkpoint.latest_step(saves) or 0
+    assert 0 < reached < last
 
 
 def ended(processes: Sequence[subprocess.Popen[str]], seconds: float = 300) -> list[list[str]]:
@@ -138,16 +152,7 @@ def test_tuning_gives_the_same_bits_in_every_way(
     assert (both[1].returncode, outputs[1][0]) == (0, "")
     assert_same_run(tmp_path / "two", tmp_path / "one")
 
-    saves, reached = tmp_path / "killed/checkpoints", 0
-    for _ in range(3):
-        killed = one("killed")
-        while (checkpoint.latest_step(saves) or 0) <= reached:
-            assert killed.poll() is None, killed.communicate()
-            time.sleep(0.01)
-        killed.kill()
-        killed.communicate()
-        reached = checkpoint.latest_step(saves) or 0
-    assert 0 < reached < 20
+    kill_thrice(lambda: one("killed"), tmp_path / "killed", 20)
     again = one("killed")
     assert figures(again, ended([again])[0]) == expected
     assert_same_run(tmp_path / "killed", tmp_path / "one")
