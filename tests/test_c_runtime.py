@@ -283,6 +283,14 @@ def test_names_of_the_fixed_parts_are_free_for_a_network(tmp_path: Path) -> None
     built(tmp_path, "gcc", "-fsyntax-only")
 
 
+def test_standard_input_is_scored_once(mistaken: Path) -> None:
+    """A second `-` would find nothing left, or with threads a part of it."""
+    command = [mistaken, "score", "-", "-"]
+    found = subprocess.run(command, input=TEXT.encode(), capture_output=True, check=False)
+    assert (found.returncode, found.stdout) == (2, b"")
+    assert b"standard input can be scored once" in found.stderr
+
+
 def test_no_threads_at_all_are_refused_by_the_compiler(tmp_path: Path) -> None:
     """With 0 of them a loop over files would never end."""
     needed("gcc")
@@ -298,7 +306,6 @@ def test_no_threads_at_all_are_refused_by_the_compiler(tmp_path: Path) -> None:
     [
         ["score"],
         ["score", "missing.txt"],
-        ["score", "-", "-"],
         ["sample", "more"],
         ["train"],
         ["sample", "--tokens", "0"],
