@@ -31,22 +31,22 @@ LOGIT_MAX = 2**15 - 1
 
 
 @jax.custom_jvp
-def _floor(x: Array) -> Array:
+def floor(x: Array) -> Array:
     """floor(x), with the gradient of x."""
     return jnp.floor(x)
 
 
 @jax.custom_jvp
-def _round(x: Array) -> Array:
+def rounding(x: Array) -> Array:
     """x rounded to the nearest integer, with the gradient of x."""
     return jnp.round(x)
 
 
-_floor.defjvp(lambda primals, tangents: (jnp.floor(*primals), *tangents))
-_round.defjvp(lambda primals, tangents: (jnp.round(*primals), *tangents))
+floor.defjvp(lambda primals, tangents: (jnp.floor(*primals), *tangents))
+rounding.defjvp(lambda primals, tangents: (jnp.round(*primals), *tangents))
 
 
-def _saturate(x: Array, most: int = INT8_MAX) -> Array:
+def saturate(x: Array, most: int = INT8_MAX) -> Array:
     return jnp.clip(x, -most, most)
 
 
@@ -57,39 +57,39 @@ def real(tree: Tree) -> Tree:
 
 def rounded(latent: Array) -> Array:
     """A latent weight rounded to an integer in [-127, 127], with the gradient of a clip."""
-    return _round(_saturate(latent))
+    return rounding(saturate(latent))
 
 
-def _linear(weight_MN: Array, x_SN: Array) -> Array:
-    return _floor(x_SN @ weight_MN.T / 2.0 ** shift_for(x_SN.shape[-1]))
+def linear(weight_MN: Array, x_SN: Array) -> Array:
+    return floor(x_SN @ weight_MN.T / 2.0 ** shift_for(x_SN.shape[-1]))
 
 
-def _norm(x_SD: Array) -> Array:
+def norm(x_SD: Array) -> Array:
     # XLA may divide by way of the reciprocal: half a unit more keeps exact quotients whole, and
     # reaches no next one
-    mean_S1 = jnp.maximum(_floor(jnp.mean(jnp.abs(x_SD), axis=-1, keepdims=True)), 1)
-    return _saturate(_floor((rwkv.GAIN * x_SD + 0.5) / mean_S1))
+    mean_S1 = jnp.maximum(floor(jnp.mean(jnp.abs(x_SD), axis=-1, keepdims=True)), 1)
+    return saturate(floor((rwkv.GAIN * x_SD + 0.5) / mean_S1))
 
 
-def _token_shift(h_SD: Array, before_SD: Array) -> Array:
+def token_shift(h_SD: Array, before_SD: Array) -> Array:
     mu_1D = jnp.asarray(rwkv.shift_weights(h_SD.shape[-1]), jnp.float32)[None]
-    return _saturate(h_SD + _floor(mu_1D * (before_SD - h_SD) / 128))
+    return saturate(h_SD + floor(mu_1D * (before_SD - h_SD) / 128))
 
 
 def _block(layer: Tree, x_SD: Array, state: Tree) -> tuple[Array, Tree]:
-    h_SD, cell = _norm(x_SD), state["cell"]
-    both = jnp.concatenate([_token_shift(h_SD, state["time_shift"]), cell], axis=-1)
+    h_SD, cell = norm(x_SD), state["cell"]
+    both = jnp.concatenate([token_shift(h_SD, state["time_shift"]), cell], axis=-1)
     forget, candidate, receptance = jnp.split(
-        _saturate(_linear(layer["time_mixing"], both)), 3, axis=-1
+        saturate(linear(layer["time_mixing"], both)), 3, axis=-1
     )
-    cell = cell + _floor((forget + INT8_MAX) * (candidate - cell) / 256)
-    output = _saturate(_floor((receptance + INT8_MAX) * cell / 256))
-    x_SD = _saturate(x_SD + output)
-    key_SD = _norm(x_SD)
-    key = _saturate(_linear(layer["channel_key"], _token_shift(key_SD, state["channel_shift"])))
-    key = _saturate(_floor(jnp.square(jnp.maximum(key, 0)) / 2.0**rwkv.SQUARE_SHIFT))
-    x_SD = _saturate(x_SD + _saturate(_linear(layer["channel_value"], key)))
-    return x_SD, {"cell": _saturate(cell), "time_shift": h_SD, "channel_shift": key_SD}
+    cell = cell + floor((forget + INT8_MAX) * (candidate - cell) / 256)
+    output = saturate(floor((receptance + INT8_MAX) * cell / 256))
+    x_SD = saturate(x_SD + output)
+    key_SD = norm(x_SD)
+    key = saturate(linear(layer["channel_key"], token_shift(key_SD, state["channel_shift"])))
+    key = saturate(floor(jnp.square(jnp.maximum(key, 0)) / 2.0**rwkv.SQUARE_SHIFT))
+    x_SD = saturate(x_SD + saturate(linear(layer["channel_value"], key)))
+    return x_SD, {"cell": saturate(cell), "time_shift": h_SD, "channel_shift": key_SD}
 
 
 def step(weights: Tree, state: Tree, tokens_S: Array) -> tuple[Tree, Array]:
@@ -102,7 +102,7 @@ def step(weights: Tree, state: Tree, tokens_S: Array) -> tuple[Tree, Array]:
         x_SD, after = _block(at[0], x_SD, at[1])
         following.append(after)
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *following)
-    return stacked, _saturate(_linear(weights["head"], _norm(x_SD)), LOGIT_MAX)
+    return stacked, saturate(linear(weights["head"], norm(x_SD)), LOGIT_MAX)
 
 
 def loss(latent: Tree, state: Tree, tokens_ST: Array) -> tuple[Array, Tree]:

@@ -10,7 +10,7 @@ import presets
 import pytest
 from presets import STOCHASTIC
 
-from benchmarks import backprop
+from benchmarks import backprop, cuts
 from int_lm.config import Config, EsConfig, ModelConfig, RunConfig
 from int_lm.limits import spare_bits
 from int_lm.method import chunks, evolve, population, token_votes
@@ -252,3 +252,49 @@ def test_the_twin_is_the_integer_model_number_for_number():
             floating, same = backprop.step(real, floating, jnp.asarray(tokens))
             np.testing.assert_array_equal(logits, same)
             jax.tree.map(np.testing.assert_array_equal, state, floating)
+
+
+@pytest.mark.slow
+def test_a_cut_lets_credit_reach_just_so_far():
+    """`benchmarks/cuts.py`: whole is the twin's gradient; within 1 is a sum over pairs of tokens;
+    along the skip path, tensors that write to the stream last have the gradient of the token."""
+    random = np.random.default_rng(1)
+    latent = params.map_leaves(
+        lambda spec: jnp.asarray(random.integers(-40, 41, spec.full_shape), jnp.float32),
+        rwkv.specs(MODEL, VOCABULARY),
+    )
+    state = backprop.real(rwkv.initial_state(MODEL, 5))
+    tokens = jnp.asarray(random.integers(1, VOCABULARY, (5, LENGTH + 1)).astype(np.int32))
+
+    def of(name: str) -> dict:
+        cut = cuts.cut_of(name)
+        gradient = jax.grad(lambda *a: cuts.windowed(cut, *a)[0])(latent, state, tokens)
+        return dict(params.flatten(gradient))
+
+    twin = jax.jit(jax.grad(backprop.loss, has_aux=True))
+    whole, last = of("whole"), "layers/channel_value"
+    for path, leaf in params.flatten(twin(latent, state, tokens)[0]):
+        np.testing.assert_allclose(whole[path], leaf, rtol=1e-3, atol=1e-7)
+    # the loss of token t alone, from the state before token t - back
+    expected = {back: dict.fromkeys(whole, 0.0) for back in (0, 1)}
+    states = [state]
+    for t in range(LENGTH):
+        states.append(twin(latent, states[-1], tokens[:, t : t + 2])[1])
+    for back, sums in expected.items():
+        for t in range(LENGTH):
+            begin = max(0, t - back)
+            of_both = twin(latent, states[begin], tokens[:, begin : t + 2])[0]
+            for path, leaf in params.flatten(of_both):
+                sums[path] = sums[path] + leaf * (t + 1 - begin) / LENGTH
+            if begin < t:
+                for path, leaf in params.flatten(
+                    twin(latent, states[begin], tokens[:, begin : t + 1])[0]
+                ):
+                    sums[path] = sums[path] - leaf / LENGTH
+    for back, name in ((0, "layers"), (1, "within 1")):
+        found = of(name)
+        for path in found:
+            np.testing.assert_allclose(found[path], expected[back][path], rtol=1e-3, atol=1e-7)
+    skip = of("skip")
+    np.testing.assert_allclose(skip[last][-1], expected[0][last][-1], rtol=1e-3, atol=1e-7)
+    assert np.abs(skip["embedding"] - expected[0]["embedding"]).max() > 1e-4
