@@ -79,7 +79,7 @@ def _block(cut: Cut, layer: Tree, x: Array, state: Tree, at: Tree) -> tuple[Arra
     forget, candidate, receptance = jnp.split(
         backprop.saturate(backprop.linear(layer["time_mixing"], both)), 3, axis=-1
     )
-    speed = _speeds(cut, h.shape[-1])
+    speed = _speeds(cut, h.shape[-1])[None]
     cell = state["cell"]
     cell = (
         cell + backprop.floor(speed * (forget + INT8_MAX) * (candidate - cell) / 256) + at["cell"]
