@@ -23,6 +23,7 @@ from int_lm import (
     plugins,
     programs,
     runtime,
+    subject,
     switches,
 )
 from int_lm.config import Config, command_line
@@ -54,12 +55,12 @@ class Model:
         bytes.
     """
 
-    def __init__(self, path: Path, subject: Any):
+    def __init__(self, path: Path, subject: subject.Subject):
         """Make the model.
 
         Args:
           path: the directory of the run or the export.
-          subject: an `eval.Subject`.
+          subject: what `int_lm.subject` opened.
         """
         self.path = path
         self.step: int = subject.step
@@ -209,9 +210,8 @@ def load(path: str | Path, step: int | None = None, *, trusted: Sequence[str] = 
     step = None if step is None else _whole("step", step)
     path = hub.local(path)
     plugins.trust(*trusted)
-    evaluation = programs.load("eval")
     if (path / "checkpoints").is_dir():
-        return Model(path, evaluation.open_run(path, step))
+        return Model(path, subject.open_run(path, step))
     if not (path / runtime.CONFIG_FILE).is_file():
         raise UserError(
             f"{path} holds neither a run nor an export; name the directory that training or an "
@@ -219,7 +219,7 @@ def load(path: str | Path, step: int | None = None, *, trusted: Sequence[str] = 
         )
     if step is not None:
         raise UserError(f"{path} is an export, which holds one step; leave out step")
-    return Model(path, evaluation.open_export(path))
+    return Model(path, subject.open_export(path))
 
 
 @_for_python()
