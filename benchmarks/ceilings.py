@@ -112,7 +112,7 @@ def train(name: str, settings: Any, text: list, heldout: list, steps: int) -> di
         latent["extra"] = jnp.zeros((extra, *latent["head"].shape))
     state = backprop.real(recipe.model.initial_state(es.streams))
 
-    def rate(count: Array) -> Array:
+    def rate(count: Any) -> Array:
         return RATE * (1 - count / steps) / jnp.sqrt(1 + count / 500)
 
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate, b2=0.95))

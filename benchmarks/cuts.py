@@ -105,9 +105,9 @@ def read_token(cut: Cut, weights: Tree, state: Tree, tokens: Array, at: Tree):
     x = weights["embedding"][tokens] + at["embedding"]
     places, following, streams = {"embedding": x}, [], []
     for layer in range(len(state["cell"])):
-        mine = jax.tree.map(lambda leaf, layer=layer: leaf[layer], (weights["layers"], state))
+        own, held = jax.tree.map(lambda leaf, layer=layer: leaf[layer], (weights["layers"], state))
         here = {kind: at[f"{kind}{layer}"] for kind in ("cell", "time", "channel")}
-        x, after, found = _block(cut, *mine[:1], x, mine[1], here)
+        x, after, found = _block(cut, own, x, held, here)
         places |= {f"{kind}{layer}": value for kind, value in found.items()}
         following.append(after)
         streams.append(x)
