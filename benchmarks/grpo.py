@@ -52,10 +52,10 @@ class Settings:
     held-out prompts is always said of the rounded weights.
     """
 
-    prompts: int = 32  # Q
+    prompts: int = 16  # Q
     completions: int = 16  # G
     updates: int = 1
-    learning_rate: float = 0.02
+    learning_rate: float = 0.05
     beta1: float = 0.9
     beta2: float = 0.99
     low: float = 0.2
