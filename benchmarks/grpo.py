@@ -315,16 +315,16 @@ class Grpo:
         )
         gains_B = gains_QG[filled].reshape(-1)
         own_B = np.arange(len(gains_B)) < len(groups) * self._settings.completions
-        part = Written(jnp.asarray(tokens), jnp.asarray(drawn), jnp.asarray(counts & own_B[:, None]))
+        part = Written(
+            jnp.asarray(tokens), jnp.asarray(drawn), jnp.asarray(counts & own_B[:, None])
+        )
         return jnp.asarray(prompts_QN[filled]), part, jnp.asarray(gains_B)
 
     def step(self, examples: Sequence[Example]) -> float:
         """One step on Q prompts; returns the mean reward of what was written."""
         count, prompts_QN = self._settings.completions, self.coder.batch(examples).tokens_SN
         self._key, key = jax.random.split(self._key)
-        written = Written(
-            *map(np.asarray, self._drawn(self.latent, jnp.asarray(prompts_QN), key))
-        )
+        written = Written(*map(np.asarray, self._drawn(self.latent, jnp.asarray(prompts_QN), key)))
         owners = [example for example in examples for _ in range(count)]
         rewards_B = self._rewards(owners, written.tokens_BC)
         gains_QG = advantages(rewards_B.reshape(-1, count))
