@@ -55,7 +55,7 @@ class Settings:
     prompts: int = 16  # Q
     completions: int = 16  # G
     updates: int = 1
-    learning_rate: float = 0.05
+    learning_rate: float = 0.02
     beta1: float = 0.9
     beta2: float = 0.99
     low: float = 0.2
