@@ -273,7 +273,7 @@ class Grpo:
             return jax.tree.map(jnp.add, total, jax.grad(of)(latent))
 
         @jax.jit
-        def update(latent: Tree, moments: Any, total: Tree, tokens: Array) -> tuple[Tree, Any]:
+        def update(latent: Tree, moments: Any, total: Tree, tokens: Array) -> Any:
             mean = jax.tree.map(lambda leaf: leaf / tokens, total)
             change, moments = optimizer.update(mean, moments, latent)
             return optax.apply_updates(latent, change), moments
@@ -288,9 +288,7 @@ class Grpo:
     def compile(self, examples: Sequence[Example]) -> None:
         """Compile steps on Q prompts, for every length of completions; nothing else changes."""
         prompts_QN = self.coder.batch(examples).tokens_SN
-        written = Written(
-            *map(np.asarray, self._drawn(self.latent, jnp.asarray(prompts_QN), self._key))
-        )
+        written = jax.device_get(self._drawn(self.latent, jnp.asarray(prompts_QN), self._key))
         flat_QG = np.zeros((len(prompts_QN), self._settings.completions), np.float32)
         groups = np.arange(min(self._settings.chunk, len(prompts_QN)))
         for length in _lengths(self._settings.tokens):
@@ -311,7 +309,8 @@ class Grpo:
         filled = np.concatenate([groups, np.zeros(missing, groups.dtype)])
         shape = len(prompts_QN), self._settings.completions, -1
         tokens, drawn, counts = (
-            leaf.reshape(shape)[filled, :, :length].reshape(-1, length) for leaf in written
+            np.asarray(leaf).reshape(shape)[filled, :, :length].reshape(-1, length)
+            for leaf in written
         )
         gains_B = gains_QG[filled].reshape(-1)
         own_B = np.arange(len(gains_B)) < len(groups) * self._settings.completions
@@ -324,7 +323,7 @@ class Grpo:
         """One step on Q prompts; returns the mean reward of what was written."""
         count, prompts_QN = self._settings.completions, self.coder.batch(examples).tokens_SN
         self._key, key = jax.random.split(self._key)
-        written = Written(*map(np.asarray, self._drawn(self.latent, jnp.asarray(prompts_QN), key)))
+        written = jax.device_get(self._drawn(self.latent, jnp.asarray(prompts_QN), key))
         owners = [example for example in examples for _ in range(count)]
         rewards_B = self._rewards(owners, written.tokens_BC)
         gains_QG = advantages(rewards_B.reshape(-1, count))

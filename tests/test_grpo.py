@@ -164,6 +164,29 @@ def test_what_is_rewarded_becomes_likelier(model, weights) -> None:
 
 
 @pytest.mark.slow
+def test_chunks_change_no_step(model, weights) -> None:
+    """Groups are cut to lengths, sorted and filled up; the step is the same as in one piece."""
+    pytest.importorskip("optax")
+
+    def reward(prompt: str, completion: str, facts) -> float:
+        return completion.count("e") if prompt == "ab;" else len(completion) % 2
+
+    task = tasks.of("copying")._replace(reward=reward)
+    bytes_ = tokenization.load("bytes")
+    found = []
+    for chunk in (1, 3, 4):
+        settings = grpo.Settings(prompts=4, completions=16, tokens=LENGTH, chunk=chunk)
+        tuner = grpo.Grpo(model, weights, task, bytes_, settings, seed=1)
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            tuner.step([*EXAMPLES, *EXAMPLES])
+        found.append(tuner.latent)
+    for other in found[1:]:
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-3), found[0], other)
+    moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), found[0], real(weights))
+    assert max(jax.tree.leaves(moved)) > 0.01
+
+
+@pytest.mark.slow
 def test_a_task_named_in_full_is_tuned(whole, run_command: RunCommand) -> None:
     """`benchmarks/rewards.py --task module:NAME`: what the user names is trusted, here and in
     `int_lm.tune`."""
