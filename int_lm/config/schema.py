@@ -70,8 +70,8 @@ class EsConfig:
     fitness: Literal["sign", "linear", "rank", "standard"] = described(
         "sign",
         "votes eggroll: of a pair's score difference its sign, or clipped linear in 15 levels; of "
-        "rewards (int_lm.tune) its sign, the difference of ranks within the prompt, or the "
-        "difference in standard deviations of the prompt",
+        "rewards (int_lm.tune) also the difference of ranks within the prompt, or the difference "
+        "in standard deviations of the prompt",
     )
     update: str = described(
         "carry",
