@@ -31,6 +31,11 @@ class ModelConfig:
     direct: tuple[int, ...] = described(
         (), "lengths k of context tables, each from a hash of the last k tokens to the logits"
     )
+    words: tuple[int, ...] = described(
+        (),
+        "numbers n of words of further such tables: the hash is of the last n words, and the last "
+        "token; a word is a run of letters, the last one that which is being written (bytes only)",
+    )
     direct_bits: int = described(16, "rows of each such table: 2^direct_bits (V bytes each)")
     cache: tuple[int, ...] = described(
         (),

@@ -14,6 +14,7 @@ from int_lm.limits import (
     DIRECT_LENGTH_MAX,
     INT8_MAX,
     LEARNING_RATE_MAX,
+    WORDS_MAX,
 )
 
 
@@ -129,6 +130,16 @@ def validate(config: Config) -> Config:
         len(lengths) == len(model.direct) and lengths <= set(range(1, DIRECT_LENGTH_MAX + 1)),
         f"model.direct is {list(model.direct)}, must be different lengths from 1 to "
         f"{DIRECT_LENGTH_MAX}",
+    )
+    numbers = set(model.words)
+    require(
+        len(numbers) == len(model.words) and numbers <= set(range(1, WORDS_MAX + 1)),
+        f"model.words is {list(model.words)}, must be different numbers from 1 to {WORDS_MAX}",
+    )
+    require(
+        not model.words or data.tokenizer == "bytes",
+        f"model.words is {list(model.words)}, which needs tokens that are bytes; leave it out, or "
+        "use --data.tokenizer bytes",
     )
     require(
         model.direct_bits in DIRECT_BITS,

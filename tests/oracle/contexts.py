@@ -60,3 +60,27 @@ def updated(
             move = (error * factor + dither(row, v, step, 23)) >> 23
             table[row][v] = saturate(table[row][v] + move)
     return table, counts
+
+
+def words_of(text: Vector) -> list[int]:
+    """Hashes of the words of a document, the newest first: that being written, then those before.
+
+    The document is cut at its last separator; 0 stands for no word.
+    """
+    letters = {*range(ord("a"), ord("z") + 1), *range(ord("A"), ord("Z") + 1), *range(128, 256)}
+    document, hashes = text, []
+    while 0 in document:
+        document = document[document.index(0) + 1 :]
+    for word in "".join(chr(c) if c in letters else " " for c in document).split(" "):
+        found = 0
+        for letter in word:
+            found = (found ^ ord(letter)) * 0x9E3779B1 % 2**32
+            found ^= found >> 15
+        hashes.append(found)
+    *before, last = hashes
+    return [last, *reversed([word for word in before if word])]
+
+
+def row_of_words(text: Vector, n: int, bits: int) -> int:
+    """The row that the last n words and the last token of a text pick."""
+    return row_of([text[-1], *(words_of(text) + [0] * n)[:n]], n + 1, bits)
