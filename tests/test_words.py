@@ -1,5 +1,6 @@
-"""Context tables of words: rows, states and steps equal the oracle, in every runtime."""
+"""Context tables of words, and tables that are left out: what reads them equals the oracle."""
 
+import contextlib
 import dataclasses
 import functools
 import random
@@ -10,12 +11,12 @@ import numpy as np
 import oracle
 import pytest
 
-from int_lm import config as configuration, runtime
+from int_lm import config as configuration, native, runtime
 from int_lm.arithmetic import constants
 from int_lm.config import Config, DataConfig, DistributedConfig, EsConfig, ModelConfig
 from int_lm.errors import UserError
 from int_lm.measure import evaluate
-from int_lm.method import evolve, placement, recipe
+from int_lm.method import evolve, placement, population, recipe
 from int_lm.method.clock import Clock
 from int_lm.model import context_tables, likelihood
 from int_lm.model.params import Parameters
@@ -161,12 +162,92 @@ def test_numpy_computes_the_same():
     assert runtime.log2_likelihoods(model, documents).tolist() == expected.tolist()
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def outcome_of(made: recipe.Recipe, state: evolve.State) -> population.Outcome:
+    """What all members make of the tokens of step 1."""
+    pairs = jnp.arange(made.es.population // 2, dtype=jnp.int32)[None]
+    clock, tokens = Clock.at(0, 1), jnp.asarray(tokens_at(1))
+    return population.outcome(made, state.weights, state.members, tokens, clock, pairs)
+
+
+def test_streams_are_read_without_tables():
+    """Rows equal the oracle's; scores are those of a model whose long tables are empty."""
+    made = tiny(direct_dropout=0.6, direct_dropout_above=1)
+    state = trained()
+    long = ["context_3", "words_1", "words_3"]
+    empty = {name: jnp.zeros_like(state.tables.values[name]) for name in long}
+    tables = dataclasses.replace(state.tables, values=state.tables.values | empty)
+    whole, found, without = (
+        outcome_of(tiny(), state),
+        outcome_of(made, state),
+        outcome_of(tiny(), dataclasses.replace(state, tables=tables)),
+    )
+    left = {
+        name: [oracle.contexts.left_out(made.es, p, name) for p in range(8)]
+        for name in ("context_1", *long)
+    }
+    assert not any(left["context_1"]) and left["context_3"] == left["words_1"] == left["words_3"]
+    chosen = np.array(left["words_1"])
+    assert chosen.tolist() == [stream in (1, 3) for stream in range(4) for _ in range(2)]
+    expected = np.where(chosen, without.scores_P, whole.scores_P)
+    assert found.scores_P.tolist() == expected.tolist()
+    assert (np.asarray(whole.scores_P) != np.asarray(without.scores_P)).all()
+    assert found.row_errors is not None and whole.row_errors is not None
+    for name, rows_J in found.row_errors.rows.items():
+        of_all = np.asarray(whole.row_errors.rows[name]).reshape(12, 4)
+        none = np.array(left[name][::2])[None] | (of_all == 1 << BITS)
+        np.testing.assert_array_equal(
+            np.asarray(rows_J).reshape(12, 4), np.where(none, 1 << BITS, of_all)
+        )
+    assert found.members.keys() == state.members.keys(), "nothing of it is kept"
+
+
+@pytest.mark.parametrize("share", [0.001, 0.3, 0.5, 0.9])
+def test_the_share_of_streams_is_exact(share: float):
+    """Of 1024 streams, whichever chunk they are in, and evenly."""
+    es = EsConfig(population=4096, members_per_stream=4, direct_dropout=share)
+    pairs = jnp.arange(2048, dtype=jnp.int32)
+    [limit] = np.asarray(context_tables.limits(es, pairs)["limit"])
+    expected = [oracle.contexts.left_out(es, p, "words_1") for p in range(4096)]
+    assert (limit == 3).tolist() == expected
+    assert sum(expected) == 4 * round(1024 * share)
+    [part] = np.asarray(context_tables.limits(es, pairs[512:600])["limit"])
+    np.testing.assert_array_equal(part, limit[1024:1200])
+
+
+@pytest.mark.parametrize("kernels", [True, False])
+def test_a_row_past_the_end_adds_nothing(kernels: bool):
+    """With and without the kernels, for logits of both widths."""
+    tables = {"words_1": jnp.full((256, 40), 9, jnp.int8), "context_1": jnp.ones((256, 40), jnp.int8)}
+    picked = {"words_1": jnp.array([256, 255]), "context_1": jnp.array([0, 256])}
+    with contextlib.nullcontext() if kernels else native.without_kernels():
+        for dtype in (jnp.int8, jnp.int16):
+            logits = jnp.arange(80).reshape(2, 40).astype(dtype)
+            added = jax.jit(lambda x: context_tables.added(tables, picked, x, partial=True))(logits)
+            assert (added - logits.astype(jnp.int16)).tolist() == [[1] * 40, [9] * 40]
+
+
+def test_chunks_and_devices_change_no_bit_of_dropout():
+    """The same streams are left out, wherever they are read."""
+    more = {"direct_dropout": 0.6, "direct_dropout_above": 1}
+    made, expected = tiny(**more), trained(**more)
+    place = placement.choose(DistributedConfig(devices=2), tiny(chunk=2, **more).es, 1)
+    state = evolve.placed(made, evolve.initial(made), place)
+    step = evolve.compiled_step(tiny(chunk=2, **more), place)
+    for number in range(4):
+        state, _ = step(state, tokens_at(number), number)
+    jax.tree.map(np.testing.assert_array_equal, placement.on_host(state), expected)
+    other = trained()
+    assert (np.asarray(expected.tables.counts["words_1"]) <= other.tables.counts["words_1"]).all()
+
+
 @pytest.mark.parametrize(
     ("model", "more", "message"),
     [
         ({"words": (0,)}, {}, r"model.words is \[0\], must be different numbers from 1 to 4"),
         ({"words": (2, 2)}, {}, r"model.words is \[2, 2\]"),
         ({"words": (1, 5)}, {}, r"model.words is \[1, 5\]"),
+        ({}, {"es": EsConfig(direct_dropout=1.0)}, "es.direct_dropout is 1.0, must be at least 0"),
         (
             {"words": (1,)},
             {"data": DataConfig(tokenizer="tokens/")},

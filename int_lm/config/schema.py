@@ -103,6 +103,13 @@ class EsConfig:
     direct_rate: float = described(
         12.0, "units (1/16 bit) that a row of a context table moves by when it is first read"
     )
+    direct_dropout: float = described(
+        0.0,
+        "share of the streams that are read, in training, without context tables of words or of "
+        "more than direct_dropout_above tokens: what they know by heart does not keep the others "
+        "and the network from learning",
+    )
+    direct_dropout_above: int = described(3, "tokens of the longest contexts that are never left out")
     anchor: float = described(
         0.0,
         "pull towards the weights of run.init_from: share of its distance from them that a weight "

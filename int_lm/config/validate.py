@@ -161,6 +161,15 @@ def validate(config: Config) -> Config:
         0 < es.direct_rate <= INT8_MAX,
         f"es.direct_rate is {es.direct_rate}, must be above 0 and at most {INT8_MAX}",
     )
+    require(
+        0 <= es.direct_dropout < 1,
+        f"es.direct_dropout is {es.direct_dropout}, must be at least 0 and below 1",
+    )
+    require(
+        es.direct_dropout_above <= DIRECT_LENGTH_MAX,
+        f"es.direct_dropout_above is {es.direct_dropout_above}, must be at most "
+        f"{DIRECT_LENGTH_MAX}",
+    )
     require(es.sigma_shift <= 12, f"es.sigma_shift is {es.sigma_shift}, must be at most 12")
     require(es.anchor <= 1, f"es.anchor is {es.anchor}, must be at most 1")
     reward = config.reward

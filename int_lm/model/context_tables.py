@@ -34,12 +34,14 @@ from jax import Array
 
 from int_lm import native
 from int_lm.arithmetic import constants, fixed
-from int_lm.limits import SEPARATOR, spare_bits
+from int_lm.limits import DIRECT_LENGTH_MAX, SEPARATOR, spare_bits
 from int_lm.model.params import Role, Spec, Tree
 from int_lm.settings import ModelSettings, StrategySettings
 
 CONTEXT, WORDS = "context", "words"  # in a state: the last tokens, and hashes of the last words
+LIMIT = "limit"  # in a state, while training: tables of longer contexts are left out
 COUNT_MAX = 2**31 - 1
+_SHARE_BITS = 10  # fractional bits of a share of the streams
 # an error has 7 fractional bits
 _MOVE_BITS = fixed.DIRECT_STEP_BITS + fixed.DIRECT_MEAN_BITS + 7
 
@@ -137,18 +139,53 @@ def rows(model: ModelSettings, state: Tree) -> dict[str, Array]:
     return dict(zip(names(model), found, strict=True))
 
 
+def limits(es: StrategySettings, pairs_I: Array) -> Tree:
+    """Which streams are read without the tables of long contexts: a part of a state.
+
+    {"limit": int32 [1, P]}, for each member of these pairs the longest context of a table that it
+    reads; tables of words count as longer than any. Empty without `es.direct_dropout`.
+    """
+    if not es.direct_dropout:
+        return {}
+    share = round(es.direct_dropout * (1 << _SHARE_BITS))
+    streams_I = 2 * pairs_I // es.members_per_stream & ((1 << _SHARE_BITS) - 1)
+    before_I, after_I = ((n * share) >> _SHARE_BITS for n in (streams_I, streams_I + 1))
+    few, all_of_them = jnp.int32(es.direct_dropout_above), jnp.int32(DIRECT_LENGTH_MAX + 1)
+    limit_I = jnp.where(after_I > before_I, few, all_of_them)
+    return {LIMIT: jnp.repeat(limit_I, 2)[None]}
+
+
+def limited(model: ModelSettings, picked: dict[str, Array], limit_P: Array) -> dict[str, Array]:
+    """`rows`, with the number of rows, which is none, where a table's contexts are too long."""
+    lengths = [*model.direct, *([DIRECT_LENGTH_MAX + 1] * len(model.words))]
+    none = jnp.int32(1 << model.direct_bits)
+    return {
+        name: jnp.where(limit_P < length, none, rows_P)
+        for length, (name, rows_P) in zip(lengths, picked.items(), strict=True)
+    }
+
+
 @native.accelerated(cpu="direct_added")
-def added(weights: Tree, picked: dict[str, Array], logits_PV: Array) -> Array:
+def added(
+    weights: Tree, picked: dict[str, Array], logits_PV: Array, partial: bool = False
+) -> Array:
     """Logits plus the selected rows, clipped to [-32767, 32767]: int16 q4 [P, V].
 
     Args:
       weights: context tables, int8 [rows, V] by name.
       picked: of `rows`, int32 [P] by name.
       logits_PV: of the recurrent network, int8 or int16 q4.
+      partial: whether `picked` may be of `limited`; then the number of rows adds nothing.
     """
     total_PV = logits_PV.astype(jnp.int32)
     for name, rows_P in picked.items():
-        total_PV = total_PV + weights[name][rows_P].astype(jnp.int32)
+        last = len(weights[name]) - 1
+        if partial:
+            row_PV = weights[name][jnp.minimum(rows_P, last)]
+            row_PV = jnp.where((rows_P <= last)[:, None], row_PV, 0)
+        else:
+            row_PV = weights[name][rows_P]
+        total_PV = total_PV + row_PV.astype(jnp.int32)
     return fixed.narrow(total_PV, jnp.int16)
 
 

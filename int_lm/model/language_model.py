@@ -17,14 +17,14 @@ from int_lm.errors import require
 from int_lm.limits import SEPARATOR
 from int_lm.model import architecture, context_tables, document_cache
 from int_lm.model.architecture import Architecture
-from int_lm.model.context_tables import CONTEXT, WORDS
+from int_lm.model.context_tables import CONTEXT, LIMIT, WORDS
 from int_lm.model.document_cache import Reading
 from int_lm.model.layers import Activity
 from int_lm.model.params import Parameters, Tree
 from int_lm.settings import ModelSettings
 
 # what a state has beside the recurrent network
-BESIDES = (CONTEXT, WORDS, document_cache.NAME, document_cache.PLACE, document_cache.HASH)
+BESIDES = (CONTEXT, WORDS, LIMIT, document_cache.NAME, document_cache.PLACE, document_cache.HASH)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,9 +157,12 @@ class LanguageModel:
         )
         if CONTEXT not in state:
             return recurrent, logits_PV, activity
-        context = context_tables.step(state, tokens_P)
+        context, partial = context_tables.step(state, tokens_P), LIMIT in state
         rows = context_tables.rows(self.settings, context)
-        logits_PV = context_tables.added(weights.tables, rows, logits_PV)
+        if partial:
+            context[LIMIT] = state[LIMIT]
+            rows = context_tables.limited(self.settings, rows, state[LIMIT][0])
+        logits_PV = context_tables.added(weights.tables, rows, logits_PV, partial)
         following = recurrent | context
         activity = dataclasses.replace(activity, rows=rows)
         if cached is None:

@@ -84,3 +84,11 @@ def words_of(text: Vector) -> list[int]:
 def row_of_words(text: Vector, n: int, bits: int) -> int:
     """The row that the last n words and the last token of a text pick."""
     return row_of([text[-1], *(words_of(text) + [0] * n)[:n]], n + 1, bits)
+
+
+def left_out(es: EsConfig, member: int, table: str) -> bool:
+    """Whether a member reads its stream without a table, named context_k or words_n."""
+    stream, share = member // es.members_per_stream % 1024, round(1024 * es.direct_dropout)
+    chosen = (stream + 1) * share // 1024 > stream * share // 1024
+    kind, _, number = table.partition("_")
+    return chosen and (kind == "words" or int(number) > es.direct_dropout_above)
