@@ -356,13 +356,11 @@ class Model:
 
     def rows(self, state: Tensors) -> np.ndarray:
         """The row of each of `tables` that the state selects, int64 [tables, P]."""
-        bits, context_KP = self.config["model"].get("direct_bits", 0), state["context"]
-        rows_KP = context_rows(context_KP, self.direct, bits)
+        bits = self.config["model"].get("direct_bits", 0)
+        rows_KP = context_rows(state["context"], self.direct, bits)
         if not self.words:
             return rows_KP
-        latest = np.concatenate([context_KP[:1], state["words"].view(np.uint32)])
-        of_words = context_rows(latest, [n + 1 for n in self.words], bits)
-        return np.concatenate([rows_KP, of_words])
+        return np.concatenate([rows_KP, context_rows(state["words"], self.words, bits)])
 
 
 def following_words(words_WP: np.ndarray, tokens_P: np.ndarray) -> np.ndarray:
@@ -387,10 +385,10 @@ def context_rows(context_KP: np.ndarray, lengths: Sequence[int], bits: int) -> n
 
 
 def context_hashes(context_KP: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
-    """Hashes of so many last tokens, newest first, mod 2^32: uint32 [lengths, P].
+    """Hashes of so many last tokens, or words, mod 2^32: uint32 [lengths, P].
 
     Args:
-      context_KP: the last token first. lengths: descending.
+      context_KP: the last one first. lengths: descending.
     """
     words = np.array(lengths, np.uint32)[:, None].repeat(context_KP.shape[1], axis=1)
     for number, token_P in enumerate(context_KP.astype(np.uint32)):

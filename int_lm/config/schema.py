@@ -33,8 +33,8 @@ class ModelConfig:
     )
     words: tuple[int, ...] = described(
         (),
-        "numbers n of words of further such tables: the hash is of the last n words, and the last "
-        "token; a word is a run of letters, the last one that which is being written (bytes only)",
+        "numbers n of words of further such tables: the hash is of the last n words; a word is a "
+        "run of letters, the last one that which is being written (bytes only)",
     )
     direct_bits: int = described(16, "rows of each such table: 2^direct_bits (V bytes each)")
     cache: tuple[int, ...] = described(

@@ -185,7 +185,7 @@ def contexts(
     bits, longest = model.settings.direct_bits, max((1, *lengths))
     yield f"enum {{ CONTEXT = {longest}, DIRECT_BITS = {bits}, DIRECT_ROWS = 1 << {bits} }};"
     yield f"enum {{ OF_TOKENS = {len(lengths)} }}; /* tables of the last tokens; others: of words */"
-    of = ", ".join(map(str, [*lengths, *(n + 1 for n in numbers)]))
+    of = ", ".join(map(str, [*lengths, *numbers]))
     yield f"UNUSED static const int32_t direct_lengths[DIRECT] = {{{of}}};"
     yield f"#define OVER_TABLES(of) ({' + '.join(f'of({k})' for k in range(len(names)))})"
     yield "UNUSED static const int8_t **const direct_tables[DIRECT] = {"

@@ -7,8 +7,8 @@ selects a row, which is added to the recurrent network's logits. Different conte
 Tokens before a document's start count as separators.
 
 For every number n in `model.words` there is one more table, whose row is selected by the last n
-words and the last token. A word is a run of letters; the last one is the word that is being
-written, which is empty after a token that is no letter. The state has the hashes of these words.
+words. A word is a run of letters; the last one is the word that is being written, which is empty
+after a token that is no letter. The state has the hashes of these words.
 
 The logits are linear in a row, so the gradient of a row is the sum of the errors onehot(target) - p
 of the tokens that read it. No perturbation is needed, and only rows that were read change. Let h be
@@ -111,7 +111,7 @@ def _mixed(words: Array, numbers: Array) -> Array:
 
 
 def hashed(lengths: Sequence[int], context_KP: Array) -> Array:
-    """Hashes of so many last tokens, each seeded with its number: uint32 [lengths, P]."""
+    """Hashes of so many last tokens, or words, seeded with their number: uint32 [lengths, P]."""
     sizes_K1 = jnp.asarray(lengths, jnp.uint32)[:, None]
     words_KP = jnp.broadcast_to(sizes_K1, (len(lengths), context_KP.shape[1]))
     for place, token_P in enumerate(context_KP[: max(lengths)].astype(jnp.uint32)):
@@ -123,15 +123,13 @@ def rows(model: ModelSettings, state: Tree) -> dict[str, Array]:
     """The row of each context table that is added: int32 [P] by name.
 
     The row is the top `direct_bits` bits of a 32-bit multiplicative hash of the last k tokens,
-    seeded with k; or of the last token and the hashes of the last n words, seeded with n + 1.
+    seeded with k, or of the hashes of the last n words, seeded with n.
 
     Args:
       state: of `initial_state`, after the last token.
     """
     hashes = [hashed(model.direct, state[CONTEXT])] if model.direct else []
-    if model.words:
-        latest = jnp.concatenate([state[CONTEXT][:1], state[WORDS]])
-        hashes.append(hashed([n + 1 for n in model.words], latest))
+    hashes += [hashed(model.words, state[WORDS])] if model.words else []
     found = []
     for words_KP in hashes:
         words_KP = words_KP * np.uint32(0x85EBCA77)

@@ -82,8 +82,8 @@ def words_of(text: Vector) -> list[int]:
 
 
 def row_of_words(text: Vector, n: int, bits: int) -> int:
-    """The row that the last n words and the last token of a text pick."""
-    return row_of([text[-1], *(words_of(text) + [0] * n)[:n]], n + 1, bits)
+    """The row that the last n words of a text pick."""
+    return row_of(words_of(text) + [0] * n, n, bits)
 
 
 def left_out(es: EsConfig, member: int, table: str) -> bool:

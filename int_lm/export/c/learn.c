@@ -3,13 +3,13 @@
 
 #if ARCHIVES
 #if DIRECT > 0
-/* rows of the first context tables: hashes of the last tokens, or of the last one and words */
+/* rows of the first context tables: hashes of the last tokens, or of the last words */
 static void rows_of(
     int32_t tables, const int32_t *context, const int32_t *words, uint32_t *rows) {
     for (int32_t k = 0; k < tables; k++) {
         uint32_t word = (uint32_t)direct_lengths[k];
         for (int32_t i = 0; i < direct_lengths[k]; i++) {
-            const int32_t next = i == 0 || k < OF_TOKENS ? context[i] : words[i - 1];
+            const int32_t next = k < OF_TOKENS ? context[i] : words[i];
             word = (word ^ (uint32_t)next) * UINT32_C(0x9E3779B1);
             word ^= word >> 15;
         }
