@@ -366,12 +366,13 @@ class Model:
 def following_words(words_WP: np.ndarray, tokens_P: np.ndarray) -> np.ndarray:
     """Hashes of the last words after one more token, int32: that being written first, 0 for none.
 
-    Tokens are bytes. A word is a run of letters of ASCII and bytes from 128 on.
+    Tokens are bytes. A word is a run of letters of ASCII, capital or small, and bytes from 128 on.
     """
     tokens_P, words = tokens_P.astype(np.uint32), words_WP.view(np.uint32)
-    longer_P = (words[0] ^ tokens_P) * np.uint32(0x9E3779B1)
+    small_P = np.where(tokens_P < 128, tokens_P | 32, tokens_P)
+    longer_P = (words[0] ^ small_P) * np.uint32(0x9E3779B1)
     longer_P ^= longer_P >> np.uint32(15)
-    letters_P = (tokens_P >= 128) | ((tokens_P | 32) - np.uint32(ord("a")) < 26)
+    letters_P = (tokens_P >= 128) | (small_P - np.uint32(ord("a")) < 26)
     ended = np.concatenate([np.zeros_like(words[:1]), words[:-1]])
     ended = np.where((words[0] != 0) & (tokens_P != SEPARATOR), ended, words)
     ended[:, tokens_P == SEPARATOR] = 0

@@ -87,21 +87,18 @@ def following(context_KP: Array, tokens_P: Array) -> Array:
 def following_words(words_WP: Array, tokens_P: Array) -> Array:
     """Hashes of the last words after one more token; a separator forgets all of them.
 
-    A letter makes the word longer that is being written. Any other token ends it.
+    A letter makes the word longer that is being written, and any other token ends it. Tokens are
+    bytes: letters are those of ASCII, capital or small, and all bytes of which others are made.
     """
     now_1P = words_WP[:1].astype(jnp.uint32)
-    longer_1P = _mixed(now_1P, tokens_P[None].astype(jnp.uint32)).astype(jnp.int32)
+    small_P = jnp.where(tokens_P < 128, tokens_P | 32, tokens_P)  # where they are letters
+    longer_1P = _mixed(now_1P, small_P[None].astype(jnp.uint32)).astype(jnp.int32)
     longer_WP = jnp.concatenate([longer_1P, words_WP[1:]])
     ended_WP = jnp.concatenate([jnp.zeros_like(longer_1P), words_WP[:-1]])
     ended_WP = jnp.where(now_1P != 0, ended_WP, words_WP)
     ended_WP = jnp.where((tokens_P != SEPARATOR)[None], ended_WP, 0)
-    return jnp.where(_are_letters(tokens_P)[None], longer_WP, ended_WP)
-
-
-def _are_letters(tokens_P: Array) -> Array:
-    """Whether tokens are letters. Tokens are bytes: ASCII's, and all of which others are made."""
-    lower_P = tokens_P | 32
-    return ((lower_P >= ord("a")) & (lower_P <= ord("z"))) | (tokens_P >= 128)
+    letters_P = ((small_P >= ord("a")) & (small_P <= ord("z"))) | (tokens_P >= 128)
+    return jnp.where(letters_P[None], longer_WP, ended_WP)
 
 
 def _mixed(words: Array, numbers: Array) -> Array:

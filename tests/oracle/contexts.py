@@ -67,11 +67,13 @@ def words_of(text: Vector) -> list[int]:
 
     The document is cut at its last separator; 0 stands for no word.
     """
-    letters = {*range(ord("a"), ord("z") + 1), *range(ord("A"), ord("Z") + 1), *range(128, 256)}
+    capitals = dict(zip(range(ord("A"), ord("Z") + 1), range(ord("a"), ord("z") + 1), strict=True))
+    letters = {*capitals.values(), *range(128, 256)}
     document, hashes = text, []
     while 0 in document:
         document = document[document.index(0) + 1 :]
-    for word in "".join(chr(c) if c in letters else " " for c in document).split(" "):
+    small = [capitals.get(c, c) for c in document]
+    for word in "".join(chr(c) if c in letters else " " for c in small).split(" "):
         found = 0
         for letter in word:
             found = (found ^ ord(letter)) * 0x9E3779B1 % 2**32
