@@ -353,7 +353,6 @@ class Model:
         logits_PV = np.minimum(np.maximum(logits_PV, -LOGIT_MAX), LOGIT_MAX)
         return following | cache, logits_PV
 
-
     def rows(self, state: Tensors) -> np.ndarray:
         """The row of each of `tables` that the state selects, int64 [tables, P]."""
         bits = self.config["model"].get("direct_bits", 0)

@@ -99,7 +99,7 @@ GOLDEN: dict[tuple[str, str], Golden] = {
 }
 ADAPTIVE = Golden("d0f02a9561f5aaff", "cb6b0d14a369f22f", "609b0b7e3c7a9b89", "56d53d211967c354")
 CACHED = Golden("d0f02a9561f5aaff", "9086520bda806510", "f8a1383bcf49d68d", "aa96586de7ced45a")
-WORDS = Golden("", "", "", "")
+WORDS = Golden("ef1c4a19d45e94a1", "55161cdc7c4e0074", "093dd2c3a360ddc3", "0685cb7fa7cc2672")
 WIDE = Golden("394f13cef1694ebf", "9d8b520f49c53874", "2c992e9567e30dd6", "54403b251e5a85c0")
 
 RECIPES: dict[str, dict[str, Any]] = {

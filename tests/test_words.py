@@ -162,6 +162,27 @@ def test_numpy_computes_the_same():
     assert runtime.log2_likelihoods(model, documents).tolist() == expected.tolist()
 
 
+@pytest.mark.parametrize(
+    ("changes", "kind", "message"),
+    [
+        ({}, "sentencepiece", "it has tables of words, which need the tokenizer bytes"),
+        ({"words": [5]}, "bytes", "a size that is no positive integer up to 4"),
+        ({"words": [1, 1]}, "bytes", "names a context table twice"),
+    ],
+)
+def test_exports_with_impossible_words_are_refused(changes: dict, kind: str, message: str):
+    """What config.json says of words is checked, as of other tables."""
+    config = {"model": dataclasses.asdict(TINY), "vocab_size": 256, "tokenizer": {"kind": kind}}
+    config["tokenizer"]["vocab_size"] = 256
+    config["model"] |= changes
+    with pytest.raises(runtime.ExportError, match=message):
+        runtime.expected_tensors(config, runtime.ARCHITECTURES)
+    good = config | {"model": dataclasses.asdict(TINY), "tokenizer": {"kind": "bytes"}}
+    good["tokenizer"]["vocab_size"] = 256
+    expected = runtime.expected_tensors(good, runtime.ARCHITECTURES)
+    assert expected["direct/words_3"] == ("I8", [1 << BITS, 256])
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def outcome_of(made: recipe.Recipe, state: evolve.State) -> population.Outcome:
     """What all members make of the tokens of step 1."""
@@ -218,7 +239,10 @@ def test_the_share_of_streams_is_exact(share: float):
 @pytest.mark.parametrize("kernels", [True, False])
 def test_a_row_past_the_end_adds_nothing(kernels: bool):
     """With and without the kernels, for logits of both widths."""
-    tables = {"words_1": jnp.full((256, 40), 9, jnp.int8), "context_1": jnp.ones((256, 40), jnp.int8)}
+    tables = {
+        "words_1": jnp.full((256, 40), 9, jnp.int8),
+        "context_1": jnp.ones((256, 40), jnp.int8),
+    }
     picked = {"words_1": jnp.array([256, 255]), "context_1": jnp.array([0, 256])}
     with contextlib.nullcontext() if kernels else native.without_kernels():
         for dtype in (jnp.int8, jnp.int16):

@@ -109,7 +109,9 @@ class EsConfig:
         "more than direct_dropout_above tokens: what they know by heart does not keep the others "
         "and the network from learning",
     )
-    direct_dropout_above: int = described(3, "tokens of the longest contexts that are never left out")
+    direct_dropout_above: int = described(
+        3, "tokens of the longest contexts that are never left out"
+    )
     anchor: float = described(
         0.0,
         "pull towards the weights of run.init_from: share of its distance from them that a weight "

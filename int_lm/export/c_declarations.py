@@ -184,7 +184,7 @@ def contexts(
         return
     bits, longest = model.settings.direct_bits, max((1, *lengths))
     yield f"enum {{ CONTEXT = {longest}, DIRECT_BITS = {bits}, DIRECT_ROWS = 1 << {bits} }};"
-    yield f"enum {{ OF_TOKENS = {len(lengths)} }}; /* tables of the last tokens; others: of words */"
+    yield f"enum {{ OF_TOKENS = {len(lengths)} }}; /* tables: the others are of words */"
     of = ", ".join(map(str, [*lengths, *numbers]))
     yield f"UNUSED static const int32_t direct_lengths[DIRECT] = {{{of}}};"
     yield f"#define OVER_TABLES(of) ({' + '.join(f'of({k})' for k in range(len(names)))})"
