@@ -193,7 +193,8 @@ def outcome_of(made: recipe.Recipe, state: evolve.State) -> population.Outcome:
 
 def test_streams_are_read_without_tables():
     """Rows equal the oracle's; scores are those of a model whose long tables are empty."""
-    made = tiny(direct_dropout=0.6, direct_dropout_above=1)
+    more = {"direct_dropout": 0.6, "direct_dropout_above": 1}
+    made, es = tiny(**more), EsConfig(**(ES | more))
     state = trained()
     long = ["context_3", "words_1", "words_3"]
     empty = {name: jnp.zeros_like(state.tables.values[name]) for name in long}
@@ -204,7 +205,7 @@ def test_streams_are_read_without_tables():
         outcome_of(tiny(), dataclasses.replace(state, tables=tables)),
     )
     left = {
-        name: [oracle.contexts.left_out(made.es, p, name) for p in range(8)]
+        name: [oracle.contexts.left_out(es, p, name) for p in range(8)]
         for name in ("context_1", *long)
     }
     assert not any(left["context_1"]) and left["context_3"] == left["words_1"] == left["words_3"]
