@@ -11,6 +11,7 @@ LINEAR_LEVELS_AT_MEAN = 3  # `linear`: fitness of a pair whose |score difference
 LOG2_FRACTION_BITS = 16  # a log-likelihood is an integer in units of 2^-16 bit
 LEARNING_RATE_MIN, LEARNING_RATE_MAX = 2.0**-12, 4.0  # the least is the unit it is rounded to
 DIRECT_LENGTH_MAX = 16
+WORDS_MAX = 4
 DIRECT_BITS = range(8, 25)
 CACHE_BITS = range(4, 17)
 CACHE_SLOTS = 3  # tokens of a row of the document cache, and bits of what it stores

@@ -91,6 +91,7 @@ def recipe_of(settings: Config, environment: "Environment") -> "Recipe":
         f"es.objective is {es.objective}, int_lm.control needs the one of rewards: reward",
     )
     require(not settings.model.direct, "model.direct has context tables, which a policy has not")
+    require(not settings.model.words, "model.words has context tables, which a policy has not")
     require(not settings.model.cache, "model.cache has a document cache, which a policy has not")
     model = Policy(settings.model, environment.observations, environment.outputs)
     found = recipe.of_model(settings, model)  # type: ignore[arg-type]

@@ -118,7 +118,7 @@ def of_model(settings: Settings, model: LanguageModel) -> Recipe:
         f"es.fitness {es.fitness} and es.objective {es.objective} do not go together; use "
         "--es.fitness linear or sign",
     )
-    for name in ("direct", "cache"):
+    for name in ("direct", "words", "cache"):
         if getattr(settings.model, name) and es.readout != "exact" and not written:
             needs = f"model.{name} needs the readout's exact errors; add --es.readout exact"
             raise UserError(needs)
