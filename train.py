@@ -340,9 +340,7 @@ def main(argv: Sequence[str] | None = None, program: str = "train.py") -> None:
         return show_plan(settings)
     cache.keep()
     if not train(settings):
-        from int_lm import resume
-
-        sys.exit(resume.EXIT_NOTHING_TO_TRAIN)
+        sys.exit(errors.EXIT_NOTHING_TO_TRAIN)
 
 
 if __name__ == "__main__":

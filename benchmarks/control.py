@@ -11,8 +11,9 @@ held-out episodes after the last step; `random` is that of random actions in the
 Seconds are of processor time, of the steps alone, without the first, which compiles.
 
 Prints a row for each environment, method and seed, and a table of medians, which says of the first
-method whether it is better, equal or worse than OpenES (`verdict`); --json prints one JSON object
-{"rows": [{env, method, seed, steps, population, return, random, best_return, seconds}]}.
+method whether it is better, equal or worse than OpenES (`verdict`), and the same after each quarter
+of the steps (`curve`); --json prints one JSON object
+{"rows": [{env, method, seed, steps, population, return, curve, random, seconds}]}.
 --ours "--es.population 512" changes fields of ours (and of OpenES, where it has them), --openes
 std=0.1 a setting of OpenES. --table FILE prints only the table of rows that --out has written.
 """
@@ -42,7 +43,7 @@ from int_lm.errors import UserError, reported, require
 from int_lm.method import evolve, rewards, tuning
 
 PROGRAM = "benchmarks/control.py"
-EVALUATIONS = 5  # during training, beside the one at its end
+PARTS = 4  # of a run: the policy is evaluated at the end of each
 EQUAL = 0.01  # of the distance from the floor to the better one: a smaller difference is none
 
 
@@ -76,15 +77,15 @@ class Ours:
 
 
 def trained(learner: Any, steps: int) -> tuple[float, list[float]]:
-    """Seconds of the steps, and the mean held-out returns on the way and at the end."""
+    """Seconds of the steps, and the mean held-out returns at the end of every part of the run."""
     seconds, found = 0.0, []
-    every = max(1, steps // (EVALUATIONS + 1))
+    ends = {round(steps * part / PARTS) for part in range(1, PARTS + 1)}
     for number in range(steps):
         began = time.process_time()
         learner.step(number)
         if number:
             seconds += time.process_time() - began
-        if number + 1 == steps or (number + 1) % every == 0:
+        if number + 1 in ends:
             returns = learner.answer()
             found.append(border.real(int(returns.sum(dtype=np.int64)), len(returns)))
     return seconds, found
@@ -124,7 +125,7 @@ def row_of(
         "steps": settings.run.steps,
         "population": es.population,
         "return": found[-1],
-        "best_return": max(found),
+        "curve": found,
         "random": border.real(int(floor.returns.sum(dtype=np.int64)), len(floor.returns)),
         "seconds": seconds,
     }
@@ -178,6 +179,33 @@ def table(rows: list[dict[str, Any]], methods: list[str]) -> list[str]:
     return lines
 
 
+def on_the_way(rows: list[dict[str, Any]], first: str) -> list[str]:
+    """Medians of `first` and of OpenES after each part of the run, with the verdict on `first`.
+
+    Where both end at the largest return that there is, only the way there can differ.
+    """
+    lines = []
+    for name in dict.fromkeys(row["env"] for row in rows):
+        own, other = (
+            [row for row in rows if (row["env"], row["method"]) == (name, method)]
+            for method in (first, "openes")
+        )
+        if first == "openes" or not own or not other:
+            continue
+        floor = statistics.median(row["random"] for row in own)
+        cells = []
+        for part in range(PARTS):
+            ours, theirs = ([row["curve"][part] for row in of] for of in (own, other))
+            medians = " / ".join(f"{statistics.median(of):.4g}" for of in (ours, theirs))
+            cells.append(f"{medians} {verdict(ours, theirs, floor)}")
+        lines.append("  ".join([f"{name:<26}", *(f"{cell:>24}" for cell in cells)]))
+    if lines:
+        shares = (f"after {100 * part // PARTS} %" for part in range(1, PARTS + 1))
+        head = f"{f'{first} / openes':<26}"
+        lines.insert(0, "  ".join([head, *(f"{share:>24}" for share in shares)]))
+    return lines
+
+
 def parsed(text: str) -> tuple[str, Any]:
     """A setting of OpenES, `name=value`, with the type of its default."""
     from benchmarks.open_es import Settings
@@ -206,7 +234,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.table:
         rows = [json.loads(line) for line in Path(arguments.table).read_text().splitlines()]
-        print("\n".join(table(rows, list(dict.fromkeys(row["method"] for row in rows)))))
+        methods = list(dict.fromkeys(row["method"] for row in rows))
+        print("\n".join([*table(rows, methods), *on_the_way(rows, methods[0])]))
         return
     flags = command_line.OneLineParser(prog=PROGRAM)
     command_line.add_config_arguments(flags)
@@ -232,15 +261,17 @@ def main() -> None:
                         file.write(json.dumps(row) + "\n")
                 if not arguments.json:
                     print(
-                        f"{name} {method} seed {seed}: return {row['return']:.5g} (best "
-                        f"{row['best_return']:.5g}, random {row['random']:.5g}) in "
+                        f"{name} {method} seed {seed}: return {row['return']:.5g} (on the way "
+                        f"{' '.join(f'{x:.5g}' for x in row['curve'][:-1])}, random "
+                        f"{row['random']:.5g}) in "
                         f"{row['seconds']:.1f} s",
                         flush=True,
                     )
     if arguments.json:
         print(json.dumps({"machine": common.machine(), "rows": rows}))
     else:
-        print("\n".join([common.machine(), *table(rows, arguments.method)]))
+        lines = table(rows, arguments.method), on_the_way(rows, arguments.method[0])
+        print("\n".join([common.machine(), *lines[0], *lines[1]]))
 
 
 if __name__ == "__main__":

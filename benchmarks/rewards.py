@@ -7,8 +7,10 @@
 Ours is `python -m int_lm.tune`, GRPO the float twin of the same model, tuned by back-propagation
 (benchmarks/grpo.py). Both get the training prompts of the task and are asked the same held-out
 prompts before and after, greedily. The clock of GRPO runs during its steps alone; that of ours
-includes the first evaluation and compilation, which is to our disadvantage. First the twin's bits
-per token on solutions are compared with the integer model's.
+includes the first evaluation and compilation, which is to our disadvantage. With
+--processor-seconds in place of --seconds both clocks count the processor's time, so that other
+programs on the machine change nothing (pin the benchmark to one core, for a second one is counted,
+too). First the twin's bits per token on solutions are compared with the integer model's.
 
 Prints a row for each method and seed, and medians; --json prints one JSON object {"rows": [{task,
 method, seed, seconds, steps, reward_before, reward_after, solved_before, solved_after, prompts}]}.
@@ -23,6 +25,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +45,15 @@ METHODS = ("ours", "grpo")
 TEXTS = 256  # whose bits are compared before anything is tuned
 LARGEST_DIFFERENCE = 0.001  # bits per token of the twin and of the integer model
 NEVER = 10**9  # steps
+# the command, with the processor's clock for `run.seconds`
+BY_PROCESSOR = """
+import time
+time.monotonic = time.process_time
+from int_lm import errors
+from int_lm.tune.__main__ import PROGRAM, main
+with errors.reported(PROGRAM):
+    main()
+"""
 ANSWERED_AT_ONCE = 250
 
 
@@ -53,9 +65,10 @@ def grpo(
     seconds: float,
     seed: int,
     settings: "Settings",
+    clock: Callable[[], float],
     curve: bool,
 ) -> dict[str, Any]:
-    """Tune the twin for `seconds`; a row."""
+    """Tune the twin for `seconds` of this clock; a row."""
     from benchmarks.grpo import Grpo
 
     tuner = Grpo(opened.recipe.model, opened.weights, task, tokenizer, settings, seed)
@@ -73,25 +86,36 @@ def grpo(
 
     before, step, recent = answer(), 0, []
     tuner.compile(examples(0))
-    began = time.perf_counter()
-    while time.perf_counter() - began < seconds:
+    began = clock()
+    while clock() - began < seconds:
         recent.append(tuner.step(examples(step)))
         step += 1
         if curve and step % 20 == 0:
             say(f"  grpo seed {seed} step {step}: reward {statistics.fmean(recent[-20:]):.4f}")
-    spent = time.perf_counter() - began
+    spent = clock() - began
     return _row(task, "grpo", seed, spent, step, before, answer(), len(held_out))
 
 
 def ours(
-    run: str, name: str, seconds: float, seed: int, prompts: int, flags: list[str]
+    run: str,
+    name: str,
+    seconds: float,
+    seed: int,
+    prompts: int,
+    flags: list[str],
+    by_processor: bool,
 ) -> dict[str, Any]:
-    """Run `python -m int_lm.tune` for `seconds` on the task of this name; a row."""
+    """Run `python -m int_lm.tune` for `seconds` on the task of this name; a row.
+
+    Args:
+      by_processor: whether these are seconds of the processor: the clock of the command is that.
+    """
     task = tasks.of(name)
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as output:
         common.run(
             [
-                *("-m", "int_lm.tune", "--run", run, "--reward", name, "--json"),
+                *(("-c", BY_PROCESSOR) if by_processor else ("-m", "int_lm.tune")),
+                *("--run", run, "--reward", name, "--json"),
                 *("--run.dir", f"{folder}/tuned", "--run.seed", str(seed)),
                 *("--run.seconds", str(seconds), "--run.steps", str(NEVER)),
                 *("--run.eval_every", str(NEVER), "--run.checkpoint_every", str(NEVER)),
@@ -203,7 +227,9 @@ def main() -> None:
     parser = common.parser(__doc__)
     parser.add_argument("--run", required=True, metavar="DIR", help="run whose weights are tuned")
     parser.add_argument("--task", required=True, metavar="NAME", help="see python -m int_lm.tasks")
-    parser.add_argument("--seconds", type=float, default=600.0, help="(default: %(default)s)")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--seconds", type=float, default=600.0, help="(default: %(default)s)")
+    length.add_argument("--processor-seconds", type=float, help="of the processor, in their place")
     parser.add_argument("--seed", type=int, nargs="+", default=[0], help="(default: 0)")
     parser.add_argument("--method", nargs="+", choices=METHODS, default=METHODS, help="(both)")
     parser.add_argument("--prompts", type=int, default=500, help="held out (default: %(default)s)")
@@ -225,17 +251,19 @@ def main() -> None:
     if "grpo" in arguments.method:
         settings = _grpo_settings(arguments.grpo)
         compare(opened, tokenizer, task)
+    by_processor = arguments.processor_seconds is not None
+    seconds = arguments.processor_seconds if by_processor else arguments.seconds
+    clock = time.process_time if by_processor else time.perf_counter
     rows = []
     for seed in arguments.seed:
         for method in arguments.method:  # taking turns, so that a slow hour is both's
             if method == "ours":
                 flags = shlex.split(arguments.ours)
-                row = ours(
-                    arguments.run, arguments.task, arguments.seconds, seed, arguments.prompts, flags
-                )
+                named = arguments.run, arguments.task
+                row = ours(*named, seconds, seed, arguments.prompts, flags, by_processor)
             else:
                 row = grpo(
-                    opened, tokenizer, task, held_out, arguments.seconds, seed, settings,
+                    opened, tokenizer, task, held_out, seconds, seed, settings, clock,
                     arguments.curve,
                 )  # fmt: skip
             rows.append(row)

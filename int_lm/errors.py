@@ -14,6 +14,7 @@ from int_lm import signals
 
 EXIT_USER_ERROR = 2
 EXIT_LOST_PROCESS = 3  # another process of the run is gone
+EXIT_NOTHING_TO_TRAIN = 4  # for scripts that start a run repeatedly
 
 REMEDIES = {  # of failures of the file system
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space or choose another place"),

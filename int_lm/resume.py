@@ -19,8 +19,6 @@ from int_lm.errors import UserError, counted, differences
 from int_lm.method import schedules
 from int_lm.runtime import VOCABULARY_MAX
 
-EXIT_NOTHING_TO_TRAIN = 4  # exit status of train.py, for scripts that start a run repeatedly
-
 # Paths of text and tokenizer may change: the digests of text and tokenizer are compared instead.
 PLACES = frozenset({"data.path", "data.tokenizer"})
 # Fields that may change when a run is resumed. Some schedules depend on run.steps: then
@@ -160,8 +158,8 @@ def check_config(
     _refuse_other_sources(complete, current)
     differs = [name for name in before | now if before.get(name) != now.get(name)]
     fit = not any(name.startswith("model.") for name in differs)
-    own_dir = current.get("run", {}).get("dir")
-    _refuse_differences(before, now, "go back to the old value", own_dir if fit else None)
+    own = _weights_of(current)
+    _refuse_differences(before, now, "go back to the old value", own if fit else None)
 
 
 def check_tokenizer(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
@@ -191,7 +189,7 @@ def _refuse_other_sources(saved: Mapping[str, Any], current: Mapping[str, Any]) 
     if before and now and problems:
         raise UserError(
             f"data.mixture {' and '.join(problems)}; go back to the sources of the checkpoint, or "
-            f"{_other_run(current.get('run', {}).get('dir'))}"
+            f"{_other_run(_weights_of(current))}"
         )
 
 
@@ -235,6 +233,11 @@ def other_places(host: Mapping[str, Any], settings: Config) -> str:
         name = f"data.mixture.{after.name}.path" if now.mixture else "data.path"
         places.append((name, " ".join(before.path), " ".join(after.path)))
     return "; ".join(f"{name} was {old}, now {new}" for name, old, new in places if old != new)
+
+
+def _weights_of(tree: Mapping[str, Any]) -> str | None:
+    """The directory of a run with this configuration; None for a policy: no run starts from one."""
+    return None if tree.get("control", {}).get("env") else tree.get("run", {}).get("dir")
 
 
 def _other_run(weights: str | None) -> str:
@@ -282,7 +285,7 @@ def check_resumable(
         if saved != current:
             raise UserError(
                 f"the checkpoint was written with {name} {saved}, now {current}; "
-                f"restore what changed, or {_other_run(settings.run.dir)}"
+                f"restore what changed, or {_other_run(_weights_of(config.to_dict(settings)))}"
             )
 
 

@@ -40,12 +40,8 @@ from int_lm.sampling import (
 
 FORMAT_VERSION = 2  # version 1, which had no sparse context tables, is read too
 PARTS = ("rows", "counts", "columns", "values")  # of a sparse context table
-BESIDES = (
-    "context",
-    "cache",
-    "cache_place",
-    "cache_hash",
-)  # of a state, beside the recurrent network's
+# what a state has beside the recurrent network's
+BESIDES = ("context", "words", "cache", "cache_place", "cache_hash")
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 METADATA_KEY = "int_lm"  # of the safetensors header; its value is JSON
 CACHE = "direct/cache"  # the weights of the document cache
@@ -53,6 +49,7 @@ EXP2_TABLE, LOG2_TABLE = "tables/exp2", "tables/log2_mantissa"
 TEXT_BYTES = 1 << 20  # of config.json, and of the header of the weights file, at most
 LOGIT_MAX = 2**15 - 1
 VOCABULARY_MAX, DIRECT_LENGTH_MAX, DIRECT_BITS_MAX, CACHE_BITS_MAX = 2**16, 16, 24, 16
+WORDS_MAX = 4
 INPUTS_MAX = (2**31 - 1) // (2 * 127**2)  # of a dot: sums stay below 2^31
 EXACT_INPUTS = 2**24 // 127**2  # of a dot in float32: sums stay at most 2^24
 ONE_THREAD = 2**18  # products in a call of BLAS: up to this many, OpenBLAS starts no other thread
@@ -277,15 +274,21 @@ class Model:
         return sorted(self.config["model"].get("direct", []), reverse=True)
 
     @property
+    def words(self) -> list[int]:
+        """Numbers of words of the context tables that words select, descending."""
+        return sorted(self.config["model"].get("words", []), reverse=True)
+
+    @property
     def cache(self) -> list[int]:
         """Context lengths of the document cache, the longest first."""
         return sorted(self.config["model"].get("cache", []), reverse=True)
 
     @functools.cached_property
     def tables(self) -> list[Table]:
-        """The context tables, the one of the longest contexts first."""
+        """The context tables, the one of the longest contexts first, then those of words."""
         R, V = 1 << self.config["model"].get("direct_bits", 0), self.config.get("vocab_size", 0)
-        return [Table(self.tensors, f"direct/context_{length}", R, V) for length in self.direct]
+        names = [f"context_{length}" for length in self.direct] + [f"words_{n}" for n in self.words]
+        return [Table(self.tensors, f"direct/{name}", R, V) for name in names]
 
     @functools.cached_property
     def operands(self) -> Tensors:
@@ -306,9 +309,11 @@ class Model:
         """The state at a document's start: every leaf has P as its second axis."""
         state = self.architecture.initial_state(self.config["model"], batch)
         own = {}
-        if self.direct or self.cache:
-            longest = max(self.direct + self.cache)
+        if self.tables or self.cache:
+            longest = max((1, *self.direct, *self.cache))
             own["context"] = np.full((longest, batch), SEPARATOR, np.int64)
+        if self.words:
+            own["words"] = np.zeros((self.words[0], batch), np.int32)
         if self.cache:
             rows = 1 << self.config["model"]["cache_bits"]
             own["cache"] = np.zeros((len(self.cache), batch, rows, 3), np.int32)
@@ -332,11 +337,12 @@ class Model:
             return recurrent, logits_PV
         context_KP = np.concatenate([tokens_P[None], state["context"][:-1]])
         context_KP = np.where(tokens_P != SEPARATOR, context_KP, SEPARATOR)
-        rows_KP = context_rows(context_KP, self.direct, self.config["model"]["direct_bits"])
-        for table, rows_P in zip(self.tables, rows_KP, strict=True):
+        following = recurrent | {"context": context_KP}
+        if self.words:
+            following["words"] = following_words(state["words"], tokens_P)
+        for table, rows_P in zip(self.tables, self.rows(following), strict=True):
             logits_PV = logits_PV + table.rows(rows_P)
         logits_PV = np.minimum(np.maximum(logits_PV, -LOGIT_MAX), LOGIT_MAX)
-        following = recurrent | {"context": context_KP}
         if not self.cache:
             return following, logits_PV
         state = state if owned else state | {"cache": state["cache"].copy()}
@@ -347,6 +353,30 @@ class Model:
         logits_PV = np.minimum(np.maximum(logits_PV, -LOGIT_MAX), LOGIT_MAX)
         return following | cache, logits_PV
 
+    def rows(self, state: Tensors) -> np.ndarray:
+        """The row of each of `tables` that the state selects, int64 [tables, P]."""
+        bits = self.config["model"].get("direct_bits", 0)
+        rows_KP = context_rows(state["context"], self.direct, bits)
+        if not self.words:
+            return rows_KP
+        return np.concatenate([rows_KP, context_rows(state["words"], self.words, bits)])
+
+
+def following_words(words_WP: np.ndarray, tokens_P: np.ndarray) -> np.ndarray:
+    """Hashes of the last words after one more token, int32: that being written first, 0 for none.
+
+    Tokens are bytes. A word is a run of letters of ASCII, capital or small, and bytes from 128 on.
+    """
+    tokens_P, words = tokens_P.astype(np.uint32), words_WP.view(np.uint32)
+    small_P = np.where(tokens_P < 128, tokens_P | 32, tokens_P)
+    longer_P = (words[0] ^ small_P) * np.uint32(0x9E3779B1)
+    longer_P ^= longer_P >> np.uint32(15)
+    letters_P = (tokens_P >= 128) | (small_P - np.uint32(ord("a")) < 26)
+    ended = np.concatenate([np.zeros_like(words[:1]), words[:-1]])
+    ended = np.where((words[0] != 0) & (tokens_P != SEPARATOR), ended, words)
+    ended[:, tokens_P == SEPARATOR] = 0
+    return np.where(letters_P, np.concatenate([longer_P[None], words[1:]]), ended).view(np.int32)
+
 
 def context_rows(context_KP: np.ndarray, lengths: Sequence[int], bits: int) -> np.ndarray:
     """Rows of context tables, [lengths, P]; arguments as of `context_hashes`."""
@@ -355,10 +385,10 @@ def context_rows(context_KP: np.ndarray, lengths: Sequence[int], bits: int) -> n
 
 
 def context_hashes(context_KP: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
-    """Hashes of so many last tokens, newest first, mod 2^32: uint32 [lengths, P].
+    """Hashes of so many last tokens, or words, mod 2^32: uint32 [lengths, P].
 
     Args:
-      context_KP: the last token first. lengths: descending.
+      context_KP: the last one first. lengths: descending.
     """
     words = np.array(lengths, np.uint32)[:, None].repeat(context_KP.shape[1], axis=1)
     for number, token_P in enumerate(context_KP.astype(np.uint32)):
@@ -496,11 +526,12 @@ def expected_tensors(
     name = config["model"]["architecture"]
     known = ", ".join(architectures)
     _require(name in architectures, f"its architecture is {name!r}, this runtime knows {known}")
-    model, V, direct = config["model"], config["vocab_size"], config["model"].get("direct", [])
+    model, V = config["model"], config["vocab_size"]
+    direct, words, cache = (model.get(names, []) for names in ("direct", "words", "cache"))
+    names = [f"context_{length}" for length in direct] + [f"words_{n}" for n in words]
     sizes = [(model[name], INPUTS_MAX) for name in ("layers", "width", "ffn_multiple")]
-    sizes += [(length, DIRECT_LENGTH_MAX) for length in direct]
-    sizes += [(model["direct_bits"], DIRECT_BITS_MAX) for _ in direct[:1]]
-    cache = model.get("cache", [])
+    sizes += [(length, DIRECT_LENGTH_MAX) for length in direct] + [(n, WORDS_MAX) for n in words]
+    sizes += [(model["direct_bits"], DIRECT_BITS_MAX) for _ in names[:1]]
     sizes += [(length, DIRECT_LENGTH_MAX) for length in cache]
     sizes += [(model["cache_bits"], CACHE_BITS_MAX) for _ in cache[:1]]
     for size, most in [(V, VOCABULARY_MAX), *sizes]:
@@ -509,14 +540,16 @@ def expected_tensors(
     shapes = architectures[name].shapes(model, V)
     widest = max(shape[-1] for shape in shapes.values())
     _require(widest <= INPUTS_MAX, f"it has dots over {widest} inputs, at most {INPUTS_MAX} fit")
-    for names in (direct, cache):
-        _require(len(set(names)) == len(names), f"{CONFIG_FILE} names a context table twice")
+    for lengths in (direct, words, cache):
+        _require(len(set(lengths)) == len(lengths), f"{CONFIG_FILE} names a context table twice")
+    of_bytes = not words or config["tokenizer"]["kind"] == "bytes"
+    _require(of_bytes, "it has tables of words, which need the tokenizer bytes")
     same = config["tokenizer"]["vocab_size"] == V
     _require(same, "its tokenizer has another vocabulary than its weights")
     expected = {name: ("I8", shape) for name, shape in shapes.items()}
-    rows, index = 1 << model["direct_bits"] if direct else 0, "U8" if V <= 256 else "U16"
+    rows, index = 1 << model["direct_bits"] if names else 0, "U8" if V <= 256 else "U16"
     sparse = ("U8", [-(-rows // 8)]), (index, [-1]), (index, [-1]), ("I8", [-1])
-    for table in (f"direct/context_{length}" for length in direct):
+    for table in (f"direct/{name}" for name in names):
         parts = {f"{table}/{part}": of for part, of in zip(PARTS, sparse, strict=True)}
         expected |= parts if f"{table}/rows" in found else {table: ("I8", [rows, V])}
     if cache:

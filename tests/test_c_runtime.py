@@ -30,7 +30,7 @@ SAMPLERS = (
     runtime.Sampler(top_k=40, top_p=0.9, min_p=0.01, repetition_penalty=3, repetition_window=4),
 )
 MODELS = {
-    "egg": dataclasses.replace(MODEL, layers=2, direct=(1, 3), direct_bits=7),
+    "egg": dataclasses.replace(MODEL, layers=2, direct=(1, 3), words=(2, 1), direct_bits=7),
     "rwkv": ModelConfig(architecture="rwkv", width=24, layers=2, direct=(2,), direct_bits=6),
     "gru": ModelConfig(architecture="plugins.gru:GRU", width=20, layers=2),
     "cache": ModelConfig(

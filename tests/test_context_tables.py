@@ -31,12 +31,12 @@ def test_rows_are_the_hash_of_the_last_tokens():
     text = [5, 0, 65535, 7, 7, 1, 0, 0, 300, 2, 9, 9, 9]
     for bits in (8, 17, 24):
         model = ModelConfig(direct=(1, 2, 5), direct_bits=bits)
-        context = context_tables.initial_context(model, 1)
+        context = context_tables.initial_state(model, 1)["context"]
         before: list[int] = []
         for token in text:
             before = [] if token == 0 else [token, *before]
             context = context_tables.following(context, jnp.array([token], jnp.int32))
-            rows = context_tables.rows(model, context)
+            rows = context_tables.rows(model, {"context": context})
             for length in (1, 2, 5):
                 padded = (before + [0] * 5)[:length]
                 expected = oracle.contexts.row_of(padded, length, bits)
@@ -142,7 +142,7 @@ def test_a_step_gives_tables_what_their_readings_say(architecture: str):
             context = jnp.asarray(old.members["context"])[:, 0::2]
             for t in range(4):
                 context = context_tables.following(context, jnp.asarray(tokens[:, t], jnp.int32))
-                picked = context_tables.rows(tiny_recipe.settings.model, context)
+                picked = context_tables.rows(tiny_recipe.settings.model, {"context": context})
                 rows += picked[f"context_{length}"].tolist()
             counts = list(old.tables.counts[f"context_{length}"])
             for row in set(rows):

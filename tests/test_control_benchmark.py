@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.control import parsed, table, verdict
+from benchmarks.control import on_the_way, parsed, table, verdict
 from int_lm.errors import UserError
 
 
@@ -36,6 +36,23 @@ def test_a_table_has_medians_and_counts_verdicts() -> None:
     assert lines[1].split() == ["A", "0.5", "5", "2", "s", "3", "2", "s", "equal"]
     assert lines[2].split() == ["B", "0.5", "8", "2", "s", "3", "2", "s", "better"]
     assert lines[3] == "rank1 beside OpenES: 1 better, 1 equal, 0 worse"
+
+
+def test_who_is_ahead_on_the_way_is_said_of_every_quarter() -> None:
+    """Also where both end with the same; an environment without OpenES has no row."""
+    curves = {"rank1": (1.0, 4.0, 5.0, 9.0), "openes": (0.5, 4.0, 8.0, 9.0)}
+    rows = [
+        {"env": "A", "method": method, "curve": curve, "random": 0.0}
+        for method, curve in curves.items()
+    ]
+    rows.append({"env": "B", "method": "rank1", "curve": curves["rank1"], "random": 0.0})
+    head, row = on_the_way(rows, "rank1")
+    assert [f"after {share} %" in head for share in (25, 50, 75, 100)] == [True] * 4
+    assert row.split() == [
+        *("A", "1", "/", "0.5", "better", "4", "/", "4", "equal"),
+        *("5", "/", "8", "worse", "9", "/", "9", "equal"),
+    ]
+    assert on_the_way(rows[:1], "rank1") == on_the_way(rows, "openes") == []
 
 
 def test_settings_of_openes_have_the_type_of_their_defaults() -> None:

@@ -79,7 +79,9 @@ def test_a_run_is_the_same_broken_off_or_not(
     assert hosts[0]["control"] == hosts[1]["control"]
     assert hosts[0]["control"]["statistics"]["count"] > 100
     capsys.readouterr()
-    control("--json", run_dot_dir="a")  # nothing is left to train
+    with pytest.raises(SystemExit) as nothing_left:
+        control("--json", run_dot_dir="a")
+    assert nothing_left.value.code == 4
     again = json.loads(capsys.readouterr().out)
     assert {**again, "seconds": 0} == {**figures, "seconds": 0}
 
@@ -88,8 +90,9 @@ def test_a_run_is_the_same_broken_off_or_not(
         ({"env": "CartPole"}, "control.env 'plugins.chase:CHASE', now 'CartPole'"),
         ({"es_dot_fitness": "sign"}, "es.fitness 'standard', now 'sign'"),
     ):
-        with pytest.raises(UserError, match=expected):
+        with pytest.raises(UserError, match=expected) as refused:
             control(run_dot_dir="b", **flags)
+        assert str(refused.value).endswith("or start a new run with another --run.dir")
     done = run_command("eval.py", "--run", "a")
     assert done.returncode == 2 and "a holds a policy, which is no language model" in done.stderr
 

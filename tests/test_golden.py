@@ -99,6 +99,7 @@ GOLDEN: dict[tuple[str, str], Golden] = {
 }
 ADAPTIVE = Golden("d0f02a9561f5aaff", "cb6b0d14a369f22f", "609b0b7e3c7a9b89", "56d53d211967c354")
 CACHED = Golden("d0f02a9561f5aaff", "9086520bda806510", "f8a1383bcf49d68d", "aa96586de7ced45a")
+WORDS = Golden("ef1c4a19d45e94a1", "55161cdc7c4e0074", "093dd2c3a360ddc3", "0685cb7fa7cc2672")
 WIDE = Golden("394f13cef1694ebf", "9d8b520f49c53874", "2c992e9567e30dd6", "54403b251e5a85c0")
 
 RECIPES: dict[str, dict[str, Any]] = {
@@ -156,6 +157,13 @@ def test_the_document_cache_gives_the_bits_it_has_always_given():
     fields = fields_of("rwkv", "unit, exact, direct")
     fields["model"] |= {"cache": [2, 1], "cache_bits": 5}
     assert Golden(*hash_after(fields, VOCABULARY, {2, 5})) == CACHED, MESSAGE
+
+
+def test_words_give_the_bits_they_have_always_given():
+    """Tables of words, and streams that are read without them."""
+    fields = fields_of("rwkv", "unit, exact, direct", direct_dropout=0.4)
+    fields["model"] |= {"words": [1, 2]}
+    assert Golden(*hash_after(fields, 256, {2, 5})) == WORDS, MESSAGE
 
 
 def test_a_wide_vocabulary_gives_the_bits_it_has_always_given():

@@ -24,7 +24,7 @@ from int_lm.config import Config, EsConfig, ModelConfig
 from int_lm.method import population, token_votes
 from int_lm.method.clock import Clock
 from int_lm.method.recipe import Recipe
-from int_lm.model import perturb, reading
+from int_lm.model import context_tables, perturb, reading
 from int_lm.model.params import Parameters
 from int_lm.native import segment
 
@@ -82,6 +82,7 @@ def everything(recipe: Recipe, weights: Parameters, tokens_PT: np.ndarray) -> tu
         keep = token_votes.keep(recipe)
         es = recipe.es
         state = recipe.model.initial_state(es.population, es.members_per_stream)
+        state |= context_tables.limits(es, pairs_I)
         state, *_ = objective(state, tokens_PT, keep)
         return objective(state, tokens_PT[:, ::-1], keep)
 
@@ -109,6 +110,12 @@ CASES = {
         {"architecture": "rwkv", "width": 24, "direct": (1, 3), "direct_bits": 8},
         UNIT,
         11,
+    ),
+    # words, for which tokens are bytes, and tables that are left out
+    "rwkv, words": (
+        {"architecture": "rwkv", "width": 16, "direct": (2,), "words": (1, 2), "direct_bits": 8},
+        {**UNIT, "direct_dropout": 0.5, "direct_dropout_above": 1},
+        256,
     ),
     # a document cache, whose streams are read by a pair or by two of them
     "rwkv, cache": (

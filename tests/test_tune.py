@@ -346,6 +346,11 @@ def test_a_run_is_the_same_broken_off_or_not(
     (folder / "broken").unlink()
     tune(base, "b", *more)
     assert rows(folder / "b") == logged
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as nothing_left:
+        tune(base, "b", "--json", *more)
+    assert nothing_left.value.code == 4
+    assert {**json.loads(capsys.readouterr().out), "seconds": 0} == {**figures, "seconds": 0}
 
     tune(base, "equal", "--reward", "rewards_of_mine:whole", "--run.steps", "1", *more)
     assert "warning: nothing was learned in the last step: the two" in capsys.readouterr().err

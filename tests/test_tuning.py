@@ -37,10 +37,11 @@ def tiny(
     """A small recipe; keyword arguments are fields of `es`."""
     sizes = {"architecture": "rwkv", "width": 8, "layers": 1, "ffn_multiple": 2, "direct_bits": 8}
     fields = {"population": 8, "members_per_stream": 4, "sigma_shift": 1, "fitness": "standard"}
-    fields |= {"update": "carry", "learning_rate": 2.0, "schedule": "constant"} | es
+    fields |= {"update": "carry", "learning_rate": 2.0, "schedule": "constant"}
+    fields |= {"objective": "reward"} | es
     config = Config(
         model=presets.egg(**sizes | (model or {})),
-        es=presets.paper_es(objective="reward", **fields),
+        es=presets.paper_es(**fields),
         run=RunConfig(seed=3, steps=100, init_from="there"),
         reward=RewardConfig(tokens=5, **(reward or {})),
     )
@@ -131,6 +132,13 @@ def test_a_rare_success_counts_most_in_standard_deviations() -> None:
     assert rewards.fitness("rank", [1] * 8, 8).tolist() == [0] * 4
 
 
+def test_what_all_of_a_pair_share_hides_in_standard_deviations() -> None:
+    """Pairs that play other episodes: `linear` sees the differences, whatever the levels."""
+    scores = [101, 100, 900, 901, 501, 500, 300, 302]
+    assert rewards.fitness("standard", scores, 8).tolist() == [0, 0, 0, 0]
+    assert rewards.fitness("linear", scores, 8).tolist() == [2, -2, 2, -4]
+
+
 def test_rewards_become_integers() -> None:
     """In units of 2^-16, halves to even; the best of a member's completions is its score."""
     halves = [rewards.fixed_point(x / 2**17) for x in (1, 2, 3, -1)]
@@ -141,8 +149,9 @@ def test_rewards_become_integers() -> None:
 
 
 def test_what_does_not_go_together_is_refused() -> None:
-    with pytest.raises(UserError, match="es.fitness linear and es.objective reward"):
-        tiny(fitness="linear")
+    with pytest.raises(UserError, match="es.fitness rank and es.objective log_likelihood"):
+        tiny(fitness="rank", objective="log_likelihood")
+    assert tiny(fitness="linear").es.fitness == "linear"
     with pytest.raises(UserError, match="needs what members write to be judged"):
         recipe = tiny()
         evolve.compiled_step(recipe)(evolve.initial(recipe), np.zeros((2, 3), np.uint8), 0)

@@ -23,7 +23,8 @@ def tiny_run(vocab_size: int = 256, model: ModelConfig = MODEL, extreme: bool = 
     Norms and biases are random too, unlike those of `params.initialise`.
     """
     generator = np.random.default_rng(1)
-    es = presets.paper_es(readout="exact" if model.direct or model.cache else "perturbed")
+    exact = model.direct or model.words or model.cache
+    es = presets.paper_es(readout="exact" if exact else "perturbed")
     config = Config(model=model, es=es)
     of_run = recipe.of(config, vocab_size)
 

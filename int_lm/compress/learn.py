@@ -30,7 +30,7 @@ import math
 import numpy as np
 
 from int_lm.errors import UserError
-from int_lm.runtime import LOGIT_MAX, Model, Tensors, context_rows
+from int_lm.runtime import LOGIT_MAX, Model, Tensors
 
 RATE, COUNTS = 1 << 12, 256
 MATCHES = (7, 12, 20, 32)  # tokens
@@ -47,11 +47,11 @@ class Learner:
         Raises:
           UserError: the model has no context tables.
         """
-        if not model.direct:
+        if not model.tables:
             raise UserError(
                 "--learn needs context tables, of which this model has none; leave it out"
             )
-        self._lengths, self._bits = model.direct, model.config["model"]["direct_bits"]
+        self._model, self._bits = model, model.config["model"]["direct_bits"]
         self._V = model.config["vocab_size"]
         self.reset()
 
@@ -61,7 +61,7 @@ class Learner:
         Raises:
           UserError: this machine does not give the memory for all rows.
         """
-        shape = len(self._lengths), 1 << self._bits
+        shape = len(self._model.tables), 1 << self._bits
         entries = len(MATCHES), 1 << (self._bits + MATCH_BITS)
         self._worths = np.zeros((len(MATCHES), COUNT_MAX + 1), np.int64)
         try:
@@ -87,8 +87,8 @@ class Learner:
           tokens_P: what that step read, 0 at the beginning; of the first lanes, or of all.
           logits_PV: of the model.
         """
-        self._rows_KP = context_rows(state["context"], self._lengths, self._bits)
-        tables = np.arange(len(self._lengths))[:, None]
+        self._rows_KP = self._model.rows(state)
+        tables = np.arange(len(self._model.tables))[:, None]
         learnt_PV = self._deltas_KRV[tables, self._rows_KP].sum(axis=0, dtype=np.int64)
         logits_PV = _saturated(logits_PV + ((learnt_PV + 128) >> 8))
         recent_TP = self._recent_TP[:, : len(tokens_P)]

@@ -31,6 +31,11 @@ class ModelConfig:
     direct: tuple[int, ...] = described(
         (), "lengths k of context tables, each from a hash of the last k tokens to the logits"
     )
+    words: tuple[int, ...] = described(
+        (),
+        "numbers n of words of further such tables: the hash is of the last n words; a word is a "
+        "run of letters, the last one that which is being written (bytes only)",
+    )
     direct_bits: int = described(16, "rows of each such table: 2^direct_bits (V bytes each)")
     cache: tuple[int, ...] = described(
         (),
@@ -70,8 +75,8 @@ class EsConfig:
     fitness: Literal["sign", "linear", "rank", "standard"] = described(
         "sign",
         "votes eggroll: of a pair's score difference its sign, or clipped linear in 15 levels; of "
-        "rewards (int_lm.tune) its sign, the difference of ranks within the prompt, or the "
-        "difference in standard deviations of the prompt",
+        "rewards (int_lm.tune) also the difference of ranks within the prompt, or the difference "
+        "in standard deviations of the prompt",
     )
     update: str = described(
         "carry",
@@ -97,6 +102,15 @@ class EsConfig:
     beta2: float = described(0.9, "update adaptive: decay of the running mean of their squares")
     direct_rate: float = described(
         12.0, "units (1/16 bit) that a row of a context table moves by when it is first read"
+    )
+    direct_dropout: float = described(
+        0.0,
+        "share of the streams that are read, in training, without context tables of words or of "
+        "more than direct_dropout_above tokens: what they know by heart does not keep the others "
+        "and the network from learning",
+    )
+    direct_dropout_above: int = described(
+        3, "tokens of the longest contexts that are never left out"
     )
     anchor: float = described(
         0.0,

@@ -14,6 +14,7 @@ from int_lm.limits import (
     DIRECT_LENGTH_MAX,
     INT8_MAX,
     LEARNING_RATE_MAX,
+    WORDS_MAX,
 )
 
 
@@ -130,6 +131,16 @@ def validate(config: Config) -> Config:
         f"model.direct is {list(model.direct)}, must be different lengths from 1 to "
         f"{DIRECT_LENGTH_MAX}",
     )
+    numbers = set(model.words)
+    require(
+        len(numbers) == len(model.words) and numbers <= set(range(1, WORDS_MAX + 1)),
+        f"model.words is {list(model.words)}, must be different numbers from 1 to {WORDS_MAX}",
+    )
+    require(
+        not model.words or data.tokenizer == "bytes",
+        f"model.words is {list(model.words)}, which needs tokens that are bytes; leave it out, or "
+        "use --data.tokenizer bytes",
+    )
     require(
         model.direct_bits in DIRECT_BITS,
         f"model.direct_bits is {model.direct_bits}, must lie between {DIRECT_BITS[0]} and "
@@ -149,6 +160,15 @@ def validate(config: Config) -> Config:
     require(
         0 < es.direct_rate <= INT8_MAX,
         f"es.direct_rate is {es.direct_rate}, must be above 0 and at most {INT8_MAX}",
+    )
+    require(
+        0 <= es.direct_dropout < 1,
+        f"es.direct_dropout is {es.direct_dropout}, must be at least 0 and below 1",
+    )
+    require(
+        es.direct_dropout_above <= DIRECT_LENGTH_MAX,
+        f"es.direct_dropout_above is {es.direct_dropout_above}, must be at most "
+        f"{DIRECT_LENGTH_MAX}",
     )
     require(es.sigma_shift <= 12, f"es.sigma_shift is {es.sigma_shift}, must be at most 12")
     require(es.anchor <= 1, f"es.anchor is {es.anchor}, must be at most 1")

@@ -12,7 +12,6 @@ the next step; a second one stops at once.
 """
 
 import argparse
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,12 +20,14 @@ from typing import TYPE_CHECKING, Any
 from int_lm import cache, config, errors, plugins, signals
 from int_lm.config import Config, command_line
 from int_lm.errors import require
+from int_lm.training import outcome
 
 if TYPE_CHECKING:  # imported where needed, so that --help and a wrong flag answer at once
     from int_lm.control.controller import Controller
     from int_lm.control.environment import Environment
     from int_lm.files.lock import Lock
     from int_lm.method.recipe import Recipe
+    from int_lm.training.outcome import Outcome
 
 PROGRAM = "int_lm.control"
 COMMAND = f"python -m {PROGRAM}"
@@ -90,6 +91,7 @@ def recipe_of(settings: Config, environment: "Environment") -> "Recipe":
         f"es.objective is {es.objective}, int_lm.control needs the one of rewards: reward",
     )
     require(not settings.model.direct, "model.direct has context tables, which a policy has not")
+    require(not settings.model.words, "model.words has context tables, which a policy has not")
     require(not settings.model.cache, "model.cache has a document cache, which a policy has not")
     model = Policy(settings.model, environment.observations, environment.outputs)
     found = recipe.of_model(settings, model)  # type: ignore[arg-type]
@@ -108,12 +110,8 @@ def recipe_of(settings: Config, environment: "Environment") -> "Recipe":
     return found
 
 
-def control(settings: Config) -> dict[str, Any] | None:
+def control(settings: Config) -> "Outcome":
     """Start or resume a run, together with its other processes, if there are any.
-
-    Returns:
-      The figures that --json prints; None if a signal asked the run to stop, and in all processes
-      but the first.
 
     Raises:
       UserError: a mistake in configuration, environment or run directory.
@@ -140,9 +138,7 @@ def identity_of(settings: Config, environment: "Environment") -> dict[str, Any]:
     return {"kind": "environment", "vocab_size": environment.outputs, **plain}
 
 
-def _control_locked(
-    settings: Config, environment: "Environment", held: "Lock | None"
-) -> dict[str, Any] | None:
+def _control_locked(settings: Config, environment: "Environment", held: "Lock | None") -> "Outcome":
     """The body of `control`, while this run holds the lock `held` of its directory."""
     from int_lm.control import controller as controllers
     from int_lm.training import session as sessions
@@ -175,7 +171,7 @@ def _control_locked(
             kept_beside=kept,
             **sessions.parts(begun, session),
         )
-        return sessions.figures(trainer, session, lambda: finish(trainer))
+        return sessions.outcome(trainer, begun, session, lambda: finish(trainer))
 
 
 def finish(trainer: "Controller") -> Mapping[str, Any]:
@@ -214,13 +210,7 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
     plugins.trust_settings(settings)
     plugins.trust(settings.control.env)
     cache.keep()
-    if not arguments.json:
-        control(settings)
-        return
-    with command_line.reporting_to_stderr():
-        figures = control(settings)
-    if figures:
-        print(json.dumps(figures))
+    outcome.report(lambda: control(settings), arguments.json)
 
 
 if __name__ == "__main__":

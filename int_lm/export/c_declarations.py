@@ -18,7 +18,8 @@ from int_lm.arithmetic import constants
 from int_lm.compile import expressions, layout, reading
 from int_lm.limits import SEPARATOR
 from int_lm.model import document_cache, hashing, likelihood
-from int_lm.model.language_model import CONTEXT, LanguageModel
+from int_lm.model.context_tables import CONTEXT, WORDS
+from int_lm.model.language_model import LanguageModel
 from int_lm.model.params import TABLES
 
 ROOTS = 96  # roots of 1/2, of 128 fractional bits, that powers of it are products of
@@ -175,19 +176,18 @@ def contexts(
     model: LanguageModel, weights: Mapping[str, str], states: Mapping[str, str]
 ) -> Iterator[str]:
     """C declarations of what context tables there are; the arguments are names in C by path."""
-    lengths = model.settings.direct
-    yield f"#define DIRECT {len(lengths)} /* context tables */"
-    if not lengths:
+    lengths, numbers = model.settings.direct, model.settings.words
+    names = [weights[f"{TABLES}/{name}"] for name in model.specs.tables]
+    yield f"#define DIRECT {len(names)} /* context tables */"
+    if not names:
         yield ""
         return
-    bits, names = (
-        model.settings.direct_bits,
-        [weights[f"{TABLES}/{name}"] for name in model.specs.tables],
-    )
-    yield f"enum {{ CONTEXT = {max(lengths)}, DIRECT_BITS = {bits}, DIRECT_ROWS = 1 << {bits} }};"
-    of = ", ".join(map(str, lengths))
+    bits, longest = model.settings.direct_bits, max((1, *lengths))
+    yield f"enum {{ CONTEXT = {longest}, DIRECT_BITS = {bits}, DIRECT_ROWS = 1 << {bits} }};"
+    yield f"enum {{ OF_TOKENS = {len(lengths)} }}; /* tables: the others are of words */"
+    of = ", ".join(map(str, [*lengths, *numbers]))
     yield f"UNUSED static const int32_t direct_lengths[DIRECT] = {{{of}}};"
-    yield f"#define OVER_TABLES(of) ({' + '.join(f'of({k})' for k in range(len(lengths)))})"
+    yield f"#define OVER_TABLES(of) ({' + '.join(f'of({k})' for k in range(len(names)))})"
     yield "UNUSED static const int8_t **const direct_tables[DIRECT] = {"
     yield from lines([f"&{name}" for name in names])
     yield "};"
@@ -195,6 +195,11 @@ def contexts(
     yield "/* the last tokens, the newest first */"
     yield "UNUSED static const int32_t *recent_tokens(const struct state *state) {"
     yield f"    return state->{states[CONTEXT]};"
+    yield "}"
+    yield ""
+    yield "/* hashes of the last words, the newest first */"
+    yield "UNUSED static const int32_t *recent_words(const struct state *state) {"
+    yield f"    return state->{states[WORDS if numbers else CONTEXT]};"
     yield "}"
     yield ""
 

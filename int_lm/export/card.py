@@ -175,6 +175,13 @@ def _pruned(settings: Mapping[str, Any]) -> str | None:
     )
 
 
+def _contexts(model: config.ModelConfig) -> str:
+    """What selects the rows of context tables, in words."""
+    kinds = [(model.direct, "tokens"), (model.words, "words")]
+    parts = [f"the last {', '.join(map(str, of))} {kind}" for of, kind in kinds if of]
+    return " and ".join(parts)
+
+
 def described_text(data: config.DataConfig) -> str:
     """The sources of the text; for a dataset of the hub also its name and revision."""
     described = []
@@ -219,9 +226,9 @@ def model_card(
             f"`{model.architecture}`, {counted(model.layers, 'layer')} of width {model.width}"
         ),
         "weights": f"{count:,}, one byte each",
-        "context tables": f"from the last {', '.join(map(str, model.direct))} tokens to the "
-        f"logits: {tables:,} weights besides, one byte each"
-        if model.direct
+        "context tables": f"from {_contexts(model)} to the logits: {tables:,} weights besides, "
+        "one byte each"
+        if model.direct or model.words
         else None,
         "document cache": f"of what followed the last {', '.join(map(str, model.cache))} tokens"
         if model.cache

@@ -8,10 +8,8 @@ Axes: P members, I = P/2 pairs.
 import jax.numpy as jnp
 from jax import Array
 
-from int_lm.limits import FITNESS_MAX, INT32_MAX
+from int_lm.limits import FITNESS_MAX, INT32_MAX, LINEAR_LEVELS_AT_MEAN
 from int_lm.settings import StrategySettings
-
-LINEAR_LEVELS_AT_MEAN = 3  # `linear`: fitness of a pair whose |difference| is the population's mean
 
 
 def fitness(es: StrategySettings, scores_P: Array, score_max: int) -> Array:

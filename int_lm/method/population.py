@@ -231,9 +231,11 @@ def _of_chunk(
     """One chunk: perturb, run the objective, sum the votes that are made token by token."""
     seen = perturbed(recipe, weights, noise_of(recipe, clock, pairs_I))
     tokens_PT = jnp.repeat(tokens_ST, recipe.es.members_per_stream, axis=0)
+    limits = context_tables.limits(recipe.es, pairs_I) if context_tables.CONTEXT in members else {}
     members, scores_P, records = recipe.objective.run(
-        recipe.model, seen, members, tokens_PT, token_votes.keep(recipe)
+        recipe.model, seen, members | limits, tokens_PT, token_votes.keep(recipe)
     )
+    members = {name: leaf for name, leaf in members.items() if name not in limits}
     votes, row_errors = {}, None
     if records is not None:
         votes, row_errors = token_votes.votes(recipe, seen, records, pairs_I, clock)

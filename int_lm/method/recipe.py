@@ -14,7 +14,7 @@ import functools
 
 from int_lm.errors import UserError, nearest, require
 from int_lm.limits import FITNESS_MAX, INT32_MAX
-from int_lm.method import anchor, bounds, estimator, objective, rewards, schedules, update
+from int_lm.method import anchor, bounds, estimator, objective, schedules, update
 from int_lm.method.estimator import Estimator
 from int_lm.method.objective import Objective
 from int_lm.method.update import Update
@@ -114,11 +114,11 @@ def of_model(settings: Settings, model: LanguageModel) -> Recipe:
     )
     written = recipe.objective.written
     require(
-        es.fitness == "sign" or (es.fitness in rewards.KINDS) == written,
+        written or es.fitness in ("sign", "linear"),
         f"es.fitness {es.fitness} and es.objective {es.objective} do not go together; use "
-        f"--es.fitness {'rank or standard' if written else 'linear'}, or sign",
+        "--es.fitness linear or sign",
     )
-    for name in ("direct", "cache"):
+    for name in ("direct", "words", "cache"):
         if getattr(settings.model, name) and es.readout != "exact" and not written:
             needs = f"model.{name} needs the readout's exact errors; add --es.readout exact"
             raise UserError(needs)

@@ -13,12 +13,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from int_lm.errors import UserError
-from int_lm.limits import FITNESS_MAX, INT8_MAX
+from int_lm.limits import FITNESS_MAX, INT8_MAX, LINEAR_LEVELS_AT_MEAN
 
 FRACTION_BITS = 16
 REWARD_MAX = 2**14  # in magnitude: a reward in units of 2^-16 fits int32 with room for differences
 LEVELS_AT_DEVIATION = 2  # `standard`: fitness of a difference of one standard deviation
-KINDS = ("sign", "rank", "standard")
+KINDS = ("sign", "linear", "rank", "standard")
 
 
 def fixed_point(reward: float) -> int:
@@ -44,11 +44,13 @@ def fitness(kind: str, scores_P: Sequence[int], members_per_prompt: int) -> np.n
     """Fitness of every pair, from the scores of the members of its prompt: int8 [I].
 
         sign      sign(score+ - score-)
+        linear    3 (score+ - score-) / mean |score+ - score-| of the prompt's pairs, at most 7
         rank      7 (rank+ - rank-) / (2 (M - 1)), where the rank of a member is the number of
                   members with lower scores minus the number of those with higher scores
         standard  2 (score+ - score-) / standard deviation of the M scores, at most 7
 
-    Quotients are rounded to the nearest integer, halves away from 0. If all members of a prompt
+    Quotients are rounded to the nearest integer, halves away from 0; that of `linear` towards 0, as
+    in `fitness.fitness`. If all members of a prompt
     have the same score, the fitness of its pairs is 0.
 
     Args:
@@ -60,6 +62,8 @@ def fitness(kind: str, scores_P: Sequence[int], members_per_prompt: int) -> np.n
         scores = list(scores_P[first : first + members_per_prompt])
         if kind == "sign":
             found += [(a > b) - (a < b) for a, b in _pairs(scores)]
+        elif kind == "linear":
+            found += _linear([a - b for a, b in _pairs(scores)], FITNESS_MAX[kind])
         elif kind == "rank":
             most = FITNESS_MAX[kind]
             ranks = centred_ranks(scores)
@@ -89,6 +93,14 @@ def _rounded(dividend: int, divisor: int) -> int:
     """dividend / divisor to the nearest integer, halves away from 0; divisor > 0."""
     whole = (2 * abs(dividend) + divisor) // (2 * divisor)
     return whole if dividend >= 0 else -whole
+
+
+def _linear(differences: Sequence[int], most: int) -> list[int]:
+    """3 difference / mean magnitude, towards 0."""
+    whole = max(1, sum(map(abs, differences)))
+    scale = LINEAR_LEVELS_AT_MEAN * len(differences)
+    levels = [min(scale * abs(x) // whole, most) for x in differences]
+    return [level if x >= 0 else -level for x, level in zip(differences, levels, strict=True)]
 
 
 def _standard(scores: Sequence[int], most: int) -> list[int]:

@@ -6,6 +6,10 @@ for training large scale neural network language models", ASRU 2011). For every 
 selects a row, which is added to the recurrent network's logits. Different contexts may share a row.
 Tokens before a document's start count as separators.
 
+For every number n in `model.words` there is one more table, whose row is selected by the last n
+words. A word is a run of letters; the last one is the word that is being written, which is empty
+after a token that is no letter. The state has the hashes of these words.
+
 The logits are linear in a row, so the gradient of a row is the sum of the errors onehot(target) - p
 of the tokens that read it. No perturbation is needed, and only rows that were read change. Let h be
 the number of times that a row was read in this step, e the mean error of these h tokens, and n the
@@ -17,7 +21,8 @@ A row moves by the full rate when it is read first, and by less in later steps. 
 often in each step keeps the full rate for more steps. So one rate suits both rare contexts, which
 must not be memorised, and frequent contexts, which must not learn too slowly.
 
-Axes: P members, I pairs, K context lengths, J = T I tokens and pairs of a segment, V vocabulary.
+Axes: P members, I pairs, K context lengths, W words, J = T I tokens and pairs of a segment, V
+vocabulary.
 """
 
 from collections.abc import Sequence
@@ -29,32 +34,48 @@ from jax import Array
 
 from int_lm import native
 from int_lm.arithmetic import constants, fixed
-from int_lm.limits import SEPARATOR, spare_bits
+from int_lm.limits import DIRECT_LENGTH_MAX, SEPARATOR, spare_bits
 from int_lm.model.params import Role, Spec, Tree
 from int_lm.settings import ModelSettings, StrategySettings
 
+CONTEXT, WORDS = "context", "words"  # in a state: the last tokens, and hashes of the last words
+LIMIT = "limit"  # in a state, while training: tables of longer contexts are left out
 COUNT_MAX = 2**31 - 1
+_SHARE_BITS = 10  # fractional bits of a share of the streams
 # an error has 7 fractional bits
 _MOVE_BITS = fixed.DIRECT_STEP_BITS + fixed.DIRECT_MEAN_BITS + 7
 
 
-def _name(length: int) -> str:
-    return f"context_{length}"
+def names(model: ModelSettings) -> list[str]:
+    """Names of the tables: "context_k" for every length k, then "words_n" for every number n."""
+    return [f"context_{length}" for length in model.direct] + [f"words_{n}" for n in model.words]
 
 
 def specs(model: ModelSettings, vocab_size: int) -> Tree:
-    """{"context_k": `Spec` of shape [2^direct_bits, V]} for every context length k."""
+    """A `Spec` of shape [2^direct_bits, V] for every table by name."""
     shape = 1 << model.direct_bits, vocab_size
-    return {_name(length): Spec(shape, Role.TABLE, init=0) for length in model.direct}
+    return {name: Spec(shape, Role.TABLE, init=0) for name in names(model)}
 
 
-def initial_context(model: ModelSettings, batch: int) -> Array:
-    """The context at a document's start: separators, int32 [max k, P]; row 0 is the last token.
+def initial_state(model: ModelSettings, batch: int) -> Tree:
+    """What the tables, and the document cache, need of the text before: at a document's start.
 
-    The document cache reads it, too.
+    Returns:
+      {"context": the last tokens, separators, int32 [max k, P], the newest first}, and with
+      `model.words` "words": hashes of the last words, 0 for none, int32 [max n, P]; the first is
+      that of the word that is being written.
     """
-    longest = max((*model.direct, *model.cache))
-    return jnp.full((longest, batch), SEPARATOR, jnp.int32)
+    if not (model.direct or model.words or model.cache):
+        return {}
+    longest = max((1, *model.direct, *model.cache))
+    state = {CONTEXT: jnp.full((longest, batch), SEPARATOR, jnp.int32)}
+    return state | ({WORDS: jnp.zeros((max(model.words), batch), jnp.int32)} if model.words else {})
+
+
+def step(state: Tree, tokens_P: Array) -> Tree:
+    """`initial_state` after one more token."""
+    after = {CONTEXT: following(state[CONTEXT], tokens_P)}
+    return after | ({WORDS: following_words(state[WORDS], tokens_P)} if WORDS in state else {})
 
 
 def following(context_KP: Array, tokens_P: Array) -> Array:
@@ -63,48 +84,109 @@ def following(context_KP: Array, tokens_P: Array) -> Array:
     return jnp.where((tokens_P != SEPARATOR)[None], longer, SEPARATOR)
 
 
+def following_words(words_WP: Array, tokens_P: Array) -> Array:
+    """Hashes of the last words after one more token; a separator forgets all of them.
+
+    A letter makes the word longer that is being written, and any other token ends it. Tokens are
+    bytes: letters are those of ASCII, capital or small, and all bytes of which others are made.
+    """
+    now_1P = words_WP[:1].astype(jnp.uint32)
+    small_P = jnp.where(tokens_P < 128, tokens_P | 32, tokens_P)  # where they are letters
+    longer_1P = _mixed(now_1P, small_P[None].astype(jnp.uint32)).astype(jnp.int32)
+    longer_WP = jnp.concatenate([longer_1P, words_WP[1:]])
+    ended_WP = jnp.concatenate([jnp.zeros_like(longer_1P), words_WP[:-1]])
+    ended_WP = jnp.where(now_1P != 0, ended_WP, words_WP)
+    ended_WP = jnp.where((tokens_P != SEPARATOR)[None], ended_WP, 0)
+    letters_P = ((small_P >= ord("a")) & (small_P <= ord("z"))) | (tokens_P >= 128)
+    return jnp.where(letters_P[None], longer_WP, ended_WP)
+
+
+def _mixed(words: Array, numbers: Array) -> Array:
+    """Hashes with one more number each, uint32."""
+    longer = (words ^ numbers) * np.uint32(fixed.GOLDEN_RATIO)
+    return longer ^ (longer >> np.uint32(15))
+
+
 def hashed(lengths: Sequence[int], context_KP: Array) -> Array:
-    """Hashes of so many last tokens, each seeded with its number: uint32 [lengths, P]."""
+    """Hashes of so many last tokens, or words, seeded with their number: uint32 [lengths, P]."""
     sizes_K1 = jnp.asarray(lengths, jnp.uint32)[:, None]
     words_KP = jnp.broadcast_to(sizes_K1, (len(lengths), context_KP.shape[1]))
     for place, token_P in enumerate(context_KP[: max(lengths)].astype(jnp.uint32)):
-        longer_KP = (words_KP ^ token_P[None]) * np.uint32(fixed.GOLDEN_RATIO)
-        longer_KP = longer_KP ^ (longer_KP >> np.uint32(15))
-        words_KP = jnp.where(sizes_K1 > place, longer_KP, words_KP)
+        words_KP = jnp.where(sizes_K1 > place, _mixed(words_KP, token_P[None]), words_KP)
     return words_KP
 
 
-def rows(model: ModelSettings, context_KP: Array) -> dict[str, Array]:
-    """The row of each context table that is added: {"context_k": int32 [P]}.
+def rows(model: ModelSettings, state: Tree) -> dict[str, Array]:
+    """The row of each context table that is added: int32 [P] by name.
 
     The row is the top `direct_bits` bits of a 32-bit multiplicative hash of the last k tokens,
-    seeded with k.
+    seeded with k, or of the hashes of the last n words, seeded with n.
+
+    Args:
+      state: of `initial_state`, after the last token.
     """
-    if not model.direct:
+    hashes = [hashed(model.direct, state[CONTEXT])] if model.direct else []
+    hashes += [hashed(model.words, state[WORDS])] if model.words else []
+    found = []
+    for words_KP in hashes:
+        words_KP = words_KP * np.uint32(0x85EBCA77)
+        found.extend((words_KP >> np.uint32(32 - model.direct_bits)).astype(jnp.int32))
+    return dict(zip(names(model), found, strict=True))
+
+
+def limits(es: StrategySettings, pairs_I: Array) -> Tree:
+    """Which streams are read without the tables of long contexts: a part of a state.
+
+    {"limit": int32 [1, P]}, for each member of these pairs the longest context of a table that it
+    reads; tables of words count as longer than any. Empty without `es.direct_dropout`.
+    """
+    if not es.direct_dropout:
         return {}
-    words_KP = hashed(model.direct, context_KP) * np.uint32(0x85EBCA77)
-    rows_KP = (words_KP >> np.uint32(32 - model.direct_bits)).astype(jnp.int32)
-    return {_name(length): rows_P for length, rows_P in zip(model.direct, rows_KP, strict=True)}
+    share = round(es.direct_dropout * (1 << _SHARE_BITS))
+    streams_I = 2 * pairs_I // es.members_per_stream & ((1 << _SHARE_BITS) - 1)
+    before_I, after_I = ((n * share) >> _SHARE_BITS for n in (streams_I, streams_I + 1))
+    few, all_of_them = jnp.int32(es.direct_dropout_above), jnp.int32(DIRECT_LENGTH_MAX + 1)
+    limit_I = jnp.where(after_I > before_I, few, all_of_them)
+    return {LIMIT: jnp.repeat(limit_I, 2)[None]}
+
+
+def limited(model: ModelSettings, picked: dict[str, Array], limit_P: Array) -> dict[str, Array]:
+    """`rows`, with the number of rows, which is none, where a table's contexts are too long."""
+    lengths = [*model.direct, *([DIRECT_LENGTH_MAX + 1] * len(model.words))]
+    none = jnp.int32(1 << model.direct_bits)
+    return {
+        name: jnp.where(limit_P < length, none, rows_P)
+        for length, (name, rows_P) in zip(lengths, picked.items(), strict=True)
+    }
 
 
 @native.accelerated(cpu="direct_added")
-def added(weights: Tree, picked: dict[str, Array], logits_PV: Array) -> Array:
+def added(
+    weights: Tree, picked: dict[str, Array], logits_PV: Array, partial: bool = False
+) -> Array:
     """Logits plus the selected rows, clipped to [-32767, 32767]: int16 q4 [P, V].
 
     Args:
       weights: context tables, int8 [rows, V] by name.
       picked: of `rows`, int32 [P] by name.
       logits_PV: of the recurrent network, int8 or int16 q4.
+      partial: whether `picked` may be of `limited`; then the number of rows adds nothing.
     """
     total_PV = logits_PV.astype(jnp.int32)
     for name, rows_P in picked.items():
-        total_PV = total_PV + weights[name][rows_P].astype(jnp.int32)
+        last = len(weights[name]) - 1
+        if partial:
+            row_PV = weights[name][jnp.minimum(rows_P, last)]
+            row_PV = jnp.where((rows_P <= last)[:, None], row_PV, 0)
+        else:
+            row_PV = weights[name][rows_P]
+        total_PV = total_PV + row_PV.astype(jnp.int32)
     return fixed.narrow(total_PV, jnp.int16)
 
 
 def initial_counts(model: ModelSettings) -> dict[str, Array]:
-    """Number of steps that have read each row: {"context_k": int32 zeros [2^direct_bits]}."""
-    return {_name(length): jnp.zeros(1 << model.direct_bits, jnp.int32) for length in model.direct}
+    """Number of steps that have read each row: int32 zeros [2^direct_bits] by name."""
+    return {name: jnp.zeros(1 << model.direct_bits, jnp.int32) for name in names(model)}
 
 
 def _row_step(rate: int, counts_J: Array) -> Array:

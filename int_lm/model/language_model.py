@@ -17,14 +17,14 @@ from int_lm.errors import require
 from int_lm.limits import SEPARATOR
 from int_lm.model import architecture, context_tables, document_cache
 from int_lm.model.architecture import Architecture
+from int_lm.model.context_tables import CONTEXT, LIMIT, WORDS
 from int_lm.model.document_cache import Reading
 from int_lm.model.layers import Activity
 from int_lm.model.params import Parameters, Tree
 from int_lm.settings import ModelSettings
 
-CONTEXT = "context"  # name of the last tokens, in a state: the context tables need them
 # what a state has beside the recurrent network
-BESIDES = (CONTEXT, document_cache.NAME, document_cache.PLACE, document_cache.HASH)
+BESIDES = (CONTEXT, WORDS, LIMIT, document_cache.NAME, document_cache.PLACE, document_cache.HASH)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,8 +72,7 @@ class LanguageModel:
                 f"the architecture {self.settings.architecture} has a state named {name}, which "
                 "the context tables use; give it another name",
             )
-        if self.settings.direct or self.settings.cache:
-            state = state | {CONTEXT: context_tables.initial_context(self.settings, batch)}
+        state = state | context_tables.initial_state(self.settings, batch)
         if self.settings.cache:
             state = state | document_cache.initial_state(self.settings, batch // readers)
         return state
@@ -158,13 +157,16 @@ class LanguageModel:
         )
         if CONTEXT not in state:
             return recurrent, logits_PV, activity
-        context_KP = context_tables.following(state[CONTEXT], tokens_P)
-        rows = context_tables.rows(self.settings, context_KP)
-        logits_PV = context_tables.added(weights.tables, rows, logits_PV)
-        following = recurrent | {CONTEXT: context_KP}
+        context, partial = context_tables.step(state, tokens_P), LIMIT in state
+        rows = context_tables.rows(self.settings, context)
+        if partial:
+            context[LIMIT] = state[LIMIT]
+            rows = context_tables.limited(self.settings, rows, state[LIMIT][0])
+        logits_PV = context_tables.added(weights.tables, rows, logits_PV, partial)
+        following = recurrent | context
         activity = dataclasses.replace(activity, rows=rows)
         if cached is None:
             return following, logits_PV, activity
-        cache, reading = cached(context_KP)
+        cache, reading = cached(context[CONTEXT])
         logits_PV = document_cache.added(weights.tables[document_cache.NAME], reading, logits_PV)
         return following | cache, logits_PV, dataclasses.replace(activity, cache=reading)

@@ -199,8 +199,10 @@ def unit_votes(
 # -- Context tables --------------------------------------------------------------------------------
 
 
-def direct_added(weights: dict[str, Array], picked: dict[str, Array], logits_PV: Array) -> Array:
-    """`context_tables.added`: int16 [P, V]."""
+def direct_added(
+    weights: dict[str, Array], picked: dict[str, Array], logits_PV: Array, partial: bool = False
+) -> Array:
+    """`context_tables.added`: int16 [P, V]; the number of rows never adds anything."""
     call = _call("direct_added", logits_PV.shape, jnp.int16, logits_PV.dtype.type)
     return call(logits_PV, *(weights[name] for name in picked), *picked.values())
 

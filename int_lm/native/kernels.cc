@@ -138,6 +138,9 @@ struct Errors {
   int32_t scale;
 };
 
+// What is added where no row of a table is picked: zeros, for every vocabulary.
+static const int8_t NO_ROW[1 << 16] = {};
+
 // Tables, of which every row of the logits has a row picked that is added to it.
 struct DirectAdded {
   struct Table {

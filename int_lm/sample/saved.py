@@ -138,7 +138,7 @@ def _possible(name: str, leaf: np.ndarray, V: int) -> bool:
     if name == "cache":  # any places and checks; tokens of the vocabulary
         tokens = np.stack([leaf[..., 1], leaf[..., 2], leaf[..., 2] >> 16]) & 0xFFFF
         return _within(tokens, 0, V - 1) and _within(leaf[..., 1], 0, 2**31 - 1)
-    if name in ("cache_place", "cache_hash"):
+    if name in ("words", "cache_place", "cache_hash"):
         return True
     return _within(leaf, *((0, V - 1) if name == "context" else (-127, 127)))
 

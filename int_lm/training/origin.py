@@ -154,7 +154,8 @@ def weights_for(origin: Origin, recipe: Recipe) -> Parameters:
 
 
 def _sizes(model: Mapping[str, Any]) -> str:
-    keys = ["width", "layers", "ffn_multiple", *(["direct_bits"] if model.get("direct") else [])]
+    keys = ["width", "layers", "ffn_multiple"]
+    keys += ["direct_bits"] if model.get("direct") or model.get("words") else []
     return " ".join(f"--model.{key} {model[key]}" for key in keys if key in model)
 
 

@@ -21,7 +21,7 @@ from int_lm.measure import evaluate
 from int_lm.method import bounds, evolve, recipe
 from int_lm.method.clock import Clock
 from int_lm.method.recipe import Recipe
-from int_lm.model import params
+from int_lm.model import context_tables, params
 from int_lm.settings import StrategySettings
 from int_lm.training import memory, warmup
 
@@ -87,7 +87,7 @@ def costs(recipe: Recipe) -> Costs:
     weights = params.count(model.specs.network)
     specs = [spec for _, spec in params.flatten(model.specs.network)]
     memory = jax.eval_shape(lambda: [recipe.update.memory(spec) for spec in specs])
-    rows = len(model.settings.direct) << model.settings.direct_bits
+    rows = len(context_tables.names(model.settings)) << model.settings.direct_bits
     return Costs(
         weights=weights,
         table_weights=rows * model.vocab_size,

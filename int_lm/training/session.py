@@ -28,6 +28,7 @@ from int_lm.training import distributed, interrupt, origin, runlog, track
 from int_lm.training.interrupt import StopFlag
 from int_lm.training.metrics_file import MetricsFile
 from int_lm.training.origin import Origin
+from int_lm.training.outcome import Outcome
 from int_lm.training.runlog import Console
 from int_lm.training.text import Tokenizer
 from int_lm.training.trainer import Trainer
@@ -239,14 +240,11 @@ def trained(trainer: Trainer, session: Session, finish: Callable[[], None]) -> b
     return True
 
 
-def figures(
-    trainer: Trainer, session: Session, finish: Callable[[], Mapping[str, Any]]
-) -> dict[str, Any] | None:
-    """`trained`, with a `finish` that returns figures.
-
-    Returns:
-      The figures in the first process, if the run reached its end; None otherwise.
-    """
+def outcome(
+    trainer: Trainer, begun: Begun, session: Session, finish: Callable[[], Mapping[str, Any]]
+) -> Outcome:
+    """`trained`, with a `finish` that returns figures."""
     found: dict[str, Any] = {}
     ended = trained(trainer, session, lambda: found.update(finish()))
-    return found if ended and distributed.is_first() else None
+    figures = found if ended and distributed.is_first() else None
+    return Outcome(figures, begun.nothing is not None)

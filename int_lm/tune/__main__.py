@@ -16,7 +16,6 @@ and stop at the next step; a second one stops at once.
 
 import argparse
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,10 +23,12 @@ from typing import TYPE_CHECKING, Any
 from int_lm import cache, config, errors, plugins, programs, signals
 from int_lm.config import Config, DataConfig, ModelConfig, command_line
 from int_lm.errors import counted, require
+from int_lm.training import outcome
 
 if TYPE_CHECKING:  # imported where needed, so that --help and a wrong flag answer at once
     from int_lm.files.lock import Lock
     from int_lm.training.origin import Origin
+    from int_lm.training.outcome import Outcome
     from int_lm.training.session import Begun
     from int_lm.tune.prompts import Prompts
     from int_lm.tune.tuner import Tuner
@@ -171,17 +172,13 @@ def prompts_of(settings: Config) -> "Prompts":
     return prompts.of_file(examples, settings.reward, count, seed)
 
 
-def tune(asked: Config, flags: Mapping[str, Any], own: Path) -> dict[str, Any] | None:
+def tune(asked: Config, flags: Mapping[str, Any], own: Path) -> "Outcome":
     """Start or resume a tuning, together with the other processes of the run, if there are any.
 
     Args:
       asked: the configuration that `asked_of` returns.
       flags: the flags that `asked_of` returns.
       own: the run or export with the weights and their tokenizer.
-
-    Returns:
-      The figures that --json prints; None if a signal asked the run to stop, and in all processes
-      but the first.
 
     Raises:
       UserError: a mistake in configuration, prompts or run directory, or a reward that fails.
@@ -202,7 +199,7 @@ def tune(asked: Config, flags: Mapping[str, Any], own: Path) -> dict[str, Any] |
 
 def _tune_locked(
     settings: Config, start: "Origin | None", own: Path, prompts: "Prompts", held: "Lock | None"
-) -> dict[str, Any] | None:
+) -> "Outcome":
     """The body of `tune`, while this run holds the lock `held` of its directory."""
     programs.make_importable()
     import tokenization
@@ -252,7 +249,7 @@ def _tune_locked(
                 text_sha256=text_sha256,
                 **sessions.parts(begun, session),
             )
-            return sessions.figures(tuner, session, lambda: finish(tuner))
+            return sessions.outcome(tuner, begun, session, lambda: finish(tuner))
 
 
 def _mixture(settings: Config, begun: "Begun") -> Sequence[Any]:
@@ -309,13 +306,7 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
     plugins.trust_settings(asked)
     own = Path(arguments.run or arguments.export)
     cache.keep()
-    if not arguments.json:
-        tune(asked, flags, own)
-        return
-    with command_line.reporting_to_stderr():
-        figures = tune(asked, flags, own)
-    if figures:
-        print(json.dumps(figures))
+    outcome.report(lambda: tune(asked, flags, own), arguments.json)
 
 
 if __name__ == "__main__":

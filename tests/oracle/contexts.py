@@ -60,3 +60,37 @@ def updated(
             move = (error * factor + dither(row, v, step, 23)) >> 23
             table[row][v] = saturate(table[row][v] + move)
     return table, counts
+
+
+def words_of(text: Vector) -> list[int]:
+    """Hashes of the words of a document, the newest first: that being written, then those before.
+
+    The document is cut at its last separator; 0 stands for no word.
+    """
+    capitals = dict(zip(range(ord("A"), ord("Z") + 1), range(ord("a"), ord("z") + 1), strict=True))
+    letters = {*capitals.values(), *range(128, 256)}
+    document, hashes = text, []
+    while 0 in document:
+        document = document[document.index(0) + 1 :]
+    small = [capitals.get(c, c) for c in document]
+    for word in "".join(chr(c) if c in letters else " " for c in small).split(" "):
+        found = 0
+        for letter in word:
+            found = (found ^ ord(letter)) * 0x9E3779B1 % 2**32
+            found ^= found >> 15
+        hashes.append(found)
+    *before, last = hashes
+    return [last, *reversed([word for word in before if word])]
+
+
+def row_of_words(text: Vector, n: int, bits: int) -> int:
+    """The row that the last n words of a text pick."""
+    return row_of(words_of(text) + [0] * n, n, bits)
+
+
+def left_out(es: EsConfig, member: int, table: str) -> bool:
+    """Whether a member reads its stream without a table, named context_k or words_n."""
+    stream, share = member // es.members_per_stream % 1024, round(1024 * es.direct_dropout)
+    chosen = (stream + 1) * share // 1024 > stream * share // 1024
+    kind, _, number = table.partition("_")
+    return chosen and (kind == "words" or int(number) > es.direct_dropout_above)

@@ -126,6 +126,10 @@ def fitness(kind: str, scores: Vector, members: int) -> Vector:
             sign = (a > b) - (a < b)
             if kind == "sign":
                 found.append(sign)
+            elif kind == "linear":
+                apart = [abs(x - y) for x, y in zip(group[0::2], group[1::2], strict=True)]
+                mean_apart = Fraction(sum(apart), len(apart))
+                found.append(sign * min(7, math.floor(3 * abs(a - b) / mean_apart)) if sign else 0)
             elif kind == "rank":
                 ranks = [sum(x > y for y in group) - sum(x < y for y in group) for x in (a, b)]
                 found.append(nearest(Fraction(7 * (ranks[0] - ranks[1]), 2 * (members - 1))))

@@ -49,7 +49,8 @@ static void require(int sound, const char *problem) {
     }
 }
 
-/* the rows of context tables that a lane will read are asked for while another one computes */
+/* rows of context tables that a lane will read are asked for while another one computes: of the
+   tables of tokens */
 static void fetch_rows(const struct state *state, int32_t token, int learning) {
 #if DIRECT > 0
     int32_t context[CONTEXT] = {0};
@@ -57,8 +58,8 @@ static void fetch_rows(const struct state *state, int32_t token, int learning) {
     for (int32_t i = 0; i < CONTEXT && token != SEPARATOR; i++) {
         context[i] = i == 0 ? token : recent_tokens(state)[i - 1];
     }
-    rows_of(context, rows);
-    for (int32_t k = 0; k < DIRECT; k++) {
+    rows_of(OF_TOKENS, context, NULL, rows);
+    for (int32_t k = 0; k < OF_TOKENS; k++) {
         for (int32_t v = 0; v < VOCABULARY; v += 64) {
             FETCH(*direct_tables[k] + (size_t)rows[k] * VOCABULARY + v);
         }
@@ -94,7 +95,8 @@ static void read_lane(size_t t, int32_t lane, logit *logits) {
 #endif
 #if LEARNING
     if (block.learning) {
-        rows_of(recent_tokens(&after[lane]), lane_rows[lane]);
+        const struct state *now = &after[lane];
+        rows_of(DIRECT, recent_tokens(now), recent_words(now), lane_rows[lane]);
         way->add(logits, lane_rows[lane]);
         find_matches(place, t, lane_matches[lane]);
         add_matches(logits, lane_matches[lane]);

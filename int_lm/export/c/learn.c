@@ -3,12 +3,14 @@
 
 #if ARCHIVES
 #if DIRECT > 0
-/* rows of the context tables: hashes of the last tokens, the newest first */
-static void rows_of(const int32_t *context, uint32_t *rows) {
-    for (int32_t k = 0; k < DIRECT; k++) {
+/* rows of the first context tables: hashes of the last tokens, or of the last words */
+static void rows_of(
+    int32_t tables, const int32_t *context, const int32_t *words, uint32_t *rows) {
+    for (int32_t k = 0; k < tables; k++) {
         uint32_t word = (uint32_t)direct_lengths[k];
         for (int32_t i = 0; i < direct_lengths[k]; i++) {
-            word = (word ^ (uint32_t)context[i]) * UINT32_C(0x9E3779B1);
+            const int32_t next = k < OF_TOKENS ? context[i] : words[i];
+            word = (word ^ (uint32_t)next) * UINT32_C(0x9E3779B1);
             word ^= word >> 15;
         }
         rows[k] = word * UINT32_C(0x85EBCA77) >> (32 - DIRECT_BITS);
