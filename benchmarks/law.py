@@ -7,9 +7,8 @@
 A point is WIDTHxLAYERSxSTEPS: one run with a schedule of its own, whose rates fall to 0 at its last
 step, for a run in the middle of its schedule is no fair point. Points are networks alone; one that
 ends with + has the context tables and the document cache of the configuration, and 1x1xSTEPS+ is
-tables and cache with hardly a network. All are scored on the same held-out text: `bits_per_byte`
-of whole documents, spread over all of them, and `pieces` of the pieces that training looks at.
-Seconds are of the processor, in steps alone. Rows go to --out as they come.
+tables and cache with hardly a network. All are scored on the same pieces of held-out text, those
+that training looks at. Seconds are of the processor, in steps alone. Rows go to --out as they come.
 
 With --rows nothing is trained. The law
 
@@ -38,7 +37,7 @@ import numpy as np
 
 from benchmarks import common, learning
 from benchmarks.points import Point, beside, row_of, settings_of
-from int_lm import config, errors
+from int_lm import cache, config, errors
 from int_lm.config import Config
 from int_lm.errors import UserError
 from int_lm.plot import picture
@@ -226,7 +225,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--point", nargs="+", type=Point.of, default=[], metavar="WxLxSTEPS[+]")
     parser.add_argument("--config", default=common.CONFIGS / "machine_text.yaml", metavar="FILE")
     parser.add_argument("--set", nargs="+", default=[], metavar="S.F=V", help="change settings")
-    parser.add_argument("--bytes", type=int, default=1_000_000, help="held-out text scored")
+    parser.add_argument("--bytes", type=int, default=524_288, help="held-out text scored")
     parser.add_argument("--out", type=Path, metavar="FILE", help="append rows as JSON lines")
     parser.add_argument("--rows", nargs="+", type=Path, default=[], metavar="FILE", help="to fit")
     parser.add_argument("--picture", type=Path, metavar="FILE", help=".svg, .png or .pdf")
@@ -240,6 +239,7 @@ def main() -> None:
     """Train or fit, and print."""
     arguments = parse()
     base = config.load(arguments.config)
+    cache.keep()
     for point in arguments.point:
         row = row_of(base, point, arguments.set, arguments.bytes)
         print(json.dumps(row), flush=True)

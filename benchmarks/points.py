@@ -11,7 +11,6 @@ from int_lm.config import Config
 from int_lm.errors import UserError
 from int_lm.training import plan
 
-PIECES = 524_288  # bytes of the held-out text that training looks at
 RATE_WIDTH = 96  # the learning rate is 1.0 up to this width, and falls in proportion above
 HALFLIFE = 0.2  # of the learning rate, as a share of the steps
 POINT = re.compile(r"(\d+)x(\d+)x(\d+)(\+?)")
@@ -84,18 +83,11 @@ def row_of(base: Config, point: Point, changes: list[str], score_bytes: int) -> 
         else:
             memory.trim()
             memory.keep()
-
-    def heldout(most_bytes: int) -> list[Any]:
-        found = opened.heldout(most_bytes).values()
-        return [document for documents in found for document in documents]
-
-    pieces = split.spread(heldout(0), PIECES, evaluate.PIECE_BYTES)
-    scores = {}
-    for name, documents in (("bits_per_byte", heldout(score_bytes)), ("pieces", pieces)):
-        ids = [tokenizer.encode(document.text) for document in documents]
-        sizes = [len(document.text) for document in documents]
-        lengths = evaluate.evaluate(recipe.model, state.weights, ids, sizes)
-        scores[name] = round(lengths.bits_per_byte, 5)
+    heldout = [one for documents in opened.heldout(0).values() for one in documents]
+    pieces = split.spread(heldout, score_bytes, evaluate.PIECE_BYTES)
+    ids = [tokenizer.encode(piece.text) for piece in pieces]
+    sizes = [len(piece.text) for piece in pieces]
+    lengths = evaluate.evaluate(recipe.model, state.weights, ids, sizes)
     counted, es = plan.costs(recipe), settings.es
     return {
         **dataclasses.asdict(point),
@@ -107,5 +99,5 @@ def row_of(base: Config, point: Point, changes: list[str], score_bytes: int) -> 
         "text_tokens": point.steps * es.streams * es.segment_length,
         "operations": counted.operations * es.members_per_stream,
         "processor_seconds": round(spent * point.steps / max(1, point.steps - 1), 2),
-        **scores,
+        "bits_per_byte": round(lengths.bits_per_byte, 5),
     }

@@ -103,7 +103,7 @@ def test_points_are_trained_and_fitted(run_command, tmp_path) -> None:
     found = [json.loads(line) for line in out.read_text().splitlines()]
     assert [row["network"] for row in found] == [640] * 3 + [2560] * 3 + [640]
     assert [row["text_tokens"] for row in found] == [512, 1024, 2048] * 2 + [512]
-    assert all(0 < row["bits_per_byte"] < 8.1 and row["pieces"] < 8.1 for row in found)
+    assert all(0 < row["bits_per_byte"] < 8.1 for row in found)
     again = run_command("benchmarks/law.py", "--rows", str(out), "--config", str(small), "--json")
     assert again.returncode == 0, again.stderr
     fit = json.loads(again.stdout)
