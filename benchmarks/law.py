@@ -10,6 +10,9 @@ ends with + has the context tables and the document cache of the configuration, 
 tables and cache with hardly a network. All are scored on the same pieces of held-out text, those
 that training looks at. Seconds are of the processor, in steps alone. Rows go to --out as they come.
 
+In training a stream reads windows of up to 65,536 tokens to their ends, so that a run of some
+hundred steps sees the first pages of few documents. Here it moves on after --at_most tokens.
+
 With --rows nothing is trained. The law
 
     bits = E + A (N / 10^6)^-a + B (T / 10^6)^-b
@@ -226,6 +229,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--config", default=common.CONFIGS / "machine_text.yaml", metavar="FILE")
     parser.add_argument("--set", nargs="+", default=[], metavar="S.F=V", help="change settings")
     parser.add_argument("--bytes", type=int, default=524_288, help="held-out text scored")
+    parser.add_argument(
+        "--at_most", type=int, default=1024, help="tokens a stream reads before it moves on"
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="append rows as JSON lines")
     parser.add_argument("--rows", nargs="+", type=Path, default=[], metavar="FILE", help="to fit")
     parser.add_argument("--picture", type=Path, metavar="FILE", help=".svg, .png or .pdf")
@@ -241,7 +247,8 @@ def main() -> None:
     base = config.load(arguments.config)
     cache.keep()
     for point in arguments.point:
-        row = row_of(base, point, arguments.set, arguments.bytes)
+        sizes = {"score_bytes": arguments.bytes, "at_most": arguments.at_most}
+        row = row_of(base, point, arguments.set, **sizes)
         print(json.dumps(row), flush=True)
         if arguments.out:
             with arguments.out.open("a") as file:

@@ -11,7 +11,7 @@ from int_lm.config import Config
 from int_lm.errors import UserError
 from int_lm.training import plan
 
-RATE_WIDTH = 96  # the learning rate is 1.0 up to this width, and falls in proportion above
+RATE_WIDTH = 96  # the learning rate is 1.0 up to this width, and falls with the square above
 HALFLIFE = 0.2  # of the learning rate, as a share of the steps
 POINT = re.compile(r"(\d+)x(\d+)x(\d+)(\+?)")
 
@@ -43,7 +43,7 @@ def settings_of(base: Config, point: Point, changes: list[str]) -> Config:
     if not point.tables:
         model |= {"direct": (), "cache": ()}
     settings = common.with_fields(base, "model", **model)
-    rate, halflife = min(1.0, RATE_WIDTH / point.width), HALFLIFE * point.steps
+    rate, halflife = min(1.0, (RATE_WIDTH / point.width) ** 2), HALFLIFE * point.steps
     settings = common.with_fields(
         settings, "es", learning_rate=rate, learning_rate_halflife=halflife
     )
@@ -56,8 +56,16 @@ def beside(counted: plan.Costs, point: Point) -> int:
     return counted.weights - 2 * common.VOCAB_SIZE * point.width
 
 
-def row_of(base: Config, point: Point, changes: list[str], score_bytes: int) -> dict[str, Any]:
-    """Train a point from its beginning to its end, and score it."""
+def row_of(
+    base: Config, point: Point, changes: list[str], *, score_bytes: int, at_most: int
+) -> dict[str, Any]:
+    """Train a point from its beginning to its end, and score it.
+
+    Args:
+      changes: of the configuration, as for `settings_of`.
+      score_bytes: of held-out text that are scored.
+      at_most: tokens that a stream reads before it moves to other text.
+    """
     import jax
 
     import tokenization
@@ -70,7 +78,8 @@ def row_of(base: Config, point: Point, changes: list[str], score_bytes: int) -> 
     settings = settings_of(base, point, changes)
     tokenizer = tokenization.load(settings.data.tokenizer)
     opened = open_corpus(settings.data, tokenizer, say=errors.say)
-    streams = opened.streams(settings, [(0, [source.weight for source in opened.sources])])
+    phases = [(0, [source.weight for source in opened.sources])]
+    streams = opened.streams(settings, phases, at_most)
     recipe = common.recipe_of(settings, tokenizer.vocab_size)
     state, step = evolve.initial(recipe), evolve.compiled_step(recipe)
     spent = 0.0
@@ -92,6 +101,7 @@ def row_of(base: Config, point: Point, changes: list[str], score_bytes: int) -> 
     return {
         **dataclasses.asdict(point),
         "changes": changes,
+        "at_most": at_most,
         "seed": settings.run.seed,
         "learning_rate": es.learning_rate,
         "weights": counted.weights,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from data import streams
 from data.documents import Document
 from data.manifest import Prepared
+from data.shards import WINDOW
 from data.streams import Streams
 from int_lm.config import Config
 from int_lm.errors import UserError, counted
@@ -59,8 +60,8 @@ class Corpus:
                 left -= len(part)
         return b"".join(parts)
 
-    def streams(self, settings: Config, phases: Phases) -> Streams:
-        """The training streams. `phases` is documented in `Mixture`."""
+    def streams(self, settings: Config, phases: Phases, at_most: int = WINDOW) -> Streams:
+        """The training streams: see `Mixture` for `phases`, and `streams.over` for `at_most`."""
         return streams.over(
             [(source.name, source.shards) for source in self.sources],
             self.tokenizer,
@@ -68,6 +69,7 @@ class Corpus:
             segment_length=settings.es.segment_length,
             seed=settings.run.seed,
             phases=phases,
+            at_most=at_most,
         )
 
     def heldout(self, most_bytes: int) -> dict[str, list[Document]]:

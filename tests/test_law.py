@@ -34,7 +34,7 @@ def test_a_point_has_rates_and_a_schedule_of_its_own() -> None:
     alone = settings_of(base, Point.of("192x3x500"), [])
     assert (alone.model.width, alone.model.layers, alone.run.steps) == (192, 3, 500)
     assert (alone.model.direct, alone.model.cache) == ((), ())
-    assert (alone.es.learning_rate, alone.es.learning_rate_halflife) == (0.5, 100)
+    assert (alone.es.learning_rate, alone.es.learning_rate_halflife) == (0.25, 100)
     beside = settings_of(base, Point.of("64x1x500+"), ["es.learning_rate=0.3"])
     assert (beside.model.direct, beside.model.cache) == (base.model.direct, base.model.cache)
     assert beside.es.learning_rate == 0.3
