@@ -2,7 +2,7 @@
 
     python benchmarks/law.py --point 64x2x1000 96x2x2000 192x3x2000+ ... --out ROWS.jsonl
         [--config configs/machine_text.yaml] [--set es.learning_rate=0.5 ...]
-    python benchmarks/law.py --rows docs/law.jsonl [--picture docs/law.svg] [--json]
+    python benchmarks/law.py --rows docs/law.jsonl [--widths 64 96] [--picture FILE.svg] [--json]
 
 A point is WIDTHxLAYERSxSTEPS: one run with a schedule of its own, whose rates fall to 0 at its last
 step, for a run in the middle of its schedule is no fair point. Points are networks alone; one that
@@ -96,9 +96,8 @@ def fitted(rows: Sequence[dict[str, Any]], near: Law | None = None) -> Law:
     low, high = np.log([1e-3, 1e-3, 0.02, 1e-3, 0.02]), np.log([bits.min(), 9, 3, 9, 3])
     starts = [
         (share * bits.min(), 0.3, a, 0.6, b)
-        for share in (0.1, 0.5, 0.9)
-        for a in (0.1, 0.5)
-        for b in (0.2, 0.6)
+        for share in (0.1, 0.8)
+        for a, b in ((0.1, 0.2), (0.5, 0.5))
     ]
     if near:
         starts = [dataclasses.astuple(near)]
@@ -128,11 +127,15 @@ def best_of_day(law: Law, speed: float, candidates: list[dict[str, int]]) -> dic
     return min(found, key=lambda row: row["bits"])
 
 
-def of_rows(base: Config, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The law of the networks alone among the rows, how sure it is, and what it says of days."""
+def of_rows(base: Config, rows: list[dict[str, Any]], widths: Sequence[int] = ()) -> dict[str, Any]:
+    """The law of the networks alone among the rows, how sure it is, and what it says of days.
+
+    Args:
+      widths: of the networks that the law is fitted to; empty for all.
+    """
     from benchmarks.scaling import OPERATIONS_PER_S
 
-    alone = [row for row in rows if not row["tables"]]
+    alone = [row for row in rows if not row["tables"] and (not widths or row["width"] in widths)]
     law = fitted(alone)
     without = [fitted([*alone[:i], *alone[i + 1 :]], law) for i in range(len(alone))]
     points = []
@@ -191,15 +194,15 @@ def printed(rows: list[dict[str, Any]], found: dict[str, Any]) -> list[str]:
     """Rows as the table of docs/scaling.md, and the law."""
     lines = ["| D | L | steps | MB read | weights | beside embedding | rate | s | bits | law |"]
     lines.append("|---" * 10 + "|")
-    errors_of = iter(found["errors"])
+    law = Law(**found["law"])
     for row in rows:
         beside = ", tables and cache" if row["tables"] else ""
-        law = "" if row["tables"] else f"{row['bits_per_byte'] + next(errors_of)['of_fit']:.3f}"
+        bits = "" if row["tables"] else f"{law.bits(row['network'], row['text_tokens']):.3f}"
         lines.append(
             f"| {row['width']} | {row['layers']}{beside} | {row['steps']:,} | "
             f"{row['text_tokens'] / 1e6:.1f} | {row['weights']:,} | {row['network']:,} | "
             f"{row['learning_rate']:.2g} | {row['processor_seconds']:.0f} | "
-            f"{row['bits_per_byte']:.3f} | {law} |"
+            f"{row['bits_per_byte']:.3f} | {bits} |"
         )
     for key, value in found["law"].items():
         low, high = found["left_out"][key]
@@ -234,6 +237,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="append rows as JSON lines")
     parser.add_argument("--rows", nargs="+", type=Path, default=[], metavar="FILE", help="to fit")
+    parser.add_argument("--widths", nargs="+", type=int, default=[], help="the law's (all)")
     parser.add_argument("--picture", type=Path, metavar="FILE", help=".svg, .png or .pdf")
     arguments = parser.parse_args()
     if bool(arguments.point) == bool(arguments.rows):
@@ -256,7 +260,7 @@ def main() -> None:
     if not arguments.rows:
         return
     rows = [row for path in arguments.rows for row in learning._lines(path)]
-    found = of_rows(base, rows)
+    found = of_rows(base, rows, arguments.widths)
     if arguments.picture:
         draw(rows, Law(**found["law"]), arguments.picture)
     if arguments.json:

@@ -5,6 +5,8 @@ import re
 import time
 from typing import Any
 
+import numpy as np
+
 from benchmarks import common, learning
 from int_lm import errors
 from int_lm.config import Config
@@ -13,6 +15,7 @@ from int_lm.training import plan
 
 RATE_WIDTH = 96  # the learning rate is 1.0 up to this width, and falls with the square above
 HALFLIFE = 0.2  # of the learning rate, as a share of the steps
+LAST_STEPS = 50  # whose mean is the row's figure of the training text, read under perturbation
 POINT = re.compile(r"(\d+)x(\d+)x(\d+)(\+?)")
 
 
@@ -71,6 +74,7 @@ def row_of(
     import tokenization
     from data import split
     from data.open import open_corpus
+    from int_lm.arithmetic import constants
     from int_lm.measure import evaluate
     from int_lm.method import evolve
     from int_lm.training import memory
@@ -82,7 +86,7 @@ def row_of(
     streams = opened.streams(settings, phases, at_most)
     recipe = common.recipe_of(settings, tokenizer.vocab_size)
     state, step = evolve.initial(recipe), evolve.compiled_step(recipe)
-    spent = 0.0
+    spent, bits, size = 0.0, 0.0, 0
     for number in range(point.steps):
         tokens_ST, began = streams.at(number), time.process_time()
         state, measured = step(state, tokens_ST, number)
@@ -92,6 +96,9 @@ def row_of(
         else:
             memory.trim()
             memory.keep()
+        if number >= point.steps - LAST_STEPS:
+            bits += constants.bits(int(np.asarray(measured.scores_P, np.int64).sum()))
+            size += streams.text_bytes(number) * settings.es.members_per_stream
     heldout = [one for documents in opened.heldout(0).values() for one in documents]
     pieces = split.spread(heldout, score_bytes, evaluate.PIECE_BYTES)
     ids = [tokenizer.encode(piece.text) for piece in pieces]
@@ -109,5 +116,6 @@ def row_of(
         "text_tokens": point.steps * es.streams * es.segment_length,
         "operations": counted.operations * es.members_per_stream,
         "processor_seconds": round(spent * point.steps / max(1, point.steps - 1), 2),
+        "train_bits_per_byte": round(bits / size, 5),
         "bits_per_byte": round(lengths.bits_per_byte, 5),
     }

@@ -52,18 +52,19 @@ def test_the_law_is_found_in_rows_that_follow_it() -> None:
         assert getattr(found, key) == pytest.approx(getattr(LAW, key), rel=0.02), key
 
 
-def test_a_point_off_the_law_shows_as_its_error() -> None:
+def test_a_point_off_the_law_shows_as_its_error_and_other_widths_are_left_out() -> None:
     measured = rows()
     measured[4]["bits_per_byte"] += 0.2
+    wide = {**measured[0], "width": 128, "bits_per_byte": 5.0}
     beside = {**measured[0], "tables": True, "bits_per_byte": 1.7}
-    found = of_rows(common.shipped("machine_text"), [*measured, beside])
+    found = of_rows(common.shipped("machine_text"), [wide, *measured, beside], [64, 96, 192])
     errors = [point["of_fit_without_it"] for point in found["errors"]]
     assert len(errors) == 9 and errors[4] == pytest.approx(-0.2, abs=0.005)
     assert max(map(abs, [*errors[:4], *errors[5:]])) < 0.15
-    low, high = found["left_out"]["B"]
-    assert low < high
-    lines = printed([*measured, beside], found)
-    assert lines[11].startswith("| 64 | 1, tables and cache | 500 |") and "1.700 |  |" in lines[11]
+    assert pytest.approx(LAW.B, rel=1e-3) in found["left_out"]["B"]  # without that point
+    lines = printed([wide, beside], found)
+    assert lines[2].startswith("| 128 | 1 | 500 | 2.0 |") and "| 5.000 | 2." in lines[2]
+    assert lines[3].startswith("| 64 | 1, tables and cache | 500 |") and "1.700 |  |" in lines[3]
     assert any(line.startswith("a day of one core at 50e9 operations/s: D ") for line in lines)
 
 
