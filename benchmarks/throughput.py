@@ -42,7 +42,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import breakdown, common
-from int_lm import config, errors, native
+from int_lm import config, errors, native, switches
 from int_lm.config import Config
 from int_lm.measure import rate
 from int_lm.method import bounds, chunks, evolve, population
@@ -316,7 +316,7 @@ def parse() -> argparse.Namespace:
             )
         logging.basicConfig(format="%(message)s")
         logging.getLogger(segment.__name__).setLevel(logging.DEBUG)  # if JAX computes, it says so
-        os.environ[segment.GPU_SWITCH], arguments.segments = "1", True
+        os.environ[switches.GPU_SEGMENTS], arguments.segments = "1", True
     return arguments
 
 

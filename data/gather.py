@@ -146,8 +146,10 @@ def documents(
                 yield int(number == 0), piece
 
 
-def gather(out: Path, directories: Sequence[str], document_bytes: int) -> tuple[int, int, Tally]:
-    """Write JSON lines {"path", "text"}, compressed: (documents, bytes of text, what is left out).
+def gather(out: Path, directories: Sequence[str], document_bytes: int) -> tuple[int, int]:
+    """Write JSON lines {"path", "text"}, compressed: (documents, bytes of text).
+
+    What is left out is printed.
 
     Raises:
       UserError: there is no text.
@@ -155,8 +157,11 @@ def gather(out: Path, directories: Sequence[str], document_bytes: int) -> tuple[
     """
     tally, count, size = Tally(), 0, 0
     packer = zstandard.ZstdCompressor(level=6)
-    with progress.bar("reading files", None) as update, atomic.replacement(out) as file:
-        with packer.stream_writer(file, closefd=False) as packed:
+    with atomic.replacement(out) as file:
+        with (
+            progress.bar("reading files", None) as update,
+            packer.stream_writer(file, closefd=False) as packed,
+        ):
             for files, document in documents(directories, document_bytes, tally):
                 update(files)
                 if document is None:
@@ -164,8 +169,10 @@ def gather(out: Path, directories: Sequence[str], document_bytes: int) -> tuple[
                 row = {"path": document.name, "text": document.text.decode()}
                 packed.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
                 count, size = count + 1, size + len(document.text)
-        require(count > 0, f"there is no text in {', '.join(directories)}; name other directories")
-    return count, size, tally
+        tally.tell(print)
+        searched = ", ".join(map(printable, directories))
+        require(count > 0, f"there is no text in {searched}; name other directories")
+    return count, size
 
 
 def _read(path: str) -> tuple[bytes, str | None]:
@@ -211,20 +218,16 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
         raise UserError(f"--out is {out}, expected a name that ends with {SUFFIX}")
     if arguments.document_bytes < 0:
         raise UserError(f"--document_bytes is {arguments.document_bytes}, must be 0 or more")
-    require(
-        arguments.overwrite or not out.exists(),
-        f"{out} exists already; replace it with --overwrite",
-    )
+    atomic.check_free(out, overwrite=arguments.overwrite)
     require("" not in arguments.directories, "a directory has no name; write . for this one")
     missing = [path for path in arguments.directories if not os.path.isdir(path)]
     if missing:
         raise UserError(f"{printable(missing[0])} is no directory; name directories to search")
     directories = arguments.directories or roots()
     print("searching " + ", ".join(map(printable, directories)))
-    count, size, tally = gather(out, directories, arguments.document_bytes)
-    tally.tell(print)
+    count, size = gather(out, directories, arguments.document_bytes)
     print(
-        f"{out}: {errors.counted(count, 'document')}, {size:,} bytes of text, "
+        f"{printable(str(out))}: {errors.counted(count, 'document')}, {size:,} bytes of text, "
         f"{out.stat().st_size:,} packed"
     )
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from int_lm.errors import UserError
 from int_lm.files import digest
 
 READ_AT_ONCE = 1 << 20  # bytes of a file whose contents are compared
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # characters that a terminal obeys
 
 
 class ListedFiles:
@@ -61,8 +63,8 @@ def walk(
     Args:
       root: directory to search.
       without: names of directories and files to leave out.
-      tally: counts hidden names, links to directories and entries that are not regular files, which
-        are left out.
+      tally: counts hidden names, links to directories or to nothing, and entries that are not
+        regular files, which are left out.
       skip_unreadable: leave out and count directories that cannot be read.
 
     Raises:
@@ -89,7 +91,8 @@ def walk(
                 if file[0] != "." and _is_regular(path):
                     yield path.relative_to(root).as_posix()
                 elif file[0] != ".":
-                    left_out.append((str(path), "left out what is no regular file"))
+                    what = "what is no regular file" if os.path.exists(path) else "links to nothing"
+                    left_out.append((str(path), f"left out {what}"))
 
     found = sorted(relative_paths())
     for path, what in sorted(left_out):
@@ -99,8 +102,12 @@ def walk(
 
 
 def printable(path: str) -> str:
-    """`path` with bytes that are not UTF-8 escaped, so that any output can show it."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    r"""`path` as any output can show it, in one line: other bytes than UTF-8 are escapes (`\xff`).
+
+    So are control characters (`\n`).
+    """
+    decoded = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), decoded)
 
 
 def _is_regular(path: Path) -> bool:

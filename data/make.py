@@ -223,10 +223,11 @@ def make_shards(
     seconds = max(time.monotonic() - began, 1e-9)
     size, tokens = totals["bytes"] + totals["heldout_bytes"], totals["tokens"]
     say(
-        f"prepared {directory}: {counted(totals['documents'], 'document')}, {size:,} bytes, "
-        f"{counted(tokens, 'token')} to train on, "
-        f"{totals['bytes'] / max(1, tokens):.2f} bytes a token, "
-        f"{(size - before) / seconds / 1e6:.1f} MB/s, {tokens / seconds:,.0f} tokens/s"
+        f"prepared {directory}: to train on {counted(totals['documents'], 'document')}, "
+        f"{totals['bytes']:,} bytes, {counted(tokens, 'token')} "
+        f"({totals['bytes'] / max(1, tokens):.2f} bytes a token); held out "
+        f"{counted(totals['heldout_documents'], 'document')}, {totals['heldout_bytes']:,} bytes; "
+        f"{(size - before) / seconds / 1e6:.1f} MB/s"
     )
 
 

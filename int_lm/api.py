@@ -16,7 +16,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from int_lm import config as config_module, export as export_module, hub, plugins, programs, runtime
+from int_lm import (
+    config as config_module,
+    export as export_module,
+    hub,
+    plugins,
+    programs,
+    runtime,
+    subject,
+    switches,
+)
 from int_lm.config import Config, command_line
 from int_lm.errors import UserError, in_python, nearest, require
 
@@ -30,6 +39,7 @@ Text = str | bytes  # bytes are UTF-8
 def _for_python() -> Iterator[None]:
     """Sentences that name flags of commands name fields and arguments instead."""
     try:
+        switches.check()
         yield
     except UserError as error:
         raise UserError(in_python(str(error))) from error
@@ -45,12 +55,12 @@ class Model:
         bytes.
     """
 
-    def __init__(self, path: Path, subject: Any):
+    def __init__(self, path: Path, subject: subject.Subject):
         """Make the model.
 
         Args:
           path: the directory of the run or the export.
-          subject: an `eval.Subject`.
+          subject: what `int_lm.subject` opened.
         """
         self.path = path
         self.step: int = subject.step
@@ -143,10 +153,11 @@ class Model:
             not UTF-8 or has a zero byte.
         """
         tokens, top_k, seed = map(_whole, ("tokens", "top_k", "seed"), (tokens, top_k, seed))
-        if tokens < 1:
-            raise UserError(f"tokens is {tokens}, must be at least 1")
+        require(tokens >= 1, f"tokens is {tokens}, must be at least 1")
         for name, value in (("temperature", temperature), ("top_p", top_p)):
-            require(isinstance(value, numbers.Real), f"{name} is {value!r}, must be a number")
+            is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+            require(is_number, f"{name} is {value!r}, must be a number")
+        require(isinstance(stop, bool), f"stop is {stop!r}, must be True or False")
         try:
             sampler = runtime.Sampler(temperature, top_k, top_p, seed)
         except ValueError as error:
@@ -199,9 +210,8 @@ def load(path: str | Path, step: int | None = None, *, trusted: Sequence[str] = 
     step = None if step is None else _whole("step", step)
     path = hub.local(path)
     plugins.trust(*trusted)
-    evaluation = programs.load("eval")
     if (path / "checkpoints").is_dir():
-        return Model(path, evaluation.open_run(path, step))
+        return Model(path, subject.open_run(path, step))
     if not (path / runtime.CONFIG_FILE).is_file():
         raise UserError(
             f"{path} holds neither a run nor an export; name the directory that training or an "
@@ -209,7 +219,7 @@ def load(path: str | Path, step: int | None = None, *, trusted: Sequence[str] = 
         )
     if step is not None:
         raise UserError(f"{path} is an export, which holds one step; leave out step")
-    return Model(path, evaluation.open_export(path))
+    return Model(path, subject.open_export(path))
 
 
 @_for_python()
@@ -294,10 +304,8 @@ def _checked(texts: Sequence[Text]) -> list[bytes]:
         raise UserError(f"texts is {texts!r}; give a list of texts")
     checked = [_bytes(text, f"text {number}") for number, text in enumerate(texts)]
     for number, text in enumerate(checked):
-        if not text:
-            raise UserError(f"text {number} is empty; leave it out")
-    if not checked:
-        raise UserError("there is no text to read; give at least one")
+        require(len(text) > 0, f"text {number} is empty; leave it out")
+    require(len(checked) > 0, "there is no text to read; give at least one")
     return checked
 
 
@@ -332,7 +340,9 @@ def _whole(name: str, value: int) -> int:
     Raises:
       UserError: it is none.
     """
+    refusal = f"{name} is {value!r}, must be an integer"
+    require(not isinstance(value, bool), refusal)
     try:
         return operator.index(value)
     except TypeError as error:
-        raise UserError(f"{name} is {value!r}, must be an integer") from error
+        raise UserError(refusal) from error

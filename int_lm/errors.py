@@ -8,7 +8,7 @@ import re
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 from int_lm import signals
 
@@ -16,7 +16,7 @@ EXIT_USER_ERROR = 2
 EXIT_LOST_PROCESS = 3  # another process of the run is gone
 
 REMEDIES = {  # of failures of the file system
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space or choose another directory"),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space or choose another place"),
     **dict.fromkeys(
         (errno.EACCES, errno.EPERM, errno.EROFS), "choose a place that you may read and write"
     ),
@@ -106,10 +106,11 @@ def reported(program: str, kept: str = signals.FINISHED) -> Iterator[None]:
         drop_output()
         sys.exit(0)
     except (UserError, OSError, KeyboardInterrupt) as error:
+        if isinstance(error, OSError):
+            unwritten = drop_output()
+            error = error if error.filename else unwritten or error
         status, message = explained(error)
         tell(program, message)
-        if isinstance(error, OSError):
-            drop_output()
         sys.exit(status)
 
 
@@ -128,9 +129,32 @@ def _written_out() -> Iterator[None]:
 
 
 def _flush() -> None:
-    """Write out what was printed: nothing, where the standard output is closed (`>&-`)."""
-    if sys.stdout is not None:
-        sys.stdout.flush()
+    """Write out what was printed: nothing, where the standard output is closed (`>&-`).
+
+    Raises:
+      OSError: it cannot be written; the error names the standard output.
+    """
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        error.filename = "standard output"
+        raise
+
+
+def standard_input() -> BinaryIO:
+    """The bytes of standard input, which a file name of - stands for.
+
+    Raises:
+      UserError: it is closed (`<&-`).
+    """
+    require(sys.stdin is not None, "standard input is closed; name the file to read instead of -")
+    return sys.stdin.buffer
+
+
+def output_is_closed() -> bool:
+    """Whether the standard output is closed (`>&-`), so that what is printed goes nowhere."""
+    return sys.stdout is None or getattr(sys.stdout, "name", None) == os.devnull
 
 
 def _open_outputs() -> None:
@@ -140,15 +164,17 @@ def _open_outputs() -> None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
 
 
-def drop_output() -> None:
-    """Leave out what was printed and is not written yet, if it cannot be written."""
+def drop_output() -> OSError | None:
+    """Leave out what was printed and is not written yet, if it cannot be written: why, or None."""
     try:
         _flush()
-    except OSError:
+    except OSError as error:
         with contextlib.suppress(OSError):  # no file, as in tests
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, sys.stdout.fileno())
             os.close(nowhere)
+        return error
+    return None
 
 
 def explained(error: UserError | OSError | KeyboardInterrupt) -> tuple[int, str]:

@@ -1,31 +1,63 @@
 """A server with the part of the Hugging Face hub's interface that pushes and downloads use.
 
 It is strict: it keeps what it is sent, checks digests, tokens and parents of commits, and answers
-with the statuses of the hub.
+with the statuses of the hub. `python tests/stand_in_hub.py FOLDER` serves a folder as the data set
+`DATA` until it is stopped.
 """
 
 import base64
 import contextlib
+import functools
 import hashlib
 import json
 import re
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
 
 TOKEN = "hf_of_the_stand_in"  # may write to repositories of OWNER
 OWNER = "someone"
+DATA = "some/data"  # the data set whose files are those of a folder, and its only commit:
+DATA_SHA = "0123456789abcdef0123456789abcdef01234567"
+
+
+class Folder(Mapping[str, bytes]):
+    """{path: bytes} of the files of a folder, as they are when they are asked for."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def __iter__(self) -> Iterator[str]:
+        paths = sorted(path for path in self.root.rglob("*") if path.is_file())
+        return (path.relative_to(self.root).as_posix() for path in paths)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __getitem__(self, name: str) -> bytes:
+        path = self.root / name
+        if not path.is_file():
+            raise KeyError(name)
+        return _read(path, path.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=4)
+def _read(path: Path, changed: int) -> bytes:
+    return path.read_bytes()
 
 
 class Repository:
     """Commits, {path: bytes} each, and branches."""
 
     def __init__(self, private: bool, files: dict[str, bytes] | None = None) -> None:
-        self.private, self.commits = private, {}
+        self.private: bool = private
+        self.commits: dict[str, Mapping[str, bytes]] = {}
         self.messages: list[str] = []
         self.branches = {
             "main": self.commit({".gitattributes": b"*.safetensors lfs\n"} | (files or {}))
@@ -49,18 +81,25 @@ class Hub(ThreadingHTTPServer):
     Attributes:
       repositories: by name.
       requests: "METHOD path" of every request.
+      ranges: (name, range) of every request for a part of a file.
       failing: a part of a path, and the status that requests for it are answered with.
+      failures: statuses that the next requests for parts of files are answered with.
     """
 
     daemon_threads = True
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path | None) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         self.repositories: dict[str, Repository] = {}
+        if folder:
+            self.repositories[DATA] = data = Repository(private=False)
+            data.commits, data.branches = {DATA_SHA: Folder(folder)}, {"main": DATA_SHA}
         self.stored: dict[str, bytes] = {}
         self.requests: list[str] = []
+        self.ranges: list[tuple[str, str]] = []
         self.failing: tuple[str, int] = ("", 0)
+        self.failures: list[int] = []
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -212,27 +251,50 @@ class Handler(BaseHTTPRequestHandler):
         sha = repository.branches[revision]
         self.answer(200, {"commitUrl": f"{self.server.url}/{name}/commit/{sha}", "commitOid": sha})
 
-    def tree(self, name: str, revision: str) -> None:
+    def tree(self, name: str, revision: str, below: str | None) -> None:
         if repository := self.repository(name):
-            entries = []
-            for path, data in repository.commits[repository.sha(revision) or ""].items():
-                entry: dict[str, Any] = {"type": "file", "path": path, "size": len(data)}
-                entry["oid"] = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
-                if path.endswith(".safetensors"):
-                    oid = hashlib.sha256(data).hexdigest()
-                    entry["lfs"] = {"oid": oid, "size": len(data), "pointerSize": 130}
-                entries.append(entry)
-            self.answer(200, entries)
-
-    def resolve(self, name: str, revision: str, path: str) -> None:
-        if repository := self.repository(name):
-            sha = repository.sha(revision)
-            data = repository.commits[sha or ""].get(path)
-            if sha is None or data is None:
+            files = repository.commits[repository.sha(revision) or ""]
+            found = {str(path) for file in files for path in _with_parents(file)} - {"."}
+            if below:
+                found = {path for path in found if path.startswith(f"{below}/")}
+            query = parse_qs(urlsplit(self.path).query)
+            if query.get("recursive", [""])[0].lower() not in ("1", "true"):
+                depth = 1 + len(PurePosixPath(below or "").parts)
+                found = {path for path in found if len(PurePosixPath(path).parts) == depth}
+            if below and not found:
                 self.refuse(404, "EntryNotFound", "Entry not found")
                 return
-            etag = f'"{hashlib.sha256(data).hexdigest()}"'
-            self.answer(200, data, ETag=etag, X_Repo_Commit=sha, X_Linked_Size=str(len(data)))
+            self.answer(200, [_entry(files, path) for path in sorted(found)])
+
+    def entries(self, name: str, revision: str) -> None:
+        if repository := self.repository(name):
+            files = repository.commits[repository.sha(revision) or ""]
+            known = {str(path) for file in files for path in _with_parents(file)}
+            text = self.body.decode()
+            asked = (
+                json.loads(text)["paths"] if text[:1] == "{" else parse_qs(text).get("paths", [])
+            )
+            self.answer(200, [_entry(files, path) for path in asked if path in known])
+
+    def resolve(self, name: str, revision: str, path: str) -> None:
+        if not (repository := self.repository(name)):
+            return
+        sha = repository.sha(revision)
+        data = repository.commits.get(sha or "", {}).get(path)
+        if sha is None or data is None:
+            self.refuse(404, "EntryNotFound" if sha else "RevisionNotFound", "not found")
+            return
+        part = self.headers.get("Range", "")
+        if part and self.command == "GET":
+            self.server.ranges.append((PurePosixPath(path).name, part))
+            if self.server.failures:
+                self.refuse(self.server.failures.pop(0))
+                return
+            first, last = part.removeprefix("bytes=").split("-")
+            self.answer(206, data[int(first) : int(last or len(data)) + 1], X_Repo_Commit=sha)
+            return
+        etag = f'"{hashlib.sha256(data).hexdigest()}"'
+        self.answer(200, data, ETag=etag, X_Repo_Commit=sha, X_Linked_Size=str(len(data)))
 
     def validate(self) -> None:
         content = json.loads(self.body)["content"]
@@ -243,27 +305,51 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(200 if sound else 400, {"errors": [], "warnings": []})
 
 
+def _with_parents(file: str) -> list[PurePosixPath]:
+    return [PurePosixPath(file), *PurePosixPath(file).parents]
+
+
+def _entry(files: Mapping[str, bytes], path: str) -> dict[str, Any]:
+    """What the hub says of a file, or of a directory."""
+    if path not in files:
+        oid = hashlib.sha1(path.encode()).hexdigest()
+        return {"type": "directory", "path": path, "oid": oid, "size": 0}
+    data = files[path]
+    oid = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+    entry = {"type": "file", "path": path, "oid": oid, "size": len(data)}
+    if path.endswith(".safetensors"):
+        of_content = hashlib.sha256(data).hexdigest()
+        entry["lfs"] = {"oid": of_content, "size": len(data), "pointerSize": 130}
+    return entry
+
+
+_REPOSITORY = r"/api/(?:models|datasets)/(?P<name>[\w.-]+/[\w.-]+)"
 _NAME, _REVISION = r"(?P<name>[\w.-]+/[\w.-]+)", r"(?P<revision>[\w./-]+)"
 ROUTES = [
     ("POST", "/api/repos/create", Handler.create),
     ("POST", "/api/validate-yaml", Handler.validate),
     ("POST", f"/api/models/{_NAME}/branch/(?P<branch>.+)", Handler.branch),
-    ("GET", f"/api/models/{_NAME}", Handler.info),
-    ("GET", f"/api/models/{_NAME}/revision/{_REVISION}", Handler.info),
+    ("GET", _REPOSITORY, Handler.info),
+    ("GET", f"{_REPOSITORY}/revision/{_REVISION}", Handler.info),
     ("POST", f"/api/models/{_NAME}/preupload/{_REVISION}", Handler.preupload),
     ("POST", f"/api/models/{_NAME}/commit/{_REVISION}", Handler.commit),
-    ("GET", f"/api/models/{_NAME}/tree/{_REVISION}", Handler.tree),
+    ("GET", rf"{_REPOSITORY}/tree/(?P<revision>[\w.-]+)(?:/(?P<below>.+))?", Handler.tree),
+    ("POST", rf"{_REPOSITORY}/paths-info/{_REVISION}", Handler.entries),
     ("POST", f"/{_NAME}.git/info/lfs/objects/batch", Handler.batch),
     ("PUT", "/lfs/(?P<oid>[0-9a-f]{64})", Handler.store),
     ("POST", f"/{_NAME}/verify", Handler.verify),
-    ("GET", f"/{_NAME}/resolve/(?P<revision>[0-9a-f]+|main)/(?P<path>.+)", Handler.resolve),
+    (
+        "GET",
+        rf"(?:/datasets)?/{_NAME}/resolve/(?P<revision>[0-9a-f]+|main)/(?P<path>.+)",
+        Handler.resolve,
+    ),
 ]
 
 
 @contextlib.contextmanager
-def serving() -> Iterator[Hub]:
-    """A hub at an own port of this machine."""
-    hub = Hub()
+def serving(folder: Path | None = None) -> Iterator[Hub]:
+    """A hub at an own port of this machine, with the data set of a folder."""
+    hub = Hub(folder)
     thread = threading.Thread(target=hub.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
@@ -272,3 +358,9 @@ def serving() -> Iterator[Hub]:
         hub.shutdown()
         thread.join()
         hub.server_close()
+
+
+if __name__ == "__main__":
+    with serving(Path(sys.argv[1])) as served:
+        print(served.url, flush=True)
+        threading.Event().wait()

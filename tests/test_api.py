@@ -158,6 +158,9 @@ def test_mistakes_are_user_errors(place: Path, tmp_path: Path, monkeypatch) -> N
         "the path is 5, must be": lambda: int_lm.load(5),  # pyright: ignore
         "temperature is 'x', must": lambda: run.sample(temperature="x"),  # pyright: ignore
         "tokens is 2.5, must be an integer": lambda: run.sample(tokens=2.5),  # pyright: ignore
+        "tokens is True, must be an integer": lambda: run.sample(tokens=True),
+        "top_p is True, must be a number": lambda: run.sample(top_p=True),
+        "stop is [1], must be True or False": lambda: run.sample(stop=[1]),  # pyright: ignore
         "the configuration is 5; give": lambda: int_lm.train(5),  # pyright: ignore
         "trusted is 'a:B'; give a list": lambda: int_lm.load("x", trusted="a:B"),
         "unknown section 'runs' in the arguments of train; did you mean run?": lambda: int_lm.train(

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import re
 import shutil
+import signal
 import struct
 import subprocess
 import zlib
@@ -191,6 +192,21 @@ def test_what_is_wrong_is_named(
     said(program, "compress", here, here, "--overwrite")
     said(program, "decompress", here, here, "--overwrite")
     assert here.read_bytes() == text
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_nothing_is_left_after_a_signal(
+    number: signal.Signals, program: Path, tmp_path: Path
+) -> None:
+    """The program ends by it, and the file that it began is gone."""
+    os.mkfifo(tmp_path / "pipe")
+    words = [program, "compress", tmp_path / "pipe", tmp_path / "out"]
+    with subprocess.Popen(words) as running, (tmp_path / "pipe").open("wb"):
+        while not (tmp_path / "out.partial").exists():
+            assert running.poll() is None
+        running.send_signal(number)
+        assert running.wait() == -number
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
 
 
 def test_a_full_disk_is_said(program: Path, text: bytes, tmp_path: Path) -> None:

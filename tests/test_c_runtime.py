@@ -291,6 +291,22 @@ def test_standard_input_is_scored_once(mistaken: Path) -> None:
     assert b"standard input can be scored once" in found.stderr
 
 
+def test_sentences_name_what_they_speak_of(mistaken: Path, tmp_path: Path) -> None:
+    """The weights that were read, a way that is none, and an empty file among others."""
+    other, text, empty = (tmp_path / name for name in ("other", "text", "empty"))
+    for path, data in ((other, b"\1" + bytes(9)), (text, b"some text"), (empty, b"")):
+        path.write_bytes(data)
+    for words, sentence in (
+        (["sample", "--model", other], f"error: {other} is damaged, or of another model: "),
+        (["sample", "--path", "row"], "error: --path is vnni, avx2, neon or rows, and not row"),
+        (["score", empty], f"error: nothing to score: no text in {empty}"),
+        (["score", text, empty], f"left out, because it is empty: {empty}"),
+    ):
+        found = subprocess.run([mistaken, *words], capture_output=True, text=True, check=False)
+        assert found.stderr.startswith(sentence) and found.stderr.count("\n") == 1
+    assert found.stdout == said(mistaken, "score", text).decode()
+
+
 def test_no_threads_at_all_are_refused_by_the_compiler(tmp_path: Path) -> None:
     """With 0 of them a loop over files would never end."""
     needed("gcc")
@@ -316,7 +332,6 @@ def test_no_threads_at_all_are_refused_by_the_compiler(tmp_path: Path) -> None:
         ["sample", "--top_p", "0"],
         ["sample", "--top_p", "1.01"],
         ["sample", "--top", "1"],
-        ["sample", "--path", "abacus"],
         ["--model", "missing", "sample"],
         ["sample", "--min_p", "1.5"],
         ["sample", "--repetition_penalty", "0.9"],

@@ -17,7 +17,7 @@ from tiny_run import export_tiny_run, tiny_run
 from int_lm import compress, runtime
 from int_lm.compress import __main__ as command, coder
 from int_lm.config import ModelConfig
-from int_lm.errors import UserError
+from int_lm.errors import UserError, reported
 from tokenization import ByteTokenizer
 
 MODEL = ModelConfig(
@@ -303,8 +303,16 @@ def test_another_model_or_version_is_named(codec: compress.Codec) -> None:
         text_of(compress.Codec(model, codec.encode, codec.decode), bytes(archive))
 
 
-def test_the_command(directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """There and back; a file in the way, a damaged archive and a missing one lose nothing."""
+def test_the_command(
+    directory: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """There and back; a file in the way, a damaged archive and a missing one lose nothing.
+
+    Nor does a standard input or output that is closed (`<&-`, `>&-`).
+    """
     text, archive, back = (tmp_path / name for name in ("text", "archive", "back"))
     text.write_bytes(TEXT)
     with_export = ["--export", str(directory)]
@@ -313,13 +321,26 @@ def test_the_command(directory: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert back.read_bytes() == TEXT
     assert "bits per byte" in capsys.readouterr().err
     for arguments, message in (
-        ([str(text), "-o", str(back)], "exists; replace it with --overwrite"),
+        ([str(text), "-o", str(back)], "exists already; replace it with --overwrite"),
         ([str(tmp_path / "none"), "-o", str(tmp_path / "x")], "there is no file"),
         ([str(text), "-o", str(tmp_path / "x"), "--lanes", "2000"], "--lanes is 2000"),
         ([str(text), "-o", str(back), "--overwrite", "--decompress"], "no archive of int_lm"),
     ):
         with pytest.raises(UserError, match=message):
             command.main([*arguments, *with_export])
+    for closed, words in (
+        ("stdin", ["-", "-o", str(tmp_path / "x")]),
+        ("stdout", ["x", "-o", "-"]),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, closed, None)
+            with pytest.raises(SystemExit) as ended, reported(command.PROGRAM):
+                command.main([*words, *with_export])
+            if closed == "stdout":
+                sys.stdout.close()  # what stood for it
+        said = capsys.readouterr().err.splitlines()
+        assert ended.value.code == 2 and len(said) == 1
+        assert f"standard {closed[3:]}put is closed; name" in said[0]
     archive.write_bytes(archive.read_bytes()[:-1])
     with pytest.raises(UserError, match="cut short"):
         command.main([str(archive), "-o", str(back), "--overwrite", "--decompress", *with_export])

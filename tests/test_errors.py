@@ -13,6 +13,7 @@ import tokenization
 from data import tasks
 from int_lm import errors
 from int_lm.errors import UserError, counted, in_python
+from int_lm.files import atomic
 from int_lm.training import runlog
 from tokenization import ByteTokenizer
 from tokenization.interface import identity
@@ -44,7 +45,7 @@ def test_flags_become_fields_for_python(sentence: str, expected: str) -> None:
 @pytest.mark.parametrize(
     ("number", "advice"),
     [
-        (errno.ENOSPC, "free some space or choose another directory"),
+        (errno.ENOSPC, "free some space or choose another place"),
         (errno.EROFS, "choose a place that you may read and write"),
         (errno.ENOENT, "check the path"),
         (errno.EIO, "mend that or choose another place"),
@@ -70,9 +71,30 @@ def test_output_that_cannot_be_written_is_one_sentence(flag: str, command_enviro
         )
     assert done.returncode == 2
     assert done.stderr == (
-        "int_lm.tasks: error: the file system refused: No space left on device; free some space "
-        "or choose another directory\n"
+        "int_lm.tasks: error: the file system refused at standard output: No space left on device; "
+        "free some space or choose another place\n"
     )
+
+
+def test_files_that_cannot_be_written_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the names that users gave them, not by those that they have until they are whole."""
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    for name, reason in (("a", "No space left on device"), ("b/a", "No such file or directory")):
+        out = tmp_path / name
+        with pytest.raises(OSError, match=reason) as caught, atomic.replacement(out) as file:
+            file.write(b"text")
+        assert f"refused at {out}: {reason};" in errors.explain_os_error(caught.value)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(UserError, match="is no file"), atomic.replacement(pipe):
+        pass
+    assert list(tmp_path.iterdir()) == [pipe]
 
 
 @pytest.mark.parametrize("name", ["stdout", "stderr"])

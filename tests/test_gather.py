@@ -91,19 +91,29 @@ def test_long_files_are_cut_at_line_ends(machine: Path, tmp_path: Path) -> None:
         (["--out", "{tmp}/x.jsonl"], "expected a name that ends with .jsonl.zst"),
         (["--out", "{tmp}/x.jsonl.zst", "{tmp}/none"], "none is no directory"),
         (["--out", "{tmp}/there.jsonl.zst", "{tmp}"], "exists already"),
+        (["--out", "{tmp}/folder.jsonl.zst", "{tmp}", "--overwrite"], "is no file"),
         (["--out", "{tmp}/x.jsonl.zst", "{tmp}/void"], "there is no text in"),
         (["--out", "{tmp}/x.jsonl.zst", "{tmp}", "--document_bytes", "-1"], "must be 0 or more"),
     ],
-    ids=["name", "directory", "exists", "void", "size"],
+    ids=["name", "directory", "exists", "folder", "void", "size"],
 )
-def test_mistakes_write_nothing(arguments: list[str], sentence: str, tmp_path: Path) -> None:
-    """One sentence, and the files of the directory are those that were there."""
+def test_mistakes_write_nothing(
+    arguments: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One sentence, and the files of the directory are those that were there.
+
+    Where there is no text, what was left out is told; nothing is read for a file that cannot be.
+    """
     (tmp_path / "void").mkdir()
+    (tmp_path / "void" / "of\nnothing").write_bytes(b"")
+    (tmp_path / "folder.jsonl.zst").mkdir()
     (tmp_path / "there.jsonl.zst").write_bytes(b"kept")
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(UserError, match=sentence):
         gather.main([argument.format(tmp=tmp_path) for argument in arguments])
     assert sorted(tmp_path.rglob("*")) == before
+    told = capsys.readouterr().out
+    assert ("left out empty files: 1" in told) == ("no text" in sentence) == ("/of\\nn" in told)
     assert (tmp_path / "there.jsonl.zst").read_bytes() == b"kept"
 
 

@@ -1,6 +1,6 @@
 """The hub: records of its files come out as they stand, whatever fails on the way.
 
-A server on this machine stands for the hub (`local_hub`).
+A server on this machine stands for the hub (`stand_in_hub`).
 """
 
 import bz2
@@ -16,11 +16,12 @@ from typing import Any
 import datasets
 import datasets.config
 import huggingface_hub
-import local_hub
 import pyarrow
 import pyarrow.parquet
 import pytest
+import stand_in_hub
 import zstandard
+from stand_in_hub import Hub
 
 from data import hub, hub_files, make, records
 from data.documents import Position
@@ -55,18 +56,16 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def server(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[local_hub.Hub]:
+def server(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """The stand-in, at which the libraries of the hub look from now on."""
-    with local_hub.serve(folder) as served:
+    with stand_in_hub.serving(folder) as served:
         constants = huggingface_hub.constants
-        monkeypatch.setattr(constants, "ENDPOINT", served.endpoint)
-        template = served.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "ENDPOINT", served.url)
+        template = served.url + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(datasets.config, "HF_ENDPOINT", served.endpoint)
+        monkeypatch.setattr(datasets.config, "HF_ENDPOINT", served.url)
         monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
         huggingface_hub.HfFileSystem.clear_instance_cache()
         yield served
@@ -80,8 +79,8 @@ def lines(*values: Any) -> bytes:
 
 
 def source_of(said: list[str] | None = None, **fields: Any) -> hub.Hub:
-    fields = {"revision": local_hub.REVISION} | fields
-    source = SourceConfig("hub", (local_hub.NAME,), **fields)
+    fields = {"revision": stand_in_hub.DATA_SHA} | fields
+    source = SourceConfig("hub", (stand_in_hub.DATA,), **fields)
     opened = hub.Hub(source, said.append if said is not None else None)
     opened.patience.sleep = lambda seconds: None
     return opened
@@ -97,7 +96,7 @@ def read(position: Position = None, **fields: Any) -> list[str]:
 
 @pytest.mark.parametrize("packed", PACK)
 def test_records_come_out_as_they_stand(
-    folder: Path, server: local_hub.Hub, packed: str, monkeypatch: pytest.MonkeyPatch
+    folder: Path, server: Hub, packed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Dates, numbers, JSON and traces: every text as in its file, in the order of files."""
     monkeypatch.setitem(hub_files.BLOCK, "json", 64)
@@ -113,7 +112,7 @@ def test_records_come_out_as_they_stand(
     assert {name for name, _ in server.ranges} == {path.name for path in folder.glob("data/*")}
 
 
-def test_dates_in_a_later_block_are_text(folder: Path, server: local_hub.Hub) -> None:
+def test_dates_in_a_later_block_are_text(folder: Path, server: Hub) -> None:
     """Where a block of 10 MB has texts that all look like dates, Arrow takes them for dates."""
     plain = "x" * 100_000
     count = (10 << 20) // 100_000 + 1
@@ -122,14 +121,14 @@ def test_dates_in_a_later_block_are_text(folder: Path, server: local_hub.Hub) ->
     assert read() == [plain] * count + [DATE] * 50
 
 
-def test_an_array_of_records(folder: Path, server: local_hub.Hub) -> None:
+def test_an_array_of_records(folder: Path, server: Hub) -> None:
     """One array in a file, and a field within an object."""
     records_ = [{"meta": record} for record in NOT_ONLY_TEXT]
     (folder / "train.json").write_text(json.dumps(records_, indent=1))
     assert read(field="meta.text") == TEXTS
 
 
-def test_of_parquet_one_column_is_asked_for(folder: Path, server: local_hub.Hub) -> None:
+def test_of_parquet_one_column_is_asked_for(folder: Path, server: Hub) -> None:
     """Texts as they stand, in the order of the files; the other column stays at the hub."""
     other = [os.urandom(100_000) for _ in TEXTS]
     for number, part in enumerate((slice(0, 2), slice(2, None))):
@@ -161,7 +160,7 @@ dataset_info:
 """
 
 
-def test_configurations_and_declared_types(folder: Path, server: local_hub.Hub) -> None:
+def test_configurations_and_declared_types(folder: Path, server: Hub) -> None:
     """The files of the configuration that is named; a field declared as something else is refused;
     what is not read as lines stays with `datasets`, and that is said."""
     for name in "ab":
@@ -183,7 +182,7 @@ def _without_cache(**fields: Any) -> hub.Hub:
     return source_of(subset="two", **fields)
 
 
-def test_json_that_datasets_must_read_is_told(folder: Path, server: local_hub.Hub) -> None:
+def test_json_that_datasets_must_read_is_told(folder: Path, server: Hub) -> None:
     """A field that holds the records: `datasets` unpacks it."""
     (folder / "a.jsonl").write_bytes(lines({"text": "a"}))
     (folder / "b.jsonl").write_text(json.dumps({"rows": [{"text": "one"}, {"text": "two"}]}))
@@ -194,7 +193,7 @@ def test_json_that_datasets_must_read_is_told(folder: Path, server: local_hub.Hu
     assert any("texts that look like dates may change" in sentence for sentence in said)
 
 
-def test_tables_of_text_keep_their_texts(folder: Path, server: local_hub.Hub) -> None:
+def test_tables_of_text_keep_their_texts(folder: Path, server: Hub) -> None:
     """CSV is read by `datasets`: what looks like a number, or like nothing, stays as it is."""
     texts = [f"{i:04}" for i in range(12_000)] + ["NA", "null", "1e3"]
     rows = "".join(f"{number},{text}\n" for number, text in enumerate(texts))
@@ -207,7 +206,7 @@ def test_tables_of_text_keep_their_texts(folder: Path, server: local_hub.Hub) ->
 # What is refused, skipped and counted
 
 
-def test_damaged_records_have_a_place(folder: Path, server: local_hub.Hub) -> None:
+def test_damaged_records_have_a_place(folder: Path, server: Hub) -> None:
     """File and line of the hub; with `skip_damaged` they are counted, and change no other."""
     (folder / "data/train-0.jsonl").write_bytes(lines({"text": "a"}, {"text": 7}, {"text": "b"}))
     (folder / "data/train-1.jsonl").write_bytes(lines({"text": "c"}, b"{", {"text": None}))
@@ -223,14 +222,14 @@ def test_damaged_records_have_a_place(folder: Path, server: local_hub.Hub) -> No
     assert opened.tally.state()["left out records without text"][0] == 1
 
 
-def test_fields_that_are_not_there(folder: Path, server: local_hub.Hub) -> None:
+def test_fields_that_are_not_there(folder: Path, server: Hub) -> None:
     """The names of those that are come with the sentence."""
     (folder / "train.jsonl").write_bytes(lines({"body": "a", "id": 1}))
     with pytest.raises(UserError, match="train.jsonl has no field 'text', it has body, id;"):
         read()
 
 
-def test_a_file_cut_short(folder: Path, server: local_hub.Hub) -> None:
+def test_a_file_cut_short(folder: Path, server: Hub) -> None:
     """Compressed files end with their last byte."""
     whole = gzip.compress(lines(*NOT_ONLY_TEXT * 100))
     (folder / "train.jsonl.gz").write_bytes(whole[:-20])
@@ -239,7 +238,7 @@ def test_a_file_cut_short(folder: Path, server: local_hub.Hub) -> None:
 
 
 @pytest.mark.parametrize("name", ["some/data", "some/other", "no-such-folder"])
-def test_a_data_set_that_is_not_there(server: local_hub.Hub, name: str) -> None:
+def test_a_data_set_that_is_not_there(server: Hub, name: str) -> None:
     """At once: waiting helps nothing."""
     opened = hub.Hub(SourceConfig("hub", (name,), revision="f" * 40))
     opened.patience.sleep = lambda seconds: pytest.fail("it waited")
@@ -252,7 +251,7 @@ def test_a_data_set_that_is_not_there(server: local_hub.Hub, name: str) -> None:
 
 @pytest.mark.parametrize("kind", ["json", "gz", "parquet"])
 def test_any_position_is_gone_on_from(
-    folder: Path, server: local_hub.Hub, kind: str, monkeypatch: pytest.MonkeyPatch
+    folder: Path, server: Hub, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From a position on, what is left is read, and no byte of the files before it."""
     monkeypatch.setattr(records, "BATCH", 16)
@@ -283,7 +282,7 @@ def _ending(kind: str) -> str:
     return {"json": ".jsonl", "gz": ".jsonl.gz", "parquet": ".parquet"}[kind]
 
 
-def test_a_position_of_an_earlier_version(folder: Path, server: local_hub.Hub) -> None:
+def test_a_position_of_an_earlier_version(folder: Path, server: Hub) -> None:
     """The state of `datasets` says nothing about a file."""
     (folder / "train.jsonl").write_bytes(lines({"text": "a"}))
     with pytest.raises(UserError, match="an earlier version, .* delete its unfinished directory"):
@@ -292,7 +291,7 @@ def test_a_position_of_an_earlier_version(folder: Path, server: local_hub.Hub) -
 
 @pytest.mark.parametrize("kind", ["json", "parquet"])
 def test_failures_are_waited_out(
-    folder: Path, server: local_hub.Hub, kind: str, monkeypatch: pytest.MonkeyPatch
+    folder: Path, server: Hub, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Errors of the server in the middle of a file: with growing pauses; no record is lost."""
     monkeypatch.setitem(hub_files.BLOCK, kind, 1 << 10)
@@ -405,7 +404,7 @@ def test_a_home_that_cannot_be_written_is_one_sentence(
 
 
 def test_shards_of_the_hub_are_those_of_its_files(
-    folder: Path, server: local_hub.Hub, tmp_path: Path
+    folder: Path, server: Hub, tmp_path: Path
 ) -> None:
     """Prepared from the hub, whose newest revision is pinned, and from the same files here."""
     records_ = [{"text": f"text {i} " * 20} for i in range(400)]
@@ -421,7 +420,7 @@ def test_shards_of_the_hub_are_those_of_its_files(
         [source] = config.sources_of(data)
         done = make.prepare(data, source, ByteTokenizer(), say=lambda _: None)
         if kind == "hub":
-            assert done.manifest["source"]["revision"] == local_hub.REVISION
+            assert done.manifest["source"]["revision"] == stand_in_hub.DATA_SHA
         return done.sha256()
 
-    assert prepared("hub", local_hub.NAME) == prepared("json", str(folder / "data/train.jsonl"))
+    assert prepared("hub", stand_in_hub.DATA) == prepared("json", str(folder / "data/train.jsonl"))

@@ -21,7 +21,8 @@ import numpy as np
 import oracle
 import pytest
 
-from int_lm import native
+from int_lm import native, switches
+from int_lm.config.command_line import OneLineParser
 from int_lm.errors import UserError
 from int_lm.method.estimator import outer
 from int_lm.model import layers
@@ -270,9 +271,16 @@ def test_instructions_that_a_processor_lacks_are_refused() -> None:
 
 
 def test_the_switch_and_a_missing_library_leave_jax(monkeypatch, tmp_path) -> None:
-    monkeypatch.setenv(dispatch.SWITCH, "0")
+    monkeypatch.setenv(switches.NATIVE, "0")
     assert not native.available.__wrapped__()
-    monkeypatch.delenv(dispatch.SWITCH)
+    monkeypatch.setenv(switches.NATIVE, "off")
+    with pytest.raises(UserError, match="INT_LM_NATIVE is 'off' in the environment, must be 0 or"):
+        native.available.__wrapped__()
+    monkeypatch.setenv(switches.NATIVE, "")
+    monkeypatch.setenv(switches.GPU_SEGMENTS, "2")  # of every command, on every machine
+    with pytest.raises(UserError, match="INT_LM_GPU_SEGMENTS is '2' in the environment, must be"):
+        OneLineParser().parse_strict([])
+    monkeypatch.delenv(switches.GPU_SEGMENTS)
     for name in build.SOURCES:
         shutil.copy(build.HERE / name, tmp_path)
     monkeypatch.setattr(build, "HERE", tmp_path)
@@ -289,7 +297,7 @@ def test_building_without_a_compiler_says_so(monkeypatch, tmp_path) -> None:
     if build.possible():
         with pytest.raises(UserError, match="no C\\+\\+ compiler could .*; install one"):
             native_command.main()
-        monkeypatch.delenv(dispatch.SWITCH, raising=False)
+        monkeypatch.delenv(switches.NATIVE, raising=False)
         assert session.without_kernels() == (jax.default_backend() == "cpu")
 
 

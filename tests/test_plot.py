@@ -132,7 +132,10 @@ def test_pictures(text_run: Path, tuned_run: Path, tmp_path: Path, capsys) -> No
     assert {"bits per byte", "reward", "seconds of training"} < words(one.read_bytes())
     assert {"5", "10", "20"} < words(one.read_bytes()) and "15" not in words(one.read_bytes())
     assert capsys.readouterr().out.startswith(f"wrote {one}: bits per byte, reward,")
-    main([str(text_run), "--out", str(again)])
+    with pytest.raises(UserError, match="exists already; replace it with --overwrite"):
+        main([str(text_run), "--out", str(again)])
+    assert again.read_bytes() == one.read_bytes()
+    main([str(text_run), "--out", str(again), "--overwrite"])
     assert {"a", "train", "valid", "steps"} < words(again.read_bytes())
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "again.svg",

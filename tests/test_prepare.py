@@ -172,6 +172,11 @@ def test_records_without_text_are_skipped_and_told(tmp_path: Path) -> None:
     )
     totals = done.manifest["totals"]
     assert totals["documents"] + totals["heldout_documents"] == 40
+    assert (
+        f"to train on {totals['documents']} documents, {totals['bytes']:,} bytes, "
+        f"{totals['tokens']:,} tokens (1.00 bytes a token); held out "
+        f"{totals['heldout_documents']} documents, {totals['heldout_bytes']:,} bytes; "
+    ) in said[-1]
     assert f"left out records without text: 2 (first: {tmp_path}/x.jsonl, line 41)" in said
     assert (
         f"left out records with a zero byte in their text: 1 (first: {tmp_path}/x.jsonl, line 43)"

@@ -468,7 +468,7 @@ def test_everything_left_out_of_a_directory_is_told(tmp_path: Path) -> None:
     assert texts == ["text"]
     assert said == [
         f"left out hidden files and directories: 1 (first: {tmp_path}/.hidden)",
-        f"left out what is no regular file: 1 (first: {tmp_path}/gone)",
+        f"left out links to nothing: 1 (first: {tmp_path}/gone)",
         f"left out links to directories: 1 (first: {tmp_path}/loop)",
         f"left out empty files: 1 (first: {tmp_path}/empty)",
     ]

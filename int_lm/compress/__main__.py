@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from int_lm import compress, export, hub, plugins, programs, progress, signals
+from int_lm import compress, errors, export, hub, plugins, programs, progress, signals
 from int_lm.config.command_line import OneLineParser
-from int_lm.errors import UserError, counted, reported, say
+from int_lm.errors import UserError, counted, reported, require, say
 from int_lm.files import atomic
 
 PROGRAM = "int_lm.compress"
@@ -53,7 +53,7 @@ def parser(program: str = COMMAND) -> OneLineParser:
 def _opened(name: str) -> Iterator[tuple[BinaryIO, int | None]]:
     """Open a file to read; its size in bytes is None for standard input."""
     if name == "-":
-        yield sys.stdin.buffer, None
+        yield errors.standard_input(), None
         return
     path = Path(name)
     if path.is_dir() or not path.exists():
@@ -107,13 +107,10 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
     plugins.trust(*arguments.plugin)
     if not 0 <= arguments.lanes <= compress.LANES_MAX:
         raise UserError(f"--lanes is {arguments.lanes}, must be between 0 and {compress.LANES_MAX}")
-    if arguments.out != "-" and os.path.lexists(arguments.out):
-        if not arguments.overwrite:
-            raise UserError(
-                f"{arguments.out} exists; replace it with --overwrite or choose another -o"
-            )
-        if not Path(arguments.out).is_file():
-            raise UserError(f"{arguments.out} is no file; choose another -o, or -")
+    if arguments.out == "-":
+        require(not errors.output_is_closed(), "standard output is closed; name a file with -o")
+    else:
+        atomic.check_free(Path(arguments.out), overwrite=arguments.overwrite)
     with _opened(arguments.file) as (source, size):
         codec = codec_of(arguments.export)
         what = "decompressing" if arguments.decompress else "compressing"

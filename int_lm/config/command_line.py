@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import yaml
 
-from int_lm import errors, plugins, programs
+from int_lm import errors, plugins, programs, switches
 from int_lm.config import (
     SECTIONS,
     Config,
@@ -104,8 +104,9 @@ class OneLineParser(argparse.ArgumentParser):
         """`parse_strict` of the known arguments, and the unknown ones.
 
         Raises:
-          UserError: a flag is used wrongly.
+          UserError: a flag is used wrongly, or a switch in the environment (`switches`).
         """
+        switches.check()
         known, unknown = self.parse_known_args(self._with_texts(argv))
         for action in self._actions:
             value = getattr(known, action.dest, None)

@@ -1,11 +1,16 @@
 """Files that are whole at any time: a kill or a power cut leaves the old file or the new one."""
 
 import contextlib
+import errno
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+from int_lm.errors import require
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # errors of writing that name no file
 
 
 def sync_directory(directory: Path) -> None:
@@ -25,7 +30,7 @@ def write(path: Path, data: bytes) -> None:
     Raises:
       OSError: the file system refused.
     """
-    with _renamed(path.with_name(path.name + ".tmp"), path, "wb") as file:
+    with _renamed(path.with_name(path.name + ".tmp"), path, "wb", path) as file:
         file.write(data)
 
 
@@ -44,6 +49,23 @@ def link(source: str, path: str) -> None:
             os.fsync(file.fileno())
 
 
+def check_free(path: Path, *, overwrite: bool) -> None:
+    """Refuse to write a file at `path`, before there is anything to lose.
+
+    Args:
+      path: of the file, which the user has named.
+      overwrite: whether the user has said that a file may be replaced.
+
+    Raises:
+      UserError: there is something that is no file, or a file that may not be replaced.
+    """
+    require(path.is_file() or not path.exists(), f"{path} is no file; choose another name")
+    require(
+        overwrite or not os.path.lexists(path),
+        f"{path} exists already; replace it with --overwrite or choose another name",
+    )
+
+
 @contextlib.contextmanager
 def replacement(path: Path) -> Iterator[BinaryIO]:
     """A file to write that replaces the one at `path` at the end, in a directory of the user.
@@ -52,12 +74,14 @@ def replacement(path: Path) -> Iterator[BinaryIO]:
     at `path` is as it was. If `path` is a link, the file that it points to is replaced.
 
     Raises:
-      OSError: the file system refused.
+      UserError: what is at `path` is no file.
+      OSError: the file system refused; it names `path`.
     """
-    path = path.resolve()
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    check_free(path, overwrite=True)
+    whole = path.resolve()
+    partial = whole.with_name(f".{whole.name}.partial-{os.getpid()}")
     try:
-        with _renamed(partial, path, "xb") as file:
+        with _renamed(partial, whole, "xb", path) as file:
             yield file
     finally:
         with contextlib.suppress(OSError):
@@ -65,11 +89,20 @@ def replacement(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def _renamed(partial: Path, path: Path, mode: str) -> Iterator[BinaryIO]:
-    """The new file `partial`, opened; at the end it is on the disk and has the name `path`."""
-    with partial.open(mode) as file:
-        yield file  # type: ignore[misc]
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    sync_directory(path.parent)
+def _renamed(partial: Path, path: Path, mode: str, shown: Path) -> Iterator[BinaryIO]:
+    """The new file `partial`, opened; at the end it is on the disk and has the name `path`.
+
+    Raises:
+      OSError: the file system refused; it names `shown`.
+    """
+    try:
+        with partial.open(mode) as file:
+            yield file  # type: ignore[misc]
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        sync_directory(path.parent)
+    except OSError as error:
+        if error.filename == str(partial) or error.errno in NO_ROOM:
+            error.filename, error.filename2 = str(shown), None
+        raise

@@ -3,15 +3,13 @@
 import contextlib
 import ctypes
 import functools
-import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, ParamSpec, TypeVar
 
 import jax
 
+from int_lm import switches
 from int_lm.native import build
-
-SWITCH = "INT_LM_NATIVE"  # environment variable: with 0, JAX computes everything
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")  # an array or a tree of arrays
@@ -118,7 +116,7 @@ def level() -> str:
       `switched off` (INT_LM_NATIVE is 0), `not built`, `unsupported` (this processor lacks their
       instructions), or one of the names of `supported`.
     """
-    if os.environ.get(SWITCH) == "0":
+    if not switches.on(switches.NATIVE):
         return "switched off"
     if not build.library().exists():
         return "not built"
@@ -142,7 +140,7 @@ def available() -> bool:
 
 def on_gpu() -> bool:
     """Whether JAX's default platform is a GPU and INT_LM_NATIVE is not 0."""
-    return os.environ.get(SWITCH) != "0" and jax.default_backend() == "gpu"
+    return switches.on(switches.NATIVE) and jax.default_backend() == "gpu"
 
 
 @contextlib.contextmanager

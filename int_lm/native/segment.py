@@ -20,13 +20,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from int_lm import errors
+from int_lm import errors, switches
 from int_lm.compile import ranges, tiles
 from int_lm.compile.program import UnsupportedError
 from int_lm.compile.tiles import Argument, Result
 from int_lm.native import build, dispatch
 
-GPU_SWITCH = "INT_LM_GPU_SEGMENTS"  # environment variable: with 1, GPUs have such kernels, too
 LEAST_WORK = 1 << 24  # multiplications of a segment below which nothing is compiled
 CALLED = ("linear", "likelihood", "direct_added", "cache_added")  # by programs of tiles
 CALLED_ON_GPU = ("linear", "cache_added")  # what these are: parts of the same kernel
@@ -119,7 +118,9 @@ def over_tokens(
     except UnsupportedError as error:
         _log.debug("a segment is computed by JAX: %s", error)
         if dispatch.on_gpu():  # where the kernel was asked for
-            errors.say(f"a segment is computed by JAX, although {GPU_SWITCH} is 1: {error}")
+            errors.say(
+                f"a segment is computed by JAX, although {switches.GPU_SEGMENTS} is 1: {error}"
+            )
         return by_jax(*operands)
     if _wanted == "interpreted":
         return kernel(*operands)
@@ -131,7 +132,7 @@ def _platform() -> Literal["cpu", "cuda"] | None:
     if _wanted == "interpreted":
         return "cuda"
     if dispatch.on_gpu():
-        asked = _wanted == "always" or os.environ.get(GPU_SWITCH) == "1"
+        asked = _wanted == "always" or switches.on(switches.GPU_SEGMENTS)
         return "cuda" if asked else None
     return "cpu" if jax.default_backend() == "cpu" and dispatch.available() else None
 

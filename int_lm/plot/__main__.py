@@ -16,6 +16,7 @@ from pathlib import Path
 from int_lm import errors, plot
 from int_lm.config import command_line
 from int_lm.errors import require
+from int_lm.files import atomic
 from int_lm.plot import picture
 
 COMMAND = "python -m int_lm.plot"
@@ -35,6 +36,9 @@ def parse(argv: Sequence[str] | None, program: str) -> argparse.Namespace:
     parser.add_argument("run", nargs="+", type=Path, metavar="DIR", help="run directories")
     parser.add_argument(
         "--out", type=Path, required=True, metavar="FILE", help="picture: .png, .svg or .pdf"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace the picture, if it is there"
     )
     parser.add_argument(
         "--x", choices=plot.ABSCISSAS, default="step", help="the horizontal axis (default: step)"
@@ -76,6 +80,7 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
     """
     arguments = parse(argv, program)
     picture.check(arguments.out)
+    atomic.check_free(arguments.out, overwrite=arguments.overwrite)
     picture.pyplot()
     runs = plot.read(arguments.run, arguments.label)
     panels = plot.panels(runs, arguments.metric)

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from int_lm import export, hub, plugins, programs, progress, runtime, sample
+from int_lm import errors, export, hub, plugins, programs, progress, runtime, sample
 from int_lm.config.command_line import OneLineParser
 from int_lm.errors import UserError, explained, reported
 from int_lm.sample import saved, writing
@@ -236,7 +236,7 @@ def _prompt(arguments: argparse.Namespace) -> bytes:
     if name is None:
         return os.fsencode(arguments.prompt)
     try:
-        return sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+        return errors.standard_input().read() if name == "-" else Path(name).read_bytes()
     except OSError as error:
         raise UserError(
             f"cannot read the prompt {name}: {error.strerror}; name a file of text, or -"

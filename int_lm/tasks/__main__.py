@@ -8,7 +8,7 @@ from typing import Any
 
 from int_lm import plugins, progress, tasks
 from int_lm.config.command_line import OneLineParser
-from int_lm.errors import UserError, counted, reported, require
+from int_lm.errors import UserError, counted, reported
 from int_lm.files import atomic
 from int_lm.tasks import Task, reasoning
 
@@ -49,10 +49,7 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
         raise UserError(f"--out is {out}, expected the name of a file of JSON lines, *.jsonl")
     if arguments.examples is None:
         raise UserError(f"how many examples {out} is to hold is not said; add --examples N")
-    require(
-        arguments.overwrite or not out.exists(),
-        f"{out} exists already; replace it with --overwrite",
-    )
+    atomic.check_free(out, overwrite=arguments.overwrite)
     size = _write(out, rows, count)
     print(f"{out}: {counted(count, 'example')} of {', '.join(arguments.names)}, {size:,} bytes")
 

@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 import yaml
 
-import eval
 from data import shards
-from int_lm import config, runtime
+from int_lm import config, runtime, subject
 from int_lm.config import ModelConfig
 from int_lm.errors import UserError
 from int_lm.files import checkpoint, digest, untrusted
@@ -172,7 +171,7 @@ def test_another_tokenizer_in_an_export_is_refused(room: Path, tmp_path: Path) -
     shutil.rmtree(directory / "tokenizer")
     shutil.copytree(room / "tokenizer" / "honest", directory / "tokenizer")
     for use in (
-        lambda: eval.open_export(directory),
+        lambda: subject.open_export(directory),
         lambda: sample.main(["--export", str(directory), "--prompt", "a", "--tokens", "1"]),
     ):
         with pytest.raises(UserError, match="it has kind 'sentencepiece', not 'bytes'"):

@@ -2,6 +2,10 @@
 /* Archives: docs/archive.md has their bytes ---------------------------------------------------- */
 
 #if ARCHIVES
+#if defined(__unix__) || defined(__APPLE__)
+#include <signal.h>
+#endif
+
 enum { HEADER = 36, BLOCK_HEAD = 20, END_BYTES = 40, END_KIND = 0, CODED_KIND = 1, STORED_KIND = 2 };
 enum { ARCHIVE_VERSION = 1, LEARNS_FLAG = 1 };
 
@@ -41,6 +45,27 @@ static void remove_partial(void) {
         remove(files.partial_name);
     }
 }
+
+#if defined(__unix__) || defined(__APPLE__)
+static void end_by_signal(int number) {
+    if (files.partial_name[0]) {
+        remove(files.partial_name);
+    }
+    signal(number, SIG_DFL);
+    raise(number);
+}
+
+static void catch_signals(void) {
+    static const int numbers[] = {SIGINT, SIGTERM, SIGHUP};
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
+        if (signal(numbers[i], end_by_signal) == SIG_IGN) {
+            signal(numbers[i], SIG_IGN);
+        }
+    }
+}
+#else
+static void catch_signals(void) {}
+#endif
 
 static void open_files(const char *source, const char *target, int overwrite) {
     static const char suffix[] = ".partial";
@@ -82,6 +107,7 @@ static void open_files(const char *source, const char *target, int overwrite) {
     if (there != NULL) {
         fclose(there);
     }
+    catch_signals();
     files.target = fopen(files.partial_name, "wb");
     if (files.target == NULL) {
         files.partial_name[0] = 0;

@@ -5,29 +5,40 @@
    name of a file that holds the bytes as `const unsigned char model_array[] = {...};`, the weights
    stay where the linker puts them. */
 
-static void fail(const char *what, const char *which) {
+static const char *model_name = MODEL_FILE; /* or what --model names */
+
+static void put_text(const char *text) {
+    for (; *text; text++) { /* a file's content commands no terminal */
+        putc(*text >= ' ' && *text <= '~' ? *text : '?', stderr);
+    }
+}
+
+/* ends the program; `text` and `which` may be names from outside */
+static void fail_of(const char *text, const char *what, const char *which) {
 #if defined(THREADS) && THREADS > 1
     static int failing;
     while (__atomic_exchange_n(&failing, 1, __ATOMIC_ACQ_REL)) { /* one thread ends the program */
     }
 #endif
     fflush(stdout);
-    fprintf(stderr, "error: %s", what);
-    for (; *which; which++) { /* a file's content commands no terminal */
-        putc(*which >= ' ' && *which <= '~' ? *which : '?', stderr);
-    }
+    fputs("error: ", stderr);
+    put_text(text);
+    fputs(what, stderr);
+    put_text(which);
     putc('\n', stderr);
     exit(2);
 }
 
+static void fail(const char *what, const char *which) { fail_of("", what, which); }
+
 /* JSON, as far as the header has it: objects, arrays, strings and natural numbers */
 
 enum { NAME_BYTES = 256 };
-#define DAMAGED "model.safetensors is damaged, or of another model: "
+#define DAMAGED(what, which) fail_of(model_name, " is damaged, or of another model: " what, which)
 
 static void need(int sound) {
     if (!sound) {
-        fail(DAMAGED, "its header is not one that an export writes; export the model again");
+        DAMAGED("", "its header is not one that an export writes; export the model again");
     }
 }
 
@@ -99,7 +110,7 @@ static int tensor_of(const char *name) {
             return i;
         }
     }
-    fail(DAMAGED "this program has no tensor of the name ", name);
+    DAMAGED("this program has no tensor of the name ", name);
     return 0;
 }
 
@@ -124,7 +135,7 @@ static void read_tensor(const char **at, int which) {
             while (follows(at, ']', &axes)) {
                 const uint64_t size = number(at);
                 if (axes > tensor->axes || (size != tensor->shape[axes - 1] && !tensor->part)) {
-                    fail(DAMAGED "this program was made for another shape of ", tensor->name);
+                    DAMAGED("this program was made for another shape of ", tensor->name);
                 }
             }
         } else {
@@ -139,7 +150,7 @@ static void read_tensor(const char **at, int which) {
     }
     need(entries == 3 && spans == 1);
     if (axes != tensor->axes || strcmp(dtype, tensor->dtype) != 0) {
-        fail(DAMAGED "this program was made for another shape of ", tensor->name);
+        DAMAGED("this program was made for another shape of ", tensor->name);
     }
     need(found->end >= found->begin && (tensor->part || found->end - found->begin == tensor->bytes));
 }
@@ -164,7 +175,8 @@ static void read_metadata(const char *at) {
         if (strcmp(name, "format_version") == 0) {
             const uint64_t version = number(&at);
             if (version == 0 || version > FORMAT_VERSION) {
-                fail("model.safetensors is of another format version; ", "export the model again");
+                fail_of(
+                    model_name, " is of another format version; ", "export the model again");
             }
         } else if (strcmp(name, "config_sha256") == 0) {
             text(&at, digits, sizeof digits); /* of config.json, which is not read here */
@@ -212,7 +224,7 @@ static void read_header(const char *at) {
         const int apart = found_tensors[i - tensors[i].part].parts;
         const int wanted = apart == (tensors[i].part > 0);
         if (found_tensors[i].known != wanted || found_tensors[i].digested != wanted) {
-            fail(DAMAGED "it lacks, or has too much of, ", tensors[i].name);
+            DAMAGED("it lacks, or has too much of, ", tensors[i].name);
         }
     }
 }
@@ -221,7 +233,7 @@ static void check_digest(int which, struct sha256 *sha256) {
     unsigned char own[32];
     sha256_end(sha256, own);
     if (memcmp(own, found_tensors[which].digest, 32) != 0) {
-        fail(DAMAGED "the digest differs of ", tensors[which].name);
+        DAMAGED("the digest differs of ", tensors[which].name);
     }
 }
 
@@ -232,7 +244,7 @@ static void check_tensor(int which, const unsigned char *bytes) {
     check_digest(which, &sha256);
     for (size_t i = 0; tensors[which].place != NULL && i < tensors[which].bytes; i++) {
         if (bytes[i] == 0x80) {
-            fail(DAMAGED "a weight is -128 in ", tensors[which].name);
+            DAMAGED("a weight is -128 in ", tensors[which].name);
         }
     }
 }

@@ -19,7 +19,7 @@ static void read_at(uint64_t begin, void *out, uint64_t count) {
     need(begin <= INT32_MAX || sizeof(long) > 4);
     if (fseek(model_file, (long)begin, SEEK_SET) != 0
         || fread(out, 1, (size_t)count, model_file) != count) {
-        fail(DAMAGED "it ends too early; ", "export the model again");
+        DAMAGED("it ends too early; ", "export the model again");
     }
 #endif
 }
@@ -94,6 +94,7 @@ static FILE *open_model(const char *path, const char *program) {
         if (file == NULL) {
             fail("cannot open the model ", path);
         }
+        model_name = path;
         return file;
     }
     places[0] = program;
@@ -106,6 +107,7 @@ static FILE *open_model(const char *path, const char *program) {
             memcpy(beside + length, MODEL_FILE, sizeof MODEL_FILE);
             FILE *file = fopen(beside, "rb");
             if (file != NULL) {
+                model_name = beside;
                 return file;
             }
         }

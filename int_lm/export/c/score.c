@@ -96,13 +96,20 @@ static void score_some(int32_t thread) {
             fail("cannot open ", path);
         }
         start(text, way);
-        do {
-            const int32_t target = next_token(file, path);
+        int32_t target = next_token(file, path);
+        if (target < 0 && files_to_score.count > 1) {
+            fputs("left out, because it is empty: ", stderr);
+            put_text(path);
+            putc('\n', stderr);
+            token = -1;
+        }
+        while (token >= 0) {
             read_token(text, token);
             token = target;
             sum += (uint64_t)-way->likelihood(text->logits, target < 0 ? SEPARATOR : target);
             tokens += target >= 0;
-        } while (token >= 0);
+            target = target < 0 ? -1 : next_token(file, path);
+        }
         if (file != stdin) {
             fclose(file);
         }

@@ -97,6 +97,12 @@ static const struct way *way_of(const char *name) {
             return has[i];
         }
     }
-    fail("this program or this processor lacks the instructions of --path ", name);
+    static const char *const names[] = {"vnni", "avx2", "neon", "rows"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        if (strcmp(name, names[i]) == 0) {
+            fail("this program or this processor lacks the instructions of --path ", name);
+        }
+    }
+    fail("--path is vnni, avx2, neon or rows, and not ", name);
     return NULL;
 }
