@@ -74,14 +74,9 @@ def fitted(rows: Sequence[dict[str, Any]], near: Law | None = None) -> Law:
     Args:
       rows: networks alone.
       near: where to start from; None: from several places.
-
-    Raises:
-      UserError: there are fewer rows than parameters and one.
     """
     from scipy.optimize import least_squares
 
-    if len(rows) < 6:
-        raise UserError(f"a law of 5 parameters needs 6 networks alone at least, not {len(rows)}")
     network, text, bits = (
         np.array([row[key] for row in rows], float)
         for key in ("network", "text_tokens", "bits_per_byte")
@@ -132,10 +127,15 @@ def of_rows(base: Config, rows: list[dict[str, Any]], widths: Sequence[int] = ()
 
     Args:
       widths: of the networks that the law is fitted to; empty for all.
+
+    Raises:
+      UserError: so few networks that without one point no error of a law is left.
     """
     from benchmarks.scaling import OPERATIONS_PER_S
 
     alone = [row for row in rows if not row["tables"] and (not widths or row["width"] in widths)]
+    if len(alone) < 7:
+        raise UserError(f"a law of 5 parameters needs 7 networks alone at least, not {len(alone)}")
     law = fitted(alone)
     without = [fitted([*alone[:i], *alone[i + 1 :]], law) for i in range(len(alone))]
     points = []

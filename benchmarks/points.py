@@ -37,7 +37,8 @@ class Point:
         """
         if not (found := POINT.fullmatch(text)):
             raise UserError(f"{text} is no point; write WIDTHxLAYERSxSTEPS, or that and a +")
-        return cls(*map(int, found.groups()[:3]), bool(found[4]))
+        width, layers, steps = map(int, found.groups()[:3])
+        return cls(width, layers, steps, bool(found[4]))
 
 
 def settings_of(base: Config, point: Point, changes: list[str]) -> Config:
