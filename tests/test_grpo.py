@@ -54,16 +54,20 @@ def real(weights: Parameters) -> Tree:
     return backprop.real(params.map_leaves(jnp.asarray, weights.network))
 
 
+def prompts_of(coder: Coder) -> jax.Array:
+    """The prompts of the examples."""
+    return jnp.asarray(coder.batch(EXAMPLES).tokens_SN)
+
+
 def write(model: LanguageModel, weights: Tree, coder: Coder, key) -> grpo.Written:
     """Four completions, two of each example."""
-    prompts = jnp.asarray(np.repeat(coder.batch(EXAMPLES).tokens_SN, 2, axis=0))
-    start = backprop.real(model.initial_state(len(prompts)))
-    return grpo.write(weights, start, prompts, jnp.asarray(coder.ends_V), LENGTH, key)
+    prompts, start = prompts_of(coder), backprop.real(model.initial_state(2))
+    return grpo.write(weights, start, prompts, 2, jnp.asarray(coder.ends_V), LENGTH, key)
 
 
 def test_the_likeliest_completion_is_that_of_the_integer_model(model, weights, coder) -> None:
     """Token for token."""
-    written = np.asarray(write(model, real(weights), coder, None).tokens_BT)[::2, -LENGTH:]
+    written = np.asarray(write(model, real(weights), coder, None).tokens_BC)[::2]
     for example, row in zip(EXAMPLES, written, strict=True):
         prompt, greedy = example.prompt.encode(), Sampler(temperature=0)
         expected = list(sample.generate(model, weights, list(prompt), greedy, tokens=LENGTH))
@@ -88,13 +92,13 @@ def test_the_gradient_is_that_of_rewarded_log_likelihood(model, weights, coder) 
     """
     latent = real(weights)
     written = write(model, latent, coder, jax.random.key(3))
-    tokens = np.asarray(written.tokens_BT).copy()
+    tokens = np.asarray(written.tokens_BC).copy()
     tokens[1, -3:] = [10, 0, 0]
-    counts = np.ones((4, LENGTH), np.float32)
-    counts[1, -2:] = 0
-    start = backprop.real(model.initial_state(4))
+    counts = np.ones((4, LENGTH), bool)
+    counts[1, -2:] = False
+    prompts, start = prompts_of(coder), backprop.real(model.initial_state(2))
     rounded = jax.tree.map(backprop.rounded, latent)
-    nats = grpo.log_probabilities(rounded, start, jnp.asarray(tokens), LENGTH)
+    nats = grpo.log_probabilities(rounded, start, prompts, jnp.asarray(tokens))
     same = np.arange(4) != 1
     np.testing.assert_allclose(nats[same], np.asarray(written.drawn_BC)[same], atol=1e-4)
     changed = grpo.Written(jnp.asarray(tokens), nats, jnp.asarray(counts))
@@ -102,11 +106,13 @@ def test_the_gradient_is_that_of_rewarded_log_likelihood(model, weights, coder) 
 
     def rewarded(latent: Tree):
         weights = jax.tree.map(backprop.rounded, latent)
-        nats = grpo.log_probabilities(weights, start, jnp.asarray(tokens), LENGTH)
-        return -jnp.sum(nats * counts * gains[:, None]) / np.float32(counts.sum())
+        prompted = jnp.repeat(prompts, 2, axis=0)  # every completion with a prompt of its own
+        start = backprop.real(model.initial_state(4))
+        nats = grpo.log_probabilities(weights, start, prompted, jnp.asarray(tokens))
+        return -jnp.sum(nats * counts.astype(np.float32) * gains[:, None])
 
     settings = grpo.Settings(kl=0.0)
-    found = jax.grad(grpo.loss)(latent, start, changed, gains, None, settings)
+    found = jax.grad(grpo.loss)(rounded, start, prompts, changed, gains, None, settings)
     expected = jax.grad(rewarded)(latent)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found, expected)
     assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(found)) > 1e-4
@@ -115,19 +121,19 @@ def test_the_gradient_is_that_of_rewarded_log_likelihood(model, weights, coder) 
 def test_the_ratio_is_clipped_and_the_start_holds_back(model, weights, coder) -> None:
     """The loss of tokens that became e^0.5 times likelier, by hand."""
     latent = real(weights)
-    start = backprop.real(model.initial_state(4))
+    prompts, start = prompts_of(coder), backprop.real(model.initial_state(2))
     written = write(model, latent, coder, jax.random.key(3))
-    nats = grpo.log_probabilities(latent, start, written.tokens_BT, LENGTH)
+    nats = grpo.log_probabilities(latent, start, prompts, written.tokens_BC)
     counts = jnp.ones((4, LENGTH), bool)
-    likelier = grpo.Written(written.tokens_BT, nats - 0.5, counts)
+    likelier = grpo.Written(written.tokens_BC, nats - 0.5, counts)
     gains = jnp.asarray([1.0, 1.0, 1.0, -1.0])
     ratio = math.exp(0.5)
     settings = grpo.Settings(low=0.2, high=0.28, kl=0.0)
-    found = grpo.loss(latent, start, likelier, gains, None, settings)
-    assert float(found) == pytest.approx((-3 * 1.28 + ratio) / 4, rel=1e-4)
+    found = grpo.loss(latent, start, prompts, likelier, gains, None, settings)
+    assert float(found) == pytest.approx(LENGTH * (-3 * 1.28 + ratio), rel=1e-4)
     settings = grpo.Settings(low=0.2, high=0.28, kl=0.1)
-    held = grpo.loss(latent, start, likelier, gains, nats + 1.0, settings)
-    assert float(held - found) == pytest.approx(0.1 * (math.e - 2), rel=1e-3)
+    held = grpo.loss(latent, start, prompts, likelier, gains, nats + 1.0, settings)
+    assert float(held - found) == pytest.approx(LENGTH * 4 * 0.1 * (math.e - 2), rel=1e-3)
 
 
 def test_advantages_are_of_a_group() -> None:
@@ -155,6 +161,30 @@ def test_what_is_rewarded_becomes_likelier(model, weights) -> None:
         means = [tuner.step(EXAMPLES * 2) for _ in range(80)]
     assert np.mean(means[:5]) < 0.1 < 0.5 < np.mean(means[-5:])
     assert tuner.answers(EXAMPLES).tolist() == [1.0, 1.0]
+
+
+@pytest.mark.slow
+def test_chunks_change_no_step(model, weights) -> None:
+    """Groups are cut to lengths, sorted and filled up; the step is the same as in one piece."""
+    pytest.importorskip("optax")
+
+    def reward(prompt: str, completion: str, facts) -> float:
+        return len(completion) + ord(completion[:1] or "a") % 2
+
+    task = tasks.of("copying")._replace(reward=reward)
+    bytes_ = tokenization.load("bytes")
+    found = []
+    for chunk in (1, 3, 4):
+        settings = grpo.Settings(prompts=4, completions=16, tokens=LENGTH, chunk=chunk)
+        tuner = grpo.Grpo(model, weights, task, bytes_, settings, seed=1)
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            tuner.step([*EXAMPLES, *EXAMPLES])
+        found.append(tuner.latent)
+    for other in found[1:]:
+        apart = jax.tree.map(lambda a, b: float(np.abs(a - b).mean()), found[0], other)
+        assert max(jax.tree.leaves(apart)) < 1e-4  # a weight moves by 0.02
+    moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), found[0], real(weights))
+    assert max(jax.tree.leaves(moved)) > 0.01
 
 
 @pytest.mark.slow
