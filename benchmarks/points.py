@@ -116,7 +116,7 @@ def row_of(
         "network": beside(counted, point),
         "text_tokens": point.steps * es.streams * es.segment_length,
         "operations": counted.operations * es.members_per_stream,
-        "processor_seconds": round(spent * point.steps / max(1, point.steps - 1), 2),
+        "processor_seconds": round(spent * point.steps / max(1, point.steps - 1), 4),
         "train_bits_per_byte": round(bits / size, 5),
         "bits_per_byte": round(lengths.bits_per_byte, 5),
     }

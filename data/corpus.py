@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from data import streams
 from data.documents import Document
 from data.manifest import Prepared
-from data.shards import WINDOW
 from data.streams import Streams
 from int_lm.config import Config
 from int_lm.errors import UserError, counted
@@ -60,7 +59,7 @@ class Corpus:
                 left -= len(part)
         return b"".join(parts)
 
-    def streams(self, settings: Config, phases: Phases, at_most: int = WINDOW) -> Streams:
+    def streams(self, settings: Config, phases: Phases, at_most: int | None = None) -> Streams:
         """The training streams: see `Mixture` for `phases`, and `streams.over` for `at_most`."""
         return streams.over(
             [(source.name, source.shards) for source in self.sources],
