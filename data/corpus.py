@@ -59,8 +59,8 @@ class Corpus:
                 left -= len(part)
         return b"".join(parts)
 
-    def streams(self, settings: Config, phases: Phases) -> Streams:
-        """The training streams. `phases` is documented in `Mixture`."""
+    def streams(self, settings: Config, phases: Phases, at_most: int | None = None) -> Streams:
+        """The training streams: see `Mixture` for `phases`, and `streams.over` for `at_most`."""
         return streams.over(
             [(source.name, source.shards) for source in self.sources],
             self.tokenizer,
@@ -68,6 +68,7 @@ class Corpus:
             segment_length=settings.es.segment_length,
             seed=settings.run.seed,
             phases=phases,
+            at_most=at_most,
         )
 
     def heldout(self, most_bytes: int) -> dict[str, list[Document]]:

@@ -272,6 +272,7 @@ def over(
     segment_length: int,
     seed: int,
     phases: Sequence[tuple[int, Sequence[float]]] = ((0, (1.0,)),),
+    at_most: int | None = None,
 ) -> Streams:
     """Lay streams over the shards of one or more sources.
 
@@ -281,13 +282,15 @@ def over(
       segment_length: T >= 1, tokens read per step.
       seed: sets the order.
       phases: weights of the sources, and the round from which they hold.
+      at_most: tokens that a stream reads before it moves on; longer windows are read in parts.
+        None: windows are read to their ends.
 
     Raises:
       UserError: fewer tokens than the streams read in one step, so that all would read the same.
     """
     weights = phases[0][1]  # later ones must not change the length of a round
     shares = [weight / sum(weights) for weight in weights]
-    widest, target = 0, shards.WINDOW
+    widest, target = 0, at_most or shards.WINDOW
     for (name, pieces), share in zip(sources, shares, strict=True):
         if share == 0:
             continue
