@@ -55,11 +55,6 @@ def real(tree: Tree) -> Tree:
     return params.map_leaves(lambda leaf: leaf.astype(jnp.float32), tree)
 
 
-def clipped(latent: Array) -> Array:
-    """A latent weight in [-127, 127]."""
-    return _saturate(latent)
-
-
 def rounded(latent: Array) -> Array:
     """A latent weight rounded to an integer in [-127, 127], with the gradient of a clip."""
     return rounding(saturate(latent))

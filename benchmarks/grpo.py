@@ -244,7 +244,7 @@ class Grpo:
         ends_V = jnp.asarray(self.coder.ends_V)
 
         def used(latent: Tree) -> Tree:
-            to = backprop.rounded if settings.rounding else backprop.clipped
+            to = backprop.rounded if settings.rounding else backprop.saturate
             return jax.tree.map(to, latent)
 
         @jax.jit
