@@ -210,6 +210,7 @@ def load(path: str | Path, step: int | None = None, *, trusted: Sequence[str] = 
     step = None if step is None else _whole("step", step)
     path = hub.local(path)
     plugins.trust(*trusted)
+    programs.make_importable()
     if (path / "checkpoints").is_dir():
         return Model(path, subject.open_run(path, step))
     if not (path / runtime.CONFIG_FILE).is_file():

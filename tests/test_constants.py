@@ -133,6 +133,21 @@ def test_schedules_equal_the_oracle_and_never_rise(schedule: str, steps: int):
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_rate_rises_in_its_warmup(schedule: str):
+    """In proportion to the steps done, times the decay; from then on it is what it is without."""
+    config = of(1000, schedule=schedule, learning_rate=2.0, learning_rate_halflife=50.0, warmup=8)
+    plain = of(1000, schedule=schedule, learning_rate=2.0, learning_rate_halflife=50.0)
+    for step in (0, 1, 6, 7, 8, 500, 1000):
+        rate = carry.learning_rate(config, step)
+        assert rate == oracle.learning_rate(config, step)
+        share = min(step + 1, 8) / 8
+        assert abs(rate - share * carry.learning_rate(plain, step)) <= 1
+    rates = [carry.learning_rate(config, step) for step in range(8)]
+    assert rates == sorted(rates) and rates[0] == 1024
+    assert carry.learning_rate(config, 7) == carry.learning_rate(plain, 7)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
 def test_learning_rates_have_14_bits(schedule: str):
     """Integers from 0 to 2^14, which the largest learning rate reaches at step 0."""
     config = of(schedule=schedule, learning_rate=LEARNING_RATE_MAX, learning_rate_halflife=1e-300)

@@ -746,7 +746,9 @@ def test_a_state_named_context_is_refused() -> None:
     vars(model)["architecture"] = named
     with pytest.raises(UserError, match="has a state named context"):
         model.initial_state(1)
-    loaded = types.SimpleNamespace(architecture=named, config={"model": {}}, direct=[1], cache=[])
+    loaded = types.SimpleNamespace(
+        architecture=named, config={"model": {}}, tables=[1], direct=[1], words=[], cache=[]
+    )
     with pytest.raises(runtime.ExportError, match="has a state named context"):
         runtime.Model.initial_state(loaded, 1)  # type: ignore[arg-type]
 

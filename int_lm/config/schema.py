@@ -98,6 +98,9 @@ class EsConfig:
     learning_rate_halflife: float = described(
         200.0, "steps after which schedule inverse has halved learning_rate"
     )
+    warmup: int = described(
+        0, "first steps, in which learning_rate rises in proportion to the steps done; 0: none"
+    )
     beta1: float = described(0.8, "update adaptive: decay of the running mean of votes")
     beta2: float = described(0.9, "update adaptive: decay of the running mean of their squares")
     direct_rate: float = described(

@@ -116,6 +116,7 @@ def validate(config: Config) -> Config:
     )
     for name in ("alpha", "alpha_halflife", "learning_rate", "learning_rate_halflife"):
         require(getattr(es, name) > 0, f"es.{name} is {getattr(es, name)}, must be above 0")
+    require(es.warmup >= 0, f"es.warmup is {es.warmup}, must be a number of steps, or 0")
     require(
         es.learning_rate <= LEARNING_RATE_MAX,
         f"es.learning_rate is {es.learning_rate}, must be at most {LEARNING_RATE_MAX}",

@@ -1,4 +1,4 @@
-"""Schedules: how rates decay over a run. Floats; each update rounds them to its own integers."""
+"""Schedules: how rates rise and decay over a run. Floats; updates round them to their integers."""
 
 import math
 
@@ -24,3 +24,13 @@ def decay(schedule: str, step: int, halflife: float, steps: int) -> float:
     if schedule == "inverse_sqrt_to_zero":
         return (1.0 - done) / math.sqrt(1.0 + step / halflife)
     return 1.0 - done if schedule == "linear" else (1.0 + math.cos(math.pi * done)) / 2.0
+
+
+def warm(step: int, warmup: int) -> float:
+    """The factor, in (0, 1], by which a rate is multiplied at `step` while it rises.
+
+    Args:
+      step: number of steps done before.
+      warmup: number of steps until the factor is 1; 0 for none.
+    """
+    return min(1.0, (step + 1) / max(1, warmup))

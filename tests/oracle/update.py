@@ -166,10 +166,10 @@ def decayed(config: Config, step: int, halflife: float) -> fractions.Fraction | 
 
 
 def learning_rate(config: Config, step: int) -> int:
-    """In units of 2^-12."""
-    return round(
-        config.es.learning_rate * 4096 * decayed(config, step, config.es.learning_rate_halflife)
-    )
+    """In units of 2^-12: a part of the warm-up times what is left of the rate."""
+    es = config.es
+    part = float(fractions.Fraction(step + 1, max(es.warmup, step + 1)))
+    return round(es.learning_rate * part * decayed(config, step, es.learning_rate_halflife) * 4096)
 
 
 def betas(config: Config) -> tuple[int, int]:

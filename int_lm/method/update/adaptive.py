@@ -202,7 +202,7 @@ ADAPTIVE = Update(
     values=_values,
     move=_move,
     settings_used=lambda es: {
-        "learning rate": f"{es.learning_rate:g}, half-life {es.learning_rate_halflife:g} steps",
+        "learning rate": carry.rate_used(es),
         "beta1, beta2": f"{es.beta1:g}, {es.beta2:g}",
     },
     least_rate=LEARNING_RATE_MIN,

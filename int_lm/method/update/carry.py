@@ -24,7 +24,14 @@ def learning_rate(settings: Settings, step: int) -> int:
     """Learning rate of `step` in units of 2^-12 of a weight's unit: 0 to 2^14."""
     es = settings.es
     factor = schedules.decay(es.schedule, step, es.learning_rate_halflife, settings.run.steps)
-    return round(es.learning_rate * factor * (1 << FRACTION_BITS))
+    warm = schedules.warm(step, es.warmup)
+    return round(es.learning_rate * warm * factor * (1 << FRACTION_BITS))
+
+
+def rate_used(es: StrategySettings) -> str:
+    """The learning rate and its schedule, for the model card."""
+    warm = f"after {es.warmup} steps of warm-up, " if es.warmup else ""
+    return f"{es.learning_rate:g}, {warm}half-life {es.learning_rate_halflife:g} steps"
 
 
 def _values(settings: Settings, step: int) -> Values:
@@ -75,8 +82,6 @@ CARRY = Update(
     memory=_memory,
     values=_values,
     move=_move,
-    settings_used=lambda es: {
-        "learning rate": f"{es.learning_rate:g}, half-life {es.learning_rate_halflife:g} steps"
-    },
+    settings_used=lambda es: {"learning rate": rate_used(es)},
     least_rate=LEARNING_RATE_MIN,
 )
