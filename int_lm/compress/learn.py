@@ -29,6 +29,7 @@ import math
 
 import numpy as np
 
+from int_lm import contexts
 from int_lm.errors import UserError
 from int_lm.runtime import LOGIT_MAX, Model, Tensors
 
@@ -139,12 +140,10 @@ def _places(recent_TP: np.ndarray, bits: int) -> np.ndarray:
     """The entries of the last tokens, int64 [M, P]: hashes of them, newest first, modulo 2^32."""
     word_P, found = np.zeros(recent_TP.shape[1], np.uint32), []
     for number, token_P in enumerate(recent_TP, start=1):
-        word_P = (word_P ^ token_P) * np.uint32(0x9E3779B1)
-        word_P ^= word_P >> np.uint32(15)
+        word_P = contexts.longer(word_P, token_P)
         if number in MATCHES:
-            mixed_P = (word_P ^ np.uint32(len(found))) * np.uint32(0x85EBCA77)
-            found.append(mixed_P >> np.uint32(32 - bits))
-    return np.array(found, np.int64)
+            found.append(contexts.of_bits(word_P ^ np.uint32(len(found)), bits))
+    return np.array(found)
 
 
 def _followed(expected: int, count: int, token: int) -> int:

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from int_lm import config, programs, runtime, sampling
+from int_lm import config, contexts, programs, runtime, sampling
 from int_lm.arithmetic import constants
 from int_lm.errors import UserError
 from int_lm.export import card, metadata, sparse
@@ -46,6 +46,7 @@ from int_lm.limits import SEPARATOR
 if TYPE_CHECKING:
     from int_lm.run import Run
 
+_OWN_IMPORT = re.compile(r"^from (int_lm\.\w+) import (?:\([^)]*\)|.*)\n", re.MULTILINE)
 _STANDING_ALONE = {"numpy", *sys.stdlib_module_names}  # modules that an export may import
 QUANTIZATION = {  # docs/arithmetic.md has the bounds
     "weights": "int8",
@@ -73,10 +74,21 @@ def numpy_forms(architecture: str) -> dict[str, type[runtime.Architecture]]:
 
 
 def runtime_text() -> str:
-    """The text of an export's runtime.py: `int_lm.runtime` with `int_lm.sampling` inserted."""
-    text = Path(runtime.__file__).read_text(encoding="utf-8")
-    of_sampling = Path(sampling.__file__).read_text(encoding="utf-8")
-    return re.sub(r"from int_lm\.sampling import \([^)]*\)\n", lambda _: of_sampling, text)
+    """The text of an export's runtime.py: `int_lm.runtime`, and what it imports of int_lm inserted.
+
+    A module's text stands where it is imported first.
+    """
+    paths = {module.__name__: inspect.getfile(module) for module in (runtime, contexts, sampling)}
+    inserted: set[str] = set()
+
+    def text_of(name: str) -> str:
+        if name in inserted:
+            return ""
+        inserted.add(name)
+        text = Path(paths[name]).read_text(encoding="utf-8")
+        return _OWN_IMPORT.sub(lambda found: text_of(found[1]), text)
+
+    return text_of(runtime.__name__)
 
 
 def _check_imports(file: Path) -> None:

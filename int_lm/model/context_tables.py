@@ -41,6 +41,7 @@ from int_lm.settings import ModelSettings, StrategySettings
 CONTEXT, WORDS = "context", "words"  # in a state: the last tokens, and hashes of the last words
 LIMIT = "limit"  # in a state, while training: tables of longer contexts are left out
 COUNT_MAX = 2**31 - 1
+_ROW_KEY = np.uint32(0x85EBCA77)  # a hash times it, its highest bits: the row
 _SHARE_BITS = 10  # fractional bits of a share of the streams
 # an error has 7 fractional bits
 _MOVE_BITS = fixed.DIRECT_STEP_BITS + fixed.DIRECT_MEAN_BITS + 7
@@ -129,7 +130,7 @@ def rows(model: ModelSettings, state: Tree) -> dict[str, Array]:
     hashes += [hashed(model.words, state[WORDS])] if model.words else []
     found = []
     for words_KP in hashes:
-        words_KP = words_KP * np.uint32(0x85EBCA77)
+        words_KP = words_KP * _ROW_KEY
         found.extend((words_KP >> np.uint32(32 - model.direct_bits)).astype(jnp.int32))
     return dict(zip(names(model), found, strict=True))
 
