@@ -173,11 +173,8 @@ def main() -> None:
     rows = []
     for name in arguments.cut:
         rows.append(train(name, settings, text, documents, arguments.steps))
-        line = json.dumps(rows[-1])
-        print(line, file=sys.stderr, flush=True)
-        if arguments.out:
-            with arguments.out.open("a") as file:
-                file.write(line + "\n")
+        print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+        common.append(arguments.out, rows[-1])
     if arguments.json:
         print(json.dumps({"machine": common.machine(), "rows": rows}))
 

@@ -6,6 +6,7 @@ a clone that is not installed; only the dependencies of int_lm are needed.
 
 import argparse
 import dataclasses
+import json
 import os
 import platform
 import statistics
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,6 +23,7 @@ import numpy as np
 
 from int_lm import config
 from int_lm.config import Config
+from int_lm.errors import UserError
 from int_lm.method import recipe
 from int_lm.method.recipe import Recipe
 from int_lm.training import memory
@@ -47,6 +49,32 @@ def machine() -> str:
     kind = device.device_kind if count == 1 else f"{device.device_kind} x {count}"
     python = platform.python_version()
     return f"{platform.machine()}, {device.platform} {kind}, jax {jax.__version__}, Python {python}"
+
+
+# -- Rows ------------------------------------------------------------------------------------------
+
+
+def append(out: str | Path | None, row: Mapping[str, Any]) -> None:
+    """Add a row to a file of JSON lines, if one is named, as soon as it is known."""
+    if out is not None:
+        with open(out, "a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def rows_of(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a file of JSON lines.
+
+    Raises:
+      UserError: it cannot be read, or a line is no JSON.
+    """
+    try:
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError:
+                raise UserError(f"{path} line {number}: not a line of JSON") from None
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
 
 
 # -- Recipes ---------------------------------------------------------------------------------------

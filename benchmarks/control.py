@@ -233,7 +233,7 @@ def main() -> None:
     parser.add_argument("--out", metavar="FILE", help="append every row to this file as it is made")
     arguments = parser.parse_args()
     if arguments.table:
-        rows = [json.loads(line) for line in Path(arguments.table).read_text().splitlines()]
+        rows = list(common.rows_of(Path(arguments.table)))
         methods = list(dict.fromkeys(row["method"] for row in rows))
         print("\n".join([*table(rows, methods), *on_the_way(rows, methods[0])]))
         return
@@ -256,9 +256,7 @@ def main() -> None:
             for method in arguments.method:
                 row = row_of(settings, method, environment, floor, openes)
                 rows.append(row)
-                if arguments.out:
-                    with open(arguments.out, "a") as file:
-                        file.write(json.dumps(row) + "\n")
+                common.append(arguments.out, row)
                 if not arguments.json:
                     print(
                         f"{name} {method} seed {seed}: return {row['return']:.5g} (on the way "

@@ -38,7 +38,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from benchmarks import common, learning
+from benchmarks import common
 from benchmarks.points import Point, beside, row_of, settings_of
 from int_lm import cache, config, errors
 from int_lm.config import Config
@@ -196,10 +196,10 @@ def printed(rows: list[dict[str, Any]], found: dict[str, Any]) -> list[str]:
     lines.append("|---" * 10 + "|")
     law = Law(**found["law"])
     for row in rows:
-        beside = ", tables and cache" if row["tables"] else ""
+        what = ", tables and cache" if row["tables"] else ""
         bits = "" if row["tables"] else f"{law.bits(row['network'], row['text_tokens']):.3f}"
         lines.append(
-            f"| {row['width']} | {row['layers']}{beside} | {row['steps']:,} | "
+            f"| {row['width']} | {row['layers']}{what} | {row['steps']:,} | "
             f"{row['text_tokens'] / 1e6:.1f} | {row['weights']:,} | {row['network']:,} | "
             f"{row['learning_rate']:.2g} | {row['processor_seconds']:.0f} | "
             f"{row['bits_per_byte']:.3f} | {bits} |"
@@ -254,12 +254,10 @@ def main() -> None:
         sizes = {"score_bytes": arguments.bytes, "at_most": arguments.at_most}
         row = row_of(base, point, arguments.set, **sizes)
         print(json.dumps(row), flush=True)
-        if arguments.out:
-            with arguments.out.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+        common.append(arguments.out, row)
     if not arguments.rows:
         return
-    rows = [row for path in arguments.rows for row in learning._lines(path)]
+    rows = [row for path in arguments.rows for row in common.rows_of(path)]
     found = of_rows(base, rows, arguments.widths)
     if arguments.picture:
         draw(rows, Law(**found["law"]), arguments.picture)

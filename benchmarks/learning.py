@@ -208,21 +208,9 @@ def _table(rows: list[dict[str, Any]]) -> None:
 Point = tuple[str, float, float]  # curve, seconds, bits per byte
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a JSON-lines file."""
-    try:
-        for number, line in enumerate(path.read_text().splitlines(), 1):
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError:
-                raise errors.UserError(f"{path} line {number}: not a line of JSON") from None
-    except OSError as error:
-        raise errors.UserError(f"{path}: {error.strerror}") from None
-
-
 def _of_run(directory: Path) -> Iterator[Point]:
     """Points of a run's metrics: its evaluations on held-out text."""
-    for row in _lines(directory / "metrics.jsonl"):
+    for row in common.rows_of(directory / "metrics.jsonl"):
         if row.get("valid_bits_per_byte") is not None:
             yield directory.name, row["seconds"], row["valid_bits_per_byte"]
 
@@ -306,9 +294,7 @@ def measured(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[dict[s
 
     def report(row: dict[str, Any]) -> None:
         rows.append(row)
-        if arguments.out:
-            with arguments.out.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+        common.append(arguments.out, row)
         print(
             f"{row['recipe']:<12} seed {row['seed']} {row['seconds']:7.1f} s  "
             f"({row['processor_seconds']:.1f} of the processor)  "
@@ -334,7 +320,7 @@ def main() -> None:
     elif rows:
         _table(rows)
     if arguments.picture:
-        rows += [row for path in arguments.rows for row in _lines(path)]
+        rows += [row for path in arguments.rows for row in common.rows_of(path)]
         points = [(row["recipe"], float(row["at"]), row["bits_per_byte"]) for row in rows]
         points += [point for path in arguments.run for point in _of_run(path)]
         pairs = (level.partition("=") for level in arguments.level)

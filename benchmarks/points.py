@@ -45,7 +45,7 @@ def settings_of(base: Config, point: Point, changes: list[str]) -> Config:
     """The configuration of a point: rates by width and steps, then the changes."""
     model = {"width": point.width, "layers": point.layers}
     if not point.tables:
-        model |= {"direct": (), "cache": ()}
+        model |= {"direct": (), "words": (), "cache": ()}
     settings = common.with_fields(base, "model", **model)
     rate, halflife = min(1.0, (RATE_WIDTH / point.width) ** 2), HALFLIFE * point.steps
     settings = common.with_fields(

@@ -242,9 +242,10 @@ def main() -> None:
     task = tasks.of(arguments.task)
     held_out = tasks.held_out(task, arguments.prompts)
     opened = runs.open_run(arguments.run)
-    model = opened.config.model
-    if model.architecture != "rwkv" or model.direct:
-        raise UserError(f"{arguments.run} is no rwkv model without context tables: it has no twin")
+    if opened.config.model.architecture != "rwkv" or opened.recipe.model.specs.tables:
+        raise UserError(
+            f"{arguments.run} is no rwkv model without tables and cache: it has no twin"
+        )
     import tokenization
 
     tokenizer = tokenization.load(runs.Paths(Path(arguments.run)).tokenizer)
@@ -268,9 +269,7 @@ def main() -> None:
                 )  # fmt: skip
             rows.append(row)
             say(_line(row))
-            if arguments.out:
-                with open(arguments.out, "a") as file:
-                    file.write(json.dumps(row) + "\n")
+            common.append(arguments.out, row)
     if arguments.json:
         print(json.dumps({"machine": common.machine(), "rows": rows}))
     else:
