@@ -236,8 +236,13 @@ def other_places(host: Mapping[str, Any], settings: Config) -> str:
 
 
 def _weights_of(tree: Mapping[str, Any]) -> str | None:
-    """The directory of a run with this configuration; None for a policy: no run starts from one."""
-    return None if tree.get("control", {}).get("env") else tree.get("run", {}).get("dir")
+    """The directory of a run with this configuration, for a new one that is trained on text.
+
+    None where rewards are the objective: no policy starts from another one, and a tuning is told
+    by --run or --export what it starts from.
+    """
+    rewarded = tree.get("es", {}).get("objective") == "reward"
+    return None if rewarded else tree.get("run", {}).get("dir")
 
 
 def _other_run(weights: str | None) -> str:

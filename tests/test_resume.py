@@ -137,6 +137,20 @@ def test_another_tokenizer_is_refused() -> None:
         resume.check_tokenizer({"sha256": "ab"}, {"sha256": "cd"})
 
 
+@pytest.mark.parametrize("objective, advised", [("log_likelihood", True), ("reward", False)])
+def test_only_trainings_are_advised_to_start_from_their_weights(
+    objective: str, advised: bool
+) -> None:
+    """A tuning is told what it starts from by --run, and no policy starts from another one."""
+    before, now = (
+        config.to_dict(Config(es=EsConfig(objective=objective, direct_dropout=share)))
+        for share in (0.0, 0.5)
+    )
+    with pytest.raises(UserError, match=r"direct_dropout 0\.0, now 0\.5.* new run") as refused:
+        resume.check_config(before, now)
+    assert ("--run.init_from" in str(refused.value)) == advised
+
+
 def older(**es: Any) -> dict[str, Any]:
     """A configuration as version 0.1.0 wrote it, with other values of some fields."""
     tree = config.to_dict(Config())
