@@ -163,6 +163,11 @@ def main() -> None:
     parser.add_argument("--set", nargs="+", default=[], metavar="S.F=V", help="change settings")
     parser.add_argument("--out", type=Path, metavar="FILE", help="append rows as JSON lines")
     arguments = parser.parse_args()
+    for name in arguments.cut:
+        cuts.cut_of(name)
+    errors.require(arguments.steps >= 2, f"--steps is {arguments.steps}, must be at least 2")
+    errors.require(arguments.every >= 1, f"--every is {arguments.every}, must be at least 1")
+    common.require_optax("the twin in floats")
 
     import tokenization
 

@@ -6,6 +6,7 @@ a clone that is not installed; only the dependencies of int_lm are needed.
 
 import argparse
 import dataclasses
+import importlib.util
 import json
 import os
 import platform
@@ -41,6 +42,21 @@ def parser(doc: str | None, *, repeats: int = 0) -> argparse.ArgumentParser:
     if repeats:
         made.add_argument("--repeats", type=int, default=repeats, help="runs per figure (median)")
     return made
+
+
+def require_optax(what: str) -> None:
+    """Refuse what needs optax where it is missing, before anything is trained.
+
+    Raises:
+      UserError: it is.
+    """
+    if not has_optax():
+        raise UserError(f"{what} needs optax: pip install -e '.[bench]'")
+
+
+def has_optax() -> bool:
+    """Whether the package of the extra `bench` is there."""
+    return importlib.util.find_spec("optax") is not None
 
 
 def machine() -> str:

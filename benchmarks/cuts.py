@@ -7,6 +7,7 @@ Axes: B streams or windows, T tokens of a segment, D width, V vocabulary.
 
 import dataclasses
 import math
+import re
 from typing import Any
 
 import jax
@@ -16,9 +17,14 @@ from jax import Array
 from jax.lax import stop_gradient
 
 from benchmarks import backprop
+from int_lm.errors import UserError
 from int_lm.limits import INT8_MAX, SEPARATOR
 from int_lm.model import rwkv
 from int_lm.model.params import Tree
+
+CUT = re.compile(
+    r"(skip( \d+)?|layers|within \d+|leak|linear \d+|whole)( \+(later [1-9]\d*|depth|slow|blind))*"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +50,13 @@ class Cut:
 
 
 def cut_of(name: str) -> Cut:
-    """The cut of a name, as in the module's docstring."""
+    """The cut of a name, as in the docstring of benchmarks/ceilings.py.
+
+    Raises:
+      UserError: there is none of this name.
+    """
+    if not CUT.fullmatch(name):
+        raise UserError(f"{name!r} is no cut; see --help for their names")
     base, *more = name.split(" +")
     kind, _, number = base.partition(" ")
     fields: dict[str, Any] = {

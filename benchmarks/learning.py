@@ -21,7 +21,6 @@ worst seed. It needs `pip install -e '.[bench]'`.
 
 import argparse
 import dataclasses
-import importlib.util
 import json
 import statistics
 import sys
@@ -253,8 +252,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--steps", nargs="+", type=int, default=[], help="evaluate at these steps instead"
     )
-    bench = importlib.util.find_spec("optax") is not None
-    present = [name for name in RECIPES if bench or name != "backprop"]
+    present = [name for name in RECIPES if common.has_optax() or name != "backprop"]
     parser.add_argument("--recipe", nargs="+", choices=RECIPES, default=present)
     parser.add_argument("--seed", nargs="+", type=int, default=[0], help="one curve for each")
     parser.add_argument(
@@ -273,8 +271,8 @@ def parse() -> argparse.Namespace:
     drawn = arguments.picture and (arguments.rows or arguments.run)
     if not arguments.text and not drawn:
         raise errors.UserError("nothing to do: add --text and --seconds, or --rows and --picture")
-    if arguments.text and not set(arguments.recipe) <= set(present):
-        raise errors.UserError("recipe backprop needs optax: pip install -e '.[bench]'")
+    if arguments.text and "backprop" in arguments.recipe:
+        common.require_optax("recipe backprop")
     return arguments
 
 

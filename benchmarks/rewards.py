@@ -250,6 +250,7 @@ def main() -> None:
 
     tokenizer = tokenization.load(runs.Paths(Path(arguments.run)).tokenizer)
     if "grpo" in arguments.method:
+        common.require_optax("GRPO")
         settings = _grpo_settings(arguments.grpo)
         compare(opened, tokenizer, task)
     by_processor = arguments.processor_seconds is not None
