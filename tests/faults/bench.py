@@ -184,8 +184,9 @@ class Training:
         """SIGSTOP, and wait until every thread has stopped."""
         self.process.send_signal(signal.SIGSTOP)
         for stat in Path(f"/proc/{self.process.pid}/task").glob("*/stat"):
-            while stat.exists() and stat.read_text().rpartition(")")[2].split()[0] not in "TZ":
-                time.sleep(0.001)
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the thread ended
+                while stat.read_text().rpartition(")")[2].split()[0] not in "TZ":
+                    time.sleep(0.001)
 
     def kill(self) -> None:
         """SIGKILL."""
