@@ -27,13 +27,21 @@ def noise_max(es: StrategySettings) -> int:
     return RADEMACHER_MAX if es.noise == "rademacher" else GAUSSIAN_MAX
 
 
+def voters(es: StrategySettings) -> int:
+    """Rows whose tokens vote: the first member of every pair, or every member if none is perturbed.
+
+    Members that are not perturbed do not differ, so each reads a stream of its own.
+    """
+    return es.population if es.members_per_stream == 1 else es.population // 2
+
+
 def spare_bits(es: StrategySettings) -> int:
     """Bits by which the operands of votes gathered token by token are narrower than int8.
 
-    The least for which P / 2 pairs x T tokens x 127 x (127 >> bits) stays below 2^31, at most 4:
+    The least for which voters x T tokens x 127 x (127 >> bits) stays below 2^31, at most 4:
     `method.bounds` refuses what needs more.
     """
-    terms = es.population // 2 * es.segment_length * INT8_MAX
+    terms = voters(es) * es.segment_length * INT8_MAX
     bits = 0
     while bits < SPARE_BITS_MAX and terms * (INT8_MAX >> bits) > INT32_MAX:
         bits += 1

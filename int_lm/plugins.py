@@ -37,6 +37,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "eggroll": "int_lm.method.estimator.eggroll:EGGROLL",
         "trace": "int_lm.method.estimator.trace:TRACE",
         "unit": "int_lm.method.estimator.unit:UNIT",
+        "local": "int_lm.method.estimator.local:LOCAL",
         "exact": "int_lm.method.estimator.exact:EXACT",
     },
     "update": {

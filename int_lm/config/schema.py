@@ -51,9 +51,11 @@ class ModelConfig:
 class EsConfig:
     """Evolution strategy: population, perturbation, fitness, votes and update."""
 
-    population: int = described(512, "P, members per step; 2i and 2i+1 are a pair", least=2)
+    population: int = described(512, "P, members per step; 2i and 2i+1 are a pair (even)", least=2)
     segment_length: int = described(16, "T, tokens each member reads per step", least=1)
-    members_per_stream: int = described(2, "members that read one stream (even)", least=2)
+    members_per_stream: int = described(
+        2, "members that read one stream (even); 1 if votes perturb nothing (local)", least=1
+    )
     rank: int = described(1, "R, rank of a matrix perturbation A B^T", least=1)
     sigma_shift: int = described(3, "perturbation scale sigma = 2^-sigma_shift (1.0 = 16 in q4)")
     noise: Literal["rademacher", "gaussian"] = described(
@@ -66,7 +68,8 @@ class EsConfig:
         "unit",
         "what a pair's perturbation is multiplied with. eggroll: its fitness over the segment (any "
         "objective will do); trace: its log-likelihood difference token by token; unit: what each "
-        "unit contributed to that, by node perturbation (needs readout exact)",
+        "unit contributed to that, by node perturbation (needs readout exact); local: the same of "
+        "every unit moved alone, with no perturbation of weights (needs members_per_stream 1)",
         kind="estimator",
     )
     readout: Literal["perturbed", "exact"] = described(

@@ -106,13 +106,16 @@ def validate(config: Config) -> Config:
             )
     require(es.population % 2 == 0, f"es.population is {es.population}, must be even (pairs)")
     readers = f"es.members_per_stream {es.members_per_stream}"
-    require(es.members_per_stream % 2 == 0, f"{readers} must be even (a pair reads one stream)")
+    require(
+        es.members_per_stream == 1 or es.members_per_stream % 2 == 0,
+        f"{readers} must be even (a pair reads one stream), or 1 (votes local)",
+    )
     multiple = es.population % es.members_per_stream == 0
     require(multiple, f"es.population {es.population} is not a multiple of {readers}")
     require(
-        not es.chunk or es.population % es.chunk == es.chunk % es.members_per_stream == 0,
-        f"es.chunk {es.chunk} must divide es.population {es.population} and be a multiple of "
-        f"{readers}",
+        not es.chunk or es.population % es.chunk == es.chunk % max(2, es.members_per_stream) == 0,
+        f"es.chunk {es.chunk} must be even, divide es.population {es.population} and be a multiple "
+        f"of {readers}",
     )
     for name in ("alpha", "alpha_halflife", "learning_rate", "learning_rate_halflife"):
         require(getattr(es, name) > 0, f"es.{name} is {getattr(es, name)}, must be above 0")

@@ -22,8 +22,8 @@ RECORDED = 1 << 20  # members x layers x width: what records of a token take gro
 def size(es: StrategySettings, devices: int = 1, model: ModelSettings | None = None) -> int:
     """Number of members that a device evaluates at once.
 
-    A chunk holds all members of one or more streams, and its size divides the members of one
-    device. The largest such size within a limit is taken:
+    A chunk holds all members of one or more streams and whole pairs, and its size divides the
+    members of one device. The largest such size within a limit is taken:
 
         es.chunk > 0    the limit is `es.chunk`
         es.chunk = 0    on CPUs `CACHED_MEMBERS`, or as many members of a large `model` as
@@ -32,7 +32,7 @@ def size(es: StrategySettings, devices: int = 1, model: ModelSettings | None = N
 
     With es.chunk = 0, a result below half of that is replaced by all members of the device.
     """
-    share, readers = es.population // devices, es.members_per_stream
+    share, readers = es.population // devices, max(2, es.members_per_stream)
     fitting = RECORDED // (model.layers * model.width) if model else CACHED_MEMBERS
     cached = max(min(CACHED_MEMBERS, fitting), readers)
     most = es.chunk or (cached if jax.default_backend() == "cpu" else share)

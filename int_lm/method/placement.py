@@ -103,13 +103,16 @@ def choose(
         raise UserError(
             f"distributed.devices is {asked}, but a process has {counted(here, 'device')}"
         )
-    fitting = [n for n in range(1, asked + 1) if es.streams % (n * processes) == 0]
+    together = max(2, es.members_per_stream)  # members that stay on one device
+    parts = es.population // together
+    fitting = [n for n in range(1, asked + 1) if parts % (n * processes) == 0]
     if not fitting or distributed.devices not in (0, fitting[-1]):
         raise UserError(
-            f"{es.streams} streams (es.population / es.members_per_stream) cannot be shared evenly "
-            f"by {counted(processes, 'process', 'processes')} of "
+            f"{es.streams} streams (es.population / es.members_per_stream), and pairs of members, "
+            "cannot be shared evenly by "
+            f" {counted(processes, 'process', 'processes')} of "
             f"{counted(asked, 'device')}; choose a population that is a multiple of "
-            f"{processes * asked * es.members_per_stream}, or other --distributed.devices"
+            f"{processes * asked * together}, or other --distributed.devices"
         )
     chosen = [
         device

@@ -134,6 +134,18 @@ def of_model(settings: Settings, model: LanguageModel) -> Recipe:
         f"{recipe.update.least_rate}",
     )
     network = model.specs.network
+    perturbed = next((path for path, spec in flatten(network) if recipe.perturbs(spec)), None)
+    alone = es.members_per_stream == 1
+    require(
+        not alone or perturbed is None,
+        f"es.members_per_stream is 1, but {perturbed} is perturbed, and a pair reads one stream; "
+        "make it 2",
+    )
+    require(
+        alone or perturbed is not None,
+        f"es.votes {es.votes} perturbs nothing, so that members of one stream would be equal; add "
+        "--es.members_per_stream 1, and halve es.population for as many streams",
+    )
     if isinstance(model, LanguageModel):
         architecture.check(settings.model.architecture, network)
     for what, bound in bounds.sums(es, network, recipe.objective, recipe.voting):

@@ -1,6 +1,6 @@
 """Votes made token by token: the record of each token, and the votes of a whole segment.
 
-Axes: T tokens of a segment, I pairs, J = T I, R rank, V vocabulary; L layers.
+Axes: T tokens of a segment, I voters, J = T I, R rank, V vocabulary; L layers.
 """
 
 import dataclasses
@@ -66,20 +66,20 @@ class Record:
 
     Attributes:
       tensors: what the tensor's estimator recorded, by path.
-      rows: row that the first member of every pair read, int32 [I] by name of the context table.
-      cache: what the document cache said to every pair; None without it.
+      rows: row that every voter read, int32 [I] by name of the context table.
+      cache: what the document cache said to every voter; None without it.
       difference_I: log-likelihood of a pair's first member minus that of its second, int32 in units
-        of 2^-16 bit.
-      logits_IV: of the first member of every pair, int8 or int16 q4.
-      targets_I: of the first member of every pair, int32; `NO_TARGET` for padding.
-      residual_ID: residual stream of the first member of every pair, int8 q4.
-      gain_ID: weight of the last norm, of the first member of every pair, int8.
+        of 2^-16 bit; None where each member reads a stream of its own.
+      logits_IV: of the voters, int8 or int16 q4.
+      targets_I: of the voters, int32; `NO_TARGET` for padding.
+      residual_ID: residual stream of the voters, int8 q4.
+      gain_ID: weight of the last norm, of the voters, int8.
     """
 
     tensors: dict[str, Any]
     rows: dict[str, Array]
     cache: Reading | None
-    difference_I: Array
+    difference_I: Array | None
     logits_IV: Array
     targets_I: Array
     residual_ID: Array
@@ -103,36 +103,56 @@ def keep(recipe: Recipe) -> Keep:
         activity: Activity, logits_PV: Array, targets_P: Array, log_likelihood_P: Array
     ) -> Record:
         uses = _checked(recipe, dict(flatten(activity.uses)))
+        difference_I = log_likelihood_P[0::2] - log_likelihood_P[1::2] if paired else None
+        targets_I = _voting_members(paired, targets_P)
         return Record(
             tensors={
-                path: votes.record(spec, uses[path])
+                path: votes.record(spec, _of_voters(paired, spec, uses[path]))
                 for path, (spec, votes) in _voting(recipe).items()
             },
-            rows={name: rows_P[0::2] for name, rows_P in activity.rows.items()},
-            cache=document_cache.of_pairs(activity.cache, len(targets_P) // 2),
-            difference_I=log_likelihood_P[0::2] - log_likelihood_P[1::2],
-            logits_IV=logits_PV[0::2],
-            targets_I=targets_P[0::2],
-            residual_ID=activity.residual[0::2],
-            gain_ID=activity.gain[0::2].astype(jnp.int8),
+            rows={name: _voting_members(paired, rows_P) for name, rows_P in activity.rows.items()},
+            cache=document_cache.of_pairs(activity.cache, len(targets_I)),
+            difference_I=difference_I,
+            logits_IV=_voting_members(paired, logits_PV),
+            targets_I=targets_I,
+            residual_ID=_voting_members(paired, activity.residual),
+            gain_ID=_voting_members(paired, activity.gain).astype(jnp.int8),
         )
 
+    paired = recipe.es.members_per_stream > 1
     return record
+
+
+def _voting_members(paired: bool, leaf_P: Array) -> Array:
+    """The rows of the voters: the first member of every pair, or every member."""
+    return leaf_P[0::2] if paired else leaf_P
+
+
+def _of_voters(paired: bool, spec: Spec, use: Use) -> Use:
+    """A `Use` whose inputs and responses are those of the voters; effects are those of all."""
+    if not paired:
+        return use
+    if spec.role is Role.EMBEDDING:
+        return Use(use.inputs[0::2])
+    responses = None if use.responses is None else use.responses[..., 0::2, :]
+    return Use(use.inputs[..., 0::2, :], use.effect, responses)
 
 
 def _checked(recipe: Recipe, uses: dict[str, Use]) -> dict[str, Use]:
     """The uses by path.
 
     Raises:
-      UserError: the architecture gives none of a tensor, or no effect where one is needed.
+      UserError: the architecture gives none of a tensor, or not the field of it that is needed.
     """
     where = f"the architecture {recipe.model.settings.architecture}"
     for path, (spec, votes) in _voting(recipe).items():
         require(path in uses, f"{where} gives no Use of {path}; add it to the uses of its Activity")
         require(
-            not (votes.needs_effects and spec.role is Role.MATRIX and uses[path].effect is None),
-            f"{where} gives no effect of {path}, which es.votes {recipe.es.votes} needs; add it to "
-            "its Use",
+            not votes.needs
+            or spec.role is not Role.MATRIX
+            or getattr(uses[path], votes.needs) is not None,
+            f"{where} gives no {votes.needs} of {path}, which es.votes {recipe.es.votes} needs; "
+            "add it to its Use",
         )
     return uses
 
@@ -148,7 +168,10 @@ def votes(
       pairs_I: indices of the pairs, int32.
       clock: seed and step.
     """
-    rounding = Rounding(pairs_I, clock.step, spare_bits(recipe.es))
+    numbers_I = pairs_I
+    if recipe.es.members_per_stream == 1:
+        numbers_I = (2 * pairs_I[:, None] + jnp.arange(2, dtype=jnp.int32)).reshape(-1)
+    rounding = Rounding(numbers_I, clock.step, spare_bits(recipe.es))
     errors_TIV = None
     if recipe.needs_errors:
         errors_TIV = credit.readout_errors(records.logits_IV, records.targets_I, rounding)

@@ -144,11 +144,11 @@ def limits(es: StrategySettings, pairs_I: Array) -> Tree:
     if not es.direct_dropout:
         return {}
     share = round(es.direct_dropout * (1 << _SHARE_BITS))
-    streams_I = 2 * pairs_I // es.members_per_stream & ((1 << _SHARE_BITS) - 1)
-    before_I, after_I = ((n * share) >> _SHARE_BITS for n in (streams_I, streams_I + 1))
+    members_P = (2 * pairs_I[:, None] + jnp.arange(2, dtype=jnp.int32)).reshape(-1)
+    streams_P = members_P // es.members_per_stream & ((1 << _SHARE_BITS) - 1)
+    before_P, after_P = ((n * share) >> _SHARE_BITS for n in (streams_P, streams_P + 1))
     few, all_of_them = jnp.int32(es.direct_dropout_above), jnp.int32(DIRECT_LENGTH_MAX + 1)
-    limit_I = jnp.where(after_I > before_I, few, all_of_them)
-    return {LIMIT: jnp.repeat(limit_I, 2)[None]}
+    return {LIMIT: jnp.where(after_P > before_P, few, all_of_them)[None]}
 
 
 def limited(model: ModelSettings, picked: dict[str, Array], limit_P: Array) -> dict[str, Array]:

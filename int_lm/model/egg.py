@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from int_lm.arithmetic import fixed
+from int_lm.limits import INT8_MAX
 from int_lm.model import layers
 from int_lm.model.architecture import Architecture
 from int_lm.model.layers import Activity, Use
@@ -78,21 +79,26 @@ def cell(layer: Tree, h_PD: Array, state_PD: Array) -> tuple[Array, Tree]:
         layers.linear(layer["forget_state"], state_PD),
         layers.vector(layer["forget_bias"], h_PD),
     )
-    gate, state = forget.astype(jnp.int32) + fixed.INT8_MAX, state_PD.astype(jnp.int32)
+    gate, state = forget.astype(jnp.int32) + INT8_MAX, state_PD.astype(jnp.int32)
     gated_PD = fixed.saturate(fixed.shift_floor(gate * state, 8))
     candidate = layers.plus(
         layers.linear(layer["candidate_input"], h_PD),
         layers.linear(layer["candidate_state"], gated_PD),
         layers.vector(layer["candidate_bias"], h_PD),
     )
-    following_PD = fixed.saturate(
-        state + fixed.shift_floor(gate * (candidate.astype(jnp.int32) - state), 8)
-    )
+
+    def following(forget: Array, candidate: Array) -> Array:
+        step = (forget.astype(jnp.int32) + INT8_MAX) * (candidate.astype(jnp.int32) - state)
+        return fixed.saturate(state + fixed.shift_floor(step, 8))
+
+    following_PD = following(forget, candidate)
+    of_forget = layers.responses(lambda forget: following(forget, candidate), forget)
+    of_candidate = layers.responses(lambda candidate: following(forget, candidate), candidate)
     return following_PD, {
-        "forget_input": Use(h_PD, following_PD),
-        "forget_state": Use(state_PD, following_PD),
-        "candidate_input": Use(h_PD, following_PD),
-        "candidate_state": Use(gated_PD, following_PD),
+        "forget_input": Use(h_PD, following_PD, of_forget),
+        "forget_state": Use(state_PD, following_PD, of_forget),
+        "candidate_input": Use(h_PD, following_PD, of_candidate),
+        "candidate_state": Use(gated_PD, following_PD, of_candidate),
     }
 
 
@@ -102,7 +108,8 @@ def block(layer: Tree, x_PD: Array, state_PD: Array) -> tuple[Array, Array, Tree
     x_PD = layers.plus(x_PD, state_PD)
     h_PD = _norm(layer["ffn_norm"], x_PD)
     hidden_PF = layers.linear(layer["ffn_in"], h_PD)
-    uses |= {"ffn_in": Use(h_PD, hidden_PF), "ffn_out": Use(hidden_PF)}
+    responses = layers.responses(lambda hidden: hidden, hidden_PF)
+    uses |= {"ffn_in": Use(h_PD, hidden_PF, responses), "ffn_out": Use(hidden_PF)}
     return layers.plus(x_PD, layers.linear(layer["ffn_out"], hidden_PF)), state_PD, uses
 
 

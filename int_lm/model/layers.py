@@ -2,6 +2,7 @@
 
     through_layers               the blocks of all layers, one after another
     embed, linear, readout       an EMBEDDING and matrices, with the perturbation of every member
+    responses                    how effects answer if an output moves
     vector, constant_gain        norm weights and biases; a gain without weights
     norm, plus                   the L1 norm, saturating sums
     Use, Activity                what an architecture records of a token
@@ -23,10 +24,12 @@ from jax import Array
 from int_lm import native
 from int_lm.arithmetic import fixed
 from int_lm.arithmetic.fixed import CREDIT_FRACTION_BITS
+from int_lm.limits import INT8_MAX
 from int_lm.model.document_cache import Reading
 from int_lm.model.params import Tree
 from int_lm.model.perturb import Weight
 
+RESPONSE_STEP = 16  # by which `responses` moves an output: 1.0 in q4, an eighth in q7
 State = TypeVar("State")  # an array or a tree of arrays
 
 
@@ -41,10 +44,12 @@ class Use:
       effect: for a MATRIX, the numbers that its outputs determine, int8 or int32 [..., P, E]: those
         added to the residual stream, or, if `Spec.through` is set, the inputs of the PROJECTION
         that it names. Output m changes effect m mod E and no other.
+      responses: for a MATRIX, of `responses`, int8 [..., P, M].
     """
 
     inputs: Array
     effect: Array | None = None
+    responses: Array | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -159,6 +164,30 @@ def plus(*terms: Array) -> Array:
 def constant_gain(value: int, x_PD: Array) -> Array:
     """The same gain for every channel, for a norm without weights: int32, of `x_PD`'s shape."""
     return jnp.full(x_PD.shape, value, jnp.int32)
+
+
+# -- Effects ---------------------------------------------------------------------------------------
+
+
+def responses(effect: Callable[..., Array], *outputs: Array) -> Array:
+    """How the effect of each output answers if that output alone moves: int8 [P, M].
+
+    It is the effect with the output `RESPONSE_STEP` higher, minus that with the output as much
+    lower: two values of the function that the network itself computes, and no derivative. An output
+    does not leave [-127, 127], so that the answer is smaller at the ends.
+
+    Args:
+      effect: (outputs [P, E] each) -> effects [P, E]. Every effect depends on its own outputs only.
+      outputs: of one MATRIX, int8 or int32 in [-127, 127], in the order of its rows.
+    """
+
+    def moved(k: int, by: int) -> Array:
+        shifted = list(outputs)
+        shifted[k] = jnp.clip(outputs[k].astype(jnp.int32) + by, -INT8_MAX, INT8_MAX)
+        return effect(*shifted).astype(jnp.int32)
+
+    differences = [moved(k, RESPONSE_STEP) - moved(k, -RESPONSE_STEP) for k in range(len(outputs))]
+    return fixed.saturate(jnp.concatenate(differences, axis=-1))
 
 
 # -- Linears and their perturbation ----------------------------------------------------------------

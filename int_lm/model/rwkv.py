@@ -89,17 +89,32 @@ def time_mixing(layer: Tree, h_PD: Array, state_PD: Array) -> tuple[Array, Array
     forget, candidate, receptance = jnp.split(
         layers.linear(layer["time_mixing"], both).astype(jnp.int32), 3, axis=-1
     )
-    state = state_PD.astype(jnp.int32)
-    state = state + fixed.shift_floor((forget + INT8_MAX) * (candidate - state), 8)
-    output_PD = fixed.saturate(fixed.shift_floor((receptance + INT8_MAX) * state, 8))
-    return output_PD, fixed.saturate(state), {"time_mixing": Use(both, output_PD)}
+    before = state_PD.astype(jnp.int32)
+
+    def following(forget: Array, candidate: Array) -> Array:
+        return before + fixed.shift_floor((forget + INT8_MAX) * (candidate - before), 8)
+
+    def output(forget: Array, candidate: Array, receptance: Array) -> Array:
+        state = following(forget, candidate)
+        return fixed.saturate(fixed.shift_floor((receptance + INT8_MAX) * state, 8))
+
+    output_PD = output(forget, candidate, receptance)
+    responses = layers.responses(output, forget, candidate, receptance)
+    uses = {"time_mixing": Use(both, output_PD, responses)}
+    return output_PD, fixed.saturate(following(forget, candidate)), uses
 
 
 def channel_mixing(layer: Tree, h_PD: Array) -> tuple[Array, Tree]:
     """Shifted int8 q4 input -> (output, uses)."""
-    key = jnp.maximum(layers.linear(layer["channel_key"], h_PD), 0).astype(jnp.int32)
-    key_PF = fixed.saturate(fixed.shift_floor(key * key, SQUARE_SHIFT))
-    uses = {"channel_key": Use(h_PD, key_PF), "channel_value": Use(key_PF)}
+
+    def squared(key: Array) -> Array:
+        key = jnp.maximum(key, 0).astype(jnp.int32)
+        return fixed.saturate(fixed.shift_floor(key * key, SQUARE_SHIFT))
+
+    output_PF = layers.linear(layer["channel_key"], h_PD)
+    key_PF = squared(output_PF)
+    responses = layers.responses(squared, output_PF)
+    uses = {"channel_key": Use(h_PD, key_PF, responses), "channel_value": Use(key_PF)}
     return layers.linear(layer["channel_value"], key_PF), uses
 
 

@@ -38,7 +38,7 @@ class Rounding(Protocol):
     """The fields of `rounding.Rounding` that kernels read."""
 
     @property
-    def pairs_I(self) -> Array: ...  # noqa: N802
+    def numbers_I(self) -> Array: ...  # noqa: N802
     @property
     def step(self) -> Array: ...
     @property
@@ -113,7 +113,7 @@ def errors(logits_TIV: Array, targets_TI: Array, rounding: Rounding) -> Array:
     """`credit.readout_errors`: int8 [T, I, V]."""
     logits_JV = _flat(logits_TIV)
     arrays = constants.exp2_octave(), constants.log2_mantissa(), constants.exp2_fraction()
-    operands = rounding.pairs_I, rounding.step, logits_JV, targets_TI.reshape(-1)
+    operands = rounding.numbers_I, rounding.step, logits_JV, targets_TI.reshape(-1)
     call = _call("errors", logits_JV.shape, jnp.int8, logits_JV.dtype.type)
     scale = np.int64(INT8_MAX >> rounding.spare_bits)
     return call(*operands, *map(jnp.asarray, arrays), scale=scale).reshape(logits_TIV.shape)
@@ -130,7 +130,7 @@ def stream(
     """`credit.through_head_and_norm`: int8 [T, I, D]."""
     residual_JD, gain_JD = _flat(residual_TID), _flat(gain_TID).astype(jnp.int8)
     credit_JD = _call("stream", residual_JD.shape, jnp.int8)(
-        *(rounding.pairs_I, rounding.step, _flat(errors_TIV), head_VD, shift),
+        *(rounding.numbers_I, rounding.step, _flat(errors_TIV), head_VD, shift),
         *(gain_JD, residual_JD, *map(jnp.asarray, fixed.reciprocals())),
     )
     return credit_JD.reshape(residual_TID.shape)
@@ -142,7 +142,7 @@ def through(
     """`credit.through_projection`: int8 [T, I, F]."""
     credit_JD = _flat(credit_TID)
     call = _call("through", (len(credit_JD), value_DF.shape[1]), jnp.int8)
-    operands = rounding.pairs_I, rounding.step, credit_JD, value_DF, shift
+    operands = rounding.numbers_I, rounding.step, credit_JD, value_DF, shift
     return call(*operands, bits=np.int64(bits)).reshape(*credit_TID.shape[:-1], -1)
 
 
@@ -162,7 +162,7 @@ def unit(
     shifts = {"projection_shift": projection_shift, "bits": product_shift, "down": total_shift}
     numbers = {**shifts, "spare": rounding.spare_bits}
     operand_JM = _call("unit", (len(x_JN), left_IMR.shape[1]), jnp.int8)(
-        *(rounding.pairs_I, rounding.step, x_JN, left_IMR, weight.right),
+        *(rounding.numbers_I, rounding.step, x_JN, left_IMR, weight.right),
         *(_flat(effect_TIE), _flat(credit_TIE)),
         **{name: np.int64(value) for name, value in numbers.items()},
     )
@@ -190,7 +190,7 @@ def unit_votes(
     numbers = {**shifts, "spare": rounding.spare_bits, "through_bits": through_bits}
     shape = layers, left_LIMR.shape[2], x_LTIN.shape[-1]
     return _call("unit_votes", shape, jnp.int32)(
-        *(rounding.pairs_I, rounding.step, _of_layers(x_LTIN), left_LIMR, weight.right),
+        *(rounding.numbers_I, rounding.step, _of_layers(x_LTIN), left_LIMR, weight.right),
         *(_of_layers(effect_LTIE), _flat(credit_TID), value, shift_L),
         **{name: np.int64(number) for name, number in numbers.items()},
     )

@@ -5,15 +5,17 @@ weight should move. There are two kinds of estimators:
 
     of fitness    use only the fitness of the pairs, so they work with any objective (`eggroll`)
     of tokens     use the log-likelihood of every token and the activations of the forward pass;
-                  they have far less noise, but need a log-likelihood (`trace`, `unit`, `exact`)
+                  they have far less noise, but need a log-likelihood (`trace`, `unit`, `local`,
+                  `exact`)
 
-`choose` says which estimator votes on which tensors.
+`choose` says which estimator votes on which tensors. The voters are the first member of every pair,
+or, if nothing is perturbed, every member (`limits.voters`).
 
-Axes: T tokens of a segment, I pairs, D width, V vocabulary; L layers are stacked in front.
+Axes: T tokens of a segment, I voters, D width, V vocabulary; L layers are stacked in front.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from jax import Array
 
@@ -32,16 +34,16 @@ class Segment(NamedTuple):
     Attributes:
       network: tree of `perturb.Weight`s with the pairs' perturbations.
       difference_TI: log-likelihood of a pair's first member minus that of its second, int32 in
-        units of 2^-16 bit.
-      errors_TIV: onehot(target) - p of the first member of every pair, int8 in units of
+        units of 2^-16 bit; None where each member reads a stream of its own.
+      errors_TIV: onehot(target) - p of the voters, int8 in units of
         1 / (127 >> spare_bits) (`credit.readout_errors`); None if no estimator needs them.
-      residual_TID: residual stream of the first member of every pair, int8 q4.
-      gain_TID: weight of the last norm, of the first member of every pair, int8.
+      residual_TID: residual stream of the voters, int8 q4.
+      gain_TID: weight of the last norm, of the voters, int8.
       rounding: the dithers of this segment.
     """
 
     network: Tree
-    difference_TI: Array
+    difference_TI: Array | None
     errors_TIV: Array | None
     residual_TID: Array
     gain_TID: Array
@@ -53,14 +55,15 @@ class TokenVotes(NamedTuple):
 
     Attributes:
       record: (spec, use) -> the record of one token for one tensor, a tree of arrays with an axis
-        of pairs in place of the axis of members.
+        of voters in place of the axis of members. Inputs and responses of the use are those of the
+        voters, effects are those of all members.
       prepare: (segment) -> what the votes on all tensors need; computed once for a segment.
       votes: (spec, weight, records, through, prepared, rounding) -> int32 sums of `spec.shape`. It
         is called once for each layer of a stacked tensor. `weight` is the `Weight` with the pairs'
         perturbations. `records` holds the results of `record`, with T in front. `through` holds the
         int8 values of the tensor that `spec.through` names; it is None if there is none.
       needs_errors: whether `prepare` needs the errors of the exact readout.
-      needs_effects: whether `record` needs the effect of every MATRIX (`Use.effect`).
+      needs: what `record` needs of every MATRIX: a field of its `Use`, "" for none.
       of_layers: the same as `votes` for all layers of a stacked MATRIX or PROJECTION at once: all
         arrays have L in front, and so have the sums. None if there is nothing faster.
     """
@@ -69,7 +72,7 @@ class TokenVotes(NamedTuple):
     prepare: Callable[[Segment], Any]
     votes: Callable[[Spec, Weight, Any, Array | None, Any, Rounding], Array]
     needs_errors: bool = False
-    needs_effects: bool = False
+    needs: Literal["", "effect", "responses"] = ""
     of_layers: Callable[[Spec, Weight, Any, Array | None, Any, Rounding], Array] | None = None
 
 

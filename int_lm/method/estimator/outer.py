@@ -1,11 +1,11 @@
-"""Sums of outer products over tokens and pairs: the last step of votes made token by token.
+"""Sums of outer products over tokens and voters: the last step of votes made token by token.
 
     inputs_of                       the right operand, recorded at every token
     outer                           the sum of the products
     scattered                       the same where the right operand is one-hot (EMBEDDING)
     outer_sums, outer_operations    bound and cost of the sum, for `Estimator`
 
-Axes: T tokens of a segment, I pairs, J = T I, M outputs, N inputs, K pieces of a sum.
+Axes: T tokens of a segment, I voters, J = T I, M outputs, N inputs, K pieces of a sum.
 """
 
 import jax
@@ -13,25 +13,22 @@ import jax.numpy as jnp
 from jax import Array
 
 from int_lm import native
-from int_lm.limits import INT8_MAX, spare_bits
+from int_lm.limits import INT8_MAX, spare_bits, voters
 from int_lm.model.layers import Use
-from int_lm.model.params import Role, Spec
+from int_lm.model.params import Spec
 from int_lm.settings import StrategySettings
 
 _PIECES = 4  # parts in which the sum over a segment's tokens is computed
 
 
 def inputs_of(spec: Spec, use: Use) -> Array:
-    """Inputs of a tensor for the first member of every pair.
-
-    int8 [..., I, N]; for the EMBEDDING token ids, int32 [I].
-    """
-    return use.inputs[0::2] if spec.role is Role.EMBEDDING else use.inputs[..., 0::2, :]
+    """The record of a tensor of which only the inputs are needed."""
+    return use.inputs
 
 
 @native.accelerated(cpu="outer")
 def outer(left_TIM: Array, x_TIN: Array) -> Array:
-    """sum over tokens and pairs of left x^T, of int8 operands: int32 [M, N].
+    """sum over tokens and voters of left x^T, of int8 operands: int32 [M, N].
 
     The sum is computed in pieces in a loop, because that is faster on CPUs. There XLA uses an int8
     matmul only if the left operand is summed over its last axis. A transposition in the same
@@ -70,8 +67,8 @@ def scattered(shape: tuple[int, ...], tokens_TI: Array, row_TIN: Array) -> Array
 
 
 def outer_sums(es: StrategySettings, specs: dict[str, Spec]) -> list[tuple[str, int]]:
-    """Bound of a sum, over all pairs and tokens, of products of two int8 operands."""
-    terms = es.population // 2 * es.segment_length
+    """Bound of a sum, over all voters and tokens, of products of two int8 operands."""
+    terms = voters(es) * es.segment_length
     what = f"the votes of {es.population} members over {es.segment_length} tokens"
     return [(what, terms * INT8_MAX * (INT8_MAX >> spare_bits(es)))]
 

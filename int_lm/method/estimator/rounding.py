@@ -3,13 +3,13 @@
 A dither is a pseudo-random number that is added before the low bits are dropped. Small values are
 then rounded to 0 or 1 with the right mean, where plain rounding would always give 0.
 
-One number for each pair, token and column is enough: whatever is rounded there, in any tensor or
-layer, uses it; dithers of fewer bits are its top bits. Votes sum over pairs and tokens, and over
-these the numbers spread evenly, so every rounding has the right mean. Roundings at one pair, token
+One number for each voter, token and column is enough: whatever is rounded there, in any tensor or
+layer, uses it; dithers of fewer bits are its top bits. Votes sum over voters and tokens, and over
+these the numbers spread evenly, so every rounding has the right mean. Roundings at one voter, token
 and column (of a credit, and of the operand made of it; of the terms of rank R) have correlated
 errors. Each is below one unit, and so is small beside the noise of the perturbations.
 
-Axes: T tokens of a segment, I pairs, N columns.
+Axes: T tokens of a segment, I voters, N columns.
 """
 
 import dataclasses
@@ -23,18 +23,19 @@ from int_lm.limits import INT8_MAX
 
 @dataclasses.dataclass(frozen=True)
 class Rounding:
-    """The dithers of a segment. They depend on the pair, the token's position and the column.
+    """The dithers of a segment. They depend on the voter, the token's position and the column.
 
     The position of a token is counted from the start of the run: step * T + t.
 
     Attributes:
-      pairs_I: indices of the pairs, int32.
+      numbers_I: numbers of the voters, int32: those of their pairs, or of the members if none is
+        perturbed.
       step: number of steps done before, uint32 scalar.
       spare_bits: number of bits by which operands of votes are narrower than int8
         (`limits.spare_bits`).
     """
 
-    pairs_I: Array
+    numbers_I: Array
     step: Array
     spare_bits: int
 
@@ -43,7 +44,7 @@ class Rounding:
         position_T = jnp.arange(length, dtype=jnp.uint32) + self.step * jnp.uint32(length)
         columns_N = jnp.arange(columns, dtype=jnp.int32)
         return fixed.dither(
-            self.pairs_I[None, :, None], columns_N[None, None], position_T[:, None, None], bits
+            self.numbers_I[None, :, None], columns_N[None, None], position_T[:, None, None], bits
         )
 
     def narrowed(self, x_TIN: Array, bits: int, most: int = INT8_MAX) -> Array:

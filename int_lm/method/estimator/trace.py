@@ -34,6 +34,7 @@ TRACE_SHIFT = 5  # right shift of the product of a difference and a projection
 
 def _prepare(segment: Segment) -> Array:
     """Differences d in units of 2^-6 bit, clipped to [-127, 127]: int32 [T, I, 1]."""
+    assert segment.difference_TI is not None
     difference_TI1 = segment.difference_TI[..., None]
     return segment.rounding.narrowed(difference_TI1, DIFFERENCE_SHIFT).astype(jnp.int32)
 

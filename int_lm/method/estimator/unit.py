@@ -3,14 +3,10 @@
 Credit is the gradient of the log-likelihood with respect to the residual stream, taken back through
 the readout and the norm before it, and no further (`credit`).
 
-A PROJECTION and the EMBEDDING add to the residual stream directly. Their gradient along the skip
-path follows from the credit, so they are not perturbed:
-
-    Z = sum_it credit_it x_it^T
-
-Between a MATRIX and the residual stream there is a nonlinearity. Output m of the MATRIX goes
-through it and becomes an effect: a number that is added to the residual stream, or an input of the
-PROJECTION behind it. The derivative of the effect is not computed; the perturbation measures it:
+A PROJECTION and the EMBEDDING add to the residual stream directly; `skip` votes on them. Between a
+MATRIX and the residual stream there is a nonlinearity. Output m of the MATRIX goes through it and
+becomes an effect: a number that is added to the residual stream, or an input of the PROJECTION
+behind it. The derivative of the effect is not computed; the perturbation measures it:
 
     Z_mn = sum_it r_itm a_itm x_itn
 
@@ -31,46 +27,25 @@ from jax import Array
 
 from int_lm import native
 from int_lm.arithmetic import fixed
-from int_lm.limits import INT8_MAX
-from int_lm.method.estimator import Estimator, Segment, TokenVotes, credit, node
-from int_lm.method.estimator.outer import (
-    inputs_of,
-    outer,
-    outer_of_layers,
-    outer_operations,
-    outer_sums,
-    scattered,
-)
+from int_lm.method.estimator import Estimator, TokenVotes, credit, node, skip
+from int_lm.method.estimator.outer import outer, outer_of_layers
 from int_lm.method.estimator.rounding import Rounding
 from int_lm.model.layers import Use
 from int_lm.model.params import Role, Spec
 from int_lm.model.perturb import Weight
-from int_lm.settings import StrategySettings
 
 
 def _record(spec: Spec, use: Use) -> tuple[Array, Array | None]:
     """(inputs, effect difference) of one tensor for one token.
 
-    The inputs are those of `inputs_of`. The difference of the two members' effects is int8
+    The difference of the two members' effects is int8
     [..., I, E] for a MATRIX, and None for other roles.
     """
     if spec.role is not Role.MATRIX:
-        return inputs_of(spec, use), None
+        return use.inputs, None
     assert use.effect is not None
     effect = use.effect.astype(jnp.int32)
-    return inputs_of(spec, use), fixed.saturate(effect[..., 0::2, :] - effect[..., 1::2, :])
-
-
-def _prepare(segment: Segment) -> Array:
-    """Credit of the residual stream: int8 [T, I, D]."""
-    assert segment.errors_TIV is not None
-    return credit.of_stream(
-        segment.gain_TID,
-        segment.residual_TID,
-        segment.network["head"].value,
-        segment.errors_TIV,
-        segment.rounding,
-    )
+    return use.inputs, fixed.saturate(effect[..., 0::2, :] - effect[..., 1::2, :])
 
 
 def _votes(
@@ -82,10 +57,8 @@ def _votes(
     rounding: Rounding,
 ) -> Array:
     inputs, effect_TIE = records
-    if spec.role is Role.EMBEDDING:
-        return scattered(spec.shape, inputs, rounding.operand(credit_TID, 0))
-    if spec.role is Role.PROJECTION:
-        return outer(rounding.operand(credit_TID, 0), inputs)
+    if spec.role is not Role.MATRIX:
+        return skip.votes(spec, inputs, credit_TID, rounding)
     credit_TIE = credit_TID
     if through is not None:
         credit_TIE = credit.through(through, credit_TID, rounding)
@@ -156,32 +129,13 @@ def unit_votes(
     return jax.lax.map(of_layer, (weight, x_LTIN, effect_LTIE, through_LDE, shift_L))
 
 
-def _sums(es: StrategySettings, specs: dict[str, Spec]) -> list[tuple[str, int]]:
-    width = max(spec.shape[-1] for spec in specs.values() if spec.role is Role.EMBEDDING)
-    # of `layers.norm_credit`: over the width, 127 times a dividend of a division, shifted down
-    credit_sum = width * INT8_MAX << (fixed.DIVIDEND_BITS - fixed.ALONG_BITS)
-    return [*outer_sums(es, specs), (f"the credit of width {width}", credit_sum)]
-
-
-def _operations(spec: Spec) -> int:
-    """Operations per token and member of the votes on a tensor.
-
-    EMBEDDING: credit back through the head, which has as many weights as the EMBEDDING. Others: the
-    outer product, and for a MATRIX with `through` as much again for the credit back through that
-    PROJECTION.
-    """
-    if spec.role is Role.EMBEDDING:
-        return spec.shape[0] * spec.shape[1]
-    return outer_operations(spec) * (2 if spec.through else 1)
-
-
 UNIT = Estimator(
     roles=frozenset({Role.MATRIX, Role.PROJECTION, Role.EMBEDDING}),
     perturbed=frozenset({Role.MATRIX}),
     of_fitness=None,
     of_tokens=TokenVotes(
-        _record, _prepare, _votes, needs_errors=True, needs_effects=True, of_layers=_of_layers
+        _record, skip.prepare, _votes, needs_errors=True, needs="effect", of_layers=_of_layers
     ),
-    sums=_sums,
-    operations=_operations,
+    sums=skip.sums,
+    operations=skip.operations,
 )
