@@ -31,7 +31,7 @@ from int_lm.method.estimator.rounding import Rounding
 from int_lm.model import layers
 from int_lm.model.architecture import Credit
 from int_lm.model.layers import Use
-from int_lm.model.params import Role, Spec, flatten, unflatten
+from int_lm.model.params import Role, Spec, flatten
 
 RESPONSE_BITS = 5  # a response is to a move of 2^5: `layers.RESPONSE_STEP` up and as much down
 SUM_BITS = 4  # fractional bits of a sum of credits before it is rounded
