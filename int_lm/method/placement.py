@@ -110,7 +110,7 @@ def choose(
         raise UserError(
             f"{es.streams} streams (es.population / es.members_per_stream), and pairs of members, "
             "cannot be shared evenly by "
-            f" {counted(processes, 'process', 'processes')} of "
+            f"{counted(processes, 'process', 'processes')} of "
             f"{counted(asked, 'device')}; choose a population that is a multiple of "
             f"{processes * asked * together}, or other --distributed.devices"
         )
