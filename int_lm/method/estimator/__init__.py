@@ -97,7 +97,8 @@ class Estimator(NamedTuple):
       sums: (es, specs of its tensors by path) -> for each int32 sum that it computes, (what is
         summed, the largest magnitude that it can reach).
       operations: (spec) -> multiplications and additions of the votes on a tensor, per token and
-        member; 0 if their number does not grow with the number of tokens.
+        member, if one member of a pair votes; 0 if their number does not grow with the number of
+        tokens.
       plain: whether votes of fitness are plain votes, sum_i f_i A_i B_i^T. The update `threshold`
         then knows their standard deviation under pure noise; otherwise it estimates it from the
         votes, whatever their scale.
