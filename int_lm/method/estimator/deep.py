@@ -78,7 +78,7 @@ class Back:
 
     def norm(self, stream: Array, of_stream: Credit, normed: Credit, shift: Array) -> Credit:
         """The credit of a stream, of which a norm and a token shift are made: int8 [T, I, D]."""
-        value = normed.value.astype(jnp.int32)
+        value, shift = normed.value.astype(jnp.int32), shift[None, None]
         own = (128 - shift) * value + shift * self._before(normed.value).astype(jnp.int32)
         own = (own + 4) >> 3  # below 2^12
         flat = stream.reshape(-1, stream.shape[-1])
