@@ -130,7 +130,8 @@ def to_stream(
       rounding: the dithers of the segment.
     """
     normed = normed_TID.astype(jnp.int32)
-    own = (128 - shift_D) * normed + shift_D * _before(normed, starts_TI)
+    shift_11D = shift_D[None, None]
+    own = (128 - shift_11D) * normed + shift_11D * _before(normed, starts_TI)
     own = (own + 4) >> 3  # below 2^12
     flat = stream_TID.reshape(-1, stream_TID.shape[-1])
     back = layers.norm_credit(layers.constant_gain(16, flat), flat, own.reshape(flat.shape))
