@@ -15,6 +15,7 @@ from int_lm.limits import (
     INT8_MAX,
     LEARNING_RATE_MAX,
     WORDS_MAX,
+    together,
 )
 
 
@@ -113,7 +114,7 @@ def validate(config: Config) -> Config:
     multiple = es.population % es.members_per_stream == 0
     require(multiple, f"es.population {es.population} is not a multiple of {readers}")
     require(
-        not es.chunk or es.population % es.chunk == es.chunk % max(2, es.members_per_stream) == 0,
+        not es.chunk or es.population % es.chunk == es.chunk % together(es) == 0,
         f"es.chunk {es.chunk} must be even, divide es.population {es.population} and be a multiple "
         f"of {readers}",
     )

@@ -19,7 +19,7 @@ from int_lm.method.estimator import Segment, TokenVotes, credit
 from int_lm.method.estimator.rounding import Rounding
 from int_lm.method.objective import Keep
 from int_lm.method.recipe import Recipe
-from int_lm.model import document_cache
+from int_lm.model import document_cache, perturb
 from int_lm.model.document_cache import Reading
 from int_lm.model.layers import Activity, Use
 from int_lm.model.likelihood import NO_TARGET
@@ -172,9 +172,8 @@ def votes(
       pairs_I: indices of the pairs, int32.
       clock: seed and step.
     """
-    numbers_I = pairs_I
-    if recipe.es.members_per_stream == 1:
-        numbers_I = (2 * pairs_I[:, None] + jnp.arange(2, dtype=jnp.int32)).reshape(-1)
+    alone = recipe.es.members_per_stream == 1
+    numbers_I = perturb.members(pairs_I) if alone else pairs_I
     rounding = Rounding(numbers_I, clock.step, spare_bits(recipe.es))
     errors_TIV = None
     if recipe.needs_errors:

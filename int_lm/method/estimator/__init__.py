@@ -75,6 +75,8 @@ class TokenVotes(NamedTuple):
         arrays have L in front, and so have the sums. None if there is nothing faster.
       together: (segment, specs of its tensors by path) -> int32 sums by path, in place of `prepare`
         and `votes`, for votes that cannot be made tensor by tensor.
+      check: (architecture, specs of its tensors by path) raises a UserError if `together` cannot
+        vote on them; called before anything is compiled.
     """
 
     record: Callable[[Spec, Use], Any]
@@ -84,6 +86,7 @@ class TokenVotes(NamedTuple):
     needs: Literal["", "effect", "responses"] = ""
     of_layers: Callable[[Spec, Weight, Any, Array | None, Any, Rounding], Array] | None = None
     together: Callable[[Segment, dict[str, Spec]], dict[str, Array]] | None = None
+    check: Callable[[Architecture, dict[str, Spec]], None] | None = None
 
 
 class Estimator(NamedTuple):
@@ -97,7 +100,8 @@ class Estimator(NamedTuple):
       sums: (es, specs of its tensors by path) -> for each int32 sum that it computes, (what is
         summed, the largest magnitude that it can reach).
       operations: (spec) -> multiplications and additions of the votes on a tensor, per token and
-        member; 0 if their number does not grow with the number of tokens.
+        member, if one member of a pair votes; 0 if their number does not grow with the number of
+        tokens.
       plain: whether votes of fitness are plain votes, sum_i f_i A_i B_i^T. The update `threshold`
         then knows their standard deviation under pure noise; otherwise it estimates it from the
         votes, whatever their scale.

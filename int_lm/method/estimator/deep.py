@@ -26,15 +26,16 @@ from jax import Array
 
 from int_lm import native
 from int_lm.arithmetic.fixed import CREDIT_SUM_BITS, CREDIT_TERM_BITS
-from int_lm.errors import UserError
+from int_lm.errors import require
 from int_lm.limits import SEPARATOR
 from int_lm.method.estimator import Estimator, Segment, TokenVotes, credit, skip
 from int_lm.method.estimator.outer import outer
 from int_lm.method.estimator.rounding import Rounding
 from int_lm.model import layers
-from int_lm.model.architecture import Credit
+from int_lm.model.architecture import Architecture, Credit
 from int_lm.model.layers import Use
 from int_lm.model.params import Role, Spec, flatten
+from int_lm.settings import StrategySettings
 
 RESPONSE_BITS = 5  # a response is to a move of 2^5: `layers.RESPONSE_STEP` up and as much down
 _UNITS = 8  # largest ratio of two units, in bits, that a sum allows for
@@ -169,20 +170,31 @@ def _record(spec: Spec, use: Use) -> Use:
     return Use(use.inputs, None, use.responses, use.stream, use.state_responses)
 
 
-def _together(segment: Segment, specs: dict[str, Spec]) -> dict[str, Array]:
-    """Votes on the EMBEDDING and on every MATRIX and PROJECTION, int32 by path.
+def _check(architecture: Architecture, specs: dict[str, Spec]) -> None:
+    """`TokenVotes.check`: credit must have a way back to every tensor.
 
     Raises:
-      UserError: the architecture does not say how credit goes back, or has tensors of other roles
-        than READOUT outside its layers.
+      UserError: the architecture does not say how credit goes back, or has a MATRIX or PROJECTION
+        outside its layers.
     """
-    through_block = segment.architecture.credit
-    stacked = {path: spec for path, spec in specs.items() if spec.layers}
-    if through_block is None or len(stacked) + 1 != len(specs):
-        raise UserError(
-            "es.votes deep needs an architecture that says how credit goes back through its blocks "
-            "(Architecture.credit), such as rwkv; use --es.votes local"
+    require(
+        architecture.credit is not None,
+        "es.votes deep needs an architecture that says how credit goes back through its blocks "
+        "(Architecture.credit), such as rwkv; use --es.votes local",
+    )
+    for path, spec in specs.items():
+        require(
+            spec.layers > 0 or spec.role is Role.EMBEDDING,
+            f"es.votes deep takes credit through layers only, and {path} is outside of them; use "
+            "--es.votes local",
         )
+
+
+def _together(segment: Segment, specs: dict[str, Spec]) -> dict[str, Array]:
+    """Votes on the EMBEDDING and on every MATRIX and PROJECTION, int32 by path."""
+    through_block = segment.architecture.credit
+    assert through_block is not None  # `_check`
+    stacked = {path: spec for path, spec in specs.items() if spec.layers}
     back = Back(segment.rounding, segment.tokens_TI == SEPARATOR)
     names = {path: path.split("/", 1)[1] for path in stacked}
     weights = dict(flatten(segment.network))
@@ -215,11 +227,19 @@ def _layers_first(records: Any) -> Any:
     return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), records)
 
 
+def _sums(es: StrategySettings, specs: dict[str, Spec]) -> list[tuple[str, int]]:
+    """`Estimator.sums`: those along the skip path, and of credit back through the most outputs."""
+    most = max(spec.shape[-2] for spec in specs.values() if spec.role is not Role.EMBEDDING)
+    return [*skip.sums(es, specs), (f"credit of {most} outputs", credit.through_sum(most))]
+
+
 DEEP = Estimator(
     roles=frozenset({Role.MATRIX, Role.PROJECTION, Role.EMBEDDING}),
     perturbed=frozenset(),
     of_fitness=None,
-    of_tokens=TokenVotes(_record, needs_errors=True, needs="stream", together=_together),
-    sums=skip.sums,
+    of_tokens=TokenVotes(
+        _record, needs_errors=True, needs="stream", together=_together, check=_check
+    ),
+    sums=_sums,
     operations=skip.operations,
 )
