@@ -198,33 +198,31 @@ def _together(segment: Segment, specs: dict[str, Spec]) -> dict[str, Array]:
     back = Back(segment.rounding, segment.tokens_TI == SEPARATOR)
     names = {path: path.split("/", 1)[1] for path in stacked}
     weights = dict(flatten(segment.network))
-    uses = {path: _layers_first(segment.tensors[path]) for path in stacked}
 
-    def block(of_stream: Array, layer: Any) -> tuple[Array, dict[str, Array]]:
-        own_weights, own_uses = layer
-        before, of_outputs = through_block(
-            back,
-            {names[path]: weight for path, weight in own_weights.items()},
-            {names[path]: use for path, use in own_uses.items()},
-            Credit(of_stream, jnp.int32(0)),
-        )
+    def block(of_stream: Array, layer: Array) -> tuple[Array, dict[str, Array]]:
+        own_weights = _at({names[path]: weights[path] for path in stacked}, layer, axis=0)
+        own_uses = _at({names[path]: segment.tensors[path] for path in stacked}, layer, axis=1)
+        after = Credit(of_stream, jnp.int32(0))
+        before, of_outputs = through_block(back, own_weights, own_uses, after)
         votes = {
-            path: outer(segment.rounding.operand(of_outputs[name].value, 0), own_uses[path].inputs)
+            path: outer(segment.rounding.operand(of_outputs[name].value, 0), own_uses[name].inputs)
             for path, name in names.items()
         }
         return before.value, votes
 
-    own_weights = {path: weights[path] for path in stacked}
-    before_TID, sums = jax.lax.scan(block, skip.prepare(segment), (own_weights, uses), reverse=True)
+    layers_L = jnp.arange(next(iter(stacked.values())).layers, dtype=jnp.int32)
+    before_TID, sums = jax.lax.scan(block, skip.prepare(segment), layers_L, reverse=True)
     (embedding,) = (path for path in specs if path not in stacked)
     tokens_TI = segment.tensors[embedding].inputs
     votes = skip.votes(specs[embedding], tokens_TI, before_TID, segment.rounding)
     return sums | {embedding: votes}
 
 
-def _layers_first(records: Any) -> Any:
-    """Records [T, L, ...] as [L, T, ...]."""
-    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), records)
+def _at(tree: Any, layer: Array, axis: int) -> Any:
+    """The arrays of one layer, without the axis of layers."""
+    return jax.tree.map(
+        lambda leaf: jax.lax.dynamic_index_in_dim(leaf, layer, axis, keepdims=False), tree
+    )
 
 
 def _sums(es: StrategySettings, specs: dict[str, Spec]) -> list[tuple[str, int]]:
