@@ -14,7 +14,7 @@ from test_native import PATHS
 
 from int_lm import limits, native
 from int_lm.config import EsConfig
-from int_lm.method.estimator import credit, deep, node, outer, unit
+from int_lm.method.estimator import credit, deep, local, node, outer, unit
 from int_lm.method.estimator.rounding import Rounding
 from int_lm.model import context_tables, document_cache, hashing, likelihood, params
 from int_lm.model.likelihood import NO_TARGET
@@ -389,6 +389,27 @@ def test_unit_votes(
         draw(layers, length, pairs, inputs),
         draw(layers, length, pairs, effects),
         draw(length, pairs, width if through else effects),
+        draw(layers, width, effects) if through else None,
+    )
+    assert votes.shape == (layers, effects * groups, inputs) and np.any(votes[0] != votes[1])
+
+
+@cases
+@pytest.mark.parametrize("effects, groups, through", [(17, 3, False), (70, 1, True)])
+def test_local_votes(
+    both: Both, effects: int, groups: int, through: bool, spare_bits: int, extreme: bool
+) -> None:
+    """More terms than are made at once, sizes of no vector; a PROJECTION behind or none."""
+    layers, voters, length, inputs, width = 2, 5, 211, 66, 13
+    draw = drawing(groups, extreme)
+    votes = both(
+        lambda responses, x, credit, through: local.local_votes(
+            *(responses, x, credit, through, jnp.array([3, -2]), rounding(voters, spare_bits)),
+            *(local.PRODUCT_SHIFT, 4),
+        ),
+        draw(layers, length, voters, effects * groups),
+        draw(layers, length, voters, inputs),
+        draw(length, voters, width if through else effects),
         draw(layers, width, effects) if through else None,
     )
     assert votes.shape == (layers, effects * groups, inputs) and np.any(votes[0] != votes[1])

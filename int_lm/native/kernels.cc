@@ -8,7 +8,7 @@
 //   direct_added, direct_update      context tables: read, and learnt (context_tables.py)
 //   cache_over_tokens, cache_added   the document cache: a segment read, and added (document_cache.py)
 //   hash                             of weights (hashing.py)
-//   unit_votes                       votes of units of all layers, from their records (unit.py)
+//   unit_votes, local_votes          votes on a matrix of all layers, from records (unit.py, local.py)
 //   counts   of weights that differ, or are at an end (params.py)
 //   to_outputs, to_stream            credit on its way back through a block (deep.py)
 //   outer    sum over tokens and pairs of outer products, of int8 [J, M] and [J, N]
@@ -117,10 +117,19 @@ struct Unit {
   int rank, projection_shift, bits, spare, down;
 };
 
-// Units of all layers, whose arrays follow one another. Their credit is of one layer: `through` takes
-// it back through a weight of every layer, if there is one.
-struct UnitVotes {
-  Unit unit;
+// Inputs of a matrix, how the effects answer if its outputs move, and credit of the effects.
+struct Local {
+  Dither dither;
+  const int8_t *x, *responses, *credit;
+  int64_t inputs, outputs, effects;
+  int bits, spare;
+};
+
+// Units of all layers, each a Unit or Local, whose arrays follow one another. Their credit is of one
+// layer: `through` takes it back through a weight of every layer, if there is one.
+template <typename Of>
+struct VotesOf {
+  Of unit;
   Credit through;
   int64_t layers, terms;
 };
@@ -399,7 +408,8 @@ struct Kernels {
   void (*outer)(const Outer&, const Parallel&, int32_t*);
   void (*credit)(const Credit&, const Parallel&, int8_t*);
   void (*unit)(const Unit&, int64_t, int64_t, int8_t*);
-  void (*unit_votes)(const UnitVotes&, const Parallel&, int32_t*);
+  void (*unit_votes)(const VotesOf<Unit>&, const Parallel&, int32_t*);
+  void (*local_votes)(const VotesOf<Local>&, const Parallel&, int32_t*);
   void (*counts)(const int8_t*, const int8_t*, int64_t, int32_t*);
   void (*move)(const DirectUpdate&, const Readings&, int64_t, int64_t);
   void (*move_weights)(const DirectUpdate&, const int32_t*, int64_t, int64_t);
@@ -641,6 +651,9 @@ KERNEL(unit_votes, unit_votes,
        DITHERED.TAKES(S8).TAKES(S8).TAKES(S8).TAKES(S8).TAKES(S8).TAKES(S8).TAKES(S32).GIVES(S32)
            .NUMBER("projection_shift").NUMBER("bits").NUMBER("spare").NUMBER("down")
            .NUMBER("through_bits"));
+KERNEL(local_votes, local_votes,
+       DITHERED.TAKES(S8).TAKES(S8).TAKES(S8).TAKES(S8).TAKES(S32).GIVES(S32).NUMBER("bits")
+           .NUMBER("spare").NUMBER("through_bits"));
 
 #define ERRORS(type) \
   DITHERED.TAKES(type).TAKES(S32).TAKES(S32).TAKES(S32).TAKES(S32).GIVES(S8).NUMBER("scale")
