@@ -176,6 +176,7 @@ def validate(config: Config) -> Config:
         f"{DIRECT_LENGTH_MAX}",
     )
     require(es.sigma_shift <= 12, f"es.sigma_shift is {es.sigma_shift}, must be at most 12")
+    require(es.decay <= 1, f"es.decay is {es.decay}, must be at most 1")
     require(es.anchor <= 1, f"es.anchor is {es.anchor}, must be at most 1")
     reward = config.reward
     require(0 < reward.holdout < 1, f"reward.holdout is {reward.holdout}, must lie between 0 and 1")

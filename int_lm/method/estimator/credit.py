@@ -50,7 +50,7 @@ def _level(value_MN: Array) -> Array:
     return 27 - jax.lax.clz(jnp.sum(row_M) // value_MN.shape[-2])
 
 
-def _shifted(x: Array, bits: Array) -> Array:
+def shifted(x: Array, bits: Array) -> Array:
     """x / 2^bits, rounded half up, for an int32 scalar `bits` of either sign."""
     right = jnp.broadcast_to(jnp.maximum(bits, 0), x.shape)
     left = jnp.broadcast_to(jnp.maximum(-bits, 0), x.shape)
@@ -102,7 +102,7 @@ def through_head_and_norm(
     flat = functools.partial(jnp.reshape, shape=(-1, head_VD.shape[-1]))
     credit_JD = _times(errors_TIV.reshape(-1, errors_TIV.shape[-1]), head_VD)
     most = (1 << CREDIT_BITS) - 1
-    credit_JD = jnp.clip(_shifted(credit_JD, shift), -most, most)
+    credit_JD = jnp.clip(shifted(credit_JD, shift), -most, most)
     gain_JD = flat(gain_TID).astype(jnp.int32)
     credit_JD = layers.norm_credit(gain_JD, flat(residual_TID), credit_JD)
     return rounding.narrowed(credit_JD.reshape(residual_TID.shape), CREDIT_FRACTION_BITS)
@@ -137,7 +137,7 @@ def through_projection(
       bits: number of low bits that the dither rounds off.
       rounding: the dithers of the segment.
     """
-    return rounding.narrowed(_shifted(_times(credit_TID, value_DF), shift), bits)
+    return rounding.narrowed(shifted(_times(credit_TID, value_DF), shift), bits)
 
 
 def _times(x: Array, value_DF: Array) -> Array:
