@@ -232,15 +232,33 @@ def test_step_of_local_votes_equals_the_oracle(model: dict, es: dict):
     assert_steps_equal(recipe, spread(recipe, 30, False))
 
 
+DEEP = UNIT | {"votes": "deep", "members_per_stream": 1}
+
+
+@pytest.mark.parametrize(
+    "es",
+    [
+        {"learning_rate": 1.3, "chunk": 2},
+        {"update": "adaptive", "schedule": "constant", "decay": 0.1},
+    ],
+    ids=["carry", "adaptive with decay"],
+)
+def test_step_of_deep_votes_equals_the_oracle(es: dict):
+    """Documents that end within a segment, padding, and every layer's credit of the next token."""
+    recipe = tiny(RWKV, **DEEP | es)
+    assert_steps_equal(recipe, spread(recipe, 30, False))
+
+
 @pytest.mark.parametrize(
     "model, es",
     [
         (RWKV, RANK_2),
         (EGG, RANK_2),
+        (RWKV, DEEP | {"direct_rate": 127.0}),
         (RWKV, {"votes": "local", "members_per_stream": 1, "direct_rate": 127.0}),
         (EGG, RANK_2 | {"votes": "local"}),
     ],
-    ids=["rwkv", "egg", "rwkv local", "egg local"],
+    ids=["rwkv", "egg", "rwkv deep", "rwkv local", "egg local"],
 )
 def test_step_at_the_ends_of_all_ranges_equals_the_oracle(model: dict, es: dict):
     """All weights, tables and states at +-127, remainders and counts at their ends."""

@@ -132,6 +132,9 @@ def of_model(settings: Settings, model: LanguageModel) -> Recipe:
         f"{es.votes} and es.readout {es.readout} need; use --es.votes eggroll and --es.readout "
         "perturbed",
     )
+    for one, specs in recipe.voting.items():
+        if one.of_tokens and one.of_tokens.check:
+            one.of_tokens.check(model.architecture, specs)
     require(
         es.learning_rate >= recipe.update.least_rate,
         f"es.learning_rate is {es.learning_rate}, of which nothing would move; make it at least "

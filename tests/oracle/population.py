@@ -44,7 +44,7 @@ def at(tree: dict[str, Any], path: str, layer: int) -> Any:
 
 
 def estimator(es: EsConfig, path: str, kind: str) -> str:
-    """Whose votes a tensor takes: plain, trace, unit, local or exact."""
+    """Whose votes a tensor takes: plain, trace, unit, local, deep or exact."""
     votes = "plain" if es.votes == "eggroll" else es.votes
     if kind == "vector":
         return "plain"
@@ -59,14 +59,14 @@ def estimator(es: EsConfig, path: str, kind: str) -> str:
 def member_weights(
     config: Config, vocab_size: int, weights: dict[str, Any], seed: int, step: int, p: int
 ) -> dict[str, Any]:
-    """The tree that member p uses at a step; tensors with exact or local votes are bare."""
+    """The tree that member p uses at a step; tensors with exact, local or deep votes are bare."""
     es, pair, sign = config.es, p // 2, 1 - 2 * (p % 2)
     member: dict[str, Any] = {}
     for path, layer, number, kind, shape in numbered(config.model, vocab_size):
         value = at(weights, path, layer)
         if kind == "table":
             leaf = value
-        elif estimator(es, path, kind) in ("exact", "local"):
+        elif estimator(es, path, kind) in ("exact", "local", "deep"):
             leaf = bare(value)
         elif kind == "vector":
             noise = vector_noise(es, shape[0], seed, step, number, pair)

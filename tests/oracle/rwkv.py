@@ -1,5 +1,6 @@
 """`rwkv`: tensors, a block, and a whole token of one member."""
 
+from collections.abc import Callable
 from typing import Any
 
 from int_lm.config import ModelConfig
@@ -57,22 +58,30 @@ def squared(k: int) -> int:
 def block(
     layer: dict[str, Any], x: Vector, state: dict[str, Vector]
 ) -> tuple[Vector, dict[str, Vector], dict[str, list[Vector]]]:
-    """(x, state) -> (x, next state, inputs, effects and their answers by name)."""
-    h, width = normed(x), len(x)
+    """(x, state) -> (x, next state, uses by name): inputs, effects, their answers and the stream in
+    front of the norm; of time mixing also how the next state answers to forget and candidate."""
+    h, width, first = normed(x), len(x), x
     both = shifted(h, state["time_shift"]) + state["cell"]
     rows = linear(layer["time_mixing"], both)
-    cell, output, answers = [], [], [[], [], []]
+    cell, output, answers, of_state = [], [], [[], [], []], [[], []]
     for d in range(width):
         parts, before = [rows[part * width + d] for part in range(3)], state["cell"][d]
         cell.append(saturate(mixed_cell(before, parts)))
         output.append(mixed_output(before, parts))
         for part in range(3):
 
-            def moved(row: int, part: int = part, d: int = d) -> int:
-                own = [rows[p * width + d] if p != part else row for p in range(3)]
-                return mixed_output(state["cell"][d], own)
+            def own(row: int, part: int = part, d: int = d) -> Vector:
+                return [rows[p * width + d] if p != part else row for p in range(3)]
+
+            def moved(row: int, own: Callable[[int], Vector] = own, d: int = d) -> int:
+                return mixed_output(state["cell"][d], own(row))
+
+            def kept(row: int, own: Callable[[int], Vector] = own, d: int = d) -> int:
+                return saturate(mixed_cell(state["cell"][d], own(row)))
 
             answers[part].append(answer(moved, parts[part]))
+            if part < 2:
+                of_state[part].append(answer(kept, parts[part]))
     x = [saturate(a + b) for a, b in zip(x, output, strict=True)]
     g = normed(x)
     mixed = shifted(g, state["channel_shift"])
@@ -80,8 +89,8 @@ def block(
     key = [squared(k) for k in linear_key]
     added = linear(layer["channel_value"], key)
     uses = {
-        "time_mixing": [both, output, answers[0] + answers[1] + answers[2]],
-        "channel_key": [mixed, key, [answer(squared, k) for k in linear_key]],
+        "time_mixing": [both, output, sum(answers, []), first, sum(of_state, [])],
+        "channel_key": [mixed, key, [answer(squared, k) for k in linear_key], x],
         "channel_value": [key],
     }
     x = [saturate(a + b) for a, b in zip(x, added, strict=True)]

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from int_lm.config import Config
-from oracle import contexts, population, update, votes
+from oracle import contexts, deep, population, update, votes
 from oracle.arithmetic import Vector, numbers, spare_bits
 from oracle.noise import rounding
 from oracle.population import Reading
@@ -71,15 +71,20 @@ def records_of(
         of_layers = gathered(rows, lambda reading: [use[part] for use in reading.uses[path]])
         return np.moveaxis(of_layers, 2, 1)
 
-    inputs, effects, answers = {}, {}, {}
+    inputs, effects, answers, streams, of_state = {}, {}, {}, {}, {}
     for path, (kind, _, layers) in listed.items():
         if kind != "matrix":
             continue
         inputs[path] = used(pluses, path, 0)
-        if layers and len(pluses[0][0].uses[path][0]) == 3:
+        parts = len(pluses[0][0].uses[path][0]) if layers else 0
+        if parts >= 3:
             both = used(pluses, path, 1) - used(minuses, path, 1)
             effects[path] = np.clip(both, -127, 127)
             answers[path] = used(pluses, path, 2)
+        if parts >= 4:
+            streams[path] = used(pluses, path, 3)
+        if parts >= 5:
+            of_state[path] = used(pluses, path, 4)
     return votes.Records(
         inputs,
         effects,
@@ -91,6 +96,8 @@ def records_of(
         residual=gathered(pluses, lambda reading: reading.residual),
         gain=gathered(pluses, lambda reading: reading.gain),
         lowest=lowest,
+        streams=streams,
+        of_state=of_state,
     )
 
 
@@ -175,6 +182,9 @@ def step(
         records = records_of(readings, apart == 1, listed, lowest)
         found, errors = votes.token_votes(config, vocab_size, factors, records, place)
         sums |= found
+        if es.votes == "deep":
+            assert errors is not None
+            sums |= deep.token_votes(place, records, factors, errors)
     plain = {path: vote.tolist() for path, vote in sums.items()}
     weights, kept = updated(config, vocab_size, state, plain, fitnesses, step)
     counts = {}

@@ -83,6 +83,7 @@ class Records(NamedTuple):
     Attributes:
       inputs: by path [T, I, N], in layers [T, L, I, N]; tokens [T, I] for the embedding.
       effects, answers: by path, likewise.
+      streams, of_state: by path, likewise: what a norm was made of, how the next state answers.
       logits: [T, I, V]. targets: [T, I]. residual, gain: [T, I, D].
       difference: of log-likelihoods [T, I], units of 2^-16 bit.
       lowest: of logits, at which nothing can go down.
@@ -97,6 +98,8 @@ class Records(NamedTuple):
     residual: np.ndarray
     gain: np.ndarray
     lowest: int = -32767
+    streams: dict[str, np.ndarray] = {}
+    of_state: dict[str, np.ndarray] = {}
 
 
 def dithers(place: Place, length: int, columns: int, bits: int) -> np.ndarray:
@@ -231,7 +234,7 @@ Factors = dict[str, Any]  # by path (value, A, B): [M, N], [I, M, R], [I, N, R],
 def token_votes(
     config: Config, vocab_size: int, members: Factors, records: Records, place: Place
 ) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
-    """Votes by path of all but plain tensors and tables, and the readout's errors."""
+    """Votes by path of all but plain and deep tensors and tables, and the readout's errors."""
     es, found = config.es, {}
     paths = population.architecture(config.model).THROUGH
     errors = credit = None
@@ -262,7 +265,7 @@ def token_votes(
 
     for path, (kind, _, layers) in population.tensors(config.model, vocab_size).items():
         estimator = population.estimator(es, path, kind)
-        if kind == "table" or estimator == "plain":
+        if kind == "table" or estimator in ("plain", "deep"):
             continue
         moved = records.answers if es.votes == "local" else records.effects
         x, effect = records.inputs[path], moved.get(path)

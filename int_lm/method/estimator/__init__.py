@@ -75,6 +75,8 @@ class TokenVotes(NamedTuple):
         arrays have L in front, and so have the sums. None if there is nothing faster.
       together: (segment, specs of its tensors by path) -> int32 sums by path, in place of `prepare`
         and `votes`, for votes that cannot be made tensor by tensor.
+      check: (architecture, specs of its tensors by path) raises a UserError if `together` cannot
+        vote on them; called before anything is compiled.
     """
 
     record: Callable[[Spec, Use], Any]
@@ -84,6 +86,7 @@ class TokenVotes(NamedTuple):
     needs: Literal["", "effect", "responses"] = ""
     of_layers: Callable[[Spec, Weight, Any, Array | None, Any, Rounding], Array] | None = None
     together: Callable[[Segment, dict[str, Spec]], dict[str, Array]] | None = None
+    check: Callable[[Architecture, dict[str, Spec]], None] | None = None
 
 
 class Estimator(NamedTuple):
