@@ -102,8 +102,7 @@ def test_step_equals_the_oracle(most: int, es: EsConfig | None):
                 assert state[name][:, p].tolist() == plain[p][name]
             assert set(flat) == set(uses)
             for path, parts in uses.items():
-                use = flat[path]
-                leaves = jax.tree.leaves((use.inputs, use.effect, use.responses))
+                leaves = jax.tree.leaves(flat[path])
                 if path.startswith("layers/"):
                     got = [[leaf[layer, p].tolist() for leaf in leaves] for layer in range(2)]
                 else:
