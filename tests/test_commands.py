@@ -347,6 +347,10 @@ MISTAKES = {
     "odd population": (["--es.population", "7"], ["es.population", "7", "even"]),
     "impossible width": (["--model.width", "0"], ["model.width", "0"]),
     "overflow": (["--es.segment_length", "100000"], ["100000", "int32"]),
+    "no credit": (
+        ["--es.votes", "deep", "--es.readout", "exact", "--model.architecture", "egg"],
+        ["es.votes deep", "Architecture.credit", "--es.votes local"],
+    ),
     "missing text": (["--data.path", "nowhere.txt"], ["nowhere.txt"]),
     "empty text": (["--data.path", "empty.txt"], ["empty.txt"]),
     "binary text": (["--data.path", "binary.bin"], ["binary.bin"]),

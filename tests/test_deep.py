@@ -1,4 +1,4 @@
-"""Votes `deep`: equal to the oracle's, operation by operation and for a whole segment; refusals."""
+"""Votes `deep` equal the oracle's, operation by operation; and what is refused."""
 
 from typing import Any
 
@@ -9,11 +9,14 @@ import oracle
 import presets
 import pytest
 
+from int_lm import plugins
 from int_lm.config import Config, EsConfig, ModelConfig
-from int_lm.limits import SEPARATOR, spare_bits
-from int_lm.method import token_votes
+from int_lm.errors import UserError
+from int_lm.limits import INT32_MAX, SEPARATOR, spare_bits
+from int_lm.method import recipe, token_votes
 from int_lm.method.clock import Clock
-from int_lm.method.estimator.deep import Back
+from int_lm.method.estimator import credit
+from int_lm.method.estimator.deep import DEEP, Back
 from int_lm.method.estimator.rounding import Rounding
 from int_lm.model import params, rwkv
 from int_lm.model.architecture import Credit
@@ -203,7 +206,11 @@ def uses_of(records: dict[str, Any]) -> dict[str, Use]:
     """The same as the library's records, by path."""
     fields = [records[name] for name in ("inputs", "answers", "streams", "of_state")]
     return {
-        path: Use(x, None, *(found if found is None else int8(found) for found in rest))
+        path: Use(
+            jnp.asarray(x, jnp.int32) if path == "embedding" else int8(x),
+            None,
+            *(found if found is None else int8(found) for found in rest),
+        )
         for path in records["inputs"]
         for x, *rest in [[field.get(path) for field in fields]]
     }
@@ -222,7 +229,7 @@ def test_credit_through_a_block_equals_the_oracle(kind: str) -> None:
     layer, names = 1, ("channel_key", "channel_value", "time_mixing")
     of_layer = {name: values[f"layers/{name}"][layer] for name in names}
     uses = {
-        name: jax.tree.map(lambda leaf: int8(leaf[:, layer]), uses_of(records)[f"layers/{name}"])
+        name: jax.tree.map(lambda leaf: leaf[:, layer], uses_of(records)[f"layers/{name}"])
         for name in names
     }
     of_stream, tokens = drawing(kind, 9)(LENGTH, len(NUMBERS), WIDTH), tokens_of(kind)
@@ -272,7 +279,7 @@ def test_deep_votes_of_a_large_population_equal_the_oracle(kind: str) -> None:
     )
     tensors: dict[str, Any] = {
         path: use if path.startswith("layers/") or path == "embedding" else use.inputs
-        for path, use in jax.tree.map(jnp.asarray, narrow(uses_of(records))).items()
+        for path, use in uses_of(records).items()
     }
     kept = token_votes.Record(
         tensors=tensors,
@@ -304,15 +311,67 @@ def test_deep_votes_of_a_large_population_equal_the_oracle(kind: str) -> None:
             assert all(map(np.any, expected[path])), path
 
 
-def narrow(uses: dict[str, Use]) -> dict[str, Use]:
-    """Inputs as the library has them: tokens int32, others int8."""
-    return {
-        path: Use(
-            use.inputs.astype(np.int32 if path == "embedding" else np.int8),
-            None,
-            use.responses,
-            use.stream,
-            use.state_responses,
-        )
-        for path, use in uses.items()
+# -- What is refused, and limits -------------------------------------------------------------------
+
+
+def settings(model: dict[str, Any] | None = None, **es: Any) -> Config:
+    """A small configuration with votes deep."""
+    fields = {"architecture": "rwkv", "width": WIDTH, "layers": 2, **(model or {})}
+    voting = {"votes": "deep", "readout": "exact", "members_per_stream": 1, **es}
+    return Config(model=ModelConfig(**fields), es=EsConfig(**voting))
+
+
+@pytest.mark.parametrize(
+    "changed, problem",
+    [
+        (
+            settings({"architecture": "egg"}),
+            r"\(Architecture.credit\), such as rwkv; use --es.votes",
+        ),
+        (settings({"architecture": "egg"}, members_per_stream=2), "how credit goes back"),
+        (settings({"architecture": "plugins.gru:GRU"}), "how credit goes back through its blocks"),
+        (settings(members_per_stream=2), "es.votes deep perturbs nothing"),
+        (settings(readout="perturbed"), "es.votes deep needs the readout's exact errors"),
+        (settings(objective="plugins.hits:HITS"), "which es.votes deep .* need; use --es.votes"),
+        (settings(population=2**18, segment_length=64), "the votes of 262144 members over 64"),
+    ],
+)
+def test_what_deep_votes_cannot_do_is_refused(changed: Config, problem: str) -> None:
+    """Before anything is compiled."""
+    plugins.trust_settings(changed)
+    recipe.check(settings())
+    with pytest.raises(UserError, match=problem) as found:
+        recipe.check(changed)
+    assert "\n" not in str(found.value)
+
+
+def test_tensors_without_a_way_back_are_refused() -> None:
+    """By path: a MATRIX outside of layers, in an architecture that says how credit goes back."""
+    specs = dict(params.flatten(rwkv.specs(MODEL, VOCABULARY)))
+    check = DEEP.of_tokens.check  # type: ignore[union-attr]
+    assert check is not None
+    voted = {path: spec for path, spec in specs.items() if path != "head"}
+    check(rwkv.RWKV, voted)
+    outside = voted | {"dense": params.Spec((WIDTH, WIDTH), params.Role.MATRIX)}
+    with pytest.raises(UserError, match="through layers only, and dense is outside of them"):
+        check(rwkv.RWKV, outside)
+
+
+def test_credit_through_the_most_outputs_fits() -> None:
+    """As many as the bound allows, all at the ends; the least weights are shifted to the left."""
+    most = max(n for n in range(2**17 - 2**10, 2**17 + 2**11) if credit.through_sum(n) <= INT32_MAX)
+    specs = {
+        "embedding": params.Spec((VOCABULARY, WIDTH), params.Role.EMBEDDING),
+        "layers/wide": params.Spec((most + 1, WIDTH), params.Role.MATRIX, layers=1),
     }
+    found = DEEP.sums(settings().es, specs)
+    assert (f"credit of {most + 1} outputs", credit.through_sum(most + 1)) in found
+    place = oracle.votes.Place([0], 0, 0)
+    rounding = Rounding(jnp.zeros(1, jnp.int32), jnp.uint32(0), 0)
+    column = np.zeros((1024, 2033), np.int64)
+    column[:, -1] = 127  # of the least level, whatever its sum
+    for value in (np.full((most, 1), 127), column):
+        full = np.full((1, 1, len(value)), -127)
+        found_credit = credit.through(int8(value), int8(full), rounding)
+        np.testing.assert_array_equal(found_credit, oracle.votes.through(place, value, full))
+        assert int(np.min(found_credit)) == -127
