@@ -27,6 +27,7 @@ import numpy as np
 from benchmarks import common, throughput
 from int_lm import native
 from int_lm.arithmetic import fixed
+from int_lm.limits import voters
 from int_lm.method import bounds, chunks
 from int_lm.method.estimator import credit, local, node, outer, unit
 from int_lm.method.estimator.rounding import Rounding
@@ -134,7 +135,7 @@ def of_rows(recipe: Recipe, draw: Drawn) -> Iterator[Case]:
 def of_tables(recipe: Recipe, draw: Drawn) -> Iterator[Case]:
     """Context tables: reading them, updating them, and the hash of one."""
     model, es = recipe.model.settings, recipe.es
-    size, readings = 1 << model.direct_bits, es.population // 2 * es.segment_length
+    size, readings = 1 << model.direct_bits, voters(es) * es.segment_length
     tables = {f"context_{length}": draw.int8(size, VOCABULARY) for length in model.direct}
     rows = {name: draw.below(size, chunks.size(es)) for name in tables}
     logits = draw.int8(chunks.size(es), VOCABULARY).astype(jnp.int16)

@@ -38,6 +38,7 @@ from benchmarks import common
 from int_lm import config
 from int_lm.config import Config
 from int_lm.errors import UserError
+from int_lm.limits import voters
 from int_lm.method import evolve, placement
 from int_lm.method.clock import Clock
 from int_lm.method.placement import Placement
@@ -71,7 +72,7 @@ def crossing(program: str) -> dict[str, int]:
 def formula(recipe: Recipe, devices: int, sharded: bool) -> dict[str, int]:
     """Bytes that docs/scaling.md says a device ends up with, by kind of collective."""
     es, network = recipe.es, plan.costs(recipe).weights
-    readings, tables = es.population // 2 * es.segment_length, len(recipe.model.specs.tables)
+    readings, tables = voters(es) * es.segment_length, len(recipe.model.specs.tables)
     gathered = 4 * es.population + tables * 4 * readings
     if tables:
         gathered += readings * recipe.model.vocab_size

@@ -35,6 +35,11 @@ def voters(es: StrategySettings) -> int:
     return es.population if es.members_per_stream == 1 else es.population // 2
 
 
+def together(es: StrategySettings) -> int:
+    """Members that stay in one chunk and on one device: those of a stream, and a pair."""
+    return max(2, es.members_per_stream)
+
+
 def spare_bits(es: StrategySettings) -> int:
     """Bits by which the operands of votes gathered token by token are narrower than int8.
 

@@ -38,6 +38,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "trace": "int_lm.method.estimator.trace:TRACE",
         "unit": "int_lm.method.estimator.unit:UNIT",
         "local": "int_lm.method.estimator.local:LOCAL",
+        "deep": "int_lm.method.estimator.deep:DEEP",
         "exact": "int_lm.method.estimator.exact:EXACT",
     },
     "update": {

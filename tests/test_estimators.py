@@ -1,4 +1,4 @@
-"""Trace, unit and exact votes: equal to the oracle's, and rightly directed."""
+"""Trace, unit, local and exact votes: equal to the oracle's, and rightly directed."""
 
 import functools
 
@@ -31,9 +31,15 @@ of_segment = jax.jit(token_votes.votes, static_argnums=0)
 # -- Exactness -------------------------------------------------------------------------------------
 
 
+def numbers_of(es: EsConfig) -> np.ndarray:
+    """Numbers of the voters: pairs, or members that each read a stream of their own."""
+    members = np.stack([2 * PAIR_NUMBERS, 2 * PAIR_NUMBERS + 1], axis=1)
+    return PAIR_NUMBERS if es.members_per_stream > 1 else members.ravel()
+
+
 def segment(es: EsConfig, seed: int, extreme: bool) -> tuple[dict, dict]:
     """Members and records at random, or all at the ends of their ranges; int64."""
-    random = np.random.default_rng(seed)
+    random, voters = np.random.default_rng(seed), len(numbers_of(es))
 
     def draw(*shape: int, most: int = 127) -> np.ndarray:
         if extreme:
@@ -41,7 +47,7 @@ def segment(es: EsConfig, seed: int, extreme: bool) -> tuple[dict, dict]:
         return random.integers(-most, most + 1, shape)
 
     most = 16 if es.noise == "rademacher" else 69
-    members, inputs, effects = {}, {}, {}
+    members, inputs, effects, answers = {}, {}, {}, {}
     for path, spec in params.flatten(rwkv.specs(MODEL, VOCABULARY)):
         stacked = (spec.layers,) if spec.layers else ()
         outputs, width = spec.shape
@@ -51,22 +57,24 @@ def segment(es: EsConfig, seed: int, extreme: bool) -> tuple[dict, dict]:
             draw(*stacked, PAIRS, width, es.rank, most=most),
         )
         if spec.role is Role.EMBEDDING:
-            inputs[path] = random.integers(0, VOCABULARY, (LENGTH, PAIRS))
+            inputs[path] = random.integers(0, VOCABULARY, (LENGTH, voters))
             continue
-        inputs[path] = draw(LENGTH, *stacked, PAIRS, width)
+        inputs[path] = draw(LENGTH, *stacked, voters, width)
         if spec.role is Role.MATRIX:
             effect = WIDTH if "time" in path else outputs
-            effects[path] = draw(LENGTH, *stacked, PAIRS, effect, most=127 if extreme else 12)
-    logits = draw(LENGTH, PAIRS, VOCABULARY, most=32767 if extreme else 90)
+            effects[path] = draw(LENGTH, *stacked, voters, effect, most=127 if extreme else 12)
+            answers[path] = draw(LENGTH, *stacked, voters, outputs)
+    logits = draw(LENGTH, voters, VOCABULARY, most=32767 if extreme else 90)
     logits[0] = 0
     return members, {
         "inputs": inputs,
         "effects": effects,
-        "difference": draw(LENGTH, PAIRS, most=2**21 if extreme else 2**17),
+        "answers": answers,
+        "difference": draw(LENGTH, voters, most=2**21 if extreme else 2**17),
         "logits": logits,
-        "targets": random.integers(0, VOCABULARY, (LENGTH, PAIRS)),
-        "residual": draw(LENGTH, PAIRS, WIDTH),
-        "gain": np.full((LENGTH, PAIRS, WIDTH), 127 if extreme else 16),
+        "targets": random.integers(0, VOCABULARY, (LENGTH, voters)),
+        "residual": draw(LENGTH, voters, WIDTH),
+        "gain": np.full((LENGTH, voters, WIDTH), 127 if extreme else 16),
     }
 
 
@@ -77,6 +85,8 @@ def segment(es: EsConfig, seed: int, extreme: bool) -> tuple[dict, dict]:
         ("trace", "exact", "rademacher", 1, 4),
         ("unit", "exact", "rademacher", 1, 4),
         ("unit", "exact", "gaussian", 3, 3),
+        ("local", "exact", "rademacher", 1, 3),
+        ("local", "exact", "rademacher", 1, 4),
     ],
 )
 @pytest.mark.parametrize("extreme", [False, True])
@@ -88,7 +98,8 @@ def test_votes_of_a_large_population_equal_the_oracle(
     Whole steps, which spare none, are those of test_step.py.
     """
     es = EsConfig(
-        population=2 ** (14 + spare),
+        population=2 ** (14 + spare - (voting == "local")),
+        members_per_stream=1 if voting == "local" else 2,
         segment_length=16,
         votes=voting,  # type: ignore[arg-type]
         readout=readout,  # type: ignore[arg-type]
@@ -108,16 +119,20 @@ def test_votes_of_a_large_population_equal_the_oracle(
     )
     matrices = {path: int8(x) for path, x in records["inputs"].items() if path != "embedding"}
     inputs = matrices | {"embedding": records["inputs"]["embedding"].astype(np.int32)}
-    effects = {path: int8(x) for path, x in records["effects"].items()}
-    of_unit = {path for path in inputs if voting == "unit" and path != "head"}
+    second = records["answers" if voting == "local" else "effects"]
+    effects = {path: int8(x) for path, x in second.items()}
+    with_two = {path for path in inputs if voting in ("unit", "local") and path != "head"}
     kept = token_votes.Record(
         tensors=jax.tree.map(
             jnp.asarray,
-            {path: (x, effects.get(path)) if path in of_unit else x for path, x in inputs.items()},
+            {path: (x, effects.get(path)) if path in with_two else x for path, x in inputs.items()},
         ),
         rows={},
         cache=None,
-        difference_I=jnp.asarray(records["difference"].astype(np.int32)),
+        difference_I=jnp.asarray(records["difference"].astype(np.int32))
+        if voting != "local"
+        else None,
+        tokens_I=jnp.asarray(inputs["embedding"]),
         logits_IV=jnp.asarray(records["logits"].astype(np.int16)),
         targets_I=jnp.asarray(records["targets"].astype(np.int32)),
         residual_ID=jnp.asarray(int8(records["residual"])),
@@ -128,7 +143,7 @@ def test_votes_of_a_large_population_equal_the_oracle(
         Clock(jnp.uint32(0), jnp.uint32(STEP)),
     )
     votes, row_errors = of_segment(recipe, Parameters(tree), kept, pairs_I, clock)
-    place = oracle.votes.Place(PAIR_NUMBERS.tolist(), STEP, spare)
+    place = oracle.votes.Place(numbers_of(es).tolist(), STEP, spare)
     expected, _ = oracle.votes.token_votes(
         config, VOCABULARY, members, oracle.votes.Records(**records), place
     )

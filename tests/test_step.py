@@ -217,10 +217,52 @@ def test_step_of_the_adaptive_update_equals_the_oracle():
     assert_steps_equal(recipe, spread(recipe, 30, False))
 
 
-@pytest.mark.parametrize("model", [RWKV, EGG], ids=["rwkv", "egg"])
-def test_step_at_the_ends_of_all_ranges_equals_the_oracle(model: dict):
+@pytest.mark.parametrize(
+    "model, es",
+    [
+        (RWKV, {"members_per_stream": 1, "learning_rate": 1.3, "chunk": 2}),
+        (RWKV, {"members_per_stream": 1, "update": "adaptive"}),
+        (EGG, {"rank": 2, "noise": "gaussian", "update": STOCHASTIC}),
+    ],
+    ids=["rwkv", "adaptive", "egg"],
+)
+def test_step_of_local_votes_equals_the_oracle(model: dict, es: dict):
+    """Every member votes where none is perturbed; `egg` has vectors, of which pairs move."""
+    recipe = tiny(model, **UNIT | {"votes": "local"} | es)
+    assert_steps_equal(recipe, spread(recipe, 30, False))
+
+
+DEEP = UNIT | {"votes": "deep", "members_per_stream": 1}
+
+
+@pytest.mark.parametrize(
+    "es",
+    [
+        {"learning_rate": 1.3, "chunk": 2},
+        {"update": "adaptive", "schedule": "constant", "decay": 0.1},
+    ],
+    ids=["carry", "adaptive with decay"],
+)
+def test_step_of_deep_votes_equals_the_oracle(es: dict):
+    """Documents that end within a segment, padding, and every layer's credit of the next token."""
+    recipe = tiny(RWKV, **DEEP | es)
+    assert_steps_equal(recipe, spread(recipe, 30, False))
+
+
+@pytest.mark.parametrize(
+    "model, es",
+    [
+        (RWKV, RANK_2),
+        (EGG, RANK_2),
+        (RWKV, DEEP | {"direct_rate": 127.0}),
+        (RWKV, {"votes": "local", "members_per_stream": 1, "direct_rate": 127.0}),
+        (EGG, RANK_2 | {"votes": "local"}),
+    ],
+    ids=["rwkv", "egg", "rwkv deep", "rwkv local", "egg local"],
+)
+def test_step_at_the_ends_of_all_ranges_equals_the_oracle(model: dict, es: dict):
     """All weights, tables and states at +-127, remainders and counts at their ends."""
-    recipe = tiny(model, **UNIT | RANK_2)
+    recipe = tiny(model, **UNIT | es)
     after = assert_steps_equal(recipe, spread(recipe, 127, True))
     assert all(abs(weight) <= 127 for leaf in after.weights.values() for weight in np.ravel(leaf))
 
@@ -243,9 +285,12 @@ def test_step_of_other_recipes_equals_the_oracle(model: dict, es: dict):
 
 
 @pytest.mark.slow
-def test_step_of_a_large_population_equals_the_oracle():
-    """So many pairs and tokens that votes' operands are narrower than int8, by one bit."""
+@pytest.mark.parametrize(
+    "es", [{"population": 1024}, {"population": 512, "votes": "local", "members_per_stream": 1}]
+)
+def test_step_of_a_large_population_equals_the_oracle(es: dict):
+    """So many voters and tokens that votes' operands are narrower than int8, by one bit."""
     model = RWKV | {"width": 4, "layers": 1, "ffn_multiple": 1, "direct": (1,)}
-    recipe = tiny(model, **UNIT | {"population": 1024, "segment_length": 261, "chunk": 512})
+    recipe = tiny(model, **UNIT | {"segment_length": 261, "chunk": 512} | es)
     assert limits.spare_bits(recipe.es) == oracle.spare_bits(recipe.es) == 1
     assert_steps_equal(recipe, spread(recipe, 30, False), steps=1)

@@ -20,7 +20,7 @@ from test_step import plain
 
 from int_lm.config import Config, DistributedConfig, RewardConfig, RunConfig
 from int_lm.errors import UserError
-from int_lm.method import anchor, chunks, evolve, placement, rewards, tuning
+from int_lm.method import chunks, evolve, placement, pull, rewards, tuning
 from int_lm.method.clock import Clock
 from int_lm.method.recipe import Recipe
 from int_lm.model import hashing, sampler
@@ -165,7 +165,7 @@ def test_what_does_not_go_together_is_refused() -> None:
 @pytest.mark.parametrize(
     ("reward", "model", "es"),
     [
-        ({}, {}, {"chunk": 4, "anchor": 0.25}),
+        ({}, {}, {"chunk": 4, "anchor": 0.25, "decay": 0.125}),
         (SAMPLED, {"direct": (1, 3)}, {"rank": 2, "fitness": "rank"}),
         pytest.param(
             {"temperature": 0.5},
@@ -174,7 +174,7 @@ def test_what_does_not_go_together_is_refused() -> None:
             marks=pytest.mark.slow,
         ),
     ],
-    ids=["greedy rwkv anchored", "sampled rwkv with tables", "sampled egg anchored"],
+    ids=["greedy rwkv anchored and decayed", "sampled rwkv with tables", "sampled egg anchored"],
 )
 def test_steps_equal_the_oracle(reward: dict, model: dict, es: dict) -> None:
     """Completions of all members, and weights and remainders after each of two steps."""
@@ -282,12 +282,14 @@ def test_an_update_may_keep_an_array_of_the_name_anchor() -> None:
     pulled = tiny(anchor=0.5)
     for update in (named, recipe.update._replace(values=lambda *_: {"anchor": 1})):
         with pytest.raises(UserError, match="the update mine has a 'anchor' of its own"):
-            both = dataclasses.replace(pulled, update=anchor.anchored("mine", update))
+            both = dataclasses.replace(pulled, update=pull.anchored("mine", update))
             evolve.values(both, 0)
             evolve.initial(both)
 
 
 def test_the_pull_fades_with_the_schedule() -> None:
     """It is a share of the rate at which weights move, so that it does not undo them at the end."""
-    recipe = tiny(anchor=0.5, schedule="linear")
-    assert [evolve.values(recipe, step)["anchor"] for step in (0, 50, 100)] == [2**15, 2**14, 0]
+    recipe = tiny(anchor=0.5, decay=0.25, schedule="linear")
+    found = [evolve.values(recipe, step) for step in (0, 50, 100)]
+    assert [values["anchor"] for values in found] == [2**15, 2**14, 0]
+    assert [values["decay"] for values in found] == [2**14, 2**13, 0]

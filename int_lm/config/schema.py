@@ -118,6 +118,11 @@ class EsConfig:
     direct_dropout_above: int = described(
         3, "tokens of the longest contexts that are never left out"
     )
+    decay: float = described(
+        0.0,
+        "weight decay: share of itself by which a weight of the network shrinks in a step, times "
+        "the decay of schedule",
+    )
     anchor: float = described(
         0.0,
         "pull towards the weights of run.init_from: share of its distance from them that a weight "

@@ -15,6 +15,7 @@ from int_lm.limits import (
     INT8_MAX,
     LEARNING_RATE_MAX,
     WORDS_MAX,
+    together,
 )
 
 
@@ -113,7 +114,7 @@ def validate(config: Config) -> Config:
     multiple = es.population % es.members_per_stream == 0
     require(multiple, f"es.population {es.population} is not a multiple of {readers}")
     require(
-        not es.chunk or es.population % es.chunk == es.chunk % max(2, es.members_per_stream) == 0,
+        not es.chunk or es.population % es.chunk == es.chunk % together(es) == 0,
         f"es.chunk {es.chunk} must be even, divide es.population {es.population} and be a multiple "
         f"of {readers}",
     )
@@ -175,6 +176,7 @@ def validate(config: Config) -> Config:
         f"{DIRECT_LENGTH_MAX}",
     )
     require(es.sigma_shift <= 12, f"es.sigma_shift is {es.sigma_shift}, must be at most 12")
+    require(es.decay <= 1, f"es.decay is {es.decay}, must be at most 1")
     require(es.anchor <= 1, f"es.anchor is {es.anchor}, must be at most 1")
     reward = config.reward
     require(0 < reward.holdout < 1, f"reward.holdout is {reward.holdout}, must lie between 0 and 1")

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from int_lm.limits import INT8_MAX
+from int_lm.limits import INT8_MAX, together
 from int_lm.method import chunks, evolve, fitness, population
 from int_lm.method.clock import Clock
 from int_lm.method.recipe import Recipe
@@ -43,8 +43,8 @@ class Counts:
 
 
 def possible(es: StrategySettings) -> bool:
-    """Whether the population can be divided into two halves of whole streams."""
-    return es.population // 2 % es.members_per_stream == 0
+    """Whether the population can be divided into two halves of whole streams and pairs."""
+    return es.population // 2 % together(es) == 0
 
 
 def histograms(

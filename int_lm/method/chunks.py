@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from int_lm.limits import together
 from int_lm.model.params import Tree
 from int_lm.settings import ModelSettings, StrategySettings
 
@@ -32,7 +33,7 @@ def size(es: StrategySettings, devices: int = 1, model: ModelSettings | None = N
 
     With es.chunk = 0, a result below half of that is replaced by all members of the device.
     """
-    share, readers = es.population // devices, max(2, es.members_per_stream)
+    share, readers = es.population // devices, together(es)
     fitting = RECORDED // (model.layers * model.width) if model else CACHED_MEMBERS
     cached = max(min(CACHED_MEMBERS, fitting), readers)
     most = es.chunk or (cached if jax.default_backend() == "cpu" else share)

@@ -21,10 +21,10 @@ from jax import Array
 
 from int_lm.errors import require
 from int_lm.method import placement, population
-from int_lm.method.anchor import ANCHOR
 from int_lm.method.clock import Clock
 from int_lm.method.placement import Placement
 from int_lm.method.population import PopulationResult
+from int_lm.method.pull import ANCHOR
 from int_lm.method.recipe import Recipe
 from int_lm.method.state import STORED, Metrics, State, Tables
 from int_lm.method.update import Scalars, Tensor, Votes

@@ -27,6 +27,7 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from int_lm.errors import UserError, counted
+from int_lm.limits import together
 from int_lm.settings import DistributedSettings, StrategySettings
 
 AXIS = "population"
@@ -103,16 +104,15 @@ def choose(
         raise UserError(
             f"distributed.devices is {asked}, but a process has {counted(here, 'device')}"
         )
-    together = max(2, es.members_per_stream)  # members that stay on one device
-    parts = es.population // together
+    parts = es.population // together(es)
     fitting = [n for n in range(1, asked + 1) if parts % (n * processes) == 0]
     if not fitting or distributed.devices not in (0, fitting[-1]):
         raise UserError(
             f"{es.streams} streams (es.population / es.members_per_stream), and pairs of members, "
             "cannot be shared evenly by "
-            f" {counted(processes, 'process', 'processes')} of "
+            f"{counted(processes, 'process', 'processes')} of "
             f"{counted(asked, 'device')}; choose a population that is a multiple of "
-            f"{processes * asked * together}, or other --distributed.devices"
+            f"{processes * asked * together(es)}, or other --distributed.devices"
         )
     chosen = [
         device

@@ -14,7 +14,7 @@ import functools
 
 from int_lm.errors import UserError, nearest, require
 from int_lm.limits import FITNESS_MAX, INT32_MAX
-from int_lm.method import anchor, bounds, estimator, objective, schedules, update
+from int_lm.method import bounds, estimator, objective, pull, schedules, update
 from int_lm.method.estimator import Estimator
 from int_lm.method.objective import Objective
 from int_lm.method.update import Update
@@ -105,12 +105,16 @@ def of_model(settings: Settings, model: LanguageModel) -> Recipe:
         hint = nearest(str(name), names, otherwise="")
         require(name in names, f"es.{field} is {name!r}, expected one of {', '.join(names)}{hint}")
     moves = update.get(es.update)
+    if es.decay:
+        moves = pull.decayed(es.update, moves)
+    if es.anchor:
+        moves = pull.anchored(es.update, moves)
     recipe = Recipe(
         settings=settings,
         model=model,
         objective=objective.get(es.objective),
         estimators=estimator.choose(es),
-        update=anchor.anchored(es.update, moves) if es.anchor else moves,
+        update=moves,
     )
     written = recipe.objective.written
     require(
@@ -128,6 +132,9 @@ def of_model(settings: Settings, model: LanguageModel) -> Recipe:
         f"{es.votes} and es.readout {es.readout} need; use --es.votes eggroll and --es.readout "
         "perturbed",
     )
+    for one, specs in recipe.voting.items():
+        if one.of_tokens and one.of_tokens.check:
+            one.of_tokens.check(model.architecture, specs)
     require(
         es.learning_rate >= recipe.update.least_rate,
         f"es.learning_rate is {es.learning_rate}, of which nothing would move; make it at least "

@@ -19,7 +19,7 @@ from int_lm.method.estimator import Segment, TokenVotes, credit
 from int_lm.method.estimator.rounding import Rounding
 from int_lm.method.objective import Keep
 from int_lm.method.recipe import Recipe
-from int_lm.model import document_cache
+from int_lm.model import document_cache, perturb
 from int_lm.model.document_cache import Reading
 from int_lm.model.layers import Activity, Use
 from int_lm.model.likelihood import NO_TARGET
@@ -70,6 +70,7 @@ class Record:
       cache: what the document cache said to every voter; None without it.
       difference_I: log-likelihood of a pair's first member minus that of its second, int32 in units
         of 2^-16 bit; None where each member reads a stream of its own.
+      tokens_I: tokens that the voters read, int32.
       logits_IV: of the voters, int8 or int16 q4.
       targets_I: of the voters, int32; `NO_TARGET` for padding.
       residual_ID: residual stream of the voters, int8 q4.
@@ -80,6 +81,7 @@ class Record:
     rows: dict[str, Array]
     cache: Reading | None
     difference_I: Array | None
+    tokens_I: Array
     logits_IV: Array
     targets_I: Array
     residual_ID: Array
@@ -113,6 +115,7 @@ def keep(recipe: Recipe) -> Keep:
             rows={name: _voting_members(paired, rows_P) for name, rows_P in activity.rows.items()},
             cache=document_cache.of_pairs(activity.cache, len(targets_I)),
             difference_I=difference_I,
+            tokens_I=_voting_members(paired, uses["embedding"].inputs),
             logits_IV=_voting_members(paired, logits_PV),
             targets_I=targets_I,
             residual_ID=_voting_members(paired, activity.residual),
@@ -134,8 +137,9 @@ def _of_voters(paired: bool, spec: Spec, use: Use) -> Use:
         return use
     if spec.role is Role.EMBEDDING:
         return Use(use.inputs[0::2])
-    responses = None if use.responses is None else use.responses[..., 0::2, :]
-    return Use(use.inputs[..., 0::2, :], use.effect, responses)
+    own = dataclasses.replace(use, effect=None)
+    own = jax.tree.map(lambda leaf: leaf[..., 0::2, :], own)
+    return dataclasses.replace(own, effect=use.effect)
 
 
 def _checked(recipe: Recipe, uses: dict[str, Use]) -> dict[str, Use]:
@@ -168,9 +172,8 @@ def votes(
       pairs_I: indices of the pairs, int32.
       clock: seed and step.
     """
-    numbers_I = pairs_I
-    if recipe.es.members_per_stream == 1:
-        numbers_I = (2 * pairs_I[:, None] + jnp.arange(2, dtype=jnp.int32)).reshape(-1)
+    alone = recipe.es.members_per_stream == 1
+    numbers_I = perturb.members(pairs_I) if alone else pairs_I
     rounding = Rounding(numbers_I, clock.step, spare_bits(recipe.es))
     errors_TIV = None
     if recipe.needs_errors:
@@ -182,12 +185,21 @@ def votes(
         residual_TID=records.residual_ID,
         gain_TID=records.gain_ID,
         rounding=rounding,
+        tensors=records.tensors,
+        tokens_TI=records.tokens_I,
+        architecture=recipe.model.architecture,
     )
     voting = _voting(recipe)
     kinds = dict.fromkeys(kind for _, kind in voting.values())
-    prepared = {kind: kind.prepare(segment) for kind in kinds}
+    prepared = {kind: kind.prepare(segment) for kind in kinds if kind.prepare}
     weights, sums = dict(flatten(members.network)), {}
+    for kind in kinds:
+        if kind.together:
+            own = {path: spec for path, (spec, which) in voting.items() if which is kind}
+            sums |= kind.together(segment, own)
     for path, (spec, kind) in voting.items():
+        if path in sums:
+            continue
         through = weights[spec.through].value if spec.through else None
         operands = weights[path], records.tensors[path], through
 

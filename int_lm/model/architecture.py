@@ -1,7 +1,7 @@
 """Architectures: an architecture is one `Architecture` value of pure integer functions."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from jax import Array
 
@@ -10,6 +10,54 @@ from int_lm.errors import require
 from int_lm.model.layers import Activity
 from int_lm.model.params import TABLES, Role, Tree, flatten
 from int_lm.settings import ModelSettings
+
+
+class Credit(NamedTuple):
+    """Credit of some numbers: the derivative of the log-likelihood with respect to each.
+
+    Attributes:
+      value: int8 [T, I, ...], rounded.
+      bits: the unit is 2^bits of that of the stream's credit, int32 scalar.
+    """
+
+    value: Array
+    bits: Array
+
+
+class Back(Protocol):
+    """How credit goes back through the operations of a network, for `Architecture.credit`.
+
+    Every result is rounded to int8 by a dither. `weight` is a `perturb.Weight` of one layer.
+    """
+
+    def through(self, weight: Any, credit: Credit) -> Credit:
+        """Through a linear, from its outputs [T, I, M] to its inputs [T, I, N]."""
+        ...
+
+    def moved(self, *parts: tuple[Credit, Array]) -> Credit:
+        """From effects [T, I, E] to outputs [T, I, M] in front of them: the sum over the parts.
+
+        Args:
+          parts: the credit of effects, and how they answer (`layers.responses`); an effect that
+            fewer outputs change has fewer responses. The unit is that of the first part.
+        """
+        ...
+
+    def later(self, credit: Credit) -> Credit:
+        """From what a token reads of its state to the token before, which left it there."""
+        ...
+
+    def norm(self, stream: Array, credit: Credit, normed: Credit, shift: Array) -> Credit:
+        """The credit of a stream and, beside it, of its norm after a token shift.
+
+        Args:
+          stream: int8 q4 [T, I, D].
+          credit: of the stream without this norm.
+          normed: of h + ((shift (h' - h)) >> 7), h the norm of the stream and h' that of the token
+            before.
+          shift: int32 [D], 0 to 127.
+        """
+        ...
 
 
 class Architecture(NamedTuple):
@@ -27,12 +75,17 @@ class Architecture(NamedTuple):
       runtime: "module:Class" of the same network in NumPy, for exports (see
         `runtime.Architecture`). The module is copied into exports; it may import NumPy and the
         standard library only.
+      credit: how credit goes back through a block, for es.votes `deep`: (back, `Weight`s of one
+        layer, `Use`s of its tensors with T in front, credit of the stream after the block) ->
+        (credit of the stream before it, credit of the outputs of each tensor by name). None for an
+        architecture without.
     """
 
     specs: Callable[[ModelSettings, int], Tree]
     initial_state: Callable[[ModelSettings, int], Tree]
     step: Callable[[Tree, Tree, Array], tuple[Tree, Array, Activity]]
     runtime: str
+    credit: Callable[[Back, Tree, Tree, Credit], tuple[Credit, dict[str, Credit]]] | None = None
 
 
 def check(name: str, specs: Tree) -> None:

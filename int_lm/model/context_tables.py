@@ -35,6 +35,7 @@ from jax import Array
 from int_lm import native
 from int_lm.arithmetic import constants, fixed
 from int_lm.limits import DIRECT_LENGTH_MAX, SEPARATOR, spare_bits
+from int_lm.model import perturb
 from int_lm.model.params import Role, Spec, Tree
 from int_lm.settings import ModelSettings, StrategySettings
 
@@ -144,8 +145,7 @@ def limits(es: StrategySettings, pairs_I: Array) -> Tree:
     if not es.direct_dropout:
         return {}
     share = round(es.direct_dropout * (1 << _SHARE_BITS))
-    members_P = (2 * pairs_I[:, None] + jnp.arange(2, dtype=jnp.int32)).reshape(-1)
-    streams_P = members_P // es.members_per_stream & ((1 << _SHARE_BITS) - 1)
+    streams_P = perturb.members(pairs_I) // es.members_per_stream & ((1 << _SHARE_BITS) - 1)
     before_P, after_P = ((n * share) >> _SHARE_BITS for n in (streams_P, streams_P + 1))
     few, all_of_them = jnp.int32(es.direct_dropout_above), jnp.int32(DIRECT_LENGTH_MAX + 1)
     return {LIMIT: jnp.where(after_P > before_P, few, all_of_them)[None]}

@@ -45,11 +45,17 @@ class Use:
         added to the residual stream, or, if `Spec.through` is set, the inputs of the PROJECTION
         that it names. Output m changes effect m mod E and no other.
       responses: for a MATRIX, of `responses`, int8 [..., P, M].
+      stream: for a MATRIX, the residual stream whose norm the inputs were made of, int8 q4
+        [..., P, D]. `Architecture.credit` may need it, and what follows.
+      state_responses: `responses` of the next state in place of the effect, int8 [..., P, M'] for
+        the first M' outputs, which change it.
     """
 
     inputs: Array
     effect: Array | None = None
     responses: Array | None = None
+    stream: Array | None = None
+    state_responses: Array | None = None
 
 
 @jax.tree_util.register_dataclass

@@ -51,6 +51,11 @@ class Weight:
     shift: int = dataclasses.field(default=0, metadata={"static": True})
 
 
+def members(pairs_I: Array) -> Array:
+    """Numbers of the members of some pairs, int32 [P]."""
+    return (2 * pairs_I[:, None] + jnp.arange(2, dtype=jnp.int32)[None]).reshape(-1)
+
+
 def unperturbed(weights: Parameters) -> Parameters:
     """`Weight`s without a perturbation, to evaluate and to sample. `weights` holds int8 arrays."""
     return Parameters(params.map_leaves(Weight, weights.network), weights.tables)

@@ -28,7 +28,7 @@ from jax import Array
 from int_lm.arithmetic import fixed
 from int_lm.limits import INT8_MAX
 from int_lm.model import layers
-from int_lm.model.architecture import Architecture
+from int_lm.model.architecture import Architecture, Back, Credit
 from int_lm.model.layers import Activity, Use
 from int_lm.model.params import Role, Spec, Tree
 from int_lm.settings import ModelSettings
@@ -83,8 +83,10 @@ def token_shift(h_PD: Array, before_PD: Array) -> Array:
     return fixed.saturate(h + fixed.shift_floor(mu_1D * (before_PD.astype(jnp.int32) - h), 7))
 
 
-def time_mixing(layer: Tree, h_PD: Array, state_PD: Array) -> tuple[Array, Array, Tree]:
-    """(shifted int8 q4 input, int8 q7 state) -> (output, next state, uses)."""
+def time_mixing(
+    layer: Tree, x_PD: Array, h_PD: Array, state_PD: Array
+) -> tuple[Array, Array, Tree]:
+    """(int8 q4 stream, its shifted norm, int8 q7 state) -> (output, next state, uses)."""
     both = jnp.concatenate([h_PD, state_PD], axis=-1)
     forget, candidate, receptance = jnp.split(
         layers.linear(layer["time_mixing"], both).astype(jnp.int32), 3, axis=-1
@@ -100,12 +102,13 @@ def time_mixing(layer: Tree, h_PD: Array, state_PD: Array) -> tuple[Array, Array
 
     output_PD = output(forget, candidate, receptance)
     responses = layers.responses(output, forget, candidate, receptance)
-    uses = {"time_mixing": Use(both, output_PD, responses)}
+    of_state = layers.responses(lambda f, c: fixed.saturate(following(f, c)), forget, candidate)
+    uses = {"time_mixing": Use(both, output_PD, responses, x_PD, of_state)}
     return output_PD, fixed.saturate(following(forget, candidate)), uses
 
 
-def channel_mixing(layer: Tree, h_PD: Array) -> tuple[Array, Tree]:
-    """Shifted int8 q4 input -> (output, uses)."""
+def channel_mixing(layer: Tree, x_PD: Array, h_PD: Array) -> tuple[Array, Tree]:
+    """(int8 q4 stream, its shifted norm) -> (output, uses)."""
 
     def squared(key: Array) -> Array:
         key = jnp.maximum(key, 0).astype(jnp.int32)
@@ -114,7 +117,7 @@ def channel_mixing(layer: Tree, h_PD: Array) -> tuple[Array, Tree]:
     output_PF = layers.linear(layer["channel_key"], h_PD)
     key_PF = squared(output_PF)
     responses = layers.responses(squared, output_PF)
-    uses = {"channel_key": Use(h_PD, key_PF, responses), "channel_value": Use(key_PF)}
+    uses = {"channel_key": Use(h_PD, key_PF, responses, x_PD), "channel_value": Use(key_PF)}
     return layers.linear(layer["channel_value"], key_PF), uses
 
 
@@ -122,11 +125,11 @@ def block(layer: Tree, x_PD: Array, state: Tree) -> tuple[Array, Tree, Tree]:
     """One residual block: (x, state) -> (x, next state, uses)."""
     h_PD = _norm(x_PD)
     output_PD, cell_PD, uses = time_mixing(
-        layer, token_shift(h_PD, state["time_shift"]), state["cell"]
+        layer, x_PD, token_shift(h_PD, state["time_shift"]), state["cell"]
     )
     x_PD = layers.plus(x_PD, output_PD)
     key_PD = _norm(x_PD)
-    output_PD, more = channel_mixing(layer, token_shift(key_PD, state["channel_shift"]))
+    output_PD, more = channel_mixing(layer, x_PD, token_shift(key_PD, state["channel_shift"]))
     following = {"cell": cell_PD, "time_shift": h_PD, "channel_shift": key_PD}
     return layers.plus(x_PD, output_PD), following, uses | more
 
@@ -146,4 +149,29 @@ def step(weights: Tree, state: Tree, tokens_P: Array) -> tuple[Tree, Array, Acti
     return state, layers.readout(weights["head"], z_PD), activity
 
 
-RWKV = Architecture(specs, initial_state, step, runtime="int_lm.runtime:Rwkv")
+def credit(
+    back: Back, layer: Tree, uses: Tree, of_stream: Credit
+) -> tuple[Credit, dict[str, Credit]]:
+    """`Architecture.credit`: through both mixings, and from the next token through its state."""
+    key, mixing = uses["channel_key"], uses["time_mixing"]
+    shift = jnp.asarray(shift_weights(key.stream.shape[-1]))
+    of_key = back.moved((back.through(layer["channel_value"], of_stream), key.responses))
+    of_input = back.through(layer["channel_key"], of_key)
+    middle = back.norm(key.stream, of_stream, of_input, shift)
+
+    # what the next token reads of the state, by its own credit alone
+    of_output = back.moved((middle, mixing.responses))
+    of_both = back.through(layer["time_mixing"], of_output)
+    width = mixing.stream.shape[-1]
+    of_input = Credit(of_both.value[..., :width], of_both.bits)
+    of_state = back.later(Credit(of_both.value[..., width:], of_both.bits))
+    of_mixing = back.moved((middle, mixing.responses), (of_state, mixing.state_responses))
+    before = back.norm(mixing.stream, middle, of_input, shift)
+    return before, {
+        "channel_value": of_stream,
+        "channel_key": of_key,
+        "time_mixing": of_mixing,
+    }
+
+
+RWKV = Architecture(specs, initial_state, step, runtime="int_lm.runtime:Rwkv", credit=credit)

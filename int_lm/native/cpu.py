@@ -218,6 +218,35 @@ def local_votes(
     )
 
 
+def to_outputs(
+    parts: Sequence[tuple[Array, Array]], downs: Sequence[Array], bits: int, rounding: Rounding
+) -> Array:
+    """`deep.to_outputs`: int8 [T, I, M]."""
+    first = parts[0][1]
+    operands = [_flat(x) for part in parts for x in part]
+    call = _call("to_outputs", _flat(first).shape, jnp.int8)
+    outputs_JM = call(rounding.numbers_I, rounding.step, *operands, *downs, bits=np.int64(bits))
+    return outputs_JM.reshape(first.shape)
+
+
+def to_stream(
+    stream_TID: Array,
+    credit_TID: Array,
+    normed_TID: Array,
+    down: Array,
+    shift_D: Array,
+    starts_TI: Array,
+    rounding: Rounding,
+) -> Array:
+    """`deep.to_stream`: int8 [T, I, D]."""
+    operands = [_flat(x) for x in (stream_TID, credit_TID, normed_TID)]
+    credit_JD = _call("to_stream", operands[0].shape, jnp.int8)(
+        *(rounding.numbers_I, rounding.step, *operands, down, shift_D, starts_TI.reshape(-1)),
+        *map(jnp.asarray, fixed.reciprocals()),
+    )
+    return credit_JD.reshape(stream_TID.shape)
+
+
 # -- Context tables --------------------------------------------------------------------------------
 
 

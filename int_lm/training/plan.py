@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from int_lm.config import Config
+from int_lm.limits import voters
 from int_lm.measure import evaluate
 from int_lm.method import bounds, evolve, recipe
 from int_lm.method.clock import Clock
@@ -93,7 +94,7 @@ def costs(recipe: Recipe) -> Costs:
         table_weights=rows * model.vocab_size,
         inference_operations=inference,
         perturbation_operations=perturbation,
-        voting_operations=voting,
+        voting_operations=voting * voters(es) // (es.population // 2),
         inference_bytes=moved + 2 * model.vocab_size + 2 * state_bytes // es.population,
         state_bytes=state_bytes,
         carried_bytes=4 * rows + _bytes(memory),

@@ -1,6 +1,7 @@
 """Fixed point, the norm and its credit, and trees as nested lists."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from int_lm.config import EsConfig
@@ -83,12 +84,22 @@ def norm_credit(gain: Vector, x: Vector, credit: Vector) -> Vector:
     ]
 
 
+def answer(effect: Callable[[int], int], output: int) -> int:
+    """The effect of an output 16 higher less that of one 16 lower, none beyond [-127, 127]."""
+    return saturate(effect(saturate(output + 16)) - effect(saturate(output - 16)))
+
+
 # -- Bits that sums over a population ask for ------------------------------------------------------
 
 
+def numbers(es: EsConfig) -> list[int]:
+    """Of those whose tokens vote: pairs, by their first members, or members that read alone."""
+    return list(range(es.population if es.members_per_stream == 1 else es.population // 2))
+
+
 def spare_bits(es: EsConfig) -> int:
-    """The least b up to 4 for which (P / 2) T 127 (127 >> b) < 2^31."""
+    """The least b up to 4 for which (number of voters) T 127 (127 >> b) < 2^31."""
     for bits in range(4):
-        if es.population // 2 * es.segment_length * 127 * (127 >> bits) < 2**31:
+        if len(numbers(es)) * es.segment_length * 127 * (127 >> bits) < 2**31:
             return bits
     return 4

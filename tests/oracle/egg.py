@@ -3,7 +3,7 @@
 from typing import Any
 
 from int_lm.config import ModelConfig
-from oracle.arithmetic import Matrix, Vector, norm, saturate, shift_floor
+from oracle.arithmetic import Matrix, Vector, answer, norm, saturate, shift_floor
 from oracle.perturb import embed, linear
 
 LOWEST = -127  # logit
@@ -40,18 +40,26 @@ def gates(layer: dict[str, Any], h: Vector, state: Vector) -> tuple[Vector, Vect
     return f, [shift_floor((f[d] + 127) * state[d], 8) for d in range(len(h))]
 
 
+def candidate(layer: dict[str, Any], h: Vector, gated: Vector) -> Vector:
+    """c, of the input and the gated state."""
+    candidate_h, candidate_g = (
+        linear(layer["candidate_input"], h),
+        linear(layer["candidate_state"], gated),
+    )
+    bias = layer["candidate_bias"]
+    return [saturate(candidate_h[d] + candidate_g[d] + bias[d]) for d in range(len(h))]
+
+
+def towards(state: int, f: int, c: int) -> int:
+    """A cell moved by its gate towards the candidate."""
+    return state + shift_floor((f + 127) * (c - state), 8)
+
+
 def cell(layer: dict[str, Any], h: Vector, state: Vector) -> Vector:
     """The recurrent cell: the next state."""
     f, g = gates(layer, h, state)
-    candidate_h, candidate_g = (
-        linear(layer["candidate_input"], h),
-        linear(layer["candidate_state"], g),
-    )
-    c = [
-        saturate(candidate_h[d] + candidate_g[d] + layer["candidate_bias"][d])
-        for d in range(len(h))
-    ]
-    return [state[d] + shift_floor((f[d] + 127) * (c[d] - state[d]), 8) for d in range(len(h))]
+    c = candidate(layer, h, g)
+    return [towards(state[d], f[d], c[d]) for d in range(len(h))]
 
 
 def block(layer: dict[str, Any], x: Vector, state: Vector) -> tuple[Vector, Vector]:
@@ -64,17 +72,23 @@ def block(layer: dict[str, Any], x: Vector, state: Vector) -> tuple[Vector, Vect
 
 
 def uses_of(layer: dict[str, Any], x: Vector, state: Vector) -> dict[str, list[Vector]]:
-    """What every matrix of a block is applied to and, but for the projection, what it acts on."""
+    """What every matrix of a block is applied to and, but for the projection, what it acts on and
+    how that answers: to the gate and to the candidate, whichever part of them the matrix gives."""
     h, following = norm(layer["cell_norm"], x), block(layer, x, state)[1]
+    f, g = gates(layer, h, state)
+    c = candidate(layer, h, g)
+    both = list(zip(state, f, c, strict=True))
+    of_f = [answer(lambda f, s=s, c=c: towards(s, f, c), f) for s, f, c in both]
+    of_c = [answer(lambda c, s=s, f=f: towards(s, f, c), c) for s, f, c in both]
     middle = [saturate(n + s) for n, s in zip(x, following, strict=True)]
     h_ffn = norm(layer["ffn_norm"], middle)
     hidden = linear(layer["ffn_in"], h_ffn)
     return {
-        "forget_input": [h, following],
-        "forget_state": [state, following],
-        "candidate_input": [h, following],
-        "candidate_state": [gates(layer, h, state)[1], following],
-        "ffn_in": [h_ffn, hidden],
+        "forget_input": [h, following, of_f],
+        "forget_state": [state, following, of_f],
+        "candidate_input": [h, following, of_c],
+        "candidate_state": [g, following, of_c],
+        "ffn_in": [h_ffn, hidden, [answer(lambda k: k, k) for k in hidden]],
         "ffn_out": [hidden],
     }
 

@@ -44,7 +44,7 @@ def at(tree: dict[str, Any], path: str, layer: int) -> Any:
 
 
 def estimator(es: EsConfig, path: str, kind: str) -> str:
-    """Whose votes a tensor takes: plain, trace, unit or exact."""
+    """Whose votes a tensor takes: plain, trace, unit, local, deep or exact."""
     votes = "plain" if es.votes == "eggroll" else es.votes
     if kind == "vector":
         return "plain"
@@ -53,20 +53,20 @@ def estimator(es: EsConfig, path: str, kind: str) -> str:
     if path == "head":
         return "exact" if es.readout == "exact" else votes
     streams = path in ("embedding", "layers/ffn_out", "layers/channel_value")
-    return "exact" if votes == "unit" and streams else votes
+    return "exact" if votes in ("unit", "local") and streams else votes
 
 
 def member_weights(
     config: Config, vocab_size: int, weights: dict[str, Any], seed: int, step: int, p: int
 ) -> dict[str, Any]:
-    """The tree that member p uses at a step; tensors with exact votes are bare."""
+    """The tree that member p uses at a step; tensors with exact, local or deep votes are bare."""
     es, pair, sign = config.es, p // 2, 1 - 2 * (p % 2)
     member: dict[str, Any] = {}
     for path, layer, number, kind, shape in numbered(config.model, vocab_size):
         value = at(weights, path, layer)
         if kind == "table":
             leaf = value
-        elif estimator(es, path, kind) == "exact":
+        elif estimator(es, path, kind) in ("exact", "local", "deep"):
             leaf = bare(value)
         elif kind == "vector":
             noise = vector_noise(es, shape[0], seed, step, number, pair)
@@ -85,8 +85,8 @@ class Reading(NamedTuple):
     """What reading one token comes to: its target is `NO_TARGET` where it is padding.
 
     Attributes:
-      uses: by path [inputs, effect if there is one], with a layer axis in front in layers; the row
-        of a table.
+      uses: by path [inputs, effect and answer if there is one], with a layer axis in front in
+        layers; the row of a table.
     """
 
     logits: Vector

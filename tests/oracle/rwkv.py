@@ -1,9 +1,10 @@
 """`rwkv`: tensors, a block, and a whole token of one member."""
 
+from collections.abc import Callable
 from typing import Any
 
 from int_lm.config import ModelConfig
-from oracle.arithmetic import Matrix, Vector, norm, saturate
+from oracle.arithmetic import Matrix, Vector, answer, norm, saturate
 from oracle.egg import layer_of
 from oracle.perturb import embed, linear, readout
 
@@ -39,27 +40,57 @@ def shifted(h: Vector, before: Vector) -> Vector:
     return result
 
 
+def mixed_cell(before: int, parts: Vector) -> int:
+    """The cell moved by forget towards candidate, before it is clipped."""
+    return before + ((parts[0] + 127) * (parts[1] - before)) // 256
+
+
+def mixed_output(before: int, parts: Vector) -> int:
+    """What time mixing adds to the stream, of forget, candidate and receptance."""
+    return saturate(((parts[2] + 127) * mixed_cell(before, parts)) // 256)
+
+
+def squared(k: int) -> int:
+    """The key's nonlinearity."""
+    return saturate(max(k, 0) ** 2 // 64)
+
+
 def block(
     layer: dict[str, Any], x: Vector, state: dict[str, Vector]
 ) -> tuple[Vector, dict[str, Vector], dict[str, list[Vector]]]:
-    """(x, state) -> (x, next state, inputs and effects by name)."""
-    h, width = normed(x), len(x)
+    """(x, state) -> (x, next state, uses by name): inputs, effects, their answers and the stream in
+    front of the norm; of time mixing also how the next state answers to forget and candidate."""
+    h, width, first = normed(x), len(x), x
     both = shifted(h, state["time_shift"]) + state["cell"]
     rows = linear(layer["time_mixing"], both)
-    cell, output = [], []
+    cell, output, answers, of_state = [], [], [[], [], []], [[], []]
     for d in range(width):
-        forget, candidate, receptance = (rows[part * width + d] for part in range(3))
-        s = state["cell"][d] + ((forget + 127) * (candidate - state["cell"][d])) // 256
-        cell.append(saturate(s))
-        output.append(saturate(((receptance + 127) * s) // 256))
+        parts, before = [rows[part * width + d] for part in range(3)], state["cell"][d]
+        cell.append(saturate(mixed_cell(before, parts)))
+        output.append(mixed_output(before, parts))
+        for part in range(3):
+
+            def own(row: int, part: int = part, d: int = d) -> Vector:
+                return [rows[p * width + d] if p != part else row for p in range(3)]
+
+            def moved(row: int, own: Callable[[int], Vector] = own, d: int = d) -> int:
+                return mixed_output(state["cell"][d], own(row))
+
+            def kept(row: int, own: Callable[[int], Vector] = own, d: int = d) -> int:
+                return saturate(mixed_cell(state["cell"][d], own(row)))
+
+            answers[part].append(answer(moved, parts[part]))
+            if part < 2:
+                of_state[part].append(answer(kept, parts[part]))
     x = [saturate(a + b) for a, b in zip(x, output, strict=True)]
     g = normed(x)
     mixed = shifted(g, state["channel_shift"])
-    key = [saturate(max(k, 0) ** 2 // 64) for k in linear(layer["channel_key"], mixed)]
+    linear_key = linear(layer["channel_key"], mixed)
+    key = [squared(k) for k in linear_key]
     added = linear(layer["channel_value"], key)
     uses = {
-        "time_mixing": [both, output],
-        "channel_key": [mixed, key],
+        "time_mixing": [both, output, sum(answers, []), first, sum(of_state, [])],
+        "channel_key": [mixed, key, [answer(squared, k) for k in linear_key], x],
         "channel_value": [key],
     }
     x = [saturate(a + b) for a, b in zip(x, added, strict=True)]

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from int_lm.config import Config
-from oracle import contexts, population, update, votes
-from oracle.arithmetic import Vector, spare_bits
+from oracle import contexts, deep, population, update, votes
+from oracle.arithmetic import Vector, numbers, spare_bits
 from oracle.noise import rounding
 from oracle.population import Reading
 from oracle.update import entries, like
@@ -34,13 +34,13 @@ class Result(NamedTuple):
     votes: dict[str, Any]
 
 
-def factors_of(pluses: list[dict[str, Any]], listed: population.Tensors) -> votes.Factors:
-    """(value, A, B) of every matrix by path, from the first member of every pair."""
+def factors_of(voters: list[dict[str, Any]], listed: population.Tensors) -> votes.Factors:
+    """(value, A, B) of every matrix by path, from those whose tokens vote."""
     found = {}
     for path, (kind, _, layers) in listed.items():
         if kind != "matrix":
             continue
-        stacked = [[member[path]] if not layers else member[path] for member in pluses]
+        stacked = [[member[path]] if not layers else member[path] for member in voters]
         parts = []
         for part in range(3):
             if stacked[0][0][part] is None:
@@ -54,33 +54,41 @@ def factors_of(pluses: list[dict[str, Any]], listed: population.Tensors) -> vote
 
 
 def records_of(
-    readings: list[list[Reading]], listed: population.Tensors, lowest: int
+    readings: list[list[Reading]], alone: bool, listed: population.Tensors, lowest: int
 ) -> votes.Records:
-    """What the readings of all members, [P][T], leave for the votes."""
-    pluses, minuses = readings[0::2], readings[1::2]
+    """What the readings of all members, [P][T], leave for the votes: of pairs, or of members that
+    read alone, between which nothing is compared."""
+    pluses, minuses = (readings, readings) if alone else (readings[0::2], readings[1::2])
 
     def gathered(rows: list[list[Reading]], what: Any) -> np.ndarray:
         """[T, I, ...]."""
         return np.array([[what(member[t]) for member in rows] for t in range(len(rows[0]))])
 
     def used(rows: list[list[Reading]], path: str, part: int) -> np.ndarray:
-        """Inputs or effects of a tensor: [T, I, ...], in layers [T, L, I, ...]."""
+        """Inputs, effects or answers of a tensor: [T, I, ...], in layers [T, L, I, ...]."""
         if not listed[path][2]:
             return gathered(rows, lambda reading: reading.uses[path][part])
         of_layers = gathered(rows, lambda reading: [use[part] for use in reading.uses[path]])
         return np.moveaxis(of_layers, 2, 1)
 
-    inputs, effects = {}, {}
+    inputs, effects, answers, streams, of_state = {}, {}, {}, {}, {}
     for path, (kind, _, layers) in listed.items():
         if kind != "matrix":
             continue
         inputs[path] = used(pluses, path, 0)
-        if layers and len(pluses[0][0].uses[path][0]) == 2:
+        parts = len(pluses[0][0].uses[path][0]) if layers else 0
+        if parts >= 3:
             both = used(pluses, path, 1) - used(minuses, path, 1)
             effects[path] = np.clip(both, -127, 127)
+            answers[path] = used(pluses, path, 2)
+        if parts >= 4:
+            streams[path] = used(pluses, path, 3)
+        if parts >= 5:
+            of_state[path] = used(pluses, path, 4)
     return votes.Records(
         inputs,
         effects,
+        answers,
         difference=gathered(pluses, lambda reading: reading.log_likelihood)
         - gathered(minuses, lambda reading: reading.log_likelihood),
         logits=gathered(pluses, lambda reading: reading.logits),
@@ -88,6 +96,8 @@ def records_of(
         residual=gathered(pluses, lambda reading: reading.residual),
         gain=gathered(pluses, lambda reading: reading.gain),
         lowest=lowest,
+        streams=streams,
+        of_state=of_state,
     )
 
 
@@ -138,6 +148,9 @@ def updated(
             assert es.update.endswith("STOCHASTIC")
             rest = entries(vote), rounding(seed, step, tensor, len(old), 12)
             new = [update.randomly_moved(w, v, rate, r) for w, v, r in zip(old, *rest, strict=True)]
+        if es.decay:
+            assert es.schedule == "constant"
+            new = update.pulled(es.decay, seed ^ 0x5A5A5A5A, new, [0] * len(new), tensor, step)
         weights[path] = like(vote, iter(new))
     return weights, kept
 
@@ -161,24 +174,27 @@ def step(
     scores = [sum(reading.log_likelihood for reading in read) for read in readings]
     fitnesses = update.fitness(es, scores)
     sums = votes.plain_votes(config, vocab_size, fitnesses, step)
-    errors = None
+    errors, apart = None, es.population // len(numbers(es))  # from one voter to the next
     if es.votes != "eggroll" or es.readout == "exact":
         lowest = -32767 if model.direct else population.architecture(model).LOWEST
-        place = votes.Place(list(range(es.population // 2)), step, spare_bits(es))
-        factors, records = factors_of(members[0::2], listed), records_of(readings, listed, lowest)
+        place = votes.Place(numbers(es), step, spare_bits(es))
+        factors = factors_of(members[::apart], listed)
+        records = records_of(readings, apart == 1, listed, lowest)
         found, errors = votes.token_votes(config, vocab_size, factors, records, place)
         sums |= found
+        if es.votes == "deep":
+            assert errors is not None
+            sums |= deep.token_votes(place, records, factors, errors)
     plain = {path: vote.tolist() for path, vote in sums.items()}
     weights, kept = updated(config, vocab_size, state, plain, fitnesses, step)
     counts = {}
     for path, (kind, shape, _) in listed.items():
         if kind == "table":
             assert errors is not None
-            pluses = readings[0::2]
             rows = [
                 shape[0] if read[t].target == population.NO_TARGET else read[t].uses[path]
                 for t in range(es.segment_length)
-                for read in pluses
+                for read in readings[::apart]
             ]
             flat = errors.reshape(-1, vocab_size).tolist()
             table = state.weights[path], state.counts[path]

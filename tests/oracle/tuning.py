@@ -8,10 +8,10 @@ from typing import Any
 from int_lm.config import Config
 from oracle import population
 from oracle.arithmetic import Vector
-from oracle.noise import MASK, rounding, threefry2x32
+from oracle.noise import MASK, threefry2x32
 from oracle.perturb import bare
 from oracle.step import State, updated
-from oracle.update import entries, like
+from oracle.update import entries, like, pulled
 from oracle.votes import plain_votes
 
 NOISE_VERSION = 1
@@ -141,17 +141,6 @@ def fitness(kind: str, scores: Vector, members: int) -> Vector:
     return found
 
 
-def pulled(config: Config, weight: Vector, start: Vector, tensor: int, step: int) -> Vector:
-    """Weights of one tensor after the pull towards the start, at a constant rate."""
-    rate = round(config.es.anchor * 2**16)
-    random = rounding(config.run.seed ^ 0xA5A5A5A5, step, tensor, len(weight), 16)
-    moved = []
-    for w, w0, r in zip(weight, start, random, strict=True):
-        back = (rate * abs(w - w0) + r) // 2**16
-        moved.append(w - back if w > w0 else w + back)
-    return moved
-
-
 def step(
     config: Config,
     vocab_size: int,
@@ -174,6 +163,8 @@ def step(
                 first.setdefault(path, tensor)
         for path, tensor in first.items():
             own = entries(weights[path]), entries(start[path])
-            weights[path] = like(weights[path], iter(pulled(config, *own, tensor, step)))
+            seed = config.run.seed ^ 0xA5A5A5A5
+            moved = pulled(config.es.anchor, seed, *own, tensor, step)
+            weights[path] = like(weights[path], iter(moved))
     tables = {path: state.weights[path] for path in state.weights if path not in weights}
     return State(weights | tables, kept, state.counts, state.members)

@@ -7,6 +7,7 @@ from typing import Any
 
 from int_lm.config import Config, EsConfig
 from oracle.arithmetic import Vector, saturate, shift_down
+from oracle.noise import rounding
 
 
 def fitness(es: EsConfig, scores: Vector) -> Vector:
@@ -193,3 +194,19 @@ def vote_threshold(config: Config, step: int) -> int:
         middle = (low + high) / 2
         low, high = (middle, high) if math.erfc(middle / math.sqrt(2)) > alpha else (low, middle)
     return round(low * 1024)
+
+
+# -- Pulls -----------------------------------------------------------------------------------------
+
+
+def pulled(
+    share: float, seed: int, weight: Vector, place: Vector, tensor: int, step: int
+) -> Vector:
+    """Weights of one tensor after a pull by a share of the distance, at a constant rate."""
+    rate = round(share * 2**16)
+    random = rounding(seed, step, tensor, len(weight), 16)
+    moved = []
+    for w, p, r in zip(weight, place, random, strict=True):
+        back = (rate * abs(w - p) + r) // 2**16
+        moved.append(w - back if w > p else w + back)
+    return moved

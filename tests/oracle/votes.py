@@ -1,6 +1,6 @@
-"""Votes: plain ones pair by pair, the others in NumPy's int64 over tokens and pairs.
+"""Votes: plain ones pair by pair, the others in NumPy's int64 over tokens and voters.
 
-Axes: T tokens of a segment, I pairs, M outputs, N inputs, R rank, V vocabulary.
+Axes: T tokens of a segment, I voters, M outputs, N inputs, R rank, V vocabulary.
 """
 
 from typing import Any, NamedTuple
@@ -69,38 +69,44 @@ def plain_votes(
 
 
 class Place(NamedTuple):
-    """What dithers are made of: numbers of the pairs, the step, and bits to spare."""
+    """What dithers are made of: numbers of the voters, the step, and bits to spare."""
 
-    pairs: list[int]
+    voters: list[int]
     step: int
     spare: int
 
 
 class Records(NamedTuple):
-    """What a segment's reading leaves, int64: of first members, or differences of the two.
+    """What a segment's reading leaves, int64: of first members, or differences of the two; of every
+    member if each reads alone.
 
     Attributes:
       inputs: by path [T, I, N], in layers [T, L, I, N]; tokens [T, I] for the embedding.
-      effects: by path, likewise. logits [T, I, V], targets [T, I], residual and gain [T, I, D].
+      effects, answers: by path, likewise.
+      streams, of_state: by path, likewise: what a norm was made of, how the next state answers.
+      logits: [T, I, V]. targets: [T, I]. residual, gain: [T, I, D].
       difference: of log-likelihoods [T, I], units of 2^-16 bit.
       lowest: of logits, at which nothing can go down.
     """
 
     inputs: dict[str, np.ndarray]
     effects: dict[str, np.ndarray]
+    answers: dict[str, np.ndarray]
     difference: np.ndarray
     logits: np.ndarray
     targets: np.ndarray
     residual: np.ndarray
     gain: np.ndarray
     lowest: int = -32767
+    streams: dict[str, np.ndarray] = {}
+    of_state: dict[str, np.ndarray] = {}
 
 
 def dithers(place: Place, length: int, columns: int, bits: int) -> np.ndarray:
-    """[T, I, columns]: over the pair, the column and the token's place in the run."""
-    pairs = np.array(place.pairs, np.int64)[None, :, None]
+    """[T, I, columns]: over the voter, the column and the token's place in the run."""
+    voters = np.array(place.voters, np.int64)[None, :, None]
     tokens = (np.arange(length) + place.step * length)[:, None, None]
-    return dither(pairs, np.arange(columns)[None, None], tokens, bits)  # type: ignore[arg-type]
+    return dither(voters, np.arange(columns)[None, None], tokens, bits)  # type: ignore[arg-type]
 
 
 def narrowed(place: Place, x: np.ndarray, bits: int, most: int = 127) -> np.ndarray:
@@ -128,11 +134,11 @@ def shifted(x: np.ndarray, bits: int) -> np.ndarray:
 
 def readout_errors(place: Place, records: Records) -> np.ndarray:
     """onehot(target) - p in units of 1 / (127 >> spare bits): [T, I, V]; 0 without a target."""
-    length, pairs, columns = records.logits.shape
+    length, voters, columns = records.logits.shape
     noise, scale = dithers(place, length, columns, 16), 127 // 2**place.spare
     rows = np.zeros(records.logits.shape, np.int64)
     for t in range(length):
-        for i in range(pairs):
+        for i in range(voters):
             target = int(records.targets[t, i])
             if target != population.NO_TARGET:
                 row = records.logits[t, i].tolist(), target, scale, noise[t, i].tolist()
@@ -165,7 +171,7 @@ def score(right: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 def outer(left: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """sum of left x^T over tokens and pairs: [M, N]."""
+    """sum of left x^T over tokens and voters: [M, N]."""
     return np.einsum("tim,tin->mn", left, x)
 
 
@@ -185,6 +191,13 @@ def node_operand(
         total += np.tile(scaled, groups) * left[None, ..., r]
     most = 127 // 2**place.spare
     return np.clip(shifted(total, 4 + root_bits(left.shape[-1])), -most, most)
+
+
+def local_operand(place: Place, answers: np.ndarray, credit: np.ndarray) -> np.ndarray:
+    """Credit times answer, rounded: [T, I, M]; output m has the credit of effect m mod E."""
+    outputs = answers.shape[-1]
+    of_outputs = credit[..., np.arange(outputs) % credit.shape[-1]]
+    return operand(place, of_outputs * answers, 5)
 
 
 def trace(
@@ -221,19 +234,19 @@ Factors = dict[str, Any]  # by path (value, A, B): [M, N], [I, M, R], [I, N, R],
 def token_votes(
     config: Config, vocab_size: int, members: Factors, records: Records, place: Place
 ) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
-    """Votes by path of all but plain tensors and tables, and the readout's errors."""
+    """Votes by path of all but plain and deep tensors and tables, and the readout's errors."""
     es, found = config.es, {}
     paths = population.architecture(config.model).THROUGH
     errors = credit = None
     if es.readout == "exact":
         errors = readout_errors(place, records)
-    if es.votes == "unit":
+    if es.votes in ("unit", "local"):
         assert errors is not None
         credit = stream_credit(place, records, members["head"][0], errors)
     difference = narrowed(place, records.difference[..., None], 10)
 
     def votes_of(path: str, kind: str, leaf: Any, x: Any, effect: Any, value: Any) -> np.ndarray:
-        """Of a tensor, or of one layer of a stacked one."""
+        """Of a tensor, or of one layer of a stacked one; `effect` is its answer for local votes."""
         _, *factors = leaf
         if kind == "trace" and path == "embedding":
             return scattered(x, trace_rows(place, factors, x, difference), vocab_size)
@@ -246,13 +259,16 @@ def token_votes(
         if kind == "exact":
             return outer(operand(place, credit, 0), x)
         taken = credit if value is None else through(place, value, credit)
+        if kind == "local":
+            return outer(local_operand(place, effect, taken), x)
         return outer(node_operand(place, factors, x, effect, taken), x)
 
     for path, (kind, _, layers) in population.tensors(config.model, vocab_size).items():
         estimator = population.estimator(es, path, kind)
-        if kind == "table" or estimator == "plain":
+        if kind == "table" or estimator in ("plain", "deep"):
             continue
-        x, effect = records.inputs[path], records.effects.get(path)
+        moved = records.answers if es.votes == "local" else records.effects
+        x, effect = records.inputs[path], moved.get(path)
         value = members[paths[path]][0] if path in paths else None
         if not layers:
             found[path] = votes_of(path, estimator, members[path], x, effect, value)

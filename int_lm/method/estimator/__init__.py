@@ -22,6 +22,7 @@ from jax import Array
 from int_lm import plugins
 from int_lm.errors import UserError, require
 from int_lm.method.estimator.rounding import Rounding
+from int_lm.model.architecture import Architecture
 from int_lm.model.layers import Use
 from int_lm.model.params import Role, Spec, Tree
 from int_lm.model.perturb import Noise, Weight
@@ -40,6 +41,9 @@ class Segment(NamedTuple):
       residual_TID: residual stream of the voters, int8 q4.
       gain_TID: weight of the last norm, of the voters, int8.
       rounding: the dithers of this segment.
+      tensors: by path, the records of every tensor that is voted on token by token.
+      tokens_TI: tokens that the voters read, int32.
+      architecture: the network's.
     """
 
     network: Tree
@@ -48,6 +52,9 @@ class Segment(NamedTuple):
     residual_TID: Array
     gain_TID: Array
     rounding: Rounding
+    tensors: dict[str, Any]
+    tokens_TI: Array
+    architecture: Architecture
 
 
 class TokenVotes(NamedTuple):
@@ -66,14 +73,20 @@ class TokenVotes(NamedTuple):
       needs: what `record` needs of every MATRIX: a field of its `Use`, "" for none.
       of_layers: the same as `votes` for all layers of a stacked MATRIX or PROJECTION at once: all
         arrays have L in front, and so have the sums. None if there is nothing faster.
+      together: (segment, specs of its tensors by path) -> int32 sums by path, in place of `prepare`
+        and `votes`, for votes that cannot be made tensor by tensor.
+      check: (architecture, specs of its tensors by path) raises a UserError if `together` cannot
+        vote on them; called before anything is compiled.
     """
 
     record: Callable[[Spec, Use], Any]
-    prepare: Callable[[Segment], Any]
-    votes: Callable[[Spec, Weight, Any, Array | None, Any, Rounding], Array]
+    prepare: Callable[[Segment], Any] | None = None
+    votes: Callable[[Spec, Weight, Any, Array | None, Any, Rounding], Array] | None = None
     needs_errors: bool = False
     needs: Literal["", "effect", "responses"] = ""
     of_layers: Callable[[Spec, Weight, Any, Array | None, Any, Rounding], Array] | None = None
+    together: Callable[[Segment, dict[str, Spec]], dict[str, Array]] | None = None
+    check: Callable[[Architecture, dict[str, Spec]], None] | None = None
 
 
 class Estimator(NamedTuple):
@@ -87,7 +100,8 @@ class Estimator(NamedTuple):
       sums: (es, specs of its tensors by path) -> for each int32 sum that it computes, (what is
         summed, the largest magnitude that it can reach).
       operations: (spec) -> multiplications and additions of the votes on a tensor, per token and
-        member; 0 if their number does not grow with the number of tokens.
+        member, if one member of a pair votes; 0 if their number does not grow with the number of
+        tokens.
       plain: whether votes of fitness are plain votes, sum_i f_i A_i B_i^T. The update `threshold`
         then knows their standard deviation under pure noise; otherwise it estimates it from the
         votes, whatever their scale.

@@ -26,6 +26,7 @@ from int_lm.model import layers, likelihood
 LEVEL = 9  # a large error gives a channel a credit of about 2^LEVEL / mean|x|
 
 THROUGH_BITS = 4  # low bits that the dither rounds off in `through`
+LEAST_LEVEL = -5  # of weights whose mean magnitude is below 1/16
 
 
 @native.accelerated(cpu="errors")
@@ -45,12 +46,12 @@ def readout_errors(logits_TIV: Array, targets_TI: Array, rounding: Rounding) -> 
 
 
 def _level(value_MN: Array) -> Array:
-    """floor(log2(mean magnitude)) of int8 [M, N], at least -5: int32 scalar."""
+    """floor(log2(mean magnitude)) of int8 [M, N], from -5 (`LEAST_LEVEL`) to 6: int32 scalar."""
     row_M = 16 * jnp.sum(jnp.abs(value_MN.astype(jnp.int32)), axis=-1) // value_MN.shape[-1]
     return 27 - jax.lax.clz(jnp.sum(row_M) // value_MN.shape[-2])
 
 
-def _shifted(x: Array, bits: Array) -> Array:
+def shifted(x: Array, bits: Array) -> Array:
     """x / 2^bits, rounded half up, for an int32 scalar `bits` of either sign."""
     right = jnp.broadcast_to(jnp.maximum(bits, 0), x.shape)
     left = jnp.broadcast_to(jnp.maximum(-bits, 0), x.shape)
@@ -102,7 +103,7 @@ def through_head_and_norm(
     flat = functools.partial(jnp.reshape, shape=(-1, head_VD.shape[-1]))
     credit_JD = _times(errors_TIV.reshape(-1, errors_TIV.shape[-1]), head_VD)
     most = (1 << CREDIT_BITS) - 1
-    credit_JD = jnp.clip(_shifted(credit_JD, shift), -most, most)
+    credit_JD = jnp.clip(shifted(credit_JD, shift), -most, most)
     gain_JD = flat(gain_TID).astype(jnp.int32)
     credit_JD = layers.norm_credit(gain_JD, flat(residual_TID), credit_JD)
     return rounding.narrowed(credit_JD.reshape(residual_TID.shape), CREDIT_FRACTION_BITS)
@@ -121,7 +122,22 @@ def through(value_DF: Array, credit_TID: Array, rounding: Rounding) -> Array:
 
 def through_shift(value_DF: Array) -> Array:
     """The shift of `through_projection` for these weights: int32 scalar."""
-    return _level(value_DF) + round(math.log2(value_DF.shape[-2]) / 2) - 2
+    return _level(value_DF) + _through_shift(value_DF.shape[-2])
+
+
+def _through_shift(outputs: int) -> int:
+    """`through_shift` of weights of level 0."""
+    return round(math.log2(outputs) / 2) - 2
+
+
+def through_sum(outputs: int) -> int:
+    """The largest magnitude in `through` with so many outputs: the sum, shifted to the left.
+
+    What roundings add, half of a right shift of at most 4 + log2(outputs) / 2 bits and a dither of
+    `THROUGH_BITS`, is below 2^16.
+    """
+    left = max(0, -(LEAST_LEVEL + _through_shift(outputs)))
+    return (outputs * INT8_MAX * INT8_MAX << left) + (1 << 16)
 
 
 @native.accelerated(cpu="through")
@@ -137,7 +153,7 @@ def through_projection(
       bits: number of low bits that the dither rounds off.
       rounding: the dithers of the segment.
     """
-    return rounding.narrowed(_shifted(_times(credit_TID, value_DF), shift), bits)
+    return rounding.narrowed(shifted(_times(credit_TID, value_DF), shift), bits)
 
 
 def _times(x: Array, value_DF: Array) -> Array:
