@@ -196,6 +196,28 @@ def unit_votes(
     )
 
 
+def local_votes(
+    responses_LTIM: Array,
+    x_LTIN: Array,
+    credit_TID: Array,
+    through_LDE: Array | None,
+    shift_L: Array,
+    rounding: Rounding,
+    product_shift: int,
+    through_bits: int,
+) -> Array:
+    """`local.local_votes`: int32 [L, M, N], sums that fit into int32."""
+    layers, outputs = len(x_LTIN), responses_LTIM.shape[-1]
+    value = jnp.zeros((layers, 0, 0), jnp.int8) if through_LDE is None else through_LDE
+    return _call("local_votes", (layers, outputs, x_LTIN.shape[-1]), jnp.int32)(
+        *(rounding.numbers_I, rounding.step, _of_layers(x_LTIN), _of_layers(responses_LTIM)),
+        *(_flat(credit_TID), value, shift_L),
+        bits=np.int64(product_shift),
+        spare=np.int64(rounding.spare_bits),
+        through_bits=np.int64(through_bits),
+    )
+
+
 def to_outputs(
     parts: Sequence[tuple[Array, Array]], downs: Sequence[Array], bits: int, rounding: Rounding
 ) -> Array:
@@ -223,28 +245,6 @@ def to_stream(
         *map(jnp.asarray, fixed.reciprocals()),
     )
     return credit_JD.reshape(stream_TID.shape)
-
-
-def local_votes(
-    responses_LTIM: Array,
-    x_LTIN: Array,
-    credit_TID: Array,
-    through_LDE: Array | None,
-    shift_L: Array,
-    rounding: Rounding,
-    product_shift: int,
-    through_bits: int,
-) -> Array:
-    """`local.local_votes`: int32 [L, M, N], sums that fit into int32."""
-    layers, outputs = len(x_LTIN), responses_LTIM.shape[-1]
-    value = jnp.zeros((layers, 0, 0), jnp.int8) if through_LDE is None else through_LDE
-    return _call("local_votes", (layers, outputs, x_LTIN.shape[-1]), jnp.int32)(
-        *(rounding.numbers_I, rounding.step, _of_layers(x_LTIN), _of_layers(responses_LTIM)),
-        *(_flat(credit_TID), value, shift_L),
-        bits=np.int64(product_shift),
-        spare=np.int64(rounding.spare_bits),
-        through_bits=np.int64(through_bits),
-    )
 
 
 # -- Context tables --------------------------------------------------------------------------------
