@@ -29,7 +29,7 @@ from int_lm import native
 from int_lm.arithmetic import fixed
 from int_lm.limits import voters
 from int_lm.method import bounds, chunks
-from int_lm.method.estimator import credit, node, outer, unit
+from int_lm.method.estimator import credit, local, node, outer, unit
 from int_lm.method.estimator.rounding import Rounding
 from int_lm.method.recipe import Recipe
 from int_lm.model import context_tables, document_cache, hashing, layers, likelihood, params
@@ -122,6 +122,13 @@ def of_rows(recipe: Recipe, draw: Drawn) -> Iterator[Case]:
     operands = draw.int8(depth, length, pairs, width), draw.int8(depth, *effects)
     behind = draw.int8(depth, width, hidden), draw.below(3, depth)
     yield "unit_votes", 0, votes, (weights, *operands, stream, *behind)
+    responses = draw.int8(depth, *effects)
+
+    def locally(*operands: Any) -> jax.Array:
+        shifts = local.PRODUCT_SHIFT, credit.THROUGH_BITS
+        return local.local_votes(*operands, rounding, *shifts)  # pyright: ignore[reportCallIssue]
+
+    yield "local_votes", 0, locally, (responses, operands[0], stream, *behind)
     yield "counts", 0, params.counts, (weights.value, draw.int8(depth, hidden, width))
 
 

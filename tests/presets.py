@@ -25,6 +25,11 @@ def paper_es(**fields: Any) -> EsConfig:
     return EsConfig(**(PAPER_ES | fields))
 
 
+def readers(architecture: str, votes: str) -> int:
+    """`es.members_per_stream` of a small recipe: 1 where no weight is perturbed."""
+    return 1 if (architecture, votes) == ("rwkv", "local") else 2
+
+
 def egg(**fields: Any) -> ModelConfig:
     """The section `model` with the paper's architecture."""
     return ModelConfig(**({"architecture": "egg"} | fields))

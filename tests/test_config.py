@@ -347,18 +347,26 @@ def test_yaml_reads_back_equal(written: Config) -> None:
         ({"es__population": 0}, "es.population is 0, must be >= 2"),
         ({"es__population": 7}, "es.population is 7, must be even"),
         ({"es__segment_length": 0}, "es.segment_length is 0, must be >= 1"),
-        ({"es__members_per_stream": 0}, "es.members_per_stream is 0, must be >= 2"),
-        ({"es__members_per_stream": 3}, "es.members_per_stream 3 must be even"),
+        ({"es__members_per_stream": 0}, "es.members_per_stream is 0, must be >= 1"),
+        (
+            {"es__members_per_stream": 3},
+            "es.members_per_stream 3 must be even (a pair reads one stream), or 1 (votes local)",
+        ),
         (
             {"es__population": 10, "es__members_per_stream": 4},
             "es.population 10 is not a multiple of es.members_per_stream 4",
         ),
         ({"es__chunk": -2}, "es.chunk is -2, must be >= 0"),
-        ({"es__chunk": 100}, "es.chunk 100 must divide es.population 2048"),
+        ({"es__chunk": 100}, "es.chunk 100 must be even, divide es.population 2048"),
         (
             {"es__chunk": 4, "es__members_per_stream": 8},
-            "es.chunk 4 must divide es.population 2048 and be a multiple of "
+            "es.chunk 4 must be even, divide es.population 2048 and be a multiple of "
             "es.members_per_stream 8",
+        ),
+        (
+            {"es__chunk": 1, "es__members_per_stream": 1},
+            "es.chunk 1 must be even, divide es.population 2048 and be a multiple of "
+            "es.members_per_stream 1",
         ),
         ({"es__rank": 0}, "es.rank is 0, must be >= 1"),
         ({"es__sigma_shift": -1}, "es.sigma_shift is -1, must be >= 0"),
@@ -426,6 +434,20 @@ def test_impossible_size_is_refused(changes: dict[str, object], expected: str) -
             "model.direct needs the readout's exact errors; add --es.readout exact",
         ),
         ({"es__update": "carry", "es__learning_rate": 0.0001}, "of which nothing would move"),
+        (
+            {"es__votes": "local", "es__readout": "exact", "es__members_per_stream": 1},
+            "es.members_per_stream is 1, but final_norm is perturbed, and a pair reads one stream; "
+            "make it 2",
+        ),
+        (
+            {"model__architecture": "rwkv", "es__votes": "local", "es__readout": "exact"},
+            "es.votes local perturbs nothing, so that members of one stream would be equal; add "
+            "--es.members_per_stream 1, and halve es.population for as many streams",
+        ),
+        (
+            {"model__architecture": "rwkv", "es__members_per_stream": 1},
+            "es.members_per_stream is 1, but embedding is perturbed, and a pair reads one stream",
+        ),
     ],
 )
 def test_parts_that_do_not_go_together_are_refused(
@@ -436,6 +458,10 @@ def test_parts_that_do_not_go_together_are_refused(
 
 
 UNIT = {"es__votes": "unit", "es__readout": "exact"}
+LOCAL = {
+    **{"model__architecture": "rwkv", "es__members_per_stream": 1},
+    **{"es__votes": "local", "es__readout": "exact"},
+}
 THREE_GAUSSIANS = {"es__noise": "gaussian", "es__rank": 3, "es__segment_length": 1}
 
 
@@ -491,6 +517,11 @@ THREE_GAUSSIANS = {"es__noise": "gaussian", "es__rank": 3, "es__segment_length":
             "the votes of 96626 members over 50 tokens can reach",
         ),
         (
+            {"es__population": 48312, **LOCAL},
+            {"es__population": 48314, **LOCAL},
+            "the votes of 48314 members over 50 tokens can reach",
+        ),
+        (
             {"es__population": 96624, "es__votes": "trace"},
             {"es__population": 96626, "es__votes": "trace"},
             "the votes of 96626 members over 50 tokens can reach",
@@ -529,6 +560,8 @@ def test_spare_bits_are_the_fewest_that_fit(bits: int, most_terms: int) -> None:
     assert (most_terms + 1) * 127 * (127 >> bits) > limits.INT32_MAX
     assert limits.spare_bits(EsConfig(population=2 * most_terms, segment_length=1)) == bits
     following = EsConfig(population=2 * most_terms + 2, segment_length=1)
+    alone = EsConfig(population=2 * most_terms, segment_length=1, members_per_stream=1)
+    assert limits.spare_bits(alone) == min(bits + 1, limits.SPARE_BITS_MAX)  # every member votes
     assert limits.spare_bits(following) == min(bits + 1, limits.SPARE_BITS_MAX)
 
 

@@ -157,8 +157,8 @@ def test_votes_of_a_large_population_equal_the_oracle(
 # -- Direction -------------------------------------------------------------------------------------
 
 
-def learning(**es) -> Recipe:
-    """A small recipe that learns; keyword arguments are fields of `es`."""
+def learning(width: int = 16, **es) -> Recipe:
+    """A small recipe that learns; other keyword arguments are fields of `es`."""
     fields = {
         "population": 256,
         "segment_length": 4,
@@ -170,7 +170,7 @@ def learning(**es) -> Recipe:
         "schedule": "inverse",
         **es,
     }
-    model = ModelConfig(architecture="rwkv", width=16, layers=1, ffn_multiple=2)
+    model = ModelConfig(architecture="rwkv", width=width, layers=1, ffn_multiple=2)
     config = Config(model=model, es=EsConfig(**fields), run=RunConfig(seed=1))
     return presets.resolved(config, VOCABULARY)
 
@@ -185,7 +185,8 @@ def periodic(streams: int, length: int) -> np.ndarray:
     "es, most",
     [
         ({}, 0.25),
-        ({"votes": "trace"}, 0.8),
+        ({"votes": "local", "members_per_stream": 1, "population": 128}, 0.25),
+        pytest.param({"votes": "trace"}, 0.8, marks=pytest.mark.slow),
         ({"update": STOCHASTIC, "noise": "gaussian", "rank": 2}, 0.25),
         ({"update": "threshold", "alpha": 0.3}, 0.8),
     ],
@@ -193,7 +194,7 @@ def periodic(streams: int, length: int) -> np.ndarray:
 def test_a_repeated_text_is_learned(es: dict, most: float):
     """Of log2 11 = 3.46 bits little is left; what follows a 1 needs the memory of two tokens."""
     recipe = learning(**es)
-    streams, length = recipe.es.population // 2, recipe.es.segment_length
+    streams, length = recipe.es.streams, recipe.es.segment_length
     text = periodic(streams, 200 * length + 1)
     state, compiled = evolve.initial(recipe), evolve.compiled_step(recipe)
     for step in range(200):
@@ -213,7 +214,7 @@ def trained(recipe: Recipe, steps: int) -> evolve.State:
 def structured(recipe: Recipe, step: int) -> np.ndarray:
     """Tokens of which every second is a function of the one before."""
     random = np.random.default_rng(step)
-    shape = recipe.es.population // 2, recipe.es.segment_length + 1
+    shape = recipe.es.streams, recipe.es.segment_length + 1
     tokens = random.integers(1, VOCABULARY, shape)
     tokens[:, 1::2] = tokens[:, :-1:2] * 3 % (VOCABULARY - 1) + 1
     return tokens.astype(np.uint16)
@@ -245,6 +246,32 @@ def test_votes_point_along_the_straight_through_gradient():
     assert cosines["layers/channel_value"] > 0.6, cosines
     assert cosines["embedding"] > 0.3, cosines
     assert cosines["layers/channel_key"] > 0.2 and cosines["layers/time_mixing"] > 0.2, cosines
+
+
+@pytest.mark.slow
+def test_local_votes_are_the_gradient_along_the_skip_path():
+    """Of every tensor, and of each of the gates, but for rounding and the size of the step."""
+    recipe = learning(
+        width=64, segment_length=16, learning_rate=0.5, votes="local", members_per_stream=1
+    )
+    state = trained(recipe, 40)
+    outcome = jax.jit(functools.partial(population.outcome, recipe))
+    skip = functools.partial(cuts.windowed, cuts.cut_of("skip"))
+    gradient = jax.jit(jax.grad(lambda *operands: -skip(*operands)[0]))
+    latent, streams = backprop.real(state.network), backprop.real(state.members)
+    votes, expected = (dict.fromkeys(state.weights.by_path(), 0.0) for _ in range(2))
+    for step in range(999, 1007):
+        tokens, clock = structured(recipe, step), Clock(jnp.uint32(3), jnp.uint32(step))
+        operands = state.weights, state.members, tokens, clock, chunks.pairs(recipe.es)
+        slopes = dict(params.flatten(gradient(latent, streams, tokens.astype(np.int32))))
+        for path, sums in outcome(*operands).votes.items():
+            votes[path] += np.asarray(sums, np.float64)
+            expected[path] += np.asarray(slopes[path], np.float64)
+    for each in (votes, expected):
+        parts = np.split(each.pop("layers/time_mixing"), 3, axis=1)
+        each |= dict(zip(("forget", "candidate", "receptance"), parts, strict=True))
+    cosines = {path: cosine(votes[path], expected[path]) for path in votes}
+    assert min(cosines.values()) > 0.9, cosines
 
 
 @pytest.mark.slow

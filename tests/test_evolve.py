@@ -39,6 +39,7 @@ ESTIMATORS = [
     ("trace", "perturbed"),
     ("trace", "exact"),
     ("unit", "exact"),
+    ("local", "exact"),
 ]
 UPDATES = ["threshold", "carry", STOCHASTIC]
 ARCHITECTURES = ["egg", "rwkv"]
@@ -63,6 +64,7 @@ def tiny(
         direct_bits=8,
     )
     fields = {"population": 8, "segment_length": 4, "sigma_shift": 2, **es}
+    fields |= {"members_per_stream": presets.readers(architecture, es.get("votes", ""))}
     run = RunConfig(seed=seed, steps=100)
     config = Config(model=model, es=presets.paper_es(**fields), run=run)
     return presets.resolved(config, vocab_size)

@@ -99,6 +99,7 @@ GOLDEN: dict[tuple[str, str], Golden] = {
 }
 ADAPTIVE = Golden("d0f02a9561f5aaff", "cb6b0d14a369f22f", "609b0b7e3c7a9b89", "56d53d211967c354")
 CACHED = Golden("d0f02a9561f5aaff", "9086520bda806510", "f8a1383bcf49d68d", "aa96586de7ced45a")
+LOCAL = Golden("56c6885404014d06", "b25ca8e93ac2bde2", "4b807cbc2a4fa9e8", "224f14488f2925e2")
 WORDS = Golden("ef1c4a19d45e94a1", "55161cdc7c4e0074", "093dd2c3a360ddc3", "0685cb7fa7cc2672")
 WIDE = Golden("394f13cef1694ebf", "9d8b520f49c53874", "2c992e9567e30dd6", "54403b251e5a85c0")
 
@@ -150,6 +151,14 @@ def test_the_adaptive_update_gives_the_bits_it_has_always_given():
     """Two moments beside the remainder; the other recipes have the other updates."""
     fields = fields_of("rwkv", "unit, exact, direct", update="adaptive")
     assert Golden(*hash_after(fields, VOCABULARY, {2, 5})) == ADAPTIVE, MESSAGE
+
+
+def test_local_votes_give_the_bits_they_have_always_given():
+    """Of every member; members read streams of their own, some without the longer table."""
+    more = {"votes": "local", "members_per_stream": 1, "direct_dropout": 0.4}
+    fields = fields_of("rwkv", "unit, exact, direct", **more)
+    fields["model"] |= {"cache": [2, 1], "cache_bits": 5}
+    assert Golden(*hash_after(fields, VOCABULARY, {2, 5})) == LOCAL, MESSAGE
 
 
 def test_the_document_cache_gives_the_bits_it_has_always_given():

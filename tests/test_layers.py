@@ -1,5 +1,8 @@
 """What architectures share: the norm, its transposed derivative and saturating sums."""
 
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,6 +69,35 @@ def test_norm_credit_equals_the_oracle(width: int):
             for row in zip(gain.tolist(), x.tolist(), credit.tolist(), strict=True)
         ]
         assert int(jnp.max(jnp.abs(result))) < 2**14
+
+
+def test_responses_are_differences_of_the_effect():
+    """At every value of an output, the ends included: none leaves its range, nor does an answer.
+
+    Effects of two outputs, of which one moves at a time: linear, steep, constant, products.
+    """
+    one = np.arange(-INT8_MAX, INT8_MAX + 1)
+    two = np.random.default_rng(0).permutation(one)
+    both = [np.stack([each] * 5, axis=1) for each in (one, two)]
+
+    def effects(one: Any, two: Any) -> list[Any]:
+        narrow = (one * two).clip(-INT8_MAX, INT8_MAX)
+        return [one - two, 100 * one + two, narrow, 0 * one + 127, one * one - 300 * two]
+
+    def of_outputs(one: jax.Array, two: jax.Array) -> jax.Array:
+        columns = effects(*(each[:, 0].astype(jnp.int32) for each in (one, two)))
+        return jnp.stack(columns, axis=1)
+
+    found = jax.jit(functools.partial(layers.responses, of_outputs))(
+        *(jnp.asarray(each.astype(np.int8)) for each in both)
+    )
+    up, down = (
+        [*effects((one + by).clip(-127, 127), two), *effects(one, (two + by).clip(-127, 127))]
+        for by in (16, -16)
+    )
+    assert found.dtype == jnp.int8
+    np.testing.assert_array_equal(found, (np.stack(up) - np.stack(down)).T.clip(-127, 127))
+    assert found[0, 0] == found[-1, 0] == 16 and found[127, 0] == 32, "half of a step at the ends"
 
 
 def real_norm_credit(gain: np.ndarray, x: np.ndarray, credit: np.ndarray) -> np.ndarray:

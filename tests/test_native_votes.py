@@ -14,7 +14,7 @@ from test_native import PATHS
 
 from int_lm import limits, native
 from int_lm.config import EsConfig
-from int_lm.method.estimator import credit, node, outer, unit
+from int_lm.method.estimator import credit, deep, local, node, outer, unit
 from int_lm.method.estimator.rounding import Rounding
 from int_lm.model import context_tables, document_cache, hashing, likelihood, params
 from int_lm.model.likelihood import NO_TARGET
@@ -278,6 +278,12 @@ def test_operands_that_do_not_fit_are_refused() -> None:
     of_others = rounding(4, 0)  # six rows are no whole number of four pairs' tokens
     with pytest.raises(jax.errors.JaxRuntimeError, match="through: shapes do not fit"):
         cpu.through(x, value, jnp.int32(0), 4, of_others)
+    parts = [(x, jnp.zeros((3, 2, 16), int8)), (x, jnp.zeros((3, 2, 24), int8))]
+    with pytest.raises(jax.errors.JaxRuntimeError, match="to_outputs: shapes do not fit"):
+        cpu.to_outputs(parts, [jnp.int32(0)], 9, of_pairs)  # a later part has more outputs
+    starts, shift_D = jnp.zeros((2, 2), bool), jnp.zeros(8, jnp.int32)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="to_stream: shapes do not fit"):
+        cpu.to_stream(x, x, x, jnp.int32(0), shift_D, starts, of_pairs)
     weight = Weight(value, jnp.zeros((2, 4, 1), int8), jnp.zeros((2, 8, 1), int8))
     effect = jnp.zeros((3, 2, 4), int8)
     right = jnp.zeros((2, 8, 2), int8)  # of another rank
@@ -324,6 +330,42 @@ def test_a_kernel_without_memory_is_an_error() -> None:
     assert "no memory for a kernel" in done.stdout
 
 
+@cases
+@pytest.mark.parametrize("effects, parts", [(17, (3,)), (70, (3, 2, 1))])
+def test_to_outputs(
+    both: Both, effects: int, parts: tuple[int, ...], spare_bits: int, extreme: bool
+) -> None:
+    """Parts of fewer outputs, units far apart, products that the clip of a term stops."""
+    draw = drawing(effects, extreme)
+    credits = [draw(LENGTH, 25, effects) for _ in parts]
+    responses = [draw(LENGTH, 25, groups * effects) for groups in parts]
+    for down in (-12, 30) if extreme else (3, 9):
+        outputs = both(
+            lambda credits, responses, downs: deep.to_outputs(
+                list(zip(credits, responses, strict=True)), downs, 9, rounding(25, spare_bits)
+            ),
+            *(credits, responses, [jnp.int32(down + k) for k in range(len(parts) - 1)]),
+        )
+        assert outputs.shape == (LENGTH, 25, parts[0] * effects) and np.any(outputs)
+
+
+@cases
+@pytest.mark.parametrize("width", [17, 300])
+def test_to_stream(both: Both, width: int, spare_bits: int, extreme: bool) -> None:
+    """Documents that begin, the segment's last token; a stream of zeros; units far apart."""
+    draw, random = drawing(width, extreme), np.random.default_rng(width)
+    stream, credit_TID, normed = (draw(LENGTH, 25, width) for _ in range(3))
+    stream = stream.at[0, 0].set(0)
+    starts = jnp.asarray(random.random((LENGTH, 25)) < 0.3)
+    shift = jnp.asarray(random.choice([0, 127] if extreme else np.arange(128), width), jnp.int32)
+    for down in (-12, 30) if extreme else (0, 5):
+        found = both(
+            lambda *operands: deep.to_stream(*operands, rounding(25, spare_bits)),
+            *(stream, credit_TID, normed, jnp.int32(down), shift, starts),
+        )
+        assert found.shape == stream.shape and np.any(found)
+
+
 # -- All layers at once ----------------------------------------------------------------------------
 
 
@@ -347,6 +389,27 @@ def test_unit_votes(
         draw(layers, length, pairs, inputs),
         draw(layers, length, pairs, effects),
         draw(length, pairs, width if through else effects),
+        draw(layers, width, effects) if through else None,
+    )
+    assert votes.shape == (layers, effects * groups, inputs) and np.any(votes[0] != votes[1])
+
+
+@cases
+@pytest.mark.parametrize("effects, groups, through", [(17, 3, False), (70, 1, True)])
+def test_local_votes(
+    both: Both, effects: int, groups: int, through: bool, spare_bits: int, extreme: bool
+) -> None:
+    """More terms than are made at once, sizes of no vector; a PROJECTION behind or none."""
+    layers, voters, length, inputs, width = 2, 5, 211, 66, 13
+    draw = drawing(groups, extreme)
+    votes = both(
+        lambda responses, x, credit, through: local.local_votes(
+            *(responses, x, credit, through, jnp.array([3, -2]), rounding(voters, spare_bits)),
+            *(local.PRODUCT_SHIFT, 4),
+        ),
+        draw(layers, length, voters, effects * groups),
+        draw(layers, length, voters, inputs),
+        draw(length, voters, width if through else effects),
         draw(layers, width, effects) if through else None,
     )
     assert votes.shape == (layers, effects * groups, inputs) and np.any(votes[0] != votes[1])

@@ -15,6 +15,7 @@ import pytest
 from test_evolve import inexact
 from test_segments import (
     CLOCK,
+    LOCAL,
     PLAIN,
     UNIT,
     random_weights,
@@ -48,6 +49,13 @@ CASES = {
     "rwkv, unit": ({**RWKV, "width": 24}, UNIT, 7, 52),
     "rwkv, tables": ({**RWKV, "width": 24, **TABLES}, UNIT, 11, 52),
     "rwkv, plain": ({**RWKV, "width": 64}, PLAIN, 256, 64),
+    "rwkv, local": ({**RWKV, "width": 24, **TABLES}, LOCAL, 11, 52),
+    "egg, local": (
+        {"architecture": "egg", "layers": 2, "width": 16},
+        {**LOCAL, "members_per_stream": 2},
+        9,
+        34,
+    ),
     "rwkv, trace": ({**RWKV, "width": 20}, {**UNIT, "votes": "trace", "rank": 4}, 7, 6),
     "egg, plain": ({"architecture": "egg", "layers": 1, "width": 33}, PLAIN, 37, 34),
     "egg, unit": ({"architecture": "egg", "layers": 2, "width": 16}, {**UNIT, "rank": 4}, 300, 52),

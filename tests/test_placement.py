@@ -55,16 +55,16 @@ def assert_equal(recipe: Recipe, places: list[Placement]) -> None:
         jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
-def unit_recipe(vocab_size: int, update: str = "carry") -> Recipe:
-    """The default recipe, with a context table."""
-    es = {"votes": "unit", "readout": "exact", "update": update}
+def token_recipe(vocab_size: int, votes: str = "unit", update: str = "carry") -> Recipe:
+    """Votes token by token, with a context table."""
+    es = {"votes": votes, "readout": "exact", "update": update}
     return tiny(architecture="rwkv", direct=(2,), vocab_size=vocab_size, **es)
 
 
-@pytest.mark.parametrize("update", ["carry", "adaptive"])
-def test_four_devices_give_the_bits_of_one(update: str) -> None:
-    """The default recipe: split votes, and context tables; updates that need whole tensors."""
-    recipe = unit_recipe(12, update)
+@pytest.mark.parametrize(("votes", "update"), [("unit", "carry"), ("local", "adaptive")])
+def test_four_devices_give_the_bits_of_one(votes: str, update: str) -> None:
+    """Split votes, of pairs and of members, and context tables; updates of whole tensors."""
+    recipe = token_recipe(12, votes, update)
     assert_equal(recipe, [over(4, recipe, "sharded")])
 
 
@@ -82,7 +82,7 @@ def test_any_number_of_devices_gives_the_bits_of_one(architecture, votes, readou
 @pytest.mark.slow
 def test_context_tables_of_a_vocabulary_that_the_devices_do_not_divide() -> None:
     """Every device moves all of a table."""
-    recipe = unit_recipe(VOCABULARY)
+    recipe = token_recipe(VOCABULARY)
     assert VOCABULARY % 4
     assert_equal(recipe, [over(4, recipe)])
 
@@ -91,7 +91,7 @@ def test_context_tables_of_a_vocabulary_that_the_devices_do_not_divide() -> None
 @pytest.mark.parametrize("kind", [pytest.param("replicated", marks=pytest.mark.slow), "sharded"])
 def test_only_votes_scores_and_errors_cross(kind: str) -> None:
     """The compiled step's collectives, one by one: nothing else, and no float."""
-    recipe = unit_recipe(12)
+    recipe = token_recipe(12)
     place = over(4, recipe, kind)
     state = evolve.placed(recipe, evolve.initial(recipe), place)
     tokens = placement.put(place.by_stream, tokens_of(recipe, 0))
@@ -138,6 +138,10 @@ def test_devices_that_cannot_share_the_streams_are_not_used_or_refused() -> None
     for devices in (3, 8):
         with pytest.raises(UserError, match="4 streams .* choose a population that is a multiple"):
             placement.choose(DistributedConfig(devices=devices), es, 1)
+    alone = EsConfig(population=8, members_per_stream=1)  # each of 8 streams; pairs stay together
+    assert chosen(DistributedConfig(), alone).devices == 4
+    with pytest.raises(UserError, match="8 streams .* by 1 process of 8 devices; .* of 16,"):
+        placement.choose(DistributedConfig(devices=8), alone, 1)
     with pytest.raises(UserError, match="distributed.devices is 9, but a process has 8"):
         placement.choose(DistributedConfig(devices=9), es, 1)
 

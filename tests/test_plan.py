@@ -40,6 +40,10 @@ def test_counts() -> None:
     assert counted.perturbation_operations == 2 * 2 * 3 * (24 + 16 + 16 + 8)
     # an outer product for every pair, that is half of them, and credit through head and value
     assert counted.voting_operations == 3 * (layer + 8 * 16) + 2 * VOCABULARY * 8
+    alone = dataclasses.replace(TINY.es, votes="local", members_per_stream=1)
+    of_all = plan.costs(recipe.of(dataclasses.replace(TINY, es=alone), VOCABULARY))
+    assert of_all.voting_operations == 2 * counted.voting_operations  # every member votes
+    assert of_all.perturbation_operations == 0
     assert counted.state_bytes == 3 * 3 * 1024 * 8 + 4 * 2 * 1024
     assert counted.carried_bytes == 4 * 2 * 256 + 2 * counted.weights
 

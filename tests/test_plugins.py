@@ -717,23 +717,23 @@ def test_fitness_votes_of_another_scale_move_as_many_weights(monkeypatch) -> Non
 
 
 @pytest.mark.parametrize(
-    "path, use, problem",
+    "votes, given, problem",
     [
-        ("layers/input", None, "gives no Use of layers/input; add it to the uses of its Activity"),
-        ("layers/input", "no effect", "gives no effect of layers/input, which es.votes unit needs"),
+        ("unit", 0, "gives no Use of layers/input; add it to the uses of its Activity"),
+        ("unit", 1, "gives no effect of layers/input, which es.votes unit needs; add it to its"),
+        ("local", 2, "gives no responses of layers/input, which es.votes local needs; add it to"),
     ],
 )
-def test_an_activity_that_lacks_something_is_refused(
-    path: str, use: str | None, problem: str
-) -> None:
-    """By the path of its tensor, when the step is traced."""
-    found = recipe.of(Config(model=gru_model().settings), 256)  # type: ignore[arg-type]
-    uses = {
-        path: Use(jnp.zeros((2, 4), jnp.int8), jnp.zeros((2, 4), jnp.int8))
-        for path in found.model.specs.by_path()
-    }
+def test_an_activity_that_lacks_something_is_refused(votes: Any, given: int, problem: str) -> None:
+    """By the path of its tensor, when the step is traced; `given`: fields of its Use."""
+    es = EsConfig(votes=votes, readout="exact")
+    found = recipe.of(Config(model=gru_model().settings, es=es), 256)  # type: ignore[arg-type]
+    whole = [jnp.zeros((2, 4), jnp.int8)] * 3
+    uses = {path: Use(*whole) for path in found.model.specs.by_path()}
     token_votes._checked(found, uses)
-    uses.pop(path) if use is None else uses.update({path: Use(uses[path].inputs)})
+    uses.pop("layers/input")
+    if given:
+        uses["layers/input"] = Use(*whole[:given])
     with pytest.raises(UserError, match=f"the architecture .*{problem}"):
         token_votes._checked(found, uses)
 

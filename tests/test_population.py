@@ -154,6 +154,13 @@ def test_a_chunk_holds_whole_streams():
     assert chunks.size(es) == 384
 
 
+def test_a_chunk_holds_whole_pairs():
+    """Though each of their members reads a stream of its own."""
+    assert chunks.size(EsConfig(population=2, members_per_stream=1)) == 2
+    es = EsConfig(population=12, members_per_stream=1, chunk=4)
+    assert (chunks.size(es), chunks.size(es, 2), chunks.size(es, 6)) == (4, 2, 2)
+
+
 @pytest.mark.parametrize(("width", "layers", "expected"), [(256, 4, 512), (512, 6, 256)])
 def test_chunks_of_large_models_are_smaller(width: int, layers: int, expected: int):
     """Their records take more memory."""
@@ -221,14 +228,16 @@ def test_a_members_state_reaches_no_other_member():
 
 @pytest.mark.parametrize(
     "votes",
-    ["unit", *(pytest.param(votes, marks=pytest.mark.slow) for votes in ("trace", "eggroll"))],
+    ["local", *(pytest.param(v, marks=pytest.mark.slow) for v in ("unit", "trace", "eggroll"))],
 )
 def test_padding_is_as_if_it_were_not_there(votes: str) -> None:
     """Streams that end early change no score and no vote by the separators they are filled with."""
     readout = "perturbed" if votes == "eggroll" else "exact"
     direct = () if votes == "eggroll" else (1, 2)
     model = ModelConfig(width=8, layers=1, direct=direct, direct_bits=8)
-    shared = {"population": 4, "sigma_shift": 4, "votes": votes, "readout": readout}
+    readers = presets.readers(model.architecture, votes)  # of each of two streams
+    shared = {"population": 2 * readers, "members_per_stream": readers, "sigma_shift": 4}
+    shared |= {"votes": votes, "readout": readout}
     text = np.random.default_rng(0).integers(1, 11, (2, 5)).astype(np.uint16)
     text[:, -1] = 0
     padded = np.concatenate([text, np.zeros((2, 3), np.uint16)], axis=1)

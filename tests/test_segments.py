@@ -31,6 +31,7 @@ from int_lm.native import segment
 pytestmark = pytest.mark.skipif(not native.available(), reason="the kernels are not built")
 CLOCK = Clock(jnp.uint32(5), jnp.uint32(3))
 UNIT = {"votes": "unit", "readout": "exact", "update": "carry"}
+LOCAL = {**UNIT, "votes": "local", "members_per_stream": 1}
 PLAIN = {"votes": "eggroll", "readout": "perturbed"}
 CACHE = {"cache": (1, 3), "cache_bits": 4}
 
@@ -128,6 +129,17 @@ CASES = {
         {**UNIT, "members_per_stream": 4},
         9,
     ),
+    # members that each vote and read a stream of their own; answers of the outputs
+    "rwkv, local": (
+        {"architecture": "rwkv", "width": 24, "direct": (2,), "direct_bits": 8, **CACHE},
+        {**LOCAL, "direct_dropout": 0.5, "direct_dropout_above": 1},
+        11,
+    ),
+    "egg, local": (
+        {"architecture": "egg", "width": 16},
+        {**LOCAL, "members_per_stream": 2, "rank": 2},
+        9,
+    ),
     "rwkv, trace": (
         {"architecture": "rwkv", "width": 20},
         {**UNIT, "votes": "trace", "rank": 4},
@@ -140,7 +152,8 @@ CASES = {
 }
 
 
-LONG = ("egg, cache, two pairs", "gru, plain", "rwkv, trace")  # kinds that others cover in part
+# slow: kinds that others cover in part
+LONG = ("egg, local", "egg, cache, two pairs", "gru, plain", "rwkv, trace")
 
 
 @pytest.mark.parametrize(

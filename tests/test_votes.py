@@ -167,6 +167,7 @@ def test_a_tied_pair_votes_for_nothing():
         ("trace", "perturbed", ("trace",) * 4),
         ("trace", "exact", ("trace", "trace", "exact", "trace")),
         ("unit", "exact", ("unit", "unit", "exact", "unit")),
+        ("local", "exact", ("local", "local", "exact", "local")),
     ],
 )
 def test_every_role_has_its_estimator(voting: str, readout: str, expected: tuple[str, ...]):
@@ -180,7 +181,7 @@ def test_every_role_has_its_estimator(voting: str, readout: str, expected: tuple
     for role, name in zip((*roles, Role.VECTOR), (*expected, "eggroll"), strict=True):
         assert estimator.votes_on(estimators, role) is estimator.get(name)
     for role, name in zip(roles, expected, strict=True):
-        bare = name == "exact" or (name == "unit" and role is not Role.MATRIX)
+        bare = name in ("exact", "local") or (name == "unit" and role is not Role.MATRIX)
         assert (role in estimator.votes_on(estimators, role).perturbed) == (not bare)
     assert not any(Role.TABLE in chosen.roles for chosen in estimators)
 

@@ -16,6 +16,8 @@ from int_lm.limits import INT8_MAX
 Q4_BITS = 4  # fractional bits of q4
 CREDIT_BITS = 13  # |credit| < 2^13 into `layers.norm_credit`
 CREDIT_FRACTION_BITS = 2  # of what `layers.norm_credit` returns
+CREDIT_SUM_BITS = 4  # fractional bits of a sum of credits before it is rounded (`deep`)
+CREDIT_TERM_BITS = 20  # |term of such a sum| < 2^20
 ALONG_BITS = 2  # low bits that its sum over the width leaves out
 DIRECT_STEP_BITS = 8  # fractional bits of a step of a row of `context_tables`
 DIRECT_MEAN_BITS = 8  # additional fractional bits of the step divided by the reads of the row

@@ -205,6 +205,7 @@ def votes(
 
         def of_layer(operands: Any, spec: Spec = spec, kind: TokenVotes = kind) -> Array:
             weight, record, through = operands
+            assert kind.votes is not None
             return kind.votes(spec, weight, record, through, prepared[kind], rounding)
 
         if not spec.layers:

@@ -192,8 +192,10 @@ def responses(effect: Callable[..., Array], *outputs: Array) -> Array:
         shifted[k] = jnp.clip(outputs[k].astype(jnp.int32) + by, -INT8_MAX, INT8_MAX)
         return effect(*shifted).astype(jnp.int32)
 
-    differences = [moved(k, RESPONSE_STEP) - moved(k, -RESPONSE_STEP) for k in range(len(outputs))]
-    return fixed.saturate(jnp.concatenate(differences, axis=-1))
+    def response(k: int) -> Array:
+        return fixed.saturate(moved(k, RESPONSE_STEP) - moved(k, -RESPONSE_STEP))
+
+    return jnp.concatenate([response(k) for k in range(len(outputs))], axis=-1)
 
 
 # -- Linears and their perturbation ----------------------------------------------------------------

@@ -16,7 +16,7 @@ from int_lm.arithmetic import constants, fixed
 HERE = Path(__file__).parent
 PROCESSORS = ("avx512", "vnni", "wide", "avx2", "x86", "neon")
 PARTS = ("kernels", "vectors", "tile", "outer", "credit", "votes", "direct", "cache", "hash")
-PARTS += ("segment", "handlers")
+PARTS += ("segment", "handlers", "back", "back_handlers")
 SOURCES = ("kernels.cc", *(f"{part}.inc" for part in (*PROCESSORS, *PARTS)))
 COMPILERS = ("c++", "g++", "clang++")
 X86, ARM = ("x86_64", "AMD64"), ("aarch64", "arm64")  # Linux says aarch64, macOS arm64
@@ -27,6 +27,7 @@ SHARED = {  # names of the constants that the sources use, by the module that de
     ),
     fixed: (
         *("Q4_BITS", "CREDIT_BITS", "CREDIT_FRACTION_BITS", "ALONG_BITS", "DIVIDEND_BITS"),
+        *("CREDIT_SUM_BITS", "CREDIT_TERM_BITS"),
         *("DIRECT_STEP_BITS", "DIRECT_MEAN_BITS", "MIX_FIRST", "MIX_SECOND"),
         *("GOLDEN_RATIO", "DITHER_COLUMN", "DITHER_POSITION"),
     ),

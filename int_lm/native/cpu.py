@@ -196,6 +196,57 @@ def unit_votes(
     )
 
 
+def local_votes(
+    responses_LTIM: Array,
+    x_LTIN: Array,
+    credit_TID: Array,
+    through_LDE: Array | None,
+    shift_L: Array,
+    rounding: Rounding,
+    product_shift: int,
+    through_bits: int,
+) -> Array:
+    """`local.local_votes`: int32 [L, M, N], sums that fit into int32."""
+    layers, outputs = len(x_LTIN), responses_LTIM.shape[-1]
+    value = jnp.zeros((layers, 0, 0), jnp.int8) if through_LDE is None else through_LDE
+    return _call("local_votes", (layers, outputs, x_LTIN.shape[-1]), jnp.int32)(
+        *(rounding.numbers_I, rounding.step, _of_layers(x_LTIN), _of_layers(responses_LTIM)),
+        *(_flat(credit_TID), value, shift_L),
+        bits=np.int64(product_shift),
+        spare=np.int64(rounding.spare_bits),
+        through_bits=np.int64(through_bits),
+    )
+
+
+def to_outputs(
+    parts: Sequence[tuple[Array, Array]], downs: Sequence[Array], bits: int, rounding: Rounding
+) -> Array:
+    """`deep.to_outputs`: int8 [T, I, M]."""
+    first = parts[0][1]
+    operands = [_flat(x) for part in parts for x in part]
+    call = _call("to_outputs", _flat(first).shape, jnp.int8)
+    outputs_JM = call(rounding.numbers_I, rounding.step, *operands, *downs, bits=np.int64(bits))
+    return outputs_JM.reshape(first.shape)
+
+
+def to_stream(
+    stream_TID: Array,
+    credit_TID: Array,
+    normed_TID: Array,
+    down: Array,
+    shift_D: Array,
+    starts_TI: Array,
+    rounding: Rounding,
+) -> Array:
+    """`deep.to_stream`: int8 [T, I, D]."""
+    operands = [_flat(x) for x in (stream_TID, credit_TID, normed_TID)]
+    credit_JD = _call("to_stream", operands[0].shape, jnp.int8)(
+        *(rounding.numbers_I, rounding.step, *operands, down, shift_D, starts_TI.reshape(-1)),
+        *map(jnp.asarray, fixed.reciprocals()),
+    )
+    return credit_JD.reshape(stream_TID.shape)
+
+
 # -- Context tables --------------------------------------------------------------------------------
 
 

@@ -8,8 +8,9 @@
 //   direct_added, direct_update      context tables: read, and learnt (context_tables.py)
 //   cache_over_tokens, cache_added   the document cache: a segment read, and added (document_cache.py)
 //   hash                             of weights (hashing.py)
-//   unit_votes                       votes of units of all layers, from their records (unit.py)
+//   unit_votes, local_votes          votes on a matrix of all layers, from records (unit.py, local.py)
 //   counts   of weights that differ, or are at an end (params.py)
+//   to_outputs, to_stream            credit on its way back through a block (deep.py)
 //   outer    sum over tokens and pairs of outer products, of int8 [J, M] and [J, N]
 //
 // Sums are those of int32, exact within the bounds that method.bounds checks. The instruction set
@@ -116,12 +117,44 @@ struct Unit {
   int rank, projection_shift, bits, spare, down;
 };
 
-// Units of all layers, whose arrays follow one another. Their credit is of one layer: `through` takes
-// it back through a weight of every layer, if there is one.
-struct UnitVotes {
-  Unit unit;
+// Inputs of a matrix, how the effects answer if its outputs move, and credit of the effects.
+struct Local {
+  Dither dither;
+  const int8_t *x, *responses, *credit;
+  int64_t inputs, outputs, effects;
+  int bits, spare;
+};
+
+// Units of all layers, each a Unit or Local, whose arrays follow one another. Their credit is of one
+// layer: `through` takes it back through a weight of every layer, if there is one.
+template <typename Of>
+struct VotesOf {
+  Of unit;
   Credit through;
   int64_t layers, terms;
+};
+
+// Credit of effects, how they answer if outputs move, and by what the products of a part are shifted;
+// a part may be of the first outputs only.
+struct Outputs {
+  struct Part {
+    const int8_t *credit, *responses;
+    int64_t effects, outputs;
+    const int32_t* down;
+  };
+  Dither dither;
+  std::vector<Part> parts;
+  int bits;
+};
+
+// Credit of a stream, and of its norm after a token shift; which tokens begin a document.
+struct ToStream {
+  Dither dither;
+  const int8_t *stream, *credit, *normed;
+  const int32_t* shift;
+  const bool* starts;
+  const int32_t *down, *multipliers, *shifts;
+  int64_t width;
 };
 
 // Targets, and tables of the likelihood.
@@ -375,7 +408,8 @@ struct Kernels {
   void (*outer)(const Outer&, const Parallel&, int32_t*);
   void (*credit)(const Credit&, const Parallel&, int8_t*);
   void (*unit)(const Unit&, int64_t, int64_t, int8_t*);
-  void (*unit_votes)(const UnitVotes&, const Parallel&, int32_t*);
+  void (*unit_votes)(const VotesOf<Unit>&, const Parallel&, int32_t*);
+  void (*local_votes)(const VotesOf<Local>&, const Parallel&, int32_t*);
   void (*counts)(const int8_t*, const int8_t*, int64_t, int32_t*);
   void (*move)(const DirectUpdate&, const Readings&, int64_t, int64_t);
   void (*move_weights)(const DirectUpdate&, const int32_t*, int64_t, int64_t);
@@ -386,6 +420,8 @@ struct Kernels {
   int64_t (*panels_of)(const Matrix&);
   void (*pack_matrix)(const Matrix&, int64_t, int64_t, void*);
   TileKernels of_tiles;
+  void (*to_outputs)(const Outputs&, int64_t, int64_t, int8_t*);
+  void (*to_stream)(const ToStream&, int64_t, int64_t, int8_t*);
   template <typename Entry>
   const KernelsOf<Entry>& of() const {
     if constexpr (sizeof(Entry) == 1)
@@ -536,6 +572,7 @@ std::string& names() {
 }
 
 #include "handlers.inc"
+#include "back_handlers.inc"
 
 }  // namespace
 
@@ -614,6 +651,9 @@ KERNEL(unit_votes, unit_votes,
        DITHERED.TAKES(S8).TAKES(S8).TAKES(S8).TAKES(S8).TAKES(S8).TAKES(S8).TAKES(S32).GIVES(S32)
            .NUMBER("projection_shift").NUMBER("bits").NUMBER("spare").NUMBER("down")
            .NUMBER("through_bits"));
+KERNEL(local_votes, local_votes,
+       DITHERED.TAKES(S8).TAKES(S8).TAKES(S8).TAKES(S8).TAKES(S32).GIVES(S32).NUMBER("bits")
+           .NUMBER("spare").NUMBER("through_bits"));
 
 #define ERRORS(type) \
   DITHERED.TAKES(type).TAKES(S32).TAKES(S32).TAKES(S32).TAKES(S32).GIVES(S8).NUMBER("scale")
@@ -636,3 +676,7 @@ KERNEL(hash, hash, BIND.TAKES(S8).TAKES(U32).GIVES(U32));
 KERNEL(segment, segment,
        BIND.RemainingArgs().RemainingRets().NUMBER("program").NUMBER("members").NUMBER("length")
            .NUMBER("tile").Attr<ffi::Span<const int64_t>>("matrices"));
+KERNEL(to_outputs, to_outputs, DITHERED.RemainingArgs().GIVES(S8).NUMBER("bits"));
+KERNEL(to_stream, to_stream,
+       DITHERED.TAKES(S8).TAKES(S8).TAKES(S8).TAKES(S32).TAKES(S32).TAKES(PRED).TAKES(S32).TAKES(S32)
+           .GIVES(S8));

@@ -17,12 +17,15 @@ and the next one is nine tenths (docs/log.md, 2026-11-30, ceilings of credit).
 Axes: T tokens of a segment, I voters, D width, M outputs, N inputs, E effects; L layers.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from int_lm import native
+from int_lm.arithmetic.fixed import CREDIT_SUM_BITS, CREDIT_TERM_BITS
 from int_lm.errors import require
 from int_lm.limits import SEPARATOR
 from int_lm.method.estimator import Estimator, Segment, TokenVotes, credit, skip
@@ -35,9 +38,7 @@ from int_lm.model.params import Role, Spec, flatten
 from int_lm.settings import StrategySettings
 
 RESPONSE_BITS = 5  # a response is to a move of 2^5: `layers.RESPONSE_STEP` up and as much down
-SUM_BITS = 4  # fractional bits of a sum of credits before it is rounded
 _UNITS = 8  # largest ratio of two units, in bits, that a sum allows for
-_MOST = (1 << 20) - 1  # of a term of a sum
 
 assert 2 * layers.RESPONSE_STEP == 1 << RESPONSE_BITS
 
@@ -52,7 +53,7 @@ class Back:
 
     def __init__(self, rounding: Rounding, starts_TI: Array):
         self._rounding = rounding
-        self._keeps_TI1 = ~starts_TI[..., None]
+        self._starts_TI = starts_TI
 
     def through(self, weight: Any, of_outputs: Credit) -> Credit:
         """Through a linear: (credit W) / 2^shift, int8 [T, I, N]."""
@@ -63,54 +64,103 @@ class Back:
 
     def moved(self, *parts: tuple[Credit, Array]) -> Credit:
         """From effects to the outputs in front of them: int8 [T, I, M]."""
-        (first, first_responses), *others = parts
-        total = self._answered(first, first_responses) << SUM_BITS
-        for one, responses in others:
-            term = self._answered(one, responses)
-            term = _in_units(term, one.bits - first.bits)
-            missing = total.shape[-1] - term.shape[-1]
-            total = total + jnp.pad(term, ((0, 0), (0, 0), (0, missing)))
-        bits = SUM_BITS + RESPONSE_BITS
-        return Credit(self._rounding.narrowed(total, bits), first.bits)
+        unit = parts[0][0].bits
+        downs = [_down(one.bits - unit) for one, _ in parts[1:]]
+        values = [(one.value, responses) for one, responses in parts]
+        bits = CREDIT_SUM_BITS + RESPONSE_BITS
+        return Credit(to_outputs(values, downs, bits, self._rounding), unit)
 
     def later(self, of_next: Credit) -> Credit:
         """To the token before, of the same document: int8 [T, I, D]; 0 for the segment's last."""
-        return Credit(self._before(of_next.value), of_next.bits)
+        return Credit(_before(of_next.value, self._starts_TI), of_next.bits)
 
     def norm(self, stream: Array, of_stream: Credit, normed: Credit, shift: Array) -> Credit:
         """The credit of a stream, of which a norm and a token shift are made: int8 [T, I, D]."""
-        value, shift = normed.value.astype(jnp.int32), shift[None, None]
-        own = (128 - shift) * value + shift * self._before(normed.value).astype(jnp.int32)
-        own = (own + 4) >> 3  # below 2^12
-        flat = stream.reshape(-1, stream.shape[-1])
-        gain = layers.constant_gain(16, flat)
-        back = layers.norm_credit(gain, flat, own.reshape(flat.shape)).reshape(stream.shape)
         # 2^-4 is left of the shift's 2^-7; 16 / m of the norm is 4 times `norm_credit`'s 4 / m
-        term = _in_units(back, normed.bits - of_stream.bits - 2)
-        total = (of_stream.value.astype(jnp.int32) << SUM_BITS) + term
-        return Credit(self._rounding.narrowed(total, SUM_BITS), of_stream.bits)
-
-    def _answered(self, of_effects: Credit, responses: Array) -> Array:
-        """Credit times response of every output, int32 [T, I, M], |.| < 2^14."""
-        groups = responses.shape[-1] // of_effects.value.shape[-1]
-        tiled = jnp.concatenate([of_effects.value] * groups, axis=-1).astype(jnp.int32)
-        return tiled * responses.astype(jnp.int32)
-
-    def _before(self, x_TIN: Array) -> Array:
-        """What the next token says, at this one; 0 where the next one begins a document."""
-        kept = jnp.where(self._keeps_TI1, x_TIN, 0)
-        return jnp.concatenate([kept[1:], jnp.zeros_like(kept[:1])])
+        down = _down(normed.bits - of_stream.bits - 2)
+        operands = stream, of_stream.value, normed.value, down, shift, self._starts_TI
+        return Credit(to_stream(*operands, self._rounding), of_stream.bits)
 
 
-def _in_units(x: Array, bits: Array) -> Array:
-    """x 2^bits in units of 2^-SUM_BITS, rounded half up, clipped to 20 bits: int32.
+@native.accelerated(cpu="to_outputs")
+def to_outputs(
+    parts: Sequence[tuple[Array, Array]], downs: Sequence[Array], bits: int, rounding: Rounding
+) -> Array:
+    """Credit of outputs: the sum over the parts of credit times response, int8 [T, I, M].
 
     Args:
-      x: int32, below 2^15 in magnitude.
+      parts: credit of effects, int8 [T, I, E], and responses, int8 [T, I, M]; later parts may have
+        responses of the first outputs alone.
+      downs: for every part but the first, of `_down`.
+      bits: number of low bits that the dither rounds off.
+      rounding: the dithers of the segment.
+    """
+
+    def products(credit_TIE: Array, responses_TIM: Array) -> Array:
+        groups = responses_TIM.shape[-1] // credit_TIE.shape[-1]
+        tiled = jnp.concatenate([credit_TIE] * groups, axis=-1).astype(jnp.int32)
+        return tiled * responses_TIM.astype(jnp.int32)  # below 2^14
+
+    total = products(*parts[0]) << CREDIT_SUM_BITS
+    for part, down in zip(parts[1:], downs, strict=True):
+        term = _term(products(*part), down)
+        missing = total.shape[-1] - term.shape[-1]
+        total = total + jnp.pad(term, ((0, 0), (0, 0), (0, missing)))
+    return rounding.narrowed(total, bits)
+
+
+@native.accelerated(cpu="to_stream")
+def to_stream(
+    stream_TID: Array,
+    credit_TID: Array,
+    normed_TID: Array,
+    down: Array,
+    shift_D: Array,
+    starts_TI: Array,
+    rounding: Rounding,
+) -> Array:
+    """Credit of a stream and of its norm after a token shift, as one: int8 [T, I, D].
+
+    Args:
+      stream_TID: int8 q4.
+      credit_TID: of the stream without the norm, int8.
+      normed_TID: credit of the norm after the token shift, int8.
+      down: of `_down`, of the units of what `layers.norm_credit` makes of 16 times `normed_TID`.
+      shift_D: weights of the token shift, int32, 0 to 127.
+      starts_TI: whether a token begins a document, bool.
+      rounding: the dithers of the segment.
+    """
+    normed = normed_TID.astype(jnp.int32)
+    shift_11D = shift_D[None, None]
+    own = (128 - shift_11D) * normed + shift_11D * _before(normed, starts_TI)
+    own = (own + 4) >> 3  # below 2^12
+    flat = stream_TID.reshape(-1, stream_TID.shape[-1])
+    back = layers.norm_credit(layers.constant_gain(16, flat), flat, own.reshape(flat.shape))
+    total = (credit_TID.astype(jnp.int32) << CREDIT_SUM_BITS) + _term(
+        back.reshape(stream_TID.shape), down
+    )
+    return rounding.narrowed(total, CREDIT_SUM_BITS)
+
+
+def _before(x_TIN: Array, starts_TI: Array) -> Array:
+    """What the next token says, at this one; 0 where the next one begins a document."""
+    kept = jnp.where(starts_TI[..., None], 0, x_TIN)
+    return jnp.concatenate([kept[1:], jnp.zeros_like(kept[:1])])
+
+
+def _down(bits: Array) -> Array:
+    """The right shift of a term of a sum whose unit is 2^bits of the sum's: int32, -12 to 30.
+
+    Args:
       bits: int32 scalar; above `_UNITS` it is taken for that.
     """
-    down = -jnp.minimum(bits, _UNITS) - SUM_BITS
-    return jnp.clip(credit.shifted(x, jnp.minimum(down, 30)), -_MOST, _MOST)
+    return jnp.minimum(-jnp.minimum(bits, _UNITS) - CREDIT_SUM_BITS, 30)
+
+
+def _term(x: Array, down: Array) -> Array:
+    """x / 2^down, rounded half up, clipped to 20 bits: int32; |x| < 2^15."""
+    most = (1 << CREDIT_TERM_BITS) - 1
+    return jnp.clip(credit.shifted(x, down), -most, most)
 
 
 def _record(spec: Spec, use: Use) -> Use:
@@ -148,33 +198,31 @@ def _together(segment: Segment, specs: dict[str, Spec]) -> dict[str, Array]:
     back = Back(segment.rounding, segment.tokens_TI == SEPARATOR)
     names = {path: path.split("/", 1)[1] for path in stacked}
     weights = dict(flatten(segment.network))
-    uses = {path: _layers_first(segment.tensors[path]) for path in stacked}
 
-    def block(of_stream: Array, layer: Any) -> tuple[Array, dict[str, Array]]:
-        own_weights, own_uses = layer
-        before, of_outputs = through_block(
-            back,
-            {names[path]: weight for path, weight in own_weights.items()},
-            {names[path]: use for path, use in own_uses.items()},
-            Credit(of_stream, jnp.int32(0)),
-        )
+    def block(of_stream: Array, layer: Array) -> tuple[Array, dict[str, Array]]:
+        own_weights = _at({names[path]: weights[path] for path in stacked}, layer, axis=0)
+        own_uses = _at({names[path]: segment.tensors[path] for path in stacked}, layer, axis=1)
+        after = Credit(of_stream, jnp.int32(0))
+        before, of_outputs = through_block(back, own_weights, own_uses, after)
         votes = {
-            path: outer(segment.rounding.operand(of_outputs[name].value, 0), own_uses[path].inputs)
+            path: outer(segment.rounding.operand(of_outputs[name].value, 0), own_uses[name].inputs)
             for path, name in names.items()
         }
         return before.value, votes
 
-    own_weights = {path: weights[path] for path in stacked}
-    before_TID, sums = jax.lax.scan(block, skip.prepare(segment), (own_weights, uses), reverse=True)
+    layers_L = jnp.arange(next(iter(stacked.values())).layers, dtype=jnp.int32)
+    before_TID, sums = jax.lax.scan(block, skip.prepare(segment), layers_L, reverse=True)
     (embedding,) = (path for path in specs if path not in stacked)
     tokens_TI = segment.tensors[embedding].inputs
     votes = skip.votes(specs[embedding], tokens_TI, before_TID, segment.rounding)
     return sums | {embedding: votes}
 
 
-def _layers_first(records: Any) -> Any:
-    """Records [T, L, ...] as [L, T, ...]."""
-    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), records)
+def _at(tree: Any, layer: Array, axis: int) -> Any:
+    """The arrays of one layer, without the axis of layers."""
+    return jax.tree.map(
+        lambda leaf: jax.lax.dynamic_index_in_dim(leaf, layer, axis, keepdims=False), tree
+    )
 
 
 def _sums(es: StrategySettings, specs: dict[str, Spec]) -> list[tuple[str, int]]:

@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from int_lm import native
 from int_lm.method.estimator import Estimator, TokenVotes, credit, skip
 from int_lm.method.estimator.outer import outer, outer_of_layers
 from int_lm.method.estimator.rounding import Rounding
@@ -40,16 +41,23 @@ def _record(spec: Spec, use: Use) -> tuple[Array, Array | None]:
     return use.inputs, use.responses if spec.role is Role.MATRIX else None
 
 
-def operand(responses_TIM: Array, credit_TIE: Array, rounding: Rounding) -> Array:
+def operand(
+    responses_TIM: Array,
+    credit_TIE: Array,
+    rounding: Rounding,
+    product_shift: int = PRODUCT_SHIFT,
+) -> Array:
     """c q, the left operand of the votes on a MATRIX, rounded: int8 [T, I, M].
 
     Args:
       responses_TIM: of `layers.responses`, int8.
       credit_TIE: credit of the effects, int8; output m has effect m mod E.
+      rounding: the dithers of the segment.
+      product_shift: right shift of the product.
     """
     groups = responses_TIM.shape[-1] // credit_TIE.shape[-1]
     credit_TIM = jnp.concatenate([credit_TIE] * groups, axis=-1).astype(jnp.int32)
-    return rounding.operand(credit_TIM * responses_TIM.astype(jnp.int32), PRODUCT_SHIFT)
+    return rounding.operand(credit_TIM * responses_TIM.astype(jnp.int32), product_shift)
 
 
 def _votes(
@@ -60,13 +68,10 @@ def _votes(
     credit_TID: Array,
     rounding: Rounding,
 ) -> Array:
-    inputs, responses_TIM = records
     if spec.role is not Role.MATRIX:
-        return skip.votes(spec, inputs, credit_TID, rounding)
-    credit_TIE = credit_TID
-    if through is not None:
-        credit_TIE = credit.through(through, credit_TID, rounding)
-    return outer(operand(responses_TIM, credit_TIE, rounding), inputs)
+        return skip.votes(spec, records[0], credit_TID, rounding)
+    records, through = jax.tree.map(lambda leaf: leaf[None], (records, through))
+    return _of_layers(spec, weight, records, through, credit_TID, rounding)[0]
 
 
 def _of_layers(
@@ -78,13 +83,52 @@ def _of_layers(
     rounding: Rounding,
 ) -> Array:
     """`_votes` on all layers at once, arrays with L in front: int32 [L, M, N]."""
+    inputs_LTIN, responses_LTIM = records
     if spec.role is Role.PROJECTION:
-        return outer_of_layers(rounding.operand(credit_TID, 0), records[0])
+        return outer_of_layers(rounding.operand(credit_TID, 0), inputs_LTIN)
+    shift_L = jnp.zeros(len(inputs_LTIN), jnp.int32)
+    if through is not None:
+        shift_L = jax.vmap(credit.through_shift)(through)
+    return local_votes(
+        *(responses_LTIM, inputs_LTIN, credit_TID, through, shift_L, rounding),
+        *(PRODUCT_SHIFT, credit.THROUGH_BITS),
+    )
+
+
+@native.accelerated(cpu="local_votes")
+def local_votes(
+    responses_LTIM: Array,
+    x_LTIN: Array,
+    credit_TID: Array,
+    through_LDE: Array | None,
+    shift_L: Array,
+    rounding: Rounding,
+    product_shift: int,
+    through_bits: int,
+) -> Array:
+    """Votes on the MATRIX of every layer: int32 [L, M, N].
+
+    Args:
+      responses_LTIM: of `layers.responses`, int8.
+      x_LTIN: inputs, int8.
+      credit_TID: credit of the residual stream, int8; of the effects if `through_LDE` is None.
+      through_LDE: weights of the PROJECTION that the effects are inputs of, int8.
+      shift_L: of `credit.through_projection`, int32.
+      rounding: the dithers of the segment.
+      product_shift: of `operand`.
+      through_bits: of `credit.through_projection`.
+    """
 
     def of_layer(operands: Any) -> Array:
-        return _votes(spec, *operands, credit_TID, rounding)
+        responses_TIM, x_TIN, through_DE, shift = operands
+        credit_TIE = credit_TID
+        if through_DE is not None:
+            credit_TIE = credit.through_projection(
+                credit_TID, through_DE, shift, through_bits, rounding
+            )
+        return outer(operand(responses_TIM, credit_TIE, rounding, product_shift), x_TIN)
 
-    return jax.lax.map(of_layer, (weight, records, through))
+    return jax.lax.map(of_layer, (responses_LTIM, x_LTIN, through_LDE, shift_L))
 
 
 LOCAL = Estimator(
