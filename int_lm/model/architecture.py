@@ -30,7 +30,7 @@ class Back(Protocol):
     Every result is rounded to int8 by a dither. `weight` is a `perturb.Weight` of one layer.
     """
 
-    def through(self, weight: Any, credit: Credit) -> Credit:
+    def through(self, weight: Any, of_outputs: Credit) -> Credit:
         """Through a linear, from its outputs [T, I, M] to its inputs [T, I, N]."""
         ...
 
@@ -43,16 +43,16 @@ class Back(Protocol):
         """
         ...
 
-    def later(self, credit: Credit) -> Credit:
+    def later(self, of_next: Credit) -> Credit:
         """From what a token reads of its state to the token before, which left it there."""
         ...
 
-    def norm(self, stream: Array, credit: Credit, normed: Credit, shift: Array) -> Credit:
+    def norm(self, stream: Array, of_stream: Credit, normed: Credit, shift: Array) -> Credit:
         """The credit of a stream and, beside it, of its norm after a token shift.
 
         Args:
           stream: int8 q4 [T, I, D].
-          credit: of the stream without this norm.
+          of_stream: of the stream without this norm.
           normed: of h + ((shift (h' - h)) >> 7), h the norm of the stream and h' that of the token
             before.
           shift: int32 [D], 0 to 127.

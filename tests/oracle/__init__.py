@@ -9,7 +9,7 @@ Tensors are nested lists of ints: a matrix [M][N], A [M][R], B [N][R]; a tree of
 of paths, a stacked tensor a list of its layers.
 """
 
-from oracle import cache as cache, contexts as contexts, deep as deep
+from oracle import cache as cache, contexts as contexts, deep as deep, votes as votes
 from oracle.arithmetic import (
     dither as dither,
     norm as norm,
