@@ -61,9 +61,14 @@ def int8(x: Any) -> jax.Array:
     return jnp.asarray(np.asarray(x, np.int8))
 
 
-def back(tokens_TI: jax.Array) -> Back:
+def back(tokens_TI: jax.Array, layer: int = 0) -> Back:
     rounding = Rounding(jnp.asarray(NUMBERS.astype(np.int32)), jnp.uint32(STEP), 0)
-    return Back(rounding, tokens_TI == SEPARATOR)
+    return Back(rounding, tokens_TI == SEPARATOR, jnp.int32(layer))
+
+
+def place_of(number: int) -> oracle.votes.Place:
+    """Of the dithers of an operation of layer 0."""
+    return oracle.deep.apart(PLACE, number)
 
 
 def assert_same(found: Credit, expected: oracle.deep.Credit) -> None:
@@ -82,7 +87,7 @@ def test_credit_through_a_linear_equals_the_oracle(outputs: int, inputs: int) ->
     @jax.jit
     def through(value: jax.Array, of_outputs: jax.Array, bits: jax.Array) -> Credit:
         return back(jnp.asarray(tokens_of("random"))).through(
-            Weight(value, None, None, shift=7), Credit(of_outputs, bits)
+            Weight(value, None, None, shift=7), Credit(of_outputs, bits), finer=outputs % 5
         )
 
     for kind in KINDS:
@@ -94,16 +99,18 @@ def test_credit_through_a_linear_equals_the_oracle(outputs: int, inputs: int) ->
                 draw(LENGTH, len(NUMBERS), outputs),
                 drawing("ends")(LENGTH, 4, outputs),
             ):
-                expected = oracle.deep.through(PLACE, value, oracle.deep.Credit(of_outputs, -3))
+                of_both = oracle.deep.Credit(of_outputs, -3)
+                expected = oracle.deep.through(place_of(1), value, of_both, outputs % 5)
                 assert_same(through(int8(value), int8(of_outputs), jnp.int32(-3)), expected)
 
 
 @jax.jit
-def moved_of(values: Any, responses: Any, bits: Any) -> tuple[Credit, Credit]:
-    """Of one part, and of two."""
+def moved_of(values: Any, responses: Any, bits: Any) -> tuple[Credit, Credit, Credit]:
+    """Of one part, of two in a finer unit, and of two with the dithers of the first."""
     parts = [(Credit(v, b), r) for v, r, b in zip(values, responses, bits, strict=True)]
     operations = back(jnp.asarray(tokens_of("random")))
-    return operations.moved(parts[0]), operations.moved(*parts)
+    alone, together = operations.moved(parts[0]), operations.moved(*parts, finer=2)
+    return alone, together, back(jnp.asarray(tokens_of("random"))).moved(*parts)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -119,11 +126,11 @@ def test_credit_of_outputs_equals_the_oracle(kind: str) -> None:
             (oracle.deep.Credit(value, bits), answers)
             for value, bits, answers in zip(values, (-2, unit - 2), responses, strict=True)
         ]
-        alone, together = moved_of(*parts, [jnp.int32(-2), jnp.int32(unit - 2)])
-        assert_same(alone, oracle.deep.moved(PLACE, both[0]))
-        assert_same(together, oracle.deep.moved(PLACE, *both))
-        moving.append(bool(np.any(np.asarray(alone.value) != np.asarray(together.value))))
-        np.testing.assert_array_equal(together.value[..., 16:], alone.value[..., 16:])
+        alone, together, whole = moved_of(*parts, [jnp.int32(-2), jnp.int32(unit - 2)])
+        assert_same(alone, oracle.deep.moved(place_of(1), both[0]))
+        assert_same(together, oracle.deep.moved(place_of(2), *both, finer=2))
+        moving.append(bool(np.any(np.asarray(alone.value) != np.asarray(whole.value))))
+        np.testing.assert_array_equal(whole.value[..., 16:], alone.value[..., 16:])
     assert not moving[0] and moving[-1]
 
 
@@ -150,7 +157,7 @@ def test_credit_through_a_norm_and_a_token_shift_equals_the_oracle(kind: str) ->
                 jnp.asarray(tokens),
             )
             parts = oracle.deep.Credit(of_stream, 2), oracle.deep.Credit(normed, unit + 2)
-            assert_same(found, oracle.deep.norm(PLACE, tokens, stream, *parts, mu))
+            assert_same(found, oracle.deep.norm(place_of(1), tokens, stream, *parts, mu))
 
 
 def test_credit_of_the_token_after_stays_in_its_document() -> None:
@@ -219,7 +226,7 @@ def uses_of(records: dict[str, Any]) -> dict[str, Use]:
 @jax.jit
 def through_block(weights: Any, uses: Any, of_stream: jax.Array, bits: jax.Array, tokens: Any):
     weights = {name: Weight(value, None, None, shift=7) for name, value in weights.items()}
-    return rwkv.credit(back(tokens), weights, uses, Credit(of_stream, bits))
+    return rwkv.credit(back(tokens, 1), weights, uses, Credit(of_stream, bits))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -239,6 +246,7 @@ def test_credit_through_a_block_equals_the_oracle(kind: str) -> None:
         before, outputs = through_block(weights, uses, *operands)
         expected, expected_outputs = oracle.deep.of_block(
             PLACE,
+            layer,
             tokens,
             of_layer,
             {

@@ -30,16 +30,22 @@ class Back(Protocol):
     Every result is rounded to int8 by a dither. `weight` is a `perturb.Weight` of one layer.
     """
 
-    def through(self, weight: Any, of_outputs: Credit) -> Credit:
-        """Through a linear, from its outputs [T, I, M] to its inputs [T, I, N]."""
+    def through(self, weight: Any, of_outputs: Credit, finer: int = 0) -> Credit:
+        """Through a linear, from its outputs [T, I, M] to its inputs [T, I, N].
+
+        Args:
+          finer: bits by which the result is finer than is right for credit of about 32 everywhere:
+            0 to 4, more for outputs whose credit is small or mostly 0.
+        """
         ...
 
-    def moved(self, *parts: tuple[Credit, Array]) -> Credit:
+    def moved(self, *parts: tuple[Credit, Array], finer: int = 0) -> Credit:
         """From effects [T, I, E] to outputs [T, I, M] in front of them: the sum over the parts.
 
         Args:
           parts: the credit of effects, and how they answer (`layers.responses`); an effect that
-            fewer outputs change has fewer responses. The unit is that of the first part.
+            fewer outputs change has fewer responses.
+          finer: bits by which the unit is finer than that of the first part, 0 to 4.
         """
         ...
 

@@ -155,17 +155,18 @@ def credit(
     """`Architecture.credit`: through both mixings, and from the next token through its state."""
     key, mixing = uses["channel_key"], uses["time_mixing"]
     shift = jnp.asarray(shift_weights(key.stream.shape[-1]))
-    of_key = back.moved((back.through(layer["channel_value"], of_stream), key.responses))
-    of_input = back.through(layer["channel_key"], of_key)
+    of_squared = back.through(layer["channel_value"], of_stream, finer=1)
+    of_key = back.moved((of_squared, key.responses))
+    of_input = back.through(layer["channel_key"], of_key, finer=3)
     middle = back.norm(key.stream, of_stream, of_input, shift)
 
     # what the next token reads of the state, by its own credit alone
-    of_output = back.moved((middle, mixing.responses))
-    of_both = back.through(layer["time_mixing"], of_output)
+    of_output = back.moved((middle, mixing.responses), finer=1)
+    of_both = back.through(layer["time_mixing"], of_output, finer=2)
     width = mixing.stream.shape[-1]
     of_input = Credit(of_both.value[..., :width], of_both.bits)
     of_state = back.later(Credit(of_both.value[..., width:], of_both.bits))
-    of_mixing = back.moved((middle, mixing.responses), (of_state, mixing.state_responses))
+    of_mixing = back.moved((middle, mixing.responses), (of_state, mixing.state_responses), finer=1)
     before = back.norm(mixing.stream, middle, of_input, shift)
     return before, {
         "channel_value": of_stream,

@@ -27,15 +27,21 @@ def sixteenths(x: np.ndarray, bits: int) -> np.ndarray:
     return np.clip(votes.shifted(x, -(min(bits, 8) + 4)), 1 - 2**20, 2**20 - 1)
 
 
-def through(place: Place, value: np.ndarray, credit: Credit) -> Credit:
+def apart(place: Place, number: int) -> Place:
+    """Where the dithers of the operation of this number come from."""
+    return place._replace(step=(place.step + number * 0x9E3779B1) % 2**32)
+
+
+def through(place: Place, value: np.ndarray, credit: Credit, finer: int = 0) -> Credit:
     """Of a linear's inputs: what the forward pass divides by less than this does, is the unit."""
     outputs, inputs = value.shape
-    divided = votes.level(value) + root_bits(outputs) - 2 + 4
+    divided = votes.level(value) + root_bits(outputs) - 2 + 4 - finer
     forward = 4 + root_bits(inputs)
-    return Credit(votes.through(place, value, credit.value), credit.bits + divided - forward)
+    taken = votes.through(place, value, credit.value, 4 - finer)
+    return Credit(taken, credit.bits + divided - forward)
 
 
-def moved(place: Place, *parts: tuple[Credit, np.ndarray]) -> Credit:
+def moved(place: Place, *parts: tuple[Credit, np.ndarray], finer: int = 0) -> Credit:
     """Of outputs: credit of effect m mod E times its answer to a move of 32, summed over parts."""
     (first, answers), unit = parts[0], parts[0][0].bits
     total = np.zeros(answers.shape, np.int64)
@@ -43,7 +49,7 @@ def moved(place: Place, *parts: tuple[Credit, np.ndarray]) -> Credit:
         for m in range(answers.shape[-1]):
             product = credit.value[..., m % credit.value.shape[-1]] * answers[..., m]
             total[..., m] += sixteenths(product, credit.bits - unit)
-    return Credit(votes.narrowed(place, total, 4 + 5), first.bits)
+    return Credit(votes.narrowed(place, total, 4 + 5 - finer), first.bits - finer)
 
 
 def at_next(value: np.ndarray, tokens: np.ndarray) -> np.ndarray:
@@ -81,6 +87,7 @@ def norm(
 
 def of_block(
     place: Place,
+    layer: int,
     tokens: np.ndarray,
     weights: dict[str, np.ndarray],
     answers: dict[str, np.ndarray],
@@ -98,20 +105,22 @@ def of_block(
     """
     width = credit.value.shape[-1]
     mu = [127 * d // max(1, width - 1) for d in range(width)]
-    of_key = moved(
-        place, (through(place, weights["channel_value"], credit), answers["channel_key"])
-    )
-    into_key = through(place, weights["channel_key"], of_key)
-    middle = norm(place, tokens, streams["channel_key"], credit, into_key, mu)
+    places = (apart(place, 64 * layer + number) for number in range(1, 9))
+    squared = through(next(places), weights["channel_value"], credit, finer=1)
+    of_key = moved(next(places), (squared, answers["channel_key"]))
+    into_key = through(next(places), weights["channel_key"], of_key, finer=3)
+    middle = norm(next(places), tokens, streams["channel_key"], credit, into_key, mu)
     now = middle, answers["time_mixing"]
-    both = through(place, weights["time_mixing"], moved(place, now))
+    present = moved(next(places), now, finer=1)
+    both = through(next(places), weights["time_mixing"], present, finer=2)
     h, state = (Credit(half, both.bits) for half in np.split(both.value, 2, axis=-1))
     later = Credit(at_next(state.value, tokens), state.bits), of_state
-    before = norm(place, tokens, streams["time_mixing"], middle, h, mu)
+    of_mixing = moved(next(places), now, later, finer=1)
+    before = norm(next(places), tokens, streams["time_mixing"], middle, h, mu)
     return before, {
         "channel_value": credit,
         "channel_key": of_key,
-        "time_mixing": moved(place, now, later),
+        "time_mixing": of_mixing,
     }
 
 
@@ -121,11 +130,12 @@ def token_votes(
     """Votes by path on the embedding and in all layers; their weights are of `members`."""
     names, acting = ("channel_key", "channel_value", "time_mixing"), ("channel_key", "time_mixing")
     weights = {name: members[f"layers/{name}"][0] for name in names}
-    credit = Credit(votes.stream_credit(place, records, members["head"][0], errors))
+    credit = Credit(votes.stream_credit(place, records, members["head"][0], errors, 8))
     tokens, found = records.inputs["embedding"], {name: [] for name in names}
     for n in reversed(range(len(weights["time_mixing"]))):
         before, outputs = of_block(
             place,
+            n,
             tokens,
             {name: value[n] for name, value in weights.items()},
             {name: records.answers[f"layers/{name}"][:, n] for name in acting},

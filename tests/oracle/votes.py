@@ -147,21 +147,21 @@ def readout_errors(place: Place, records: Records) -> np.ndarray:
 
 
 def stream_credit(
-    place: Place, records: Records, head: np.ndarray, errors: np.ndarray
+    place: Place, records: Records, head: np.ndarray, errors: np.ndarray, fine: int = 9
 ) -> np.ndarray:
     """Credit of the stream at its end: errors through the head and the norm, int8 [T, I, D]."""
     width = head.shape[1]
-    bits = 7 - place.spare + level(head) - 9  # a large error's is near 2^9 / mean|x|
+    bits = 7 - place.spare + level(head) - fine  # a large error's is near 2^fine / mean|x|
     credit = np.clip(shifted(errors @ head, bits), 1 - 2**13, 2**13 - 1)
     rows = (a.reshape(-1, width).tolist() for a in (records.gain, records.residual, credit))
     taken = [norm_credit(*row) for row in zip(*rows, strict=True)]
     return narrowed(place, np.array(taken).reshape(credit.shape), 2)
 
 
-def through(place: Place, value: np.ndarray, credit: np.ndarray) -> np.ndarray:
-    """Credit of a projection's inputs."""
+def through(place: Place, value: np.ndarray, credit: np.ndarray, low: int = 4) -> np.ndarray:
+    """Credit of a projection's inputs, of which the dither rounds off `low` bits."""
     bits = level(value) + root_bits(len(value)) - 2
-    return narrowed(place, shifted(credit @ value, bits), 4)
+    return narrowed(place, shifted(credit @ value, bits), low)
 
 
 def score(right: np.ndarray, x: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ and the next one is nine tenths (docs/log.md, 2026-11-30, ceilings of credit).
 Axes: T tokens of a segment, I voters, D width, M outputs, N inputs, E effects; L layers.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,37 +39,48 @@ from int_lm.model.params import Role, Spec, flatten
 from int_lm.settings import StrategySettings
 
 RESPONSE_BITS = 5  # a response is to a move of 2^5: `layers.RESPONSE_STEP` up and as much down
+LEVEL = 8  # of `credit.of_stream`: one less than along the skip path, as credit adds up
+OPERATIONS_MOST = 64  # of a block that round, so that those of layers have different numbers
 _UNITS = 8  # largest ratio of two units, in bits, that a sum allows for
 
 assert 2 * layers.RESPONSE_STEP == 1 << RESPONSE_BITS
 
 
 class Back:
-    """`architecture.Back` for one segment.
+    """`architecture.Back` for one layer of one segment.
 
     Args:
-      rounding: the dithers of the segment.
+      rounding: the dithers of the segment. Every operation takes others, since each rounds what
+        another one has rounded.
       starts_TI: whether a token is a separator, before which the state is put back, bool.
+      layer: its index, int32 scalar.
     """
 
-    def __init__(self, rounding: Rounding, starts_TI: Array):
+    def __init__(self, rounding: Rounding, starts_TI: Array, layer: Array):
         self._rounding = rounding
         self._starts_TI = starts_TI
+        self._layer = layer
+        self._operations = itertools.count(1)
 
-    def through(self, weight: Any, of_outputs: Credit) -> Credit:
+    def _apart(self) -> Rounding:
+        """The dithers of the next operation."""
+        return self._rounding.apart(self._layer * OPERATIONS_MOST + next(self._operations))
+
+    def through(self, weight: Any, of_outputs: Credit, finer: int = 0) -> Credit:
         """Through a linear: (credit W) / 2^shift, int8 [T, I, N]."""
-        inputs = weight.value.shape[-1]
-        value = credit.through(weight.value, of_outputs.value, self._rounding)
-        down = credit.through_shift(weight.value) + credit.THROUGH_BITS
+        inputs, bits = weight.value.shape[-1], credit.THROUGH_BITS - finer
+        shift = credit.through_shift(weight.value)
+        operands = of_outputs.value, weight.value, shift, bits
+        value, down = credit.through_projection(*operands, self._apart()), shift + bits
         return Credit(value, of_outputs.bits + down - layers.shift_for(inputs))
 
-    def moved(self, *parts: tuple[Credit, Array]) -> Credit:
+    def moved(self, *parts: tuple[Credit, Array], finer: int = 0) -> Credit:
         """From effects to the outputs in front of them: int8 [T, I, M]."""
         unit = parts[0][0].bits
         downs = [_down(one.bits - unit) for one, _ in parts[1:]]
         values = [(one.value, responses) for one, responses in parts]
-        bits = CREDIT_SUM_BITS + RESPONSE_BITS
-        return Credit(to_outputs(values, downs, bits, self._rounding), unit)
+        bits = CREDIT_SUM_BITS + RESPONSE_BITS - finer
+        return Credit(to_outputs(values, downs, bits, self._apart()), unit - finer)
 
     def later(self, of_next: Credit) -> Credit:
         """To the token before, of the same document: int8 [T, I, D]; 0 for the segment's last."""
@@ -79,7 +91,7 @@ class Back:
         # 2^-4 is left of the shift's 2^-7; 16 / m of the norm is 4 times `norm_credit`'s 4 / m
         down = _down(normed.bits - of_stream.bits - 2)
         operands = stream, of_stream.value, normed.value, down, shift, self._starts_TI
-        return Credit(to_stream(*operands, self._rounding), of_stream.bits)
+        return Credit(to_stream(*operands, self._apart()), of_stream.bits)
 
 
 @native.accelerated(cpu="to_outputs")
@@ -195,14 +207,14 @@ def _together(segment: Segment, specs: dict[str, Spec]) -> dict[str, Array]:
     through_block = segment.architecture.credit
     assert through_block is not None  # `_check`
     stacked = {path: spec for path, spec in specs.items() if spec.layers}
-    back = Back(segment.rounding, segment.tokens_TI == SEPARATOR)
+    starts_TI = segment.tokens_TI == SEPARATOR
     names = {path: path.split("/", 1)[1] for path in stacked}
     weights = dict(flatten(segment.network))
 
     def block(of_stream: Array, layer: Array) -> tuple[Array, dict[str, Array]]:
         own_weights = _at({names[path]: weights[path] for path in stacked}, layer, axis=0)
         own_uses = _at({names[path]: segment.tensors[path] for path in stacked}, layer, axis=1)
-        after = Credit(of_stream, jnp.int32(0))
+        back, after = Back(segment.rounding, starts_TI, layer), Credit(of_stream, jnp.int32(0))
         before, of_outputs = through_block(back, own_weights, own_uses, after)
         votes = {
             path: outer(segment.rounding.operand(of_outputs[name].value, 0), own_uses[name].inputs)
@@ -211,7 +223,7 @@ def _together(segment: Segment, specs: dict[str, Spec]) -> dict[str, Array]:
         return before.value, votes
 
     layers_L = jnp.arange(next(iter(stacked.values())).layers, dtype=jnp.int32)
-    before_TID, sums = jax.lax.scan(block, skip.prepare(segment), layers_L, reverse=True)
+    before_TID, sums = jax.lax.scan(block, skip.prepare(segment, LEVEL), layers_L, reverse=True)
     (embedding,) = (path for path in specs if path not in stacked)
     tokens_TI = segment.tensors[embedding].inputs
     votes = skip.votes(specs[embedding], tokens_TI, before_TID, segment.rounding)

@@ -15,6 +15,7 @@ Axes: T tokens of a segment, I voters, N columns.
 import dataclasses
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from int_lm.arithmetic import fixed
@@ -38,6 +39,18 @@ class Rounding:
     numbers_I: Array
     step: Array
     spare_bits: int
+
+    def apart(self, number: Array | int) -> "Rounding":
+        """Dithers for one more rounding of what was rounded before, at the same entries.
+
+        Numbers that were rounded up by a large dither would be rounded up again by the same one, so
+        that small numbers grew from rounding to rounding.
+
+        Args:
+          number: of the rounding, 1 and up; below 2^32.
+        """
+        step = self.step + jnp.uint32(number) * np.uint32(fixed.GOLDEN_RATIO)
+        return dataclasses.replace(self, step=step)
 
     def dither(self, length: int, columns: int, bits: int) -> Array:
         """Dithers in [0, 2^bits): int32 [length, I, columns]."""
