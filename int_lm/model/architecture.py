@@ -30,7 +30,7 @@ class Back(Protocol):
     Every result is rounded to int8 by a dither. `weight` is a `perturb.Weight` of one layer.
     """
 
-    def through(self, weight: Any, credit: Credit) -> Credit:
+    def through(self, weight: Any, credit: Credit, /) -> Credit:
         """Through a linear, from its outputs [T, I, M] to its inputs [T, I, N]."""
         ...
 
@@ -43,11 +43,11 @@ class Back(Protocol):
         """
         ...
 
-    def later(self, credit: Credit) -> Credit:
+    def later(self, credit: Credit, /) -> Credit:
         """From what a token reads of its state to the token before, which left it there."""
         ...
 
-    def norm(self, stream: Array, credit: Credit, normed: Credit, shift: Array) -> Credit:
+    def norm(self, stream: Array, credit: Credit, normed: Credit, shift: Array, /) -> Credit:
         """The credit of a stream and, beside it, of its norm after a token shift.
 
         Args:

@@ -83,7 +83,7 @@ class TokenVotes(NamedTuple):
     prepare: Callable[[Segment], Any] | None = None
     votes: Callable[[Spec, Weight, Any, Array | None, Any, Rounding], Array] | None = None
     needs_errors: bool = False
-    needs: Literal["", "effect", "responses"] = ""
+    needs: Literal["", "effect", "responses", "stream"] = ""
     of_layers: Callable[[Spec, Weight, Any, Array | None, Any, Rounding], Array] | None = None
     together: Callable[[Segment, dict[str, Spec]], dict[str, Array]] | None = None
     check: Callable[[Architecture, dict[str, Spec]], None] | None = None
