@@ -29,7 +29,7 @@ from int_lm import native
 from int_lm.arithmetic import fixed
 from int_lm.limits import voters
 from int_lm.method import bounds, chunks
-from int_lm.method.estimator import credit, local, node, outer, unit
+from int_lm.method.estimator import credit, deep, local, node, outer, unit
 from int_lm.method.estimator.rounding import Rounding
 from int_lm.method.recipe import Recipe
 from int_lm.model import context_tables, document_cache, hashing, layers, likelihood, params
@@ -130,6 +130,15 @@ def of_rows(recipe: Recipe, draw: Drawn) -> Iterator[Case]:
 
     yield "local_votes", 0, locally, (responses, operands[0], stream, *behind)
     yield "counts", 0, params.counts, (weights.value, draw.int8(depth, hidden, width))
+    parts, bits = [(stream, draw.int8(length, pairs, 3 * width)), (residual, residual)], 9
+
+    def to_outputs(parts: Any, down: jax.Array) -> jax.Array:
+        return deep.to_outputs(parts, [down], bits, rounding)  # pyright: ignore[reportCallIssue]
+
+    yield "to_outputs", 0, to_outputs, (parts, jnp.int32(-4))
+    shift, starts = draw.below(128, width), draw.below(40, length, pairs) == 0
+    operands = residual, stream, stream, jnp.int32(-4), shift, starts
+    yield "to_stream", 0, dithered(deep.to_stream), operands
 
 
 def of_tables(recipe: Recipe, draw: Drawn) -> Iterator[Case]:

@@ -155,9 +155,9 @@ def credit(
     """`Architecture.credit`: through both mixings, and from the next token through its state."""
     key, mixing = uses["channel_key"], uses["time_mixing"]
     shift = jnp.asarray(shift_weights(key.stream.shape[-1]))
-    of_squared = back.through(layer["channel_value"], of_stream, finer=1)
+    of_squared = back.through(layer["channel_value"], of_stream)
     of_key = back.moved((of_squared, key.responses))
-    of_input = back.through(layer["channel_key"], of_key, finer=3)
+    of_input = back.through(layer["channel_key"], of_key, finer=2)
     middle = back.norm(key.stream, of_stream, of_input, shift)
 
     # what the next token reads of the state, by its own credit alone

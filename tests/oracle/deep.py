@@ -106,9 +106,9 @@ def of_block(
     width = credit.value.shape[-1]
     mu = [127 * d // max(1, width - 1) for d in range(width)]
     places = (apart(place, 64 * layer + number) for number in range(1, 9))
-    squared = through(next(places), weights["channel_value"], credit, finer=1)
+    squared = through(next(places), weights["channel_value"], credit)
     of_key = moved(next(places), (squared, answers["channel_key"]))
-    into_key = through(next(places), weights["channel_key"], of_key, finer=3)
+    into_key = through(next(places), weights["channel_key"], of_key, finer=2)
     middle = norm(next(places), tokens, streams["channel_key"], credit, into_key, mu)
     now = middle, answers["time_mixing"]
     present = moved(next(places), now, finer=1)
@@ -130,7 +130,7 @@ def token_votes(
     """Votes by path on the embedding and in all layers; their weights are of `members`."""
     names, acting = ("channel_key", "channel_value", "time_mixing"), ("channel_key", "time_mixing")
     weights = {name: members[f"layers/{name}"][0] for name in names}
-    credit = Credit(votes.stream_credit(place, records, members["head"][0], errors, 8))
+    credit = Credit(votes.stream_credit(place, records, members["head"][0], errors))
     tokens, found = records.inputs["embedding"], {name: [] for name in names}
     for n in reversed(range(len(weights["time_mixing"]))):
         before, outputs = of_block(

@@ -147,11 +147,11 @@ def readout_errors(place: Place, records: Records) -> np.ndarray:
 
 
 def stream_credit(
-    place: Place, records: Records, head: np.ndarray, errors: np.ndarray, fine: int = 9
+    place: Place, records: Records, head: np.ndarray, errors: np.ndarray
 ) -> np.ndarray:
     """Credit of the stream at its end: errors through the head and the norm, int8 [T, I, D]."""
     width = head.shape[1]
-    bits = 7 - place.spare + level(head) - fine  # a large error's is near 2^fine / mean|x|
+    bits = 7 - place.spare + level(head) - 9  # a large error's is near 2^9 / mean|x|
     credit = np.clip(shifted(errors @ head, bits), 1 - 2**13, 2**13 - 1)
     rows = (a.reshape(-1, width).tolist() for a in (records.gain, records.residual, credit))
     taken = [norm_credit(*row) for row in zip(*rows, strict=True)]

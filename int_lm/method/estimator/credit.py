@@ -60,17 +60,12 @@ def shifted(x: Array, bits: Array) -> Array:
 
 
 def of_stream(
-    gain_TID: Array,
-    residual_TID: Array,
-    head_VD: Array,
-    errors: Array,
-    rounding: Rounding,
-    level: int = LEVEL,
+    gain_TID: Array, residual_TID: Array, head_VD: Array, errors: Array, rounding: Rounding
 ) -> Array:
     """Credit: derivative of log p(target) with respect to the last residual stream.
 
     Its unit is a power of two, the same for all tokens of a step. It follows from the mean
-    magnitude of the head's weights: a large error gives a credit of about 2^level / mean|x|.
+    magnitude of the head's weights: a large error gives a credit of about 2^LEVEL / mean|x|.
 
     Args:
       gain_TID: weight of the last norm, int8.
@@ -78,12 +73,11 @@ def of_stream(
       head_VD: weights of the head, int8.
       errors: of `readout_errors`, int8 [T, I, V].
       rounding: the dithers of the segment.
-      level: the larger, the finer.
 
     Returns:
       int8 [T, I, D].
     """
-    shift = INT8_MAX.bit_length() - rounding.spare_bits + _level(head_VD) - level
+    shift = INT8_MAX.bit_length() - rounding.spare_bits + _level(head_VD) - LEVEL
     return through_head_and_norm(errors, head_VD, shift, gain_TID, residual_TID, rounding)
 
 

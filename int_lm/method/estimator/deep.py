@@ -39,7 +39,6 @@ from int_lm.model.params import Role, Spec, flatten
 from int_lm.settings import StrategySettings
 
 RESPONSE_BITS = 5  # a response is to a move of 2^5: `layers.RESPONSE_STEP` up and as much down
-LEVEL = 8  # of `credit.of_stream`: one less than along the skip path, as credit adds up
 OPERATIONS_MOST = 64  # of a block that round, so that those of layers have different numbers
 _UNITS = 8  # largest ratio of two units, in bits, that a sum allows for
 
@@ -223,7 +222,7 @@ def _together(segment: Segment, specs: dict[str, Spec]) -> dict[str, Array]:
         return before.value, votes
 
     layers_L = jnp.arange(next(iter(stacked.values())).layers, dtype=jnp.int32)
-    before_TID, sums = jax.lax.scan(block, skip.prepare(segment, LEVEL), layers_L, reverse=True)
+    before_TID, sums = jax.lax.scan(block, skip.prepare(segment), layers_L, reverse=True)
     (embedding,) = (path for path in specs if path not in stacked)
     tokens_TI = segment.tensors[embedding].inputs
     votes = skip.votes(specs[embedding], tokens_TI, before_TID, segment.rounding)

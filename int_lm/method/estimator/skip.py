@@ -21,7 +21,7 @@ from int_lm.model.params import Role, Spec
 from int_lm.settings import StrategySettings
 
 
-def prepare(segment: Segment, level: int = credit.LEVEL) -> Array:
+def prepare(segment: Segment) -> Array:
     """Credit of the residual stream, `credit.of_stream`: int8 [T, I, D]."""
     assert segment.errors_TIV is not None
     return credit.of_stream(
@@ -30,7 +30,6 @@ def prepare(segment: Segment, level: int = credit.LEVEL) -> Array:
         segment.network["head"].value,
         segment.errors_TIV,
         segment.rounding,
-        level,
     )
 
 
