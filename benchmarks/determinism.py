@@ -43,7 +43,10 @@ RECIPES = {  # name: (readout, votes, update)
     "unit, exact, direct": ("exact", "unit", "carry"),
     "unit, exact, adaptive": ("exact", "unit", "adaptive"),
     "unit, exact, direct, cache": ("exact", "unit", "adaptive"),
+    "local, exact, direct": ("exact", "local", "carry"),
+    "deep, exact, direct, cache": ("exact", "deep", "adaptive"),
 }
+IMPOSSIBLE = {("egg", "deep, exact, direct, cache")}  # no credit through its block
 KILLS, STOPS = 10, 2  # unless --kills says otherwise
 LIMIT = 1200  # seconds for a run
 HASH_OF_MODEL = slice(16, 32)  # of an archive, which its program has computed: docs/archive.md
@@ -67,6 +70,8 @@ FIXED = {
     "es.beta1": 0.8,
     "es.beta2": 0.9,
     "es.direct_rate": 12,
+    "es.warmup": 0,
+    "es.decay": 0,
     "es.schedule": "inverse",
     "data.path": "text",
     "data.tokenizer": "bytes",
@@ -133,6 +138,8 @@ def flags_of(architecture: str, recipe: str) -> list[str]:
         "es.votes": votes,
         "es.update": update,
     }
+    if architecture == "rwkv" and votes in ("local", "deep"):  # nothing is perturbed
+        flags |= {"es.population": 32, "es.members_per_stream": 1, "es.decay": 0.001}
     if "direct" in recipe:
         flags |= {"model.direct": "1 3", "model.direct_bits": 10}
     if "cache" in recipe:
@@ -347,6 +354,7 @@ def main() -> None:
         chosen = [
             names
             for names in itertools.product(ARCHITECTURES, RECIPES)
+            if names not in IMPOSSIBLE
             if not arguments.rows or ", ".join(names) in arguments.rows
         ]
         differ = 0

@@ -11,8 +11,8 @@ votes are computed with
     gradient   the straight-through gradient of as many segments (benchmarks/backprop.py), which
                goes through layers and time: how far votes agree with back-propagation
 
-The means of both are printed for every estimator, at equal population, segment length and
-perturbation scale.
+The means of both are printed for every estimator, at equal streams, segment length and perturbation
+scale.
 """
 
 import functools
@@ -34,9 +34,11 @@ from int_lm.method.recipe import Recipe
 from int_lm.model.params import Parameters
 
 ESTIMATORS = {
-    "plain": {"votes": "eggroll", "readout": "perturbed"},
-    "trace": {"votes": "trace", "readout": "exact"},
-    "unit": {"votes": "unit", "readout": "exact"},
+    "plain": {"votes": "eggroll", "readout": "perturbed", "members_per_stream": 2},
+    "trace": {"votes": "trace", "readout": "exact", "members_per_stream": 2},
+    "unit": {"votes": "unit", "readout": "exact", "members_per_stream": 2},
+    "local": {"votes": "local", "readout": "exact", "members_per_stream": 1},
+    "deep": {"votes": "deep", "readout": "exact", "members_per_stream": 1},
 }
 SINGLES = 8
 WARM_UP = 16  # segments read before the first vote: states forget that they began at zero
@@ -109,7 +111,8 @@ def measure(
     summed(gradients, WARM_UP)
     gradient, rows = summed(gradients, draws), []
     for name, fields in ESTIMATORS.items():
-        changed = common.with_fields(settings, "es", **fields)
+        population = es.streams * int(fields["members_per_stream"])
+        changed = common.with_fields(settings, "es", population=population, **fields)
         segments = votes_of(common.recipe_of(changed, tokenizer.vocab_size), weights, laid)
         summed(segments, WARM_UP)
         own = summed(segments, draws)
@@ -178,7 +181,7 @@ def main() -> None:
     if arguments.json:
         print(json.dumps({"machine": common.machine(), "draws": arguments.draws, "rows": rows}))
         return
-    sizes = f"P {es.population}, T {es.segment_length}, {arguments.draws} draws"
+    sizes = f"S {es.streams}, T {es.segment_length}, {arguments.draws} draws"
     print(f"{common.machine()}; {sizes}")
     report(rows)
 
