@@ -294,7 +294,6 @@ def test_deep_votes_of_a_large_population_equal_the_oracle(kind: str) -> None:
         rows={},
         cache=None,
         difference_I=None,
-        tokens_I=tensors["embedding"].inputs,
         logits_IV=jnp.asarray(records["logits"].astype(np.int16)),
         targets_I=jnp.asarray(records["targets"].astype(np.int32)),
         residual_ID=int8(records["residual"]),

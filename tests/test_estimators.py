@@ -132,7 +132,6 @@ def test_votes_of_a_large_population_equal_the_oracle(
         difference_I=jnp.asarray(records["difference"].astype(np.int32))
         if voting != "local"
         else None,
-        tokens_I=jnp.asarray(inputs["embedding"]),
         logits_IV=jnp.asarray(records["logits"].astype(np.int16)),
         targets_I=jnp.asarray(records["targets"].astype(np.int32)),
         residual_ID=jnp.asarray(int8(records["residual"])),

@@ -70,7 +70,6 @@ class Record:
       cache: what the document cache said to every voter; None without it.
       difference_I: log-likelihood of a pair's first member minus that of its second, int32 in units
         of 2^-16 bit; None where each member reads a stream of its own.
-      tokens_I: tokens that the voters read, int32.
       logits_IV: of the voters, int8 or int16 q4.
       targets_I: of the voters, int32; `NO_TARGET` for padding.
       residual_ID: residual stream of the voters, int8 q4.
@@ -81,7 +80,6 @@ class Record:
     rows: dict[str, Array]
     cache: Reading | None
     difference_I: Array | None
-    tokens_I: Array
     logits_IV: Array
     targets_I: Array
     residual_ID: Array
@@ -115,7 +113,6 @@ def keep(recipe: Recipe) -> Keep:
             rows={name: _voting_members(paired, rows_P) for name, rows_P in activity.rows.items()},
             cache=document_cache.of_pairs(activity.cache, len(targets_I)),
             difference_I=difference_I,
-            tokens_I=_voting_members(paired, uses["embedding"].inputs),
             logits_IV=_voting_members(paired, logits_PV),
             targets_I=targets_I,
             residual_ID=_voting_members(paired, activity.residual),
@@ -186,7 +183,6 @@ def votes(
         gain_TID=records.gain_ID,
         rounding=rounding,
         tensors=records.tensors,
-        tokens_TI=records.tokens_I,
         architecture=recipe.model.architecture,
     )
     voting = _voting(recipe)

@@ -42,7 +42,6 @@ class Segment(NamedTuple):
       gain_TID: weight of the last norm, of the voters, int8.
       rounding: the dithers of this segment.
       tensors: by path, the records of every tensor that is voted on token by token.
-      tokens_TI: tokens that the voters read, int32.
       architecture: the network's.
     """
 
@@ -53,7 +52,6 @@ class Segment(NamedTuple):
     gain_TID: Array
     rounding: Rounding
     tensors: dict[str, Any]
-    tokens_TI: Array
     architecture: Architecture
 
 

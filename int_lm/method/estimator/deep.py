@@ -206,7 +206,9 @@ def _together(segment: Segment, specs: dict[str, Spec]) -> dict[str, Array]:
     through_block = segment.architecture.credit
     assert through_block is not None  # `_check`
     stacked = {path: spec for path, spec in specs.items() if spec.layers}
-    starts_TI = segment.tokens_TI == SEPARATOR
+    (embedding,) = (path for path in specs if path not in stacked)
+    tokens_TI = segment.tensors[embedding].inputs
+    starts_TI = tokens_TI == SEPARATOR
     names = {path: path.split("/", 1)[1] for path in stacked}
     weights = dict(flatten(segment.network))
 
@@ -223,8 +225,6 @@ def _together(segment: Segment, specs: dict[str, Spec]) -> dict[str, Array]:
 
     layers_L = jnp.arange(next(iter(stacked.values())).layers, dtype=jnp.int32)
     before_TID, sums = jax.lax.scan(block, skip.prepare(segment), layers_L, reverse=True)
-    (embedding,) = (path for path in specs if path not in stacked)
-    tokens_TI = segment.tensors[embedding].inputs
     votes = skip.votes(specs[embedding], tokens_TI, before_TID, segment.rounding)
     return sums | {embedding: votes}
 
