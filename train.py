@@ -1,4 +1,4 @@
-"""Pretrain an int8 language model with forward passes only.
+"""Pretrain an int8 language model in integers.
 
     python train.py --config configs/quickstart.yaml
     python train.py --config configs/quickstart.yaml --data.path books/ --run.dir runs/books

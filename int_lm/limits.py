@@ -9,6 +9,7 @@ RADEMACHER_MAX = 16
 FITNESS_MAX = {"sign": 1, "linear": 7, "rank": 7, "standard": 7}  # largest |fitness| of a pair
 LINEAR_LEVELS_AT_MEAN = 3  # `linear`: fitness of a pair whose |score difference| is the mean
 LOG2_FRACTION_BITS = 16  # a log-likelihood is an integer in units of 2^-16 bit
+DECAY_MIN = 2.0**-16  # the unit that a decay is rounded to
 LEARNING_RATE_MIN, LEARNING_RATE_MAX = 2.0**-12, 4.0  # the least is the unit it is rounded to
 DIRECT_LENGTH_MAX = 16
 WORDS_MAX = 4

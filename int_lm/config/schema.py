@@ -54,7 +54,7 @@ class EsConfig:
     population: int = described(512, "P, members per step; 2i and 2i+1 are a pair (even)", least=2)
     segment_length: int = described(16, "T, tokens each member reads per step", least=1)
     members_per_stream: int = described(
-        2, "members that read one stream (even); 1 if votes perturb nothing (local)", least=1
+        2, "members that read one stream (even); 1 if nothing is perturbed (local, deep)", least=1
     )
     rank: int = described(1, "R, rank of a matrix perturbation A B^T", least=1)
     sigma_shift: int = described(3, "perturbation scale sigma = 2^-sigma_shift (1.0 = 16 in q4)")
@@ -69,7 +69,9 @@ class EsConfig:
         "what a pair's perturbation is multiplied with. eggroll: its fitness over the segment (any "
         "objective will do); trace: its log-likelihood difference token by token; unit: what each "
         "unit contributed to that, by node perturbation (needs readout exact); local: the same of "
-        "every unit moved alone, with no perturbation of weights (needs members_per_stream 1)",
+        "every unit moved alone, with no perturbation of weights (needs members_per_stream 1; 2 "
+        "where norm weights are perturbed); deep: local, with credit from later layers and from "
+        "the next token, which is not forward-only (docs/method.md)",
         kind="estimator",
     )
     readout: Literal["perturbed", "exact"] = described(
@@ -120,8 +122,8 @@ class EsConfig:
     )
     decay: float = described(
         0.0,
-        "weight decay: share of itself by which a weight of the network shrinks in a step, times "
-        "the decay of schedule",
+        "weight decay: share of itself by which a weight of the network, other than of its norms, "
+        "shrinks in a step, times the decay of schedule",
     )
     anchor: float = described(
         0.0,

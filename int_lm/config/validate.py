@@ -10,6 +10,7 @@ from int_lm.errors import require
 from int_lm.files import untrusted
 from int_lm.limits import (
     CACHE_BITS,
+    DECAY_MIN,
     DIRECT_BITS,
     DIRECT_LENGTH_MAX,
     INT8_MAX,
@@ -105,11 +106,14 @@ def validate(config: Config) -> Config:
                 not re.search("[\ud800-\udfff]", named),
                 f"{section}.{field.name} is {ascii(named)}, not UTF-8; use another name",
             )
-    require(es.population % 2 == 0, f"es.population is {es.population}, must be even (pairs)")
+    require(
+        es.population % 2 == 0,
+        f"es.population is {es.population}, must be even (members go two by two)",
+    )
     readers = f"es.members_per_stream {es.members_per_stream}"
     require(
         es.members_per_stream == 1 or es.members_per_stream % 2 == 0,
-        f"{readers} must be even (a pair reads one stream), or 1 (votes local)",
+        f"{readers} must be even (a pair reads one stream), or 1 (votes local, deep)",
     )
     multiple = es.population % es.members_per_stream == 0
     require(multiple, f"es.population {es.population} is not a multiple of {readers}")
@@ -176,7 +180,10 @@ def validate(config: Config) -> Config:
         f"{DIRECT_LENGTH_MAX}",
     )
     require(es.sigma_shift <= 12, f"es.sigma_shift is {es.sigma_shift}, must be at most 12")
-    require(es.decay <= 1, f"es.decay is {es.decay}, must be at most 1")
+    require(
+        es.decay == 0 or DECAY_MIN <= es.decay <= 1,
+        f"es.decay is {es.decay}, must be 0, or from {DECAY_MIN:g} to 1: less shrinks nothing",
+    )
     require(es.anchor <= 1, f"es.anchor is {es.anchor}, must be at most 1")
     reward = config.reward
     require(0 < reward.holdout < 1, f"reward.holdout is {reward.holdout}, must lie between 0 and 1")

@@ -31,7 +31,7 @@ _SOURCES = {
 
 _INTRODUCTION = """\
 A recurrent language model whose weights and activations are 8-bit integers, pretrained by int_lm
-with forward passes only: no back-propagation, and no floating-point number in a step.
+{how}: there was no floating-point number in a step.
 """
 
 _UNMEASURED = """\
@@ -86,6 +86,13 @@ print(-runtime.log2_likelihoods(model, [ids])[0] / 2**16, "bits")
 """
 
 _FIGURES = ("bits_per_byte", "bytes", "tokens", "byte_perplexity", "token_perplexity")
+
+
+def _how(votes: str) -> str:
+    """What the introduction says of the method."""
+    if votes == "deep":
+        return "in integers, without automatic differentiation"
+    return "with forward passes only, and no back-propagation"
 
 
 def _table(header: tuple[str, str], rows: Mapping[str, Any]) -> str:
@@ -239,14 +246,18 @@ def model_card(
         "step": run.step,
         "hash of the weights": f"`{settings['weights_hash']}`",
     }
+    perturbed = any(recipe.perturbs(spec) for _, spec in params.flatten(recipe.model.specs.network))
+    method = "evolution strategies (EGGROLL), " if perturbed else ""
     training = {
-        "method": f"evolution strategies (EGGROLL), votes `{es.votes}`, update `{es.update}`",
+        "method": f"{method}votes `{es.votes}`, update `{es.update}`",
         "objective": f"`{es.objective}`",
         "text": f"{described_text(data)}, {data.holdout:g} of the documents held out",
         "tokens read": f"{run.step * streams * es.segment_length:,} "
         f"({run.step:,} steps x {streams:,} streams x {es.segment_length} tokens)",
         "population": f"{es.population:,}, {es.members_per_stream} per stream",
-        "perturbation": f"rank {es.rank}, {es.noise}, sigma 2^-{es.sigma_shift}",
+        "perturbation": f"rank {es.rank}, {es.noise}, sigma 2^-{es.sigma_shift}"
+        if perturbed
+        else None,
         "fitness": es.fitness if by_fitness else None,
         **recipe.update.settings_used(es),
         "schedule": f"`{es.schedule}`, over {run.config.run.steps:,} steps",
@@ -270,7 +281,7 @@ def model_card(
         (
             front,
             title,
-            _INTRODUCTION,
+            _INTRODUCTION.format(how=_how(es.votes)),
             _table(("model", ""), sizes),
             "## Training\n",
             _table(("setting", ""), training),

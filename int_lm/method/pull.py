@@ -23,7 +23,7 @@ from int_lm.arithmetic import fixed, noise
 from int_lm.errors import require
 from int_lm.method import schedules
 from int_lm.method.update import Memory, Scalars, Tensor, Update, Values, Votes
-from int_lm.model.params import Spec
+from int_lm.model.params import Role, Spec
 from int_lm.settings import Settings, StrategySettings
 
 ANCHOR = "anchor"  # name of w0 in the memory, and of its rate among the schedule values
@@ -59,7 +59,7 @@ def pulled(name: str, tensor: Tensor, weight: Array, place: Array | int, rate: A
 
 
 def decayed(name: str, update: Update) -> Update:
-    """The update of this name, followed by the pull towards 0.
+    """The update of this name, followed by the pull towards 0; not of norm weights and biases.
 
     Raises:
       UserError: by `values`, if the update itself has the name `decay` there.
@@ -79,6 +79,8 @@ def decayed(name: str, update: Update) -> Update:
         values: Scalars,
     ) -> tuple[Array, Memory]:
         weight, memory = update.move(es, tensor, weight, memory, votes, values)
+        if tensor.spec.role is Role.VECTOR:
+            return weight, memory
         return pulled(DECAY, tensor, weight, 0, values[DECAY]), memory
 
     return update._replace(

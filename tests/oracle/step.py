@@ -148,7 +148,7 @@ def updated(
             assert es.update.endswith("STOCHASTIC")
             rest = entries(vote), rounding(seed, step, tensor, len(old), 12)
             new = [update.randomly_moved(w, v, rate, r) for w, v, r in zip(old, *rest, strict=True)]
-        if es.decay:
+        if es.decay and kind != "vector":
             assert es.schedule == "constant"
             new = update.pulled(es.decay, seed ^ 0x5A5A5A5A, new, [0] * len(new), tensor, step)
         weights[path] = like(vote, iter(new))
