@@ -96,9 +96,7 @@ class EsConfig:
     )
     alpha_halflife: float = described(67.0, "steps after which schedule inverse has halved alpha")
     learning_rate: float = described(
-        0.5,
-        "update carry: units (1/16) that a weight moves by in a step; adaptive: that times the "
-        "ratio",
+        0.5, "update carry: units (1/16) a weight moves by in a step; adaptive: times the ratio"
     )
     learning_rate_halflife: float = described(
         200.0, "steps after which schedule inverse has halved learning_rate"
