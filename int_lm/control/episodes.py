@@ -105,7 +105,7 @@ def of_members(
 
     played, _ = chunks.over(of_chunk, pairs_CI, None)
     flat = played.returns.reshape(-1, episodes), played.lengths.reshape(-1, episodes), played.sums
-    returns_PE, lengths_PE, sums_CK = (placement.gathered(x, axis) for x in flat)
+    returns_PE, lengths_PE, sums_CK = map(placement.InOrder(axis).gathered, flat)
     return returns_PE, lengths_PE, sums_CK
 
 

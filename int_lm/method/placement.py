@@ -18,10 +18,11 @@ Axes: P members, S streams, J tokens and pairs of a segment, V vocabulary.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -179,3 +180,35 @@ def summed(x: Array, axis: str | None, spec: PartitionSpec | None = None) -> Arr
     if spec is None or axis not in spec:
         return jax.lax.psum(x, axis)
     return jax.lax.psum_scatter(x, axis, scatter_dimension=spec.index(axis), tiled=True)
+
+
+class InOrder:
+    """Gatherings and sums over all devices that wait for each other.
+
+    Between processes only their order tells collectives of one shape apart. If several were under
+    way together, the sum of one tensor could meet that of another.
+
+    Args:
+      axis: name of the mesh axis of the devices; None for a single device.
+    """
+
+    def __init__(self, axis: str | None):
+        self._axis = axis
+        self._after = jnp.int32(0)
+
+    def gathered(self, x: Array) -> Array:
+        """`gathered`; no entry is the least number of its dtype."""
+        return self._next(x, lambda x: gathered(x, self._axis))
+
+    def summed(self, x: Array, spec: PartitionSpec | None) -> Array:
+        """`summed`; no sum is the least number of its dtype."""
+        return self._next(x, lambda x: summed(x, self._axis, spec))
+
+    def _next(self, x: Array, collective: Callable[[Array], Array]) -> Array:
+        if self._axis is None:
+            return x
+        result = collective(x + self._after.astype(x.dtype))
+        # it is 0, but XLA does not know that, and has to wait for the result
+        least = np.iinfo(result.dtype).min
+        self._after = (result.ravel()[0] == least).astype(jnp.int32)
+        return result

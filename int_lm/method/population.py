@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec
 
 from int_lm.method import chunks, fitness, placement, token_votes
 from int_lm.method.clock import Clock
-from int_lm.method.placement import AXIS, Placement
+from int_lm.method.placement import AXIS, InOrder, Placement
 from int_lm.method.recipe import Recipe
 from int_lm.method.state import Tables
 from int_lm.method.token_votes import RowErrors, VotesByPath
@@ -107,15 +107,16 @@ def of_device(
       split: by path, how the summed votes are divided among the devices; None for a single device.
     """
     own = outcome(recipe, weights, members, tokens_ST, clock, pairs_CI)
-    scores_P = placement.gathered(own.scores_P, axis)
+    order = placement.InOrder(axis)
+    scores_P = order.gathered(own.scores_P)
     fitness_I = fitness.fitness(recipe.es, scores_P, recipe.objective.score_max(recipe.es))
     votes = own.votes | votes_of_fitness(recipe, fitness_I[pairs_CI], clock, pairs_CI)
     return PopulationResult(
         scores_P=scores_P,
         fitness_I=fitness_I,
         members=own.members,
-        votes=summed(votes, axis, split),
-        tables=_learnt(recipe, Tables(weights.tables, counts), own.row_errors, clock, axis),
+        votes=summed(votes, order, split),
+        tables=_learnt(recipe, Tables(weights.tables, counts), own.row_errors, clock, order),
     )
 
 
@@ -126,12 +127,11 @@ def splits(recipe: Recipe, place: Placement) -> dict[str, PartitionSpec]:
 
 
 def summed(
-    votes: dict[str, Array], axis: str | None, split: dict[str, PartitionSpec] | None
+    votes: dict[str, Array], order: InOrder, split: dict[str, PartitionSpec] | None
 ) -> dict[str, Array]:
-    """Votes by path, summed over all devices; the arguments are those of `of_device`."""
+    """Votes by path, summed over all devices; `split` is that of `of_device`."""
     return {
-        path: placement.summed(sums, axis, split[path] if split else None)
-        for path, sums in votes.items()
+        path: order.summed(sums, split[path] if split else None) for path, sums in votes.items()
     }
 
 
@@ -140,16 +140,16 @@ def _learnt(
     tables: Tables,
     row_errors: RowErrors | None,
     clock: Clock,
-    axis: str | None,
+    order: InOrder,
 ) -> Tables:
     """The context tables after a step, from the row errors of all devices."""
     if row_errors is None:
         return tables
-    errors_JV, learnt = placement.gathered(row_errors.errors_JV, axis), Tables()
+    errors_JV, learnt = order.gathered(row_errors.errors_JV), Tables()
     for name, table in tables.values.items():
         if name == document_cache.NAME:
             continue
-        rows_J = placement.gathered(row_errors.rows[name], axis)
+        rows_J = order.gathered(row_errors.rows[name])
         learnt.values[name], learnt.counts[name] = context_tables.update(
             recipe.es, table, tables.counts[name], rows_J, errors_JV, clock.step
         )
@@ -160,8 +160,8 @@ def _learnt(
             recipe.es,
             table.reshape(-1, 1),
             tables.counts[name],
-            placement.gathered(of_weights.weights, axis),
-            placement.gathered(of_weights.errors, axis),
+            order.gathered(of_weights.weights),
+            order.gathered(of_weights.errors),
             clock.step,
         )
         learnt.values[name], learnt.counts[name] = weights.reshape(table.shape), counts

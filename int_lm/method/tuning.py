@@ -118,7 +118,7 @@ def votes(
       split: as for `population.of_device`.
     """
     found = population.votes_of_fitness(recipe, fitness_I[pairs_CI], clock, pairs_CI)
-    return population.summed(found, axis, split)
+    return population.summed(found, placement.InOrder(axis), split)
 
 
 def learn(

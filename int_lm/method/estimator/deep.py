@@ -191,7 +191,7 @@ def _check(architecture: Architecture, specs: dict[str, Spec]) -> None:
     require(
         architecture.credit is not None,
         "es.votes deep needs an architecture that says how credit goes back through its blocks "
-        "(Architecture.credit), such as rwkv; use --es.votes local",
+        "(Architecture.credit); use --es.votes local",
     )
     for path, spec in specs.items():
         require(
