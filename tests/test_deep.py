@@ -333,7 +333,7 @@ def settings(model: dict[str, Any] | None = None, **es: Any) -> Config:
     [
         (
             settings({"architecture": "egg"}),
-            r"\(Architecture.credit\), such as rwkv; use --es.votes",
+            r"\(Architecture.credit\); use --es.votes",
         ),
         (settings({"architecture": "egg"}, members_per_stream=2), "how credit goes back"),
         (settings({"architecture": "plugins.gru:GRU"}), "how credit goes back through its blocks"),
