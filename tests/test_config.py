@@ -350,7 +350,8 @@ def test_yaml_reads_back_equal(written: Config) -> None:
         ({"es__members_per_stream": 0}, "es.members_per_stream is 0, must be >= 1"),
         (
             {"es__members_per_stream": 3},
-            "es.members_per_stream 3 must be even (a pair reads one stream), or 1 (votes local, deep)",
+            "es.members_per_stream 3 must be even (a pair reads one stream), "
+            "or 1 (votes local, deep)",
         ),
         (
             {"es__population": 10, "es__members_per_stream": 4},
