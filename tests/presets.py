@@ -27,7 +27,7 @@ def paper_es(**fields: Any) -> EsConfig:
 
 def readers(architecture: str, votes: str) -> int:
     """`es.members_per_stream` of a small recipe: 1 where no weight is perturbed."""
-    return 1 if (architecture, votes) == ("rwkv", "local") else 2
+    return 1 if architecture == "rwkv" and votes in ("local", "deep") else 2
 
 
 def egg(**fields: Any) -> ModelConfig:
