@@ -98,9 +98,10 @@ def test_exact_votes_of_the_readout_are_the_gradient(run_command, tmp_path) -> N
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)["rows"]
     nearness = {(row["estimator"], row["tensor"]): row["gradient"] for row in rows}
-    assert {name for name, _ in nearness} == {"plain", "trace", "unit"}
+    exact = "trace", "unit", "local", "deep"
+    assert {name for name, _ in nearness} == {"plain", *exact}
     # at the start the readout alone has a gradient
-    assert min(nearness["unit", "head"], nearness["trace", "head"]) > 0.9
+    assert min(nearness[name, "head"] for name in exact) > 0.9
     assert abs(nearness["plain", "head"]) < 0.5
 
 
