@@ -14,7 +14,7 @@ In each step a weight w moves towards its place p, by a share of their distance,
 A pull follows the moves of an update and becomes a part of that update. It works with every update.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import jax.numpy as jnp
 from jax import Array
@@ -37,6 +37,17 @@ def rate(settings: Settings, step: int, share: float) -> int:
     es = settings.es
     decay = schedules.decay(es.schedule, step, es.learning_rate_halflife, settings.run.steps)
     return round(share * decay * (1 << RATE_BITS))
+
+
+def _with_rate(name: str, update: Update, pull: str) -> Callable[[Settings, int], Values]:
+    """The update's schedule values and the rate of the pull, whose share is the field es.`pull`."""
+
+    def values(settings: Settings, step: int) -> Values:
+        own = update.values(settings, step)
+        _refuse(name, pull, own)
+        return {**own, pull: rate(settings, step, getattr(settings.es, pull))}
+
+    return values
 
 
 def pulled(name: str, tensor: Tensor, weight: Array, place: Array | int, rate: Array) -> Array:
@@ -65,11 +76,6 @@ def decayed(name: str, update: Update) -> Update:
       UserError: by `values`, if the update itself has the name `decay` there.
     """
 
-    def values(settings: Settings, step: int) -> Values:
-        own = update.values(settings, step)
-        _refuse(name, DECAY, own)
-        return {**own, DECAY: rate(settings, step, settings.es.decay)}
-
     def move(
         es: StrategySettings,
         tensor: Tensor,
@@ -84,7 +90,7 @@ def decayed(name: str, update: Update) -> Update:
         return pulled(DECAY, tensor, weight, 0, values[DECAY]), memory
 
     return update._replace(
-        values=values,
+        values=_with_rate(name, update, DECAY),
         move=move,
         settings_used=lambda es: (
             update.settings_used(es) | {"weight decay": f"{es.decay:g} of a weight a step"}
@@ -106,11 +112,6 @@ def anchored(name: str, update: Update) -> Update:
         _refuse(name, ANCHOR, own)
         return own | {ANCHOR: jnp.zeros(spec.full_shape, jnp.int8)}
 
-    def values(settings: Settings, step: int) -> Values:
-        own = update.values(settings, step)
-        _refuse(name, ANCHOR, own)
-        return {**own, ANCHOR: rate(settings, step, settings.es.anchor)}
-
     def move(
         es: StrategySettings,
         tensor: Tensor,
@@ -126,7 +127,7 @@ def anchored(name: str, update: Update) -> Update:
 
     return update._replace(
         memory=memory,
-        values=values,
+        values=_with_rate(name, update, ANCHOR),
         move=move,
         settings_used=lambda es: (
             update.settings_used(es)

@@ -125,6 +125,25 @@ def through_shift(value_DF: Array) -> Array:
     return _level(value_DF) + _through_shift(value_DF.shape[-2])
 
 
+def through_shifts(value_LDF: Array | None, layers: int) -> Array:
+    """`through_shift` of every layer: int32 [L]; zeros, which nobody reads, without weights."""
+    if value_LDF is None:
+        return jnp.zeros(layers, jnp.int32)
+    return jax.vmap(through_shift)(value_LDF)
+
+
+def answered(credit_TIE: Array, responses_TIM: Array) -> Array:
+    """Credit of effects times `layers.responses`: int32 [T, I, M], below 2^14 in magnitude.
+
+    Args:
+      credit_TIE: int8; output m has effect m mod E.
+      responses_TIM: int8.
+    """
+    groups = responses_TIM.shape[-1] // credit_TIE.shape[-1]
+    credit_TIM = jnp.concatenate([credit_TIE] * groups, axis=-1).astype(jnp.int32)
+    return credit_TIM * responses_TIM.astype(jnp.int32)
+
+
 def _through_shift(outputs: int) -> int:
     """`through_shift` of weights of level 0."""
     return round(math.log2(outputs) / 2) - 2

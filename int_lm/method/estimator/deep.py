@@ -106,15 +106,9 @@ def to_outputs(
       bits: number of low bits that the dither rounds off.
       rounding: the dithers of the segment.
     """
-
-    def products(credit_TIE: Array, responses_TIM: Array) -> Array:
-        groups = responses_TIM.shape[-1] // credit_TIE.shape[-1]
-        tiled = jnp.concatenate([credit_TIE] * groups, axis=-1).astype(jnp.int32)
-        return tiled * responses_TIM.astype(jnp.int32)  # below 2^14
-
-    total = products(*parts[0]) << CREDIT_SUM_BITS
+    total = credit.answered(*parts[0]) << CREDIT_SUM_BITS
     for part, down in zip(parts[1:], downs, strict=True):
-        term = _term(products(*part), down)
+        term = _term(credit.answered(*part), down)
         missing = total.shape[-1] - term.shape[-1]
         total = total + jnp.pad(term, ((0, 0), (0, 0), (0, missing)))
     return rounding.narrowed(total, bits)

@@ -22,7 +22,6 @@ Axes: T tokens of a segment, I voters, M outputs, N inputs, E effects, D width; 
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 
 from int_lm import native
@@ -55,9 +54,7 @@ def operand(
       rounding: the dithers of the segment.
       product_shift: right shift of the product.
     """
-    groups = responses_TIM.shape[-1] // credit_TIE.shape[-1]
-    credit_TIM = jnp.concatenate([credit_TIE] * groups, axis=-1).astype(jnp.int32)
-    return rounding.operand(credit_TIM * responses_TIM.astype(jnp.int32), product_shift)
+    return rounding.operand(credit.answered(credit_TIE, responses_TIM), product_shift)
 
 
 def _votes(
@@ -86,9 +83,7 @@ def _of_layers(
     inputs_LTIN, responses_LTIM = records
     if spec.role is Role.PROJECTION:
         return outer_of_layers(rounding.operand(credit_TID, 0), inputs_LTIN)
-    shift_L = jnp.zeros(len(inputs_LTIN), jnp.int32)
-    if through is not None:
-        shift_L = jax.vmap(credit.through_shift)(through)
+    shift_L = credit.through_shifts(through, len(inputs_LTIN))
     return local_votes(
         *(responses_LTIM, inputs_LTIN, credit_TID, through, shift_L, rounding),
         *(PRODUCT_SHIFT, credit.THROUGH_BITS),

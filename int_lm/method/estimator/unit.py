@@ -77,9 +77,7 @@ def _of_layers(
     inputs_LTIN, effect_LTIE = records
     if spec.role is Role.PROJECTION:
         return outer_of_layers(rounding.operand(credit_TID, 0), inputs_LTIN)
-    shift_L = jnp.zeros(len(inputs_LTIN), jnp.int32)
-    if through is not None:
-        shift_L = jax.vmap(credit.through_shift)(through)
+    shift_L = credit.through_shifts(through, len(inputs_LTIN))
     shifts = node.shifts_of(weight, inputs_LTIN.shape[-1])
     return unit_votes(
         *(weight, inputs_LTIN, effect_LTIE, credit_TID, through, shift_L, rounding, *shifts),
