@@ -160,6 +160,20 @@ def test_credit_through_a_norm_and_a_token_shift_equals_the_oracle(kind: str) ->
             assert_same(found, oracle.deep.norm(place_of(1), tokens, stream, *parts, mu))
 
 
+def test_outputs_at_an_end_are_moved_inward_alone() -> None:
+    """All credits of all outputs: those at +-127 lose what has their own sign, others nothing."""
+    value, outputs = np.meshgrid(np.arange(-127, 128), [-127, -126, 0, 126, 127])
+    credit = oracle.deep.Credit(value[:, None], -3)
+    expected = oracle.deep.inward(credit, outputs[:, None])
+    assert_same(
+        back(jnp.asarray(tokens_of("random"))).inward(
+            Credit(int8(value[:, None]), jnp.int32(-3)), int8(outputs[:, None])
+        ),
+        expected,
+    )
+    assert (expected.value != credit.value).sum() == 2 * 127
+
+
 def test_credit_of_the_token_after_stays_in_its_document() -> None:
     """A segment's last token has none, nor has a token before a separator."""
     value = drawing("ends")(LENGTH, len(NUMBERS), 3)
@@ -193,6 +207,8 @@ def parts_of(kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
             answers[path] = draw(LENGTH, *stacked, voters, spec.shape[0])
             streams[path] = draw(LENGTH, *stacked, voters, WIDTH)
     state = {"layers/time_mixing": draw(LENGTH, MODEL.layers, voters, 2 * WIDTH)}
+    gates = drawing("random", 5)(LENGTH, MODEL.layers, voters, 3 * WIDTH)
+    gates[..., ::3] = drawing("ends", 6)(*gates[..., ::3].shape)
     targets = np.random.default_rng(4).integers(0, VOCABULARY, (LENGTH, voters))
     targets[1, 0] = token_votes.NO_TARGET
     return values, {
@@ -206,12 +222,13 @@ def parts_of(kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
         "gain": np.full((LENGTH, voters, WIDTH), 16),
         "streams": streams,
         "of_state": state,
+        "outputs": {"layers/time_mixing": gates},
     }
 
 
 def uses_of(records: dict[str, Any]) -> dict[str, Use]:
     """The same as the library's records, by path."""
-    fields = [records[name] for name in ("inputs", "answers", "streams", "of_state")]
+    fields = [records[name] for name in ("inputs", "answers", "streams", "of_state", "outputs")]
     return {
         path: Use(
             jnp.asarray(x, jnp.int32) if path == "embedding" else int8(x),
@@ -255,6 +272,7 @@ def test_credit_through_a_block_equals_the_oracle(kind: str) -> None:
                 if name != "channel_value"
             },
             records["of_state"]["layers/time_mixing"][:, layer],
+            records["outputs"]["layers/time_mixing"][:, layer],
             {
                 name: records["streams"][f"layers/{name}"][:, layer]
                 for name in names

@@ -229,9 +229,7 @@ def votes(
     )
 
 
-def _cache_errors(
-    recipe: Recipe, cache: Reading, none_TI: Array, errors_TIV: Array
-) -> CacheErrors:
+def _cache_errors(recipe: Recipe, cache: Reading, none_TI: Array, errors_TIV: Array) -> CacheErrors:
     """The errors of the document cache's weights over a segment; `none_TI` as in `_rows_read`."""
     past = math.prod(recipe.model.specs.tables[document_cache.NAME].shape)
     return CacheErrors(

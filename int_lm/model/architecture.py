@@ -49,6 +49,17 @@ class Back(Protocol):
         """
         ...
 
+    def inward(self, of_outputs: Credit, outputs: Array) -> Credit:
+        """The credit of outputs without what asks those at an end of their range to leave it.
+
+        Votes of it would make weights larger, and the outputs would stay where they are: gates that
+        are shut or open for all tokens would never come back.
+
+        Args:
+          outputs: what the linear gave, int8 [T, I, M].
+        """
+        ...
+
     def later(self, of_next: Credit) -> Credit:
         """From what a token reads of its state to the token before, which left it there."""
         ...

@@ -49,6 +49,8 @@ class Use:
         [..., P, D]. `Architecture.credit` may need it, and what follows.
       state_responses: `responses` of the next state in place of the effect, int8 [..., P, M'] for
         the first M' outputs, which change it.
+      outputs: for a MATRIX, what it gave, int8 [..., P, M]: which outputs are at an end of their
+        range.
     """
 
     inputs: Array
@@ -56,6 +58,7 @@ class Use:
     responses: Array | None = None
     stream: Array | None = None
     state_responses: Array | None = None
+    outputs: Array | None = None
 
 
 @jax.tree_util.register_dataclass

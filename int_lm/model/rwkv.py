@@ -88,9 +88,8 @@ def time_mixing(
 ) -> tuple[Array, Array, Tree]:
     """(int8 q4 stream, its shifted norm, int8 q7 state) -> (output, next state, uses)."""
     both = jnp.concatenate([h_PD, state_PD], axis=-1)
-    forget, candidate, receptance = jnp.split(
-        layers.linear(layer["time_mixing"], both).astype(jnp.int32), 3, axis=-1
-    )
+    gates_PM = layers.linear(layer["time_mixing"], both)
+    forget, candidate, receptance = jnp.split(gates_PM.astype(jnp.int32), 3, axis=-1)
     before = state_PD.astype(jnp.int32)
 
     def following(forget: Array, candidate: Array) -> Array:
@@ -103,7 +102,7 @@ def time_mixing(
     output_PD = output(forget, candidate, receptance)
     responses = layers.responses(output, forget, candidate, receptance)
     of_state = layers.responses(lambda f, c: fixed.saturate(following(f, c)), forget, candidate)
-    uses = {"time_mixing": Use(both, output_PD, responses, x_PD, of_state)}
+    uses = {"time_mixing": Use(both, output_PD, responses, x_PD, of_state, gates_PM)}
     return output_PD, fixed.saturate(following(forget, candidate)), uses
 
 
@@ -166,7 +165,10 @@ def credit(
     width = mixing.stream.shape[-1]
     of_input = Credit(of_both.value[..., :width], of_both.bits)
     of_state = back.later(Credit(of_both.value[..., width:], of_both.bits))
-    of_mixing = back.moved((middle, mixing.responses), (of_state, mixing.state_responses), finer=1)
+    of_mixing = back.inward(
+        back.moved((middle, mixing.responses), (of_state, mixing.state_responses), finer=1),
+        mixing.outputs,  # a key needs it not: at its end the squared one answers nothing
+    )
     before = back.norm(mixing.stream, middle, of_input, shift)
     return before, {
         "channel_value": of_stream,

@@ -52,6 +52,15 @@ def moved(place: Place, *parts: tuple[Credit, np.ndarray], finer: int = 0) -> Cr
     return Credit(votes.narrowed(place, total, 4 + 5 - finer), first.bits - finer)
 
 
+def inward(credit: Credit, outputs: np.ndarray) -> Credit:
+    """Of outputs, without what would push those at +-127 further."""
+    value = credit.value.copy()
+    for place in np.ndindex(*value.shape):
+        if abs(outputs[place]) == 127 and value[place] * outputs[place] > 0:
+            value[place] = 0
+    return Credit(value, credit.bits)
+
+
 def at_next(value: np.ndarray, tokens: np.ndarray) -> np.ndarray:
     """The next token's, of the same document; there is none after the segment's last."""
     result = np.zeros_like(value)
@@ -92,6 +101,7 @@ def of_block(
     weights: dict[str, np.ndarray],
     answers: dict[str, np.ndarray],
     of_state: np.ndarray,
+    outputs: np.ndarray,
     streams: dict[str, np.ndarray],
     credit: Credit,
 ) -> tuple[Credit, dict[str, Credit]]:
@@ -100,6 +110,7 @@ def of_block(
     Args:
       answers: of effects, to outputs of "channel_key" and "time_mixing".
       of_state: answers of the next state to forget and candidate.
+      outputs: of "time_mixing".
       streams: in front of the norm before each of the two.
       credit: of the stream after the block.
     """
@@ -115,7 +126,7 @@ def of_block(
     both = through(next(places), weights["time_mixing"], present, finer=2)
     h, state = (Credit(half, both.bits) for half in np.split(both.value, 2, axis=-1))
     later = Credit(at_next(state.value, tokens), state.bits), of_state
-    of_mixing = moved(next(places), now, later, finer=1)
+    of_mixing = inward(moved(next(places), now, later, finer=1), outputs)
     before = norm(next(places), tokens, streams["time_mixing"], middle, h, mu)
     return before, {
         "channel_value": credit,
@@ -140,6 +151,7 @@ def token_votes(
             {name: value[n] for name, value in weights.items()},
             {name: records.answers[f"layers/{name}"][:, n] for name in acting},
             records.of_state["layers/time_mixing"][:, n],
+            records.outputs["layers/time_mixing"][:, n],
             {name: records.streams[f"layers/{name}"][:, n] for name in acting},
             credit,
         )

@@ -59,7 +59,8 @@ def block(
     layer: dict[str, Any], x: Vector, state: dict[str, Vector]
 ) -> tuple[Vector, dict[str, Vector], dict[str, list[Vector]]]:
     """(x, state) -> (x, next state, uses by name): inputs, effects, their answers and the stream in
-    front of the norm; of time mixing also how the next state answers to forget and candidate."""
+    front of the norm; of time mixing also the answers of the next state to forget and candidate,
+    and the outputs."""
     h, width, first = normed(x), len(x), x
     both = shifted(h, state["time_shift"]) + state["cell"]
     rows = linear(layer["time_mixing"], both)
@@ -89,7 +90,7 @@ def block(
     key = [squared(k) for k in linear_key]
     added = linear(layer["channel_value"], key)
     uses = {
-        "time_mixing": [both, output, sum(answers, []), first, sum(of_state, [])],
+        "time_mixing": [both, output, sum(answers, []), first, sum(of_state, []), rows],
         "channel_key": [mixed, key, [answer(squared, k) for k in linear_key], x],
         "channel_value": [key],
     }

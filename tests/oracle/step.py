@@ -71,7 +71,7 @@ def records_of(
         of_layers = gathered(rows, lambda reading: [use[part] for use in reading.uses[path]])
         return np.moveaxis(of_layers, 2, 1)
 
-    inputs, effects, answers, streams, of_state = {}, {}, {}, {}, {}
+    inputs, effects, answers, streams, of_state, outputs = {}, {}, {}, {}, {}, {}
     for path, (kind, _, layers) in listed.items():
         if kind != "matrix":
             continue
@@ -85,6 +85,7 @@ def records_of(
             streams[path] = used(pluses, path, 3)
         if parts >= 5:
             of_state[path] = used(pluses, path, 4)
+            outputs[path] = used(pluses, path, 5)
     return votes.Records(
         inputs,
         effects,
@@ -98,6 +99,7 @@ def records_of(
         lowest=lowest,
         streams=streams,
         of_state=of_state,
+        outputs=outputs,
     )
 
 

@@ -84,6 +84,7 @@ class Records(NamedTuple):
       inputs: by path [T, I, N], in layers [T, L, I, N]; tokens [T, I] for the embedding.
       effects, answers: by path, likewise.
       streams, of_state: by path, likewise: what a norm was made of, how the next state answers.
+      outputs: by path, likewise: what the matrix gave.
       logits: [T, I, V]. targets: [T, I]. residual, gain: [T, I, D].
       difference: of log-likelihoods [T, I], units of 2^-16 bit.
       lowest: of logits, at which nothing can go down.
@@ -100,6 +101,7 @@ class Records(NamedTuple):
     lowest: int = -32767
     streams: dict[str, np.ndarray] = {}
     of_state: dict[str, np.ndarray] = {}
+    outputs: dict[str, np.ndarray] = {}
 
 
 def dithers(place: Place, length: int, columns: int, bits: int) -> np.ndarray:

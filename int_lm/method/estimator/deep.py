@@ -28,7 +28,7 @@ from jax import Array
 from int_lm import native
 from int_lm.arithmetic.fixed import CREDIT_SUM_BITS, CREDIT_TERM_BITS
 from int_lm.errors import require
-from int_lm.limits import SEPARATOR
+from int_lm.limits import INT8_MAX, SEPARATOR
 from int_lm.method.estimator import Estimator, Segment, TokenVotes, credit, skip
 from int_lm.method.estimator.outer import outer
 from int_lm.method.estimator.rounding import Rounding
@@ -80,6 +80,12 @@ class Back:
         values = [(one.value, responses) for one, responses in parts]
         bits = CREDIT_SUM_BITS + RESPONSE_BITS - finer
         return Credit(to_outputs(values, downs, bits, self._apart()), unit - finer)
+
+    def inward(self, of_outputs: Credit, outputs: Array) -> Credit:
+        """Without what asks outputs of -127 to fall and those of 127 to rise: int8 [T, I, M]."""
+        value = of_outputs.value
+        outward = ((value > 0) & (outputs >= INT8_MAX)) | ((value < 0) & (outputs <= -INT8_MAX))
+        return Credit(jnp.where(outward, jnp.int8(0), value), of_outputs.bits)
 
     def later(self, of_next: Credit) -> Credit:
         """To the token before, of the same document: int8 [T, I, D]; 0 for the segment's last."""
@@ -172,7 +178,7 @@ def _record(spec: Spec, use: Use) -> Use:
     """What `Architecture.credit` needs of a tensor for one token, and its inputs."""
     if spec.role is not Role.MATRIX:
         return Use(use.inputs)
-    return Use(use.inputs, None, use.responses, use.stream, use.state_responses)
+    return Use(use.inputs, None, use.responses, use.stream, use.state_responses, use.outputs)
 
 
 def _check(architecture: Architecture, specs: dict[str, Spec]) -> None:
