@@ -434,6 +434,16 @@ def test_impossible_size_is_refused(changes: dict[str, object], expected: str) -
             {"model__direct": [1]},
             "model.direct needs the readout's exact errors; add --es.readout exact",
         ),
+        (
+            {"es__objective": "reward", "es__votes": "local"},
+            "es.objective reward has no log-likelihood of every token, which es.votes local needs; "
+            "use --es.votes eggroll",
+        ),
+        (
+            {"es__objective": "reward", "es__votes": "unit", "es__readout": "exact"},
+            "which es.votes unit and es.readout exact need; use --es.votes eggroll and "
+            "--es.readout perturbed",
+        ),
         ({"es__update": "carry", "es__learning_rate": 0.0001}, "of which nothing would move"),
         (
             {"es__votes": "local", "es__readout": "exact", "es__members_per_stream": 1},
