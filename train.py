@@ -59,10 +59,12 @@ def parse(
 def show_plan(settings: Config) -> None:
     """Print what a run would cost; nothing is trained."""
     import tokenization
-    from int_lm.training import plan
+    from int_lm.training import cautions, plan
 
     vocab_size = tokenization.identity(tokenization.load(settings.data.tokenizer))["vocab_size"]
     print(*plan.lines(settings, plan.measure(settings, vocab_size)), sep="\n")
+    for sentence in cautions.of(settings):
+        errors.say(sentence)
 
 
 def encoded(tokenizer: "Tokenizer", documents: "dict[str, list[Document]]") -> "Documents":

@@ -24,6 +24,7 @@ from int_lm.config import (
 from int_lm.config.load import REMOVED
 from int_lm.errors import UserError
 from int_lm.method import recipe
+from int_lm.training import cautions
 from tests import presets
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -599,3 +600,30 @@ def test_configuration_is_read_without_jax(run_command: RunCommand) -> None:
     code += "print({'jax', 'jaxlib', 'numpy'} & set(sys.modules))"
     finished = run_command("-c", code)
     assert (finished.returncode, finished.stdout) == (0, "set()\n"), finished.stderr
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"es__warmup": 100, "run__steps": 100}, "es.warmup 100 does not end before the last step"),
+        ({"es__decay": 0.5}, "es.decay 0.5 keeps weights below about 0.062"),
+        ({"es__decay": 0.125, "es__update": "threshold"}, "below about 0.5"),
+        ({"es__direct_dropout": 0.3}, "es.direct_dropout 0.3 leaves out nothing"),
+        ({"es__direct_dropout": 0.3, "model__direct": [2, 3]}, "of more than 3 tokens; add one"),
+    ],
+)
+def test_what_has_no_effect_or_too_much_of_one_is_said(
+    changes: dict[str, object], expected: str
+) -> None:
+    """It is possible, so it is not refused; a little less, or one table more, is silent."""
+    [said] = cautions.of(config.validate(with_fields(**{"es__update": "carry"} | changes)))
+    assert expected in said
+    sound = {"es__warmup": 99, "run__steps": 100, "es__decay": 0.03, "model__direct": [3, 4]}
+    assert cautions.of(with_fields(es__update="carry", es__direct_dropout=0.3, **sound)) == []
+
+
+def test_nothing_is_said_of_shipped_configurations() -> None:
+    """As they are."""
+    files = sorted((ROOT / "configs").glob("*.yaml"))
+    assert len(files) > 9
+    assert [cautions.of(config.load(file)) for file in files] == [[]] * len(files)

@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
     parser.add_argument(
         "--step",
         type=int,
-        help="checkpoint to begin at, 0 for the beginning (default: the oldest that is kept, or the "
+        help="checkpoint to begin at, 0 for the beginning (default: the oldest kept, or the "
         "beginning where no hash was logged after it)",
     )
     parser.add_argument(
