@@ -1,6 +1,7 @@
 """Configuration and command line: what is read, what is refused, and in which words."""
 
 import dataclasses
+import shlex
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -620,6 +621,12 @@ def test_what_has_no_effect_or_too_much_of_one_is_said(
     assert expected in said
     sound = {"es__warmup": 99, "run__steps": 100, "es__decay": 0.03, "model__direct": [3, 4]}
     assert cautions.of(with_fields(es__update="carry", es__direct_dropout=0.3, **sound)) == []
+
+
+def test_a_prompt_that_is_shown_is_the_run_s_own() -> None:
+    """As a shell reads it; of a run that shows no samples it is a word."""
+    shown = [command_line.prompt(with_fields(run__sample_prompt=text)) for text in ("", "it's 3>")]
+    assert [shlex.split(text) for text in shown] == [["The "], ["it's 3>"]]
 
 
 def test_nothing_is_said_of_shipped_configurations() -> None:
