@@ -11,7 +11,6 @@ exit code is 4 if nothing was left to train.
 """
 
 import argparse
-import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -59,10 +58,12 @@ def parse(
 def show_plan(settings: Config) -> None:
     """Print what a run would cost; nothing is trained."""
     import tokenization
-    from int_lm.training import plan
+    from int_lm.training import cautions, plan
 
     vocab_size = tokenization.identity(tokenization.load(settings.data.tokenizer))["vocab_size"]
     print(*plan.lines(settings, plan.measure(settings, vocab_size)), sep="\n")
+    for sentence in cautions.of(settings):
+        errors.say(sentence)
 
 
 def encoded(tokenizer: "Tokenizer", documents: "dict[str, list[Document]]") -> "Documents":
@@ -324,7 +325,7 @@ def finish(
     note(f"run directory: {paths.root}")
     evaluate, sample, export = map(command_line.command, ("eval", "sample", "export"))
     run_flag = f"--run {paths.root}{plugins.flags(plugins.full_names(trainer.settings))}"
-    prompt = shlex.quote(trainer.settings.run.sample_prompt or "The ")
+    prompt = command_line.prompt(trainer.settings)
     note(
         "next:\n"
         f"  {evaluate} {run_flag}\n"

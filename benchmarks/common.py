@@ -24,9 +24,11 @@ import numpy as np
 
 from int_lm import config
 from int_lm.config import Config
-from int_lm.errors import UserError
+from int_lm.errors import EXIT_USER_ERROR, UserError
+from int_lm.files import atomic
 from int_lm.method import recipe
 from int_lm.method.recipe import Recipe
+from int_lm.plot import picture
 from int_lm.training import memory
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -67,7 +69,24 @@ def machine() -> str:
     return f"{platform.machine()}, {device.platform} {kind}, jax {jax.__version__}, Python {python}"
 
 
-# -- Rows ------------------------------------------------------------------------------------------
+# -- Rows and pictures -----------------------------------------------------------------------------
+
+
+def check_out(out: str | Path | None) -> None:
+    """Refuse a file that rows cannot be added to, before anything is measured.
+
+    Raises:
+      UserError: it cannot be opened; the sentence says why.
+    """
+    if out is None:
+        return
+    there = os.path.lexists(out)
+    try:
+        open(out, "a").close()
+        if not there:
+            os.remove(out)
+    except OSError as error:
+        raise UserError(f"cannot add rows to {out}: {error.strerror}; name another --out") from None
 
 
 def append(out: str | Path | None, row: Mapping[str, Any]) -> None:
@@ -77,20 +96,53 @@ def append(out: str | Path | None, row: Mapping[str, Any]) -> None:
             file.write(json.dumps(row) + "\n")
 
 
-def rows_of(path: Path) -> Iterator[dict[str, Any]]:
+def rows_of(path: Path, *keys: str) -> Iterator[dict[str, Any]]:
     """The rows of a file of JSON lines.
 
+    Args:
+      path: of the file.
+      keys: that every row must have.
+
     Raises:
-      UserError: it cannot be read, or a line is no JSON.
+      UserError: it cannot be read, or a line is no JSON, or no row with these keys.
     """
     try:
         for number, line in enumerate(path.read_text().splitlines(), 1):
             try:
-                yield json.loads(line)
+                row = json.loads(line)
             except json.JSONDecodeError:
                 raise UserError(f"{path} line {number}: not a line of JSON") from None
+            missing = [key for key in keys if not isinstance(row, dict) or key not in row]
+            if missing:
+                raise UserError(
+                    f"{path} line {number}: no row of this benchmark, for it has no "
+                    f"{missing[0]}; name a file that --out wrote"
+                )
+            yield row
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
+
+
+def add_picture_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add `--picture` and `--overwrite`; `check_picture` checks them."""
+    parser.add_argument("--picture", type=Path, metavar="FILE", help=".svg, .png or .pdf")
+    parser.add_argument("--overwrite", action="store_true", help="replace the picture")
+
+
+def check_picture(arguments: argparse.Namespace) -> None:
+    """Refuse a picture that cannot or may not be written, before anything is measured.
+
+    Raises:
+      UserError: its name has another ending, it is there and --overwrite is not given, or its
+        directory or matplotlib is missing.
+    """
+    if arguments.picture is None:
+        return
+    picture.check(arguments.picture)
+    atomic.check_free(arguments.picture, overwrite=arguments.overwrite)
+    if not arguments.picture.parent.is_dir():
+        raise UserError(f"{arguments.picture.parent} is no directory; name another --picture")
+    picture.pyplot()
 
 
 # -- Recipes ---------------------------------------------------------------------------------------
@@ -184,6 +236,7 @@ def run(arguments: Sequence[str], output: IO[Any]) -> Finished:
       output: receives what the command prints.
 
     Raises:
+      UserError: the command refused what it was asked, in a sentence of its own.
       SystemExit: the command failed.
     """
     start = time.perf_counter()
@@ -191,7 +244,9 @@ def run(arguments: Sequence[str], output: IO[Any]) -> Finished:
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
-        raise SystemExit(f"{' '.join(arguments[:2])} ended with {process.returncode}")
+        ended = f"{' '.join(arguments[:2])} ended with {process.returncode}"
+        refused = process.returncode == EXIT_USER_ERROR
+        raise UserError(f"{ended}, as it says above") if refused else SystemExit(ended)
     return Finished(time.perf_counter() - start, memory.peak(usage))
 
 

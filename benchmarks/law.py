@@ -50,6 +50,10 @@ DAY = 86400.0  # seconds
 LAYERS_AT_MOST = 24
 CHANNELS_A_LAYER = 64  # of the networks that days are spent on: width over layers, as in 192x3
 SIZES = "network", "width", "layers"
+KEYS = (  # of a row
+    *("width", "layers", "steps", "tables", "learning_rate", "weights", "network", "text_tokens"),
+    *("operations", "processor_seconds", "bits_per_byte"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,7 +229,7 @@ def parse() -> argparse.Namespace:
     """The command line.
 
     Raises:
-      UserError: it asks for nothing, or for two things.
+      UserError: it asks for nothing, for two things, or for a file that cannot be written.
     """
     parser = common.parser(__doc__)
     parser.add_argument("--point", nargs="+", type=Point.of, default=[], metavar="WxLxSTEPS[+]")
@@ -238,10 +242,17 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, metavar="FILE", help="append rows as JSON lines")
     parser.add_argument("--rows", nargs="+", type=Path, default=[], metavar="FILE", help="to fit")
     parser.add_argument("--widths", nargs="+", type=int, default=[], help="the law's (all)")
-    parser.add_argument("--picture", type=Path, metavar="FILE", help=".svg, .png or .pdf")
+    common.add_picture_arguments(parser)
     arguments = parser.parse_args()
     if bool(arguments.point) == bool(arguments.rows):
         raise UserError("name points to train (--point) or rows to fit (--rows)")
+    if arguments.picture and not arguments.rows:
+        raise UserError("--picture draws the rows of --rows; leave it out")
+    for name in ("bytes", "at_most"):
+        if getattr(arguments, name) < 1:
+            raise UserError(f"--{name} is {getattr(arguments, name)}, must be at least 1")
+    common.check_out(arguments.out)
+    common.check_picture(arguments)
     return arguments
 
 
@@ -250,6 +261,8 @@ def main() -> None:
     arguments = parse()
     base = config.load(arguments.config)
     cache.keep()
+    for point in arguments.point:  # whose mistakes are told before any is trained
+        common.recipe_of(settings_of(base, point, arguments.set))
     for point in arguments.point:
         sizes = {"score_bytes": arguments.bytes, "at_most": arguments.at_most}
         row = row_of(base, point, arguments.set, **sizes)
@@ -257,7 +270,7 @@ def main() -> None:
         common.append(arguments.out, row)
     if not arguments.rows:
         return
-    rows = [row for path in arguments.rows for row in common.rows_of(path)]
+    rows = [row for path in arguments.rows for row in common.rows_of(path, *KEYS)]
     found = of_rows(base, rows, arguments.widths)
     if arguments.picture:
         draw(rows, Law(**found["law"]), arguments.picture)

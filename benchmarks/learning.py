@@ -14,6 +14,8 @@ compares at equal steps; rows have the processor's seconds, too. Recipe `backpro
 out. Learning rates fall to 0 at run.steps of the configuration: --set it to the number of steps
 that the machine does in --seconds.
 
+With few steps, mind the warm-up of a recipe (--set es.warmup=0): until its end rates only rise.
+
 --picture draws rows: those just measured, or those of --rows and the evaluations in the
 `metrics.jsonl` of run directories: medians over seeds, with the range between the best and the
 worst seed. It needs `pip install -e '.[bench]'`.
@@ -38,6 +40,7 @@ from int_lm.config import Config, DataConfig, RunConfig
 from int_lm.method.recipe import Recipe
 from int_lm.model.params import Parameters
 from int_lm.plot import picture
+from int_lm.training import cautions
 
 
 def _shipped(name: str, **model: Any) -> Config:
@@ -183,8 +186,12 @@ def changed(name: str, settings: Config, changes: list[str]) -> Config:
         section, _, field = where.partition(".")
         if field not in tree.get(section, {}):
             raise errors.UserError(f"--set {change}: no setting {where!r}; see train.py --help")
+        try:
+            read = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise errors.UserError(f"--set {change}: {value!r} is no value of YAML") from None
         if recipe in ("", name):
-            tree[section][field] = yaml.safe_load(value)
+            tree[section][field] = read
     return config.validate(config.from_dict(tree, "--set"))
 
 
@@ -209,7 +216,7 @@ Point = tuple[str, float, float]  # curve, seconds, bits per byte
 
 def _of_run(directory: Path) -> Iterator[Point]:
     """Points of a run's metrics: its evaluations on held-out text."""
-    for row in common.rows_of(directory / "metrics.jsonl"):
+    for row in common.rows_of(directory / "metrics.jsonl", "seconds"):
         if row.get("valid_bits_per_byte") is not None:
             yield directory.name, row["seconds"], row["valid_bits_per_byte"]
 
@@ -240,11 +247,18 @@ def draw(points: list[Point], levels: dict[str, float], out: Path) -> None:
 # -- The command -----------------------------------------------------------------------------------
 
 
+def _level(text: str) -> tuple[str, float]:
+    """The name and the bits of a text such as gzip=2.927."""
+    name, _, bits = text.partition("=")
+    return name, float(bits)
+
+
 def parse() -> argparse.Namespace:
     """The command line.
 
     Raises:
-      UserError: it asks for nothing, or for what is not installed.
+      UserError: it asks for nothing, for what is not installed, or for a file that cannot be
+        written.
     """
     parser = common.parser(__doc__)
     parser.add_argument("--text", nargs="+", default=[], metavar="FILE", help="text files")
@@ -261,8 +275,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, metavar="FILE", help="append rows as JSON lines")
     parser.add_argument("--rows", nargs="+", type=Path, default=[], metavar="FILE", help="to draw")
     parser.add_argument("--run", nargs="+", type=Path, default=[], metavar="DIR", help="to draw")
-    parser.add_argument("--level", nargs="+", default=[], metavar="NAME=BITS", help="to draw")
-    parser.add_argument("--picture", type=Path, metavar="FILE", help=".svg, .png or .pdf")
+    parser.add_argument(
+        "--level", nargs="+", type=_level, default=[], metavar="NAME=BITS", help="to draw"
+    )
+    common.add_picture_arguments(parser)
     arguments = parser.parse_args()
     if bool(arguments.text) != ((arguments.seconds is not None) + bool(arguments.steps) == 1):
         raise errors.UserError("to measure, name --text and either --seconds or --steps")
@@ -273,13 +289,37 @@ def parse() -> argparse.Namespace:
         raise errors.UserError("nothing to do: add --text and --seconds, or --rows and --picture")
     if arguments.text and "backprop" in arguments.recipe:
         common.require_optax("recipe backprop")
+    common.check_out(arguments.out)
+    common.check_picture(arguments)
     return arguments
+
+
+def planned(arguments: argparse.Namespace) -> list[tuple[str, Config]]:
+    """The curves to measure: recipe and configuration; what is doubtful in one is said.
+
+    Raises:
+      UserError: a change of --set is impossible.
+    """
+    found = []
+    for seed in arguments.seed:
+        for name in arguments.recipe:
+            settings = common.with_fields(RECIPES[name](), "run", seed=seed)
+            settings = changed(name, settings, arguments.set)
+            common.recipe_of(settings)
+            found.append((name, settings))
+    for name, settings in found[: len(arguments.recipe)]:
+        last = max(arguments.steps, default=settings.run.steps)
+        doubtful = cautions.of(common.with_fields(settings, "run", steps=last))
+        for sentence in doubtful if name != "backprop" else []:
+            errors.say(f"{name}: {sentence}")
+    return found
 
 
 def measured(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """(the machine and the entropies of the held-out text, rows); printed as they come."""
     from data import baselines
 
+    curves = planned(arguments)
     train, heldout = read(arguments.text)
     size = sum(len(document.text) for document in heldout)
     values = baselines.baselines(heldout)
@@ -301,11 +341,8 @@ def measured(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[dict[s
             flush=True,
         )
 
-    for seed in arguments.seed:
-        for name in arguments.recipe:
-            settings = common.with_fields(RECIPES[name](), "run", seed=seed)
-            settings = changed(name, settings, arguments.set)
-            curve(name, settings, train, heldout, arguments.seconds, arguments.steps, report)
+    for name, settings in curves:
+        curve(name, settings, train, heldout, arguments.seconds, arguments.steps, report)
     return found, rows
 
 
@@ -318,11 +355,11 @@ def main() -> None:
     elif rows:
         _table(rows)
     if arguments.picture:
-        rows += [row for path in arguments.rows for row in common.rows_of(path)]
+        keys = "recipe", "at", "bits_per_byte"
+        rows += [row for path in arguments.rows for row in common.rows_of(path, *keys)]
         points = [(row["recipe"], float(row["at"]), row["bits_per_byte"]) for row in rows]
         points += [point for path in arguments.run for point in _of_run(path)]
-        pairs = (level.partition("=") for level in arguments.level)
-        draw(points, {name: float(bits) for name, _, bits in pairs}, arguments.picture)
+        draw(points, dict(arguments.level), arguments.picture)
         print(f"wrote {arguments.picture}", file=sys.stderr)
 
 

@@ -16,7 +16,7 @@ from int_lm.training import plan
 RATE_WIDTH = 96  # the learning rate is 1.0 up to this width, and falls with the square above
 HALFLIFE = 0.2  # of the learning rate, as a share of the steps
 LAST_STEPS = 50  # whose mean is the row's figure of the training text, read under perturbation
-POINT = re.compile(r"(\d+)x(\d+)x(\d+)(\+?)")
+POINT = re.compile(r"([1-9]\d*)x([1-9]\d*)x([1-9]\d*)(\+?)")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -238,6 +238,15 @@ def main() -> None:
     parser.add_argument("--curve", action="store_true", help="print GRPO's reward as it goes")
     parser.add_argument("--out", metavar="FILE", help="append every row to it, as JSON lines")
     arguments = parser.parse_args()
+    by_processor = arguments.processor_seconds is not None
+    seconds = arguments.processor_seconds if by_processor else arguments.seconds
+    if seconds <= 0 or arguments.prompts < 1:
+        raise UserError("--prompts must be at least 1, and seconds above 0")
+    try:
+        flags = shlex.split(arguments.ours)
+    except ValueError as error:
+        raise UserError(f"--ours {arguments.ours!r} is no command line: {error}") from None
+    common.check_out(arguments.out)
     plugins.trust(arguments.task)
     task = tasks.of(arguments.task)
     held_out = tasks.held_out(task, arguments.prompts)
@@ -253,14 +262,11 @@ def main() -> None:
         common.require_optax("GRPO")
         settings = _grpo_settings(arguments.grpo)
         compare(opened, tokenizer, task)
-    by_processor = arguments.processor_seconds is not None
-    seconds = arguments.processor_seconds if by_processor else arguments.seconds
     clock = time.process_time if by_processor else time.perf_counter
     rows = []
     for seed in arguments.seed:
         for method in arguments.method:  # taking turns, so that a slow hour is both's
             if method == "ours":
-                flags = shlex.split(arguments.ours)
                 named = arguments.run, arguments.task
                 row = ours(*named, seconds, seed, arguments.prompts, flags, by_processor)
             else:

@@ -6,7 +6,8 @@ Without PATH: the directories of `ROOTS` that are there, and the libraries of th
 file is read, compressed ones too, and becomes documents of at most --document_bytes, cut at line
 ends. Left out, and counted: what is not UTF-8 text, what programs wrote (`fault_of`), manual pages
 in other languages than English, files above 1 MB, and files most of whose lines came before, such
-as licences. The same files give the same bytes. configs/machine_text.yaml pretrains on them.
+as licences. What is at --out is not read. The same files give the same bytes.
+configs/machine_text.yaml pretrains on them.
 """
 
 import argparse
@@ -117,7 +118,7 @@ def fault_of(name: str, text: bytes) -> str | None:
 
 
 def documents(
-    directories: Sequence[str], document_bytes: int, tally: Tally
+    directories: Sequence[str], document_bytes: int, tally: Tally, out: Path
 ) -> Iterator[tuple[int, Document | None]]:
     """(1 at the first document of a file, else 0; document) of all files; None: left out.
 
@@ -125,11 +126,14 @@ def documents(
       directories: searched in their order, each in the order of relative paths.
       document_bytes: longer texts are cut at line ends; 0 never cuts.
       tally: counts what is left out.
+      out: the file that is written, which is no text to read, also where it is replaced.
     """
-    lines = Lines()
+    lines, own = Lines(), os.path.realpath(out)
     for directory in directories:
         for below in walk(directory, frozenset({"__pycache__"}), tally, skip_unreadable=True):
             path = Path(directory, below).as_posix()
+            if path.endswith(SUFFIX) and os.path.realpath(path) == own:
+                continue
             text, fault = _read(path)
             name = path.removesuffix(next(filter(path.endswith, PACKED), ""))
             fault = fault or fault_of(name, text)
@@ -162,7 +166,7 @@ def gather(out: Path, directories: Sequence[str], document_bytes: int) -> tuple[
             progress.bar("reading files", None) as update,
             packer.stream_writer(file, closefd=False) as packed,
         ):
-            for files, document in documents(directories, document_bytes, tally):
+            for files, document in documents(directories, document_bytes, tally, out):
                 update(files)
                 if document is None:
                     continue

@@ -10,7 +10,7 @@ from typing import BinaryIO, NoReturn
 
 from data.tally import Tally
 from int_lm.errors import UserError
-from int_lm.files import digest
+from int_lm.files import atomic, digest
 
 READ_AT_ONCE = 1 << 20  # bytes of a file whose contents are compared
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # characters that a terminal obeys
@@ -64,7 +64,7 @@ def walk(
       root: directory to search.
       without: names of directories and files to leave out.
       tally: counts hidden names, links to directories or to nothing, and entries that are not
-        regular files, which are left out.
+        regular files, which are left out; not the partial files that int_lm itself writes.
       skip_unreadable: leave out and count directories that cannot be read.
 
     Raises:
@@ -81,6 +81,8 @@ def walk(
         for directory, children, files in os.walk(root, onerror=unreadable):
             for name in (*children, *files):
                 path = os.path.join(directory, name)
+                if atomic.PARTIAL.fullmatch(name):
+                    continue
                 if name[0] == ".":
                     left_out.append((path, "left out hidden files and directories"))
                 elif name in children and os.path.islink(path):

@@ -123,8 +123,11 @@ def _written_out() -> Iterator[None]:
     """
     try:
         yield
-    except SystemExit:  # of --help
-        _flush()
+    except SystemExit:  # of --help, or with an exit code of the command's own, which stays
+        try:
+            _flush()
+        except BrokenPipeError:
+            drop_output()
         raise
     _flush()
 

@@ -214,6 +214,7 @@ def test_eval_sample_and_export_agree(
     export = tmp_path / "export"
     done = answer(export_command.main, "--run", run, "--out", export)
     assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith(f"--export {export} --prompt 'The '\n")
     results = []
     for source in (("--run", run), ("--export", export)):
         own = source[0] == "--run"

@@ -1,6 +1,7 @@
 """Configuration and command line: what is read, what is refused, and in which words."""
 
 import dataclasses
+import shlex
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,7 @@ from int_lm.config import (
 from int_lm.config.load import REMOVED
 from int_lm.errors import UserError
 from int_lm.method import recipe
+from int_lm.training import cautions
 from tests import presets
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -434,6 +436,16 @@ def test_impossible_size_is_refused(changes: dict[str, object], expected: str) -
             {"model__direct": [1]},
             "model.direct needs the readout's exact errors; add --es.readout exact",
         ),
+        (
+            {"es__objective": "reward", "es__votes": "local"},
+            "es.objective reward has no log-likelihood of every token, which es.votes local needs; "
+            "use --es.votes eggroll",
+        ),
+        (
+            {"es__objective": "reward", "es__votes": "unit", "es__readout": "exact"},
+            "which es.votes unit and es.readout exact need; use --es.votes eggroll and "
+            "--es.readout perturbed",
+        ),
         ({"es__update": "carry", "es__learning_rate": 0.0001}, "of which nothing would move"),
         (
             {"es__votes": "local", "es__readout": "exact", "es__members_per_stream": 1},
@@ -589,3 +601,36 @@ def test_configuration_is_read_without_jax(run_command: RunCommand) -> None:
     code += "print({'jax', 'jaxlib', 'numpy'} & set(sys.modules))"
     finished = run_command("-c", code)
     assert (finished.returncode, finished.stdout) == (0, "set()\n"), finished.stderr
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"es__warmup": 100, "run__steps": 100}, "es.warmup 100 does not end before the last step"),
+        ({"es__decay": 0.5}, "es.decay 0.5 keeps weights below about 0.062"),
+        ({"es__decay": 0.125, "es__update": "threshold"}, "below about 0.5"),
+        ({"es__direct_dropout": 0.3}, "es.direct_dropout 0.3 leaves out nothing"),
+        ({"es__direct_dropout": 0.3, "model__direct": [2, 3]}, "of more than 3 tokens; add one"),
+    ],
+)
+def test_what_has_no_effect_or_too_much_of_one_is_said(
+    changes: dict[str, object], expected: str
+) -> None:
+    """It is possible, so it is not refused; a little less, or one table more, is silent."""
+    [said] = cautions.of(config.validate(with_fields(**{"es__update": "carry"} | changes)))
+    assert expected in said
+    sound = {"es__warmup": 99, "run__steps": 100, "es__decay": 0.03, "model__direct": [3, 4]}
+    assert cautions.of(with_fields(es__update="carry", es__direct_dropout=0.3, **sound)) == []
+
+
+def test_a_prompt_that_is_shown_is_the_run_s_own() -> None:
+    """As a shell reads it; of a run that shows no samples it is a word."""
+    shown = [command_line.prompt(with_fields(run__sample_prompt=text)) for text in ("", "it's 3>")]
+    assert [shlex.split(text) for text in shown] == [["The "], ["it's 3>"]]
+
+
+def test_nothing_is_said_of_shipped_configurations() -> None:
+    """As they are."""
+    files = sorted((ROOT / "configs").glob("*.yaml"))
+    assert len(files) > 9
+    assert [cautions.of(config.load(file)) for file in files] == [[]] * len(files)

@@ -97,6 +97,21 @@ def test_files_that_cannot_be_written_are_named(
     assert list(tmp_path.iterdir()) == [pipe]
 
 
+@pytest.mark.parametrize("code", [0, 1, 4])
+def test_a_reader_that_went_away_changes_no_exit_code(
+    code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of `command | head -c 1`: a hash that differs, or nothing to train, is still told."""
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with open(write_end, "w") as gone, pytest.raises(SystemExit) as ended:
+        monkeypatch.setattr(sys, "stdout", gone)
+        with errors.reported("int_lm.verify"):
+            print("{}")
+            sys.exit(code)
+    assert ended.value.code == code
+
+
 @pytest.mark.parametrize("name", ["stdout", "stderr"])
 def test_a_closed_output_is_no_failure(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

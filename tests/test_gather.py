@@ -52,8 +52,12 @@ def _written(out: Path) -> list[bytes]:
 def test_text_of_people_is_kept_and_everything_else_is_told(
     machine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each file is kept or counted for its own reason, and the same files give the same bytes."""
-    out, again = tmp_path / "a.jsonl.zst", tmp_path / "b.jsonl.zst"
+    """Each file is kept or counted for its own reason, and the same files give the same bytes.
+
+    Also where they are written beside what is read: neither the file before nor a partial one,
+    which a kill left, is text or counted.
+    """
+    out, again = tmp_path / "a.jsonl.zst", machine / "b.jsonl.zst"
     gather.main([str(machine), "--out", str(out)])
     told = capsys.readouterr().out
     assert _written(out) == [TEXT, SOURCE, (machine / "man/man1/x.1").read_bytes()]
@@ -73,8 +77,12 @@ def test_text_of_people_is_kept_and_everything_else_is_told(
             line for line in told.splitlines() if line.startswith("left out") and what in line
         ]
         assert f": {count} (first: {machine}" in line, line
-    gather.main([str(machine), "--out", str(again)])
+    (machine / ".b.jsonl.zst.partial-1").write_bytes(TEXT)
+    again.write_bytes(out.read_bytes())
+    gather.main([str(machine), "--out", str(again), "--overwrite"])
     assert again.read_bytes() == out.read_bytes()
+    differ = [set(text.splitlines()) for text in (told, capsys.readouterr().out)]
+    assert {line.split(":")[0] for line in differ[0] ^ differ[1]} == {str(out), str(again)}
 
 
 def test_long_files_are_cut_at_line_ends(machine: Path, tmp_path: Path) -> None:
@@ -140,6 +148,6 @@ def test_directories_without_permission_are_counted(
 
     monkeypatch.setattr("data.listed.os.walk", walk)
     tally = gather.Tally()
-    [(_, document)] = gather.documents([str(machine / "doc")], 0, tally)
+    [(_, document)] = gather.documents([str(machine / "doc")], 0, tally, machine / "out")
     assert document and document.text == TEXT
     assert list(tally.state()) == ["left out directories that cannot be read"]

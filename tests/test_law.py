@@ -1,12 +1,15 @@
 """benchmarks/law.py: points, the law fitted to their rows, and what it says of a day."""
 
 import json
+import subprocess
+from argparse import Namespace
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks import common
+from benchmarks import common, learning
 from benchmarks.law import Law, best_of_day, fitted, of_rows, printed
 from benchmarks.points import Point, settings_of
 from int_lm.errors import UserError
@@ -40,10 +43,51 @@ def test_a_point_has_rates_and_a_schedule_of_its_own() -> None:
     assert beside.es.learning_rate == 0.3
 
 
-@pytest.mark.parametrize("text", ["", "64x2", "64x2x", "64x2x10++", "ax2x10", "64x2x10x3"])
+@pytest.mark.parametrize("text", ["", "64x2", "64x2x", "64x2x10++", "ax2x10", "64x2x10x3", "0x2x9"])
 def test_what_is_no_point_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="is no point; write WIDTHxLAYERSxSTEPS"):
         Point.of(text)
+
+
+def test_files_are_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    """Rows of another benchmark, a file in no directory, a picture that is there or is none."""
+    out = tmp_path / "rows.jsonl"
+    common.check_out(out)
+    assert not out.exists()
+    out.write_text('{"width": 1}\n[1]\n')
+    common.check_out(out)
+    assert len(out.read_text()) == 17
+    with pytest.raises(UserError, match=r"rows.jsonl line 2: no row .* it has no width"):
+        list(common.rows_of(out, "width"))
+    with pytest.raises(UserError, match="cannot add rows to .*: No such file or directory"):
+        common.check_out(tmp_path / "none" / "rows.jsonl")
+    (tmp_path / "a.svg").touch()
+    for name, sentence in (
+        ("a.svg", "exists already; replace it with --overwrite"),
+        ("a.bmp", "does not end with a format of pictures"),
+        ("none/b.svg", "none is no directory"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            common.check_picture(Namespace(picture=tmp_path / name, overwrite=False))
+
+
+def test_a_command_that_refuses_is_a_mistake_of_its_caller(tmp_path: Path) -> None:
+    """With exit code 2, as the command has; a failure of another kind is none."""
+    for code, error in ((2, UserError), (1, SystemExit)):
+        with pytest.raises(error, match=f"ended with {code}"):
+            common.run(["-c", f"raise SystemExit({code})"], subprocess.DEVNULL)  # type: ignore[arg-type]
+
+
+def test_a_curve_shorter_than_its_warm_up_is_told_of_it(capsys) -> None:
+    """Once for a recipe, before anything is trained; and a change of no recipe is refused."""
+    asked = Namespace(seed=[0, 1], recipe=["recurrent", "direct"], steps=[5, 10], set=[])
+    assert [name for name, _ in learning.planned(asked)] == ["recurrent", "direct"] * 2
+    said = capsys.readouterr().err
+    assert said.startswith("recurrent: es.warmup 200 does not end before the last step, 10")
+    assert said.count("\n") == 1
+    for change, sentence in (("es.none=1", "no setting 'es.none'"), ("es.decay=[", "no value of")):
+        with pytest.raises(UserError, match=sentence):
+            learning.planned(Namespace(**vars(asked) | {"set": [change]}))
 
 
 def test_the_law_falls_with_both() -> None:

@@ -378,7 +378,8 @@ def test_a_run_is_the_same_broken_off_or_not(
         (["--reward", "sorting", "--prompts", "prompts.jsonl"], "has prompts of its own"),
         (["--reward", "sorting", "--es.objective", "log_likelihood"], "has members write: reward"),
         (["--reward", "sorting", "--es.votes", "unit", "--es.readout", "exact"], "log-likelihood"),
-        (["--reward", "sorting", "--model.width", "32"], "int8[256, 16] at embedding, this run"),
+        (["--reward", "sorting", "--run.init_from", "a"], "--run.init_from: model, text and start"),
+        (["--model.words", "1", "--data.holdout", "0.2"], "--model.words, --data.holdout: model,"),
         ([*OWN, "--reward.prompt_tokens", "1"], "has 2 tokens, above reward.prompt_tokens 1"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,18 @@ def test_a_run_is_confirmed_from_any_checkpoint_and_from_its_beginning(run, caps
     assert "steps 1 to 60 computed again; all 13 logged hashes are right" in capsys.readouterr().out
     command.main([str(run), "--step", "0", "--steps", "7", "--json"])
     assert json.loads(capsys.readouterr().out)["confirmed"] == [1, 5]
+
+
+def test_a_run_of_one_checkpoint_is_computed_from_its_beginning(run, tmp_path, capsys) -> None:
+    """Nothing was logged after it; said on stderr, with how to compute less."""
+    copy = shutil.copytree(run, tmp_path / "copy")
+    for folder in (copy / "checkpoints").iterdir():
+        if folder.is_dir() and folder.name != "60":
+            shutil.rmtree(folder)
+    command.main([str(copy), "--steps", "7"])
+    printed = capsys.readouterr()
+    assert "steps 1 to 5 computed again; all 2 logged hashes are right" in printed.out
+    assert "after the checkpoint of step 60; computing all from the beginning" in printed.err
 
 
 def test_a_hash_that_was_changed_is_found(run: Path, tmp_path: Path, capsys) -> None:
@@ -59,6 +72,8 @@ def test_mistakes_are_one_sentence(run: Path, tmp_path: Path) -> None:
         command.main([str(run), "--step", "3"])
     with pytest.raises(UserError, match="no step after 60"):
         command.main([str(run), "--step", "60"])
+    with pytest.raises(UserError, match="no hash of steps 57 to 57; make --steps at least 4"):
+        command.main([str(run), "--step", "56", "--steps", "1"])
     with pytest.raises(UserError, match="--steps is -1"):
         command.main([str(run), "--steps", "-1"])
     path = tmp_path / "metrics.jsonl"

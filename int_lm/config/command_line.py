@@ -258,6 +258,11 @@ def quoted(text: str) -> str:
     return shlex.quote(text)
 
 
+def prompt(settings: Config) -> str:
+    """A prompt for commands in messages, quoted: that of the run's own samples, if it has one."""
+    return quoted(settings.run.sample_prompt or "The ")
+
+
 def command(verb: str) -> str:
     """The command that starts a verb of `IN_A_CLONE` with this Python, for messages."""
     with contextlib.suppress(OSError):  # the current directory does not exist any more

@@ -104,7 +104,8 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
     trusted = plugins.flags(plugins.full_names(opened.config, ["architecture"]))
     print(
         f"exported step {opened.step} to {arguments.out}\n"
-        f"next: {command_line.command('sample')} --export {arguments.out}{trusted} --prompt 'def '"
+        f"next: {command_line.command('sample')} --export {arguments.out}{trusted} "
+        f"--prompt {command_line.prompt(opened.config)}"
     )
     if arguments.push:
         _push(arguments)

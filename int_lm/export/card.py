@@ -260,6 +260,14 @@ def model_card(
         else None,
         "fitness": es.fitness if by_fitness else None,
         **recipe.update.settings_used(es),
+        "rate of context tables": f"{es.direct_rate:g} at the first reading of a row, then less by "
+        "the square root of their number"
+        if tables
+        else None,
+        "context tables left out": f"of words and of more than {es.direct_dropout_above} tokens, "
+        f"for {es.direct_dropout:g} of the streams"
+        if es.direct_dropout and (model.direct or model.words)
+        else None,
         "schedule": f"`{es.schedule}`, over {run.config.run.steps:,} steps",
         "seed": run.config.run.seed,
         "started from": f"other weights, hash `{run.config.run.init_hash}`"

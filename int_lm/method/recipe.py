@@ -109,10 +109,13 @@ def of_model(settings: Settings, model: LanguageModel) -> Recipe:
         moves = pull.decayed(es.update, moves)
     if es.anchor:
         moves = pull.anchored(es.update, moves)
+    scored = objective.get(es.objective)
+    if not scored.has_token_likelihoods:
+        _check_without_likelihoods(es)
     recipe = Recipe(
         settings=settings,
         model=model,
-        objective=objective.get(es.objective),
+        objective=scored,
         estimators=estimator.choose(es),
         update=moves,
     )
@@ -126,12 +129,6 @@ def of_model(settings: Settings, model: LanguageModel) -> Recipe:
         if getattr(settings.model, name) and es.readout != "exact" and not written:
             needs = f"model.{name} needs the readout's exact errors; add --es.readout exact"
             raise UserError(needs)
-    require(
-        recipe.objective.has_token_likelihoods or not any(one.of_tokens for one in recipe.voting),
-        f"es.objective {es.objective} has no log-likelihood of every token, which es.votes "
-        f"{es.votes} and es.readout {es.readout} need; use --es.votes eggroll and --es.readout "
-        "perturbed",
-    )
     for one, specs in recipe.voting.items():
         if one.of_tokens and one.of_tokens.check:
             one.of_tokens.check(model.architecture, specs)
@@ -159,6 +156,25 @@ def of_model(settings: Settings, model: LanguageModel) -> Recipe:
         problem = f"{what} can reach {bound}, above the int32 limit {INT32_MAX}; make it smaller"
         require(bound <= INT32_MAX, problem)
     return recipe
+
+
+def _check_without_likelihoods(es: StrategySettings) -> None:
+    """Refuse votes made token by token beside an objective without log-likelihoods of tokens.
+
+    Raises:
+      UserError: es.votes or es.readout needs them.
+    """
+    instead = {}
+    if estimator.get(es.votes).of_tokens:
+        instead[f"es.votes {es.votes}"] = "--es.votes eggroll"
+    if es.readout == "exact":
+        instead["es.readout exact"] = "--es.readout perturbed"
+    require(
+        not instead,
+        f"es.objective {es.objective} has no log-likelihood of every token, which "
+        f"{' and '.join(instead)} need{'s' * (len(instead) == 1)}; use "
+        f"{' and '.join(instead.values())}",
+    )
 
 
 def check(settings: Settings) -> None:

@@ -24,7 +24,7 @@ from int_lm.method.state import State
 from int_lm.model import params
 from int_lm.native import build, dispatch
 from int_lm.runtime import WEIGHTS_FILE
-from int_lm.training import distributed, interrupt, origin, runlog, track
+from int_lm.training import cautions, distributed, interrupt, origin, runlog, track
 from int_lm.training.interrupt import StopFlag
 from int_lm.training.metrics_file import MetricsFile
 from int_lm.training.origin import Origin
@@ -110,7 +110,8 @@ def begin(
     nothing = resume.nothing_to_train(host, settings, first) if host else None
     warning = resume.resumption_warning(host, settings) if host and not nothing else None
     if distributed.is_first():
-        for sentence in filter(None, (nothing, warning)):
+        doubtful = [] if nothing else cautions.of(settings)
+        for sentence in filter(None, (nothing, warning, *doubtful)):
             errors.say(sentence)
     if distributed.is_first() and not nothing and without_kernels():
         errors.say(

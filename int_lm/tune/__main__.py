@@ -16,6 +16,7 @@ and stop at the next step; a second one stops at once.
 
 import argparse
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,6 +81,12 @@ def asked_of(arguments: argparse.Namespace) -> tuple[Config, dict[str, Any]]:
     for flag, field in (("reward", "reward.name"), ("prompts", "reward.prompts")):
         if (value := getattr(arguments, flag)) is not None:
             flags.setdefault(field, value)
+    of_weights = [name for name in flags if re.match(r"model\.|data\.|run\.init_from$", name)]
+    require(
+        not of_weights,
+        f"{', '.join(f'--{name}' for name in of_weights)}: model, text and start are those of the "
+        "weights that --run or --export names; leave it out",
+    )
     require("run.dir" in flags or arguments.config is not None, "name a new directory: --run.dir")
     flags["run.init_from"] = str(arguments.run or arguments.export)
     base = command_line.configuration(arguments.config or "tune")

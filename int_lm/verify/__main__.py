@@ -8,7 +8,7 @@ from pathlib import Path
 
 from int_lm import plugins, programs, progress, verify
 from int_lm.config.command_line import OneLineParser
-from int_lm.errors import UserError, reported
+from int_lm.errors import UserError, reported, say
 
 PROGRAM = "int_lm.verify"
 COMMAND = f"python -m {PROGRAM}"
@@ -33,7 +33,8 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
     parser.add_argument(
         "--step",
         type=int,
-        help="checkpoint to begin at, 0 for the beginning (default: the oldest that is kept)",
+        help="checkpoint to begin at, 0 for the beginning (default: the oldest kept, or the "
+        "beginning where no hash was logged after it)",
     )
     parser.add_argument(
         "--steps", type=int, default=0, help="steps to compute at most (default: 0, all logged)"
@@ -71,7 +72,10 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
     kept = checkpoint.steps(paths.checkpoints)
     if not kept:
         raise UserError(f"{root} holds no checkpoint, and so nothing that says what the run was")
-    first = kept[0] if arguments.step is None else arguments.step
+    hashes = verify.logged_hashes(paths.metrics)
+    first = arguments.step
+    if first is None:
+        first = kept[0] if max(hashes, default=0) > kept[0] else 0
     host = checkpoint.read_host(paths.checkpoints, first or None)
     settings = resume.settings_of(host, paths.checkpoints)
     if objective.get(settings.es.objective).written:
@@ -79,13 +83,21 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
             f"{root} was trained with rewards, which verify does not compute; run the same command "
             "with another --run.dir and compare the hashes in metrics.jsonl"
         )
-    hashes = verify.logged_hashes(paths.metrics)
     last = first + arguments.steps if arguments.steps else max(hashes, default=first)
     expected = {step: hashes[step] for step in hashes if first < step <= last}
-    if not expected:
+    if not expected and last < max(hashes, default=0):
+        following = min(step for step in hashes if step > first)
         raise UserError(
-            f"{paths.metrics} has no step after {first} to compare with; begin at an earlier "
-            "checkpoint (--step, 0 for the beginning)"
+            f"{paths.metrics} has no hash of steps {first + 1} to {last}; make --steps at least "
+            f"{following - first}"
+        )
+    if not expected:
+        earlier = "; begin at an earlier checkpoint (--step, 0 for the beginning)" * bool(hashes)
+        raise UserError(f"{paths.metrics} has no step after {first} to compare with{earlier}")
+    if arguments.step is None and not first:
+        say(
+            f"no hash was logged after the checkpoint of step {kept[0]}; computing all from the "
+            "beginning (--steps N computes the first N steps alone)"
         )
     tokenizer = tokenization.load(paths.tokenizer)
     data = settings.data
@@ -105,7 +117,7 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
         if arguments.path
         else [Path(data.shards), run.folder_of(root, settings) / data.shards],
         in_full=True,
-        say=lambda sentence: print(sentence, file=sys.stderr),
+        say=say,
     )
     resume.check_resumable(host, settings, tokenization.identity(tokenizer), opened.sha256())
     steps_of = recipe.of(settings, tokenizer.vocab_size)
@@ -130,10 +142,9 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
     if arguments.json:
         print(json.dumps(figures))
     elif found.differs is None:
-        print(
-            f"{root}: steps {first + 1} to {found.confirmed[-1]} computed again; all "
-            f"{len(found.confirmed)} logged hashes are right"
-        )
+        count = len(found.confirmed)
+        right = f"all {count} logged hashes are right" if count > 1 else "the logged hash is right"
+        print(f"{root}: steps {first + 1} to {found.confirmed[-1]} computed again; {right}")
     else:
         step, logged, other = found.differs
         good = found.confirmed[-1] if found.confirmed else first
