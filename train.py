@@ -188,8 +188,9 @@ def train(settings: Config) -> bool:
       UserError: a mistake in the configuration, the text or the run directory.
     """
     from int_lm.method import objective, recipe
-    from int_lm.training import distributed, track
+    from int_lm.training import distributed, memory, track
 
+    memory.one_heap()
     recipe.check(settings)
     track.check(settings.run.track)
     if objective.get(settings.es.objective).written:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from data import manifest, shards, split
+from data import arrays, manifest, split
 from data.corpus import Corpus
 from data.documents import Document, Notice
 from int_lm import config
@@ -115,7 +115,7 @@ def _hashes_in(directory: Path, *, staged: bool) -> Iterator[np.ndarray]:
                 raise FileNotFoundError(path)
             if not path.is_file() or digest.of_file(path) != shard["documents_sha256"]:
                 raise UserError(f"{path} is damaged, so nobody knows which text was trained on")
-            yield shards.mapped(path)
+            yield arrays.mapped(path)
 
 
 def _of_digest(

@@ -1,4 +1,4 @@
-"""Token shards: documents as ids, packed into windows, in files that are memory-mapped.
+"""Token shards: documents as ids, packed into windows, in files.
 
 A shard is a directory. It is written under a temporary name with a digest of every file, synced and
 then renamed, so that a shard with its final name is complete:
@@ -15,8 +15,6 @@ window are cut. Training takes windows in an order of its own (see `streams`).
 """
 
 import bisect
-import math
-import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from data.arrays import Stored, blocks, mapped
 from int_lm.errors import UserError
 from int_lm.files import atomic, digest, untrusted
 from tokenization.interface import Tokenizer
@@ -41,21 +40,19 @@ COUNTS = (
     "heldout_bytes",
     "heldout_tokens",
 )
-_NPY_1_0 = b"\x93NUMPY\x01\x00"
-_NPY_HEADER = re.compile(
-    rb"\{'descr': '([<|][iu][1248])', 'fortran_order': False, "
-    rb"'shape': \((\d{1,18}),(?: (\d{1,18}))?\), \} *\n"
-)
 
 
 @dataclass(frozen=True, eq=False)
 class Shard:
-    """Packed documents. The attributes are the arrays of the files above, mapped or in memory."""
+    """Packed documents. The attributes are the arrays of the files above.
 
-    tokens: np.ndarray
+    Of a shard that `load` returns, ids are read where they are asked for, and the rest is mapped.
+    """
+
+    tokens: np.ndarray | Stored
     windows: np.ndarray
     places: np.ndarray
-    heldout_tokens: np.ndarray
+    heldout_tokens: np.ndarray | Stored
     heldout: np.ndarray
 
 
@@ -194,7 +191,7 @@ def has_counts(value: Any) -> bool:
 
 
 def load(directory: Path, counts: Mapping[str, Any], tokenizer: Tokenizer) -> Shard:
-    """Map the files of a shard that `check` has found sound.
+    """Open the files of a shard that `check` has found sound.
 
     Digests do not show who made a file: a forged shard may have correct ones. So everything that
     is later used as an index is compared with the sizes here.
@@ -207,7 +204,14 @@ def load(directory: Path, counts: Mapping[str, Any], tokenizer: Tokenizer) -> Sh
       UserError: a file that is no array, or arrays that do not fit each other or the arguments.
     """
     try:
-        shard = Shard(**{name: mapped(directory / f"{name}.npy") for name in ARRAYS})
+        files = {name: directory / f"{name}.npy" for name in ARRAYS}
+        shard = Shard(
+            tokens=Stored(files["tokens"]),
+            windows=mapped(files["windows"]),
+            places=mapped(files["places"]),
+            heldout_tokens=Stored(files["heldout_tokens"]),
+            heldout=mapped(files["heldout"]),
+        )
         _check_layout(shard, tokenizer)
         for key, size in (
             ("tokens", len(shard.tokens)),
@@ -222,35 +226,14 @@ def load(directory: Path, counts: Mapping[str, Any], tokenizer: Tokenizer) -> Sh
     return shard
 
 
-def mapped(path: Path) -> np.ndarray:
-    """A .npy file as this module writes it, mapped: integers, [N] or [N, M], and nothing else.
-
-    NumPy's own reader evaluates the header and may allocate as much as that says.
-    """
-    if not untrusted.is_inside(path, path.parent) or not path.is_file():
-        raise untrusted.MalformedError(f"{path.name} is not a regular file")
-    with path.open("rb") as file:
-        magic = file.read(10)
-        header = file.read(int.from_bytes(magic[8:], "little"))
-        start, size = file.tell(), file.seek(0, 2)
-    found = _NPY_HEADER.fullmatch(header)
-    if magic[:8] != _NPY_1_0 or found is None:
-        raise untrusted.MalformedError(f"{path.name} is not an array of integers")
-    dtype = np.dtype(found[1].decode())
-    shape = [int(number) for number in found.groups()[1:] if number is not None]
-    if start + math.prod(shape) * dtype.itemsize != size:
-        raise untrusted.MalformedError(f"{path.name} has {size} bytes, which is not what it says")
-    return np.memmap(path, dtype, "r", start, tuple(shape))
-
-
 def _check_layout(shard: Shard, tokenizer: Tokenizer) -> None:
     """Refuse ids that the tokenizer does not have, and places outside the tokens."""
     for ids, starts, widest in (
         (shard.tokens, shard.windows, WINDOW),
         (shard.heldout_tokens, shard.heldout, len(shard.heldout_tokens)),
     ):
-        sound = ids.ndim == 1 and ids.dtype == tokenizer.dtype
-        sound = sound and int(ids.max(initial=0)) < tokenizer.vocab_size
+        sound = ids.dtype == tokenizer.dtype
+        sound = sound and all(int(some.max()) < tokenizer.vocab_size for some in blocks(ids))
         if not sound:
             raise untrusted.MalformedError("it holds ids that are not the tokenizer's")
         sound = starts.ndim == 1 and starts.dtype == np.int64 and len(starts) > 0

@@ -11,7 +11,7 @@ import pytest
 
 from int_lm.config import Config, EsConfig, ModelConfig
 from int_lm.measure import diagnose
-from int_lm.method import chunks, evolve, population
+from int_lm.method import evolve, population
 from int_lm.method.clock import Clock
 from int_lm.method.evolve import State
 from int_lm.method.recipe import Recipe
@@ -60,18 +60,10 @@ def test_halves_add_up_to_the_votes_of_the_step(architecture: str, es: dict, chu
     """
     recipe = tiny(architecture, es | {"chunk": chunk})
     state, tokens = trained(recipe), jnp.asarray(tokens_of(recipe, 3))
-    parts = chunks.split_members(2, state.members)
     half_of = jax.jit(functools.partial(diagnose._half, recipe))
     clock = Clock(jnp.uint32(recipe.settings.run.seed), jnp.uint32(3))
     signs = [
-        half_of(
-            state.weights,
-            jax.tree.map(lambda leaf, half=half: leaf[half], parts),
-            tokens.reshape(2, -1, 5)[half],
-            clock,
-            jnp.int32(half),
-        )[0]
-        for half in (0, 1)
+        half_of(state.weights, state.members, tokens, clock, jnp.int32(half))[0] for half in (0, 1)
     ]
 
     whole = jax.jit(functools.partial(population.result, recipe))

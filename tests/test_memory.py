@@ -40,6 +40,39 @@ def test_what_is_freed_is_kept_until_it_is_given_back(run_command) -> None:
     assert kept < mapped / 10 and kept < trimmed / 10, done.stdout
 
 
+HEAPS = """
+import ctypes, sys, threading
+from int_lm.training import memory
+
+if sys.argv[1] == "one":
+    memory.one_heap()
+library = ctypes.CDLL(None)
+library.malloc.restype = library.sbrk.restype = ctypes.c_void_p
+all_there, found = threading.Barrier(8), []
+
+def take():
+    all_there.wait()
+    found.append(library.malloc(1000) < library.sbrk(0))  # in the heap of the main thread
+    all_there.wait()
+
+threads = [threading.Thread(target=take) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(sum(found))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left alone")
+@pytest.mark.parametrize("heaps", ["one", "several"])
+def test_threads_allocate_from_one_heap(heaps: str, run_command) -> None:
+    """Eight at a time, each of which would have a heap of its own."""
+    done = run_command("-c", HEAPS, heaps)
+    assert done.returncode == 0, done.stderr
+    assert (int(done.stdout) > 0) == (heaps == "one")
+
+
 @pytest.mark.skipif(not TRANSPARENT.exists(), reason="this system has pages of one size")
 def test_large_arrays_lie_on_large_pages() -> None:
     """64 MB, where they were, with the same entries."""

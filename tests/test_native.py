@@ -12,6 +12,8 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import emulated_arm
@@ -345,3 +347,18 @@ def test_a_kernel_that_does_not_take_its_operands_leaves_them_to_jax(monkeypatch
     assert half(jnp.arange(3)).tolist() == half.by_jax(jnp.arange(3)).tolist() == [-1, 0, 1]
     with native.without_kernels():
         assert half(jnp.arange(4)).tolist() == [-1, 0, 1, 2]
+
+
+@pytest.mark.parametrize("context", [native.without_kernels(), dispatch.kernels_alone(["no such"])])
+def test_what_one_thread_traces_without_kernels_another_traces_with_them(
+    context: AbstractContextManager[None], monkeypatch
+) -> None:
+    """The warm-up traces segments, whose kernels call few others, while the step is traced."""
+    monkeypatch.setattr(dispatch, "available", lambda: True)
+    monkeypatch.setattr(dispatch, "kernel", lambda module, name: lambda x: x + 1)
+    monkeypatch.setattr(dispatch, "attached", [])
+    function = dispatch.accelerated(cpu="more")(lambda x: x - 1)
+    with ThreadPoolExecutor(1) as other, context:
+        assert function(jnp.arange(2)).tolist() == [-1, 0]
+        assert other.submit(function, jnp.arange(2)).result().tolist() == [1, 2]
+    assert function(jnp.arange(2)).tolist() == [1, 2]

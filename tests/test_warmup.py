@@ -50,8 +50,11 @@ def test_an_evaluation_finds_everything_compiled(caplog: pytest.LogCaptureFixtur
     """The reader, the halves and the one-token step: each compiled once, and not again."""
     state = evolve.initial(RECIPE)
     compiled(caplog)
-    with warmup.beside(*ARGUMENTS, sampling=True) as ready:
-        ready()
+    with warmup.beside(*ARGUMENTS, sampling=True) as warm:
+        warm.ready()
+        assert not compiled(caplog)  # the step comes first
+        warm.begin()
+        warm.ready()
         assert compiled(caplog) == {"measured": 1, "_half": 1, "step": 1}
     sizes = [len(document) for document in DOCUMENTS]
     evaluate.evaluate(RECIPE.model, state.weights, DOCUMENTS, sizes)
@@ -72,7 +75,8 @@ def test_a_run_that_stops_drops_what_has_not_begun(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(diagnose, "prepare", lambda *_: others.append("diagnose"))
     monkeypatch.setattr(sample, "prepare", lambda *_: others.append("sample"))
     monkeypatch.setattr(storage, "orbax_module", lambda: others.append("orbax"))
-    with pytest.raises(KeyboardInterrupt), warmup.beside(*ARGUMENTS, sampling=True):
+    with pytest.raises(KeyboardInterrupt), warmup.beside(*ARGUMENTS, sampling=True) as warm:
+        warm.begin()
         assert began.wait(60)
         threading.Timer(0.2, go_on.set).start()
         raise KeyboardInterrupt
@@ -90,6 +94,7 @@ def test_what_fails_does_not_keep_the_run_from_going_on(monkeypatch: pytest.Monk
     monkeypatch.setattr(diagnose, "prepare", lambda *_: others.append("diagnose"))
     monkeypatch.setattr(sample, "prepare", lambda *_: others.append("sample"))
     monkeypatch.setattr(storage, "orbax_module", lambda: others.append("orbax"))
-    with warmup.beside(*ARGUMENTS, sampling=True) as ready:
-        ready()
+    with warmup.beside(*ARGUMENTS, sampling=True) as warm:
+        warm.begin()
+        warm.ready()
         assert others == ["diagnose", "sample", "orbax"]

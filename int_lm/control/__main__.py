@@ -117,8 +117,9 @@ def control(settings: Config) -> "Outcome":
       UserError: a mistake in configuration, environment or run directory.
     """
     from int_lm.control import environment as environments
-    from int_lm.training import distributed, track
+    from int_lm.training import distributed, memory, track
 
+    memory.one_heap()
     track.check(settings.run.track)
     with (
         signals.Spared(settings.run.saving_signals),

@@ -19,6 +19,7 @@ from int_lm.method.state import Metrics, State
 from int_lm.run import POLICY
 from int_lm.training import memory, runlog
 from int_lm.training.trainer import COMPILING_SECONDS, Trainer
+from int_lm.training.warmup import WarmUp
 
 
 class Nothing(NamedTuple):
@@ -102,7 +103,7 @@ class Controller(Trainer):
         """As `Trainer.loop`."""
         if self.kept_beside is None:
             self._begin()
-        return self._steps(np.zeros(0, np.uint8), lambda: None)
+        return self._steps(np.zeros(0, np.uint8), WarmUp())
 
     def _begin(self) -> None:
         """Play at random, and with the policy that training starts from: row 0 of the metrics."""

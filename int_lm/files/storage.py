@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+WRITTEN_AT_ONCE = 2  # arrays; each is compressed in memory
+
 
 def orbax_module() -> Any:
     """Orbax, imported when first needed (it imports jax) and told to be silent."""
@@ -69,9 +71,11 @@ def _patient_handler() -> Any:
     class PatientHandler(orbax_module().type_handlers.NumpyHandler):
         async def serialize(self, values: Any, infos: Any, args: Any) -> list[Any]:
             """Write each array in a thread; return when all writes have ended."""
-            own = super().serialize
-            each = zip(values, infos, args, strict=True)
-            writes = [write for one in each for write in await own(*([part] for part in one))]
+            own, writes = super().serialize, []
+            for one in zip(values, infos, args, strict=True):
+                if len(writes) >= WRITTEN_AT_ONCE:
+                    _error_of(writes[-WRITTEN_AT_ONCE])
+                writes += await own(*([part] for part in one))
             errors = [error for write in writes if (error := _error_of(write)) is not None]
             if errors:
                 raise errors[0]

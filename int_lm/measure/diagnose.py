@@ -8,7 +8,6 @@ Axes: P members, L layers, S streams, T segment length; 255 values from -127 to 
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -20,7 +19,7 @@ from int_lm.limits import INT8_MAX, together
 from int_lm.method import chunks, evolve, fitness, population
 from int_lm.method.clock import Clock
 from int_lm.method.recipe import Recipe
-from int_lm.model import params, perturb
+from int_lm.model import compiling, params, perturb
 from int_lm.model.params import Parameters, Role, Tree
 from int_lm.settings import StrategySettings
 
@@ -81,12 +80,17 @@ def _half(
     """The signs of the votes (int8) and the histograms of one half of the population.
 
     Args:
-      members: states of the members of this half.
-      tokens_ST: tokens of the streams of this half.
-      half: index of the half, 0 or 1, int32. Its pairs, and so its noise, depend on it.
+      members: states of all members.
+      tokens_ST: tokens of all streams.
+      half: index of the half, 0 or 1, int32.
     """
-    pairs_CI = chunks.pairs(recipe.es, 2)  # of chunks that divide the halves
-    pairs_CI = pairs_CI.reshape(2, -1, pairs_CI.shape[1])[half]
+
+    def of_half(leaf: Array, axis: int) -> Array:
+        size = leaf.shape[axis] // 2
+        return jax.lax.dynamic_slice_in_dim(leaf, half * size, size, axis)
+
+    pairs_CI = of_half(chunks.pairs(recipe.es, 2), 0)  # of chunks that divide the halves
+    members, tokens_ST = jax.tree.map(lambda leaf: of_half(leaf, 1), members), of_half(tokens_ST, 0)
     own = population.outcome(recipe, weights, members, tokens_ST, clock, pairs_CI)
     fitness_I = fitness.fitness(recipe.es, own.scores_P, recipe.objective.score_max(recipe.es))
     fitness_CI = fitness_I.reshape(pairs_CI.shape)
@@ -97,23 +101,8 @@ def _half(
 
 
 @functools.cache
-def _compiled_half(recipe: Recipe) -> Callable[..., Any]:
-    # compile fast, because it runs seldom; compilers of other platforms may not have this option
-    easily = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
-    return jax.jit(functools.partial(_half, recipe), compiler_options=easily)
-
-
-def _arguments(
-    recipe: Recipe, weights: Parameters, members: Tree, tokens_ST: np.ndarray, step: int, half: int
-) -> tuple[Any, ...]:
-    """The arguments of `_half` after `recipe`, for one half."""
-
-    def own(leaf: Any) -> np.ndarray:
-        return np.split(np.asarray(leaf), 2, axis=1)[half]
-
-    clock = Clock.at(recipe.settings.run.seed, step)
-    tokens = np.split(tokens_ST, 2)[half]
-    return weights, jax.tree.map(own, members), tokens, clock, np.int32(half)
+def _compiled_half(recipe: Recipe) -> compiling.Program:
+    return compiling.Program(lambda: compiling.quick_jit(functools.partial(_half, recipe)))
 
 
 def prepare(recipe: Recipe, tokens_ST: np.ndarray) -> None:
@@ -123,9 +112,8 @@ def prepare(recipe: Recipe, tokens_ST: np.ndarray) -> None:
       tokens_ST: tokens of any step; their shape and dtype matter.
     """
     like = evolve.abstract(recipe)
-    members = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like.members)
-    arguments = _arguments(recipe, like.weights, members, tokens_ST, 0, 0)
-    _compiled_half(recipe).lower(*arguments).compile()
+    first = Clock.at(recipe.settings.run.seed, 0), np.int32(0)
+    _compiled_half(recipe).compile(like.weights, like.members, tokens_ST, *first)
 
 
 def count(
@@ -141,15 +129,20 @@ def count(
       tokens_ST: tokens of the step.
       step: its number, from which the perturbations follow.
     """
-    signs_of = _compiled_half(recipe)
-    (first, counted), (second, more) = (
-        signs_of(*_arguments(recipe, weights, members, tokens_ST, step, half)) for half in (0, 1)
-    )
-    product = {path: np.asarray(first[path]) * np.asarray(second[path]) for path in first}
+
+    clock = Clock.at(recipe.settings.run.seed, step)
+
+    def signs_of(half: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        found = _compiled_half(recipe)(weights, members, tokens_ST, clock, np.int32(half))
+        return jax.tree.map(np.asarray, found)
+
+    # one half after the other, so that the states of only one are held in memory
+    (first, counted), (second, more) = (signs_of(half) for half in (0, 1))
+    product = {path: first[path] * second[path] for path in first}
     return Counts(
         agreeing={path: int(np.count_nonzero(signs > 0)) for path, signs in product.items()},
         voting={path: int(np.count_nonzero(signs)) for path, signs in product.items()},
-        histograms={path: np.asarray(counted[path]) + np.asarray(more[path]) for path in more},
+        histograms={path: counted[path] + more[path] for path in more},
     )
 
 

@@ -41,7 +41,7 @@ def greedy_hit(logits_PV: Array, targets_P: Array) -> Array:
 @functools.cache
 def _reader(
     model: LanguageModel, metric: Callable[[Array, Array], Array]
-) -> Callable[[Parameters, Tree, Array], tuple[Tree, Array]]:
+) -> Callable[[Parameters, Tree, Array | np.ndarray], tuple[Tree, Array]]:
     return jax.jit(functools.partial(reading.measured, model, metric=metric), donate_argnums=1)
 
 
@@ -93,7 +93,7 @@ def _lay_out(
 
     Returns:
       tokens: of every lane, [n + 1]: separators stand before, between and after documents.
-      owners: of every lane, int32 [n]: the index of the document to which target t+1 belongs;
+      owners: of every lane, signed [n]: the index of the document to which target t+1 belongs;
         -1 in the padding. The longest lane comes first in both lists.
     """
     queue = [(0, lane) for lane in range(lanes)]
@@ -106,7 +106,7 @@ def _lay_out(
     for length, lane in sorted(queue, reverse=True):
         steps = -(-length // SEGMENT_LENGTH) * SEGMENT_LENGTH
         ids = np.full(steps + 1, SEPARATOR, documents[0].dtype)
-        owner = np.full(steps, -1, np.int32)
+        owner = np.full(steps, -1, np.min_scalar_type(-len(documents)))
         position = 0
         for index in contents[lane]:
             end = position + len(documents[index])
@@ -165,7 +165,7 @@ def log2_likelihoods(
     if firsts is not None:
         counted = [_from(lane, documents, firsts) for lane in owners]
     totals = np.zeros(len(documents) + 1, np.int64)  # the last entry takes the padding
-    state = jax.tree.map(jnp.copy, model.initial_state(len(owners)))  # each call overwrites it
+    state = model.fresh_state(len(owners))  # each call overwrites it
     bare = jax.tree.map(jnp.asarray, perturb.unperturbed(weights))
 
     def add(counted_BT: np.ndarray, values_TB: Array, read: int) -> None:
@@ -180,7 +180,7 @@ def log2_likelihoods(
         segment_BT = _side_by_side(tokens[:going_on], start, end + 1, rows, SEPARATOR)
         if rows < jax.tree.leaves(state)[0].shape[1]:
             state = jax.tree.map(lambda leaf, rows=rows: leaf[:, :rows], state)
-        state, values_TB = _reader(model, metric)(bare, state, jnp.asarray(segment_BT))
+        state, values_TB = _reader(model, metric)(bare, state, segment_BT)
         if going:
             add(*going)
         counted_BT = _side_by_side(counted[:going_on], start, end, rows, -1)

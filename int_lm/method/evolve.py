@@ -28,7 +28,7 @@ from int_lm.method.pull import ANCHOR
 from int_lm.method.recipe import Recipe
 from int_lm.method.state import STORED, Metrics, State, Tables
 from int_lm.method.update import Scalars, Tensor, Votes
-from int_lm.model import context_tables, document_cache, params
+from int_lm.model import compiling, context_tables, document_cache, params
 from int_lm.model.params import Parameters, Tree
 
 
@@ -123,12 +123,13 @@ def compiled_step(recipe: Recipe, place: Placement | None = None) -> StepFunctio
       place: the devices; None for a single one. With several devices pass states of `placed`; the
         tokens of all streams are passed, and divided among the devices here.
     """
-    jitted = jitted_step(recipe, place)
+    make = functools.partial(jitted_step, recipe, place)
+    program = compiling.Program(make) if place is None else make()
 
     def run(state: State, tokens_ST: np.ndarray, step: int) -> tuple[State, Metrics]:
         clock = Clock.at(recipe.settings.run.seed, step)
         tokens = tokens_ST if place is None else placement.put(place.by_stream, tokens_ST)
-        return jitted(*donated(state), tokens, clock, values(recipe, step))
+        return program(*donated(state), tokens, clock, values(recipe, step))
 
     return run
 
@@ -172,7 +173,13 @@ def lends_memory(state: State) -> bool:
 def initial(recipe: Recipe, weights: Parameters | None = None) -> State:
     """The state before the first step, with these int8 weights, or random ones of the seed."""
     weights = weights or params.initialise(recipe.model.specs, recipe.settings.run.seed)
-    return _beginning(recipe, jax.tree.map(jnp.asarray, weights))
+    # NumPy's arrays are copied once, and the copies become the state's
+    return _compiled_beginning(recipe)(jax.tree.map(np.asarray, weights))
+
+
+@functools.cache
+def _compiled_beginning(recipe: Recipe) -> Callable[[Parameters], State]:
+    return compiling.quick_jit(functools.partial(_beginning, recipe), donate_argnums=0)
 
 
 def abstract(recipe: Recipe) -> State:

@@ -15,7 +15,7 @@ from jax import Array
 
 from int_lm.errors import require
 from int_lm.limits import SEPARATOR
-from int_lm.model import architecture, context_tables, document_cache
+from int_lm.model import architecture, compiling, context_tables, document_cache
 from int_lm.model.architecture import Architecture
 from int_lm.model.context_tables import CONTEXT, LIMIT, WORDS
 from int_lm.model.document_cache import Reading
@@ -76,6 +76,10 @@ class LanguageModel:
         if self.settings.cache:
             state = state | document_cache.initial_state(self.settings, batch // readers)
         return state
+
+    def fresh_state(self, batch: int) -> Tree:
+        """`initial_state` by one compiled program: arrays of their own, each can be donated."""
+        return _compiled_initial_state(self)(batch)
 
     def _reset(self, recurrent: Tree, tokens_P: Array) -> Tree:
         """The network's state, with the initial one where the token is a separator."""
@@ -170,3 +174,8 @@ class LanguageModel:
         cache, reading = cached(context[CONTEXT])
         logits_PV = document_cache.added(weights.tables[document_cache.NAME], reading, logits_PV)
         return following | cache, logits_PV, dataclasses.replace(activity, cache=reading)
+
+
+@functools.cache
+def _compiled_initial_state(model: LanguageModel) -> Callable[[int], Tree]:
+    return compiling.quick_jit(model.initial_state, static_argnums=0)

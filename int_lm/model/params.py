@@ -138,7 +138,9 @@ def initialise(specs: Parameters, seed: int) -> Parameters:
     numbers, leaves = tensor_ids(specs), {}
     for path, spec in specs.by_path().items():
         if spec.init is not None:
-            leaves[path] = np.full(spec.full_shape, spec.init, np.int8)
+            leaves[path] = np.zeros(spec.full_shape, np.int8)  # no memory until it is written to
+            if spec.init:
+                leaves[path][...] = spec.init
             continue
         # raw Philox output is stable across NumPy versions; Generator's methods are not
         philox = np.random.Philox(key=[seed, numbers[path]])

@@ -1,6 +1,11 @@
-"""Attaches kernels to JAX functions, and chooses at each call between kernel and function."""
+"""Attaches kernels to JAX functions, and chooses at each call between kernel and function.
+
+What is chosen within a context, such as `without_kernels`, is so in the thread that entered it:
+the warm-up of a run traces its programs beside the main thread, which traces the step.
+"""
 
 import contextlib
+import contextvars
 import ctypes
 import functools
 from collections.abc import Callable, Iterable, Iterator
@@ -38,23 +43,23 @@ class Accelerated(Generic[Parameters, Result]):
             result = kernel(module, self.kernels[module])(*args, **kwargs)
             return self.by_jax(*args, **kwargs) if result is NotImplemented else result
 
-        if _alone:
-            called = self.kernels.get("cpu") in _alone
+        if alone := _alone.get():
+            called = self.kernels.get("cpu") in alone
             return by_kernel("cpu") if called else self.by_jax(*args, **kwargs)
         branches = {}
         if "cpu" in self.kernels and available():
             branches["cpu"] = functools.partial(by_kernel, "cpu")
         if "gpu" in self.kernels and on_gpu():
             branches["cuda"] = functools.partial(by_kernel, "gpu")
-        if not branches or not _wanted:
+        if not branches or not wanted():
             return self.by_jax(*args, **kwargs)
         default = functools.partial(self.by_jax, *args, **kwargs)
         return jax.lax.platform_dependent(**branches, default=default)
 
 
 attached: list[Accelerated] = []  # every function with kernels in the modules imported so far
-_wanted = True
-_alone: frozenset[str] = frozenset()
+_wanted = contextvars.ContextVar("whether kernels are called", default=True)
+_alone = contextvars.ContextVar("kernels that alone are called", default=frozenset[str]())
 
 
 def accelerated(
@@ -146,17 +151,16 @@ def on_gpu() -> bool:
 @contextlib.contextmanager
 def without_kernels() -> Iterator[None]:
     """A context in which traced programs call no kernel. For tests and benchmarks."""
-    global _wanted
-    before, _wanted = _wanted, False
+    before = _wanted.set(False)
     try:
         yield
     finally:
-        _wanted = before
+        _wanted.reset(before)
 
 
 def wanted() -> bool:
     """Whether traced programs call kernels: outside of `without_kernels`."""
-    return _wanted
+    return _wanted.get()
 
 
 @contextlib.contextmanager
@@ -165,12 +169,11 @@ def kernels_alone(names: Iterable[str]) -> Iterator[None]:
 
     They call no others.
     """
-    global _alone
-    before, _alone = _alone, frozenset(names)
+    before = _alone.set(frozenset(names))
     try:
         yield
     finally:
-        _alone = before
+        _alone.reset(before)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ Axes: P members (or any batch), T tokens of a segment.
 """
 
 import contextlib
+import contextvars
 import dataclasses
 import functools
 import logging
@@ -37,7 +38,7 @@ Token = Callable[[Tree, Tree, Tree, Array, Array], tuple[Tree, Tree]]
 
 _log = logging.getLogger(__name__)
 Wanted = Literal["where it pays", "always", "never", "interpreted"]
-_wanted: Wanted = "where it pays"
+_wanted = contextvars.ContextVar[Wanted]("where segments are read in one", default="where it pays")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,12 +60,11 @@ def segments(when: Wanted) -> Iterator[None]:
 
     `interpreted` is for the kernel for GPUs, which is then computed on any platform, slowly.
     """
-    global _wanted
-    before, _wanted = _wanted, when
+    before = _wanted.set(when)
     try:
         yield
     finally:
-        _wanted = before
+        _wanted.reset(before)
 
 
 def over_tokens(
@@ -100,7 +100,8 @@ def over_tokens(
         return jax.lax.scan(step, state, (each, tokens_TP[:-1], tokens_TP[1:]))
 
     operands = arguments, state, each, tokens_TP
-    if _wanted == "never" or (_wanted == "where it pays" and work < LEAST_WORK):
+    wanted = _wanted.get()
+    if wanted == "never" or (wanted == "where it pays" and work < LEAST_WORK):
         return by_jax(*operands)
     platform = _platform()
     if platform is None or not dispatch.wanted():
@@ -113,7 +114,7 @@ def over_tokens(
             return jax.lax.platform_dependent(*operands, cpu=kernel, default=by_jax)
         from int_lm.native import gpu  # imports Pallas, which is slow
 
-        kernel = jax.jit(gpu.segment(_traced(*whole), interpret=_wanted == "interpreted"))
+        kernel = jax.jit(gpu.segment(_traced(*whole), interpret=wanted == "interpreted"))
         jax.eval_shape(kernel, *operands)  # what it cannot do is found when it is traced, once
     except UnsupportedError as error:
         _log.debug("a segment is computed by JAX: %s", error)
@@ -122,17 +123,17 @@ def over_tokens(
                 f"a segment is computed by JAX, although {switches.GPU_SEGMENTS} is 1: {error}"
             )
         return by_jax(*operands)
-    if _wanted == "interpreted":
+    if wanted == "interpreted":
         return kernel(*operands)
     return jax.lax.platform_dependent(*operands, cuda=kernel, default=by_jax)
 
 
 def _platform() -> Literal["cpu", "cuda"] | None:
     """The platform whose kernel is wanted; None for neither."""
-    if _wanted == "interpreted":
+    if _wanted.get() == "interpreted":
         return "cuda"
     if dispatch.on_gpu():
-        asked = _wanted == "always" or switches.on(switches.GPU_SEGMENTS)
+        asked = _wanted.get() == "always" or switches.on(switches.GPU_SEGMENTS)
         return "cuda" if asked else None
     return "cpu" if jax.default_backend() == "cpu" and dispatch.available() else None
 

@@ -5,7 +5,7 @@ file, prints its help and samples an export without JAX.
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from int_lm import runtime, sampling
 from int_lm.runtime import Sampler
 
 if TYPE_CHECKING:
+    from int_lm.model.compiling import Program
     from int_lm.model.language_model import LanguageModel
     from int_lm.model.params import Parameters
 
@@ -21,11 +22,11 @@ __all__ = ["Sampler", "generate", "prepare", "reader"]
 
 
 @functools.cache
-def _compiled_step(model: "LanguageModel") -> Callable[..., Any]:
+def _compiled_step(model: "LanguageModel") -> "Program":
     """The architecture's step; cached, so that all samples of a run share one compilation."""
-    import jax
+    from int_lm.model import compiling
 
-    return jax.jit(model.step)
+    return compiling.Program(lambda: compiling.quick_jit(model.step))
 
 
 def prepare(model: "LanguageModel", weights: "Parameters") -> None:
@@ -42,7 +43,7 @@ def prepare(model: "LanguageModel", weights: "Parameters") -> None:
 
     bare = jax.eval_shape(perturb.unperturbed, weights)
     state = jax.eval_shape(lambda: model.initial_state(1))
-    _compiled_step(model).lower(bare, state, jax.ShapeDtypeStruct((1,), jnp.int32)).compile()
+    _compiled_step(model).compile(bare, state, jax.ShapeDtypeStruct((1,), jnp.int32))
 
 
 def reader(
@@ -64,10 +65,10 @@ def reader(
     bare = jax.tree.map(jnp.asarray, perturb.unperturbed(weights))
 
     def step(state: Any, token: int) -> tuple[Any, np.ndarray]:
-        state, logits_PV, _ = compiled(bare, state, jnp.asarray([token], jnp.int32))
+        state, logits_PV, _ = compiled(bare, state, np.array([token], np.int32))
         return state, np.asarray(logits_PV)[0]
 
-    fresh = model.initial_state(1)
+    fresh = model.fresh_state(1)
     if state is not None:  # the NumPy runtime may hold the same values in wider integers
         fresh = jax.tree.map(lambda leaf, own: jnp.asarray(leaf).astype(own.dtype), state, fresh)
     return sampling.StateReader(step, fresh)

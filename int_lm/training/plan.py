@@ -142,11 +142,13 @@ def measure(config: Config, vocab_size: int) -> Plan:
     pieces = [piece] * max(1, config.run.eval_bytes // len(piece))
     started = time.perf_counter()
     sampling = config.run.sample_tokens > 0
-    with warmup.beside(whole, tokens_ST, pieces, sampling=sampling) as ready:  # as a run compiles
+    with warmup.beside(whole, tokens_ST, pieces, sampling=sampling) as warm:  # as a run compiles
         needed = _lowered(whole).compile().memory_analysis()
         temporary = needed.temp_size_in_bytes if needed else 0  # None on some platforms
         compile_seconds = time.perf_counter() - started
-        ready()
+        memory.trim()
+        warm.begin()
+        warm.ready()
     process_bytes = memory.peak()
     readers = es.members_per_stream
     sizes = [min(es.population, max(1, size // readers) * readers) for size in PROBE_MEMBERS]

@@ -237,6 +237,7 @@ def trained(trainer: Trainer, session: Session, finish: Callable[[], None]) -> b
         return False
     if trainer.kept():  # the last state is saved: Ctrl-C may end the program at once
         session.signals.close()
+        trainer.let_go()
     finish()
     return True
 

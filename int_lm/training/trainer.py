@@ -5,7 +5,6 @@ The loop sees token ids only. `Text`, which `train.py` makes, has the tokenizer 
 
 import dataclasses
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from int_lm.measure.code_length import CodeLengths
 from int_lm.method import evolve, placement
 from int_lm.method.placement import Placement
 from int_lm.method.recipe import Recipe
-from int_lm.method.state import Metrics, State
+from int_lm.method.state import Metrics, State, Tables
 from int_lm.model import hashing, params
 from int_lm.model.params import Parameters
 from int_lm.runtime import Sampler
@@ -29,6 +28,7 @@ from int_lm.training.interrupt import StopFlag
 from int_lm.training.metrics_file import MetricsFile
 from int_lm.training.runlog import Console
 from int_lm.training.text import Documents as Documents, Text as Text
+from int_lm.training.warmup import WarmUp
 
 SAMPLE_TEMPERATURE = 1.0  # below, a document cache goes round in circles
 COMPILING_SECONDS = 3600.0  # added to the watchdog's time at the first step, which compiles
@@ -109,19 +109,19 @@ class Trainer:
         """
         tokens_ST, validation = self.text.streams.at(self.step), self.text.validation.ids
         sampling = self.settings.run.sample_tokens > 0
-        with warmup.beside(self.recipe, tokens_ST, validation, sampling=sampling) as ready:
-            return self._steps(tokens_ST, ready)
+        with warmup.beside(self.recipe, tokens_ST, validation, sampling=sampling) as warm:
+            return self._steps(tokens_ST, warm)
 
     def step_function(self) -> evolve.StepFunction:
         """The compiled step: (state, tokens_ST, step) -> (next state, metrics)."""
         return evolve.compiled_step(self.recipe, self.place)
 
-    def _steps(self, tokens_ST: np.ndarray, ready: Callable[[], None]) -> bool:
+    def _steps(self, tokens_ST: np.ndarray, warm: WarmUp) -> bool:
         """The body of `loop`.
 
         Args:
           tokens_ST: tokens of the next step.
-          ready: waits until the programs that an evaluation needs are compiled.
+          warm: compiles the programs that an evaluation needs.
         """
         take_step = self.step_function()
         settings, first = self.settings.run, self.step
@@ -145,12 +145,14 @@ class Trainer:
                 memory.trim()
                 memory.keep()
                 memory.large_pages(self.state)  # which the next steps change in place
+                warm.begin()
             evaluate = last or _due(self.step, settings.eval_every)
             valid = None
             if evaluate:
-                ready()
+                warm.ready()
             if evaluate or self.step == 1 or _due(self.step, settings.log_every):
-                valid = self.log(measured, evaluate, last)
+                with memory.returned():
+                    valid = self.log(measured, evaluate, last)
             due = last or _due(self.step, settings.checkpoint_every)
             if due or standing == SAVING:
                 self.save(valid)
@@ -234,8 +236,6 @@ class Trainer:
         self.console.report(report)
         if evaluate and not last:  # the end of the run shows one beside the final figures
             self.sample()
-        if evaluate:  # the first evaluation may have compiled programs
-            memory.trim()
         return valid
 
     def append(self, row: dict[str, Any]) -> None:
@@ -249,13 +249,17 @@ class Trainer:
                 "training goes on and will try again"
             )
 
+    @memory.returned()
     def _diagnose(self) -> diagnose.Counts:
         """The diagnosis of the current state, with tokens and perturbations of the next step."""
-        with self._watchdog():
-            members = placement.on_host(self.state.members)
+        members = self.state.members
+        if self.place is not None:
+            with self._watchdog():
+                members = placement.on_host(members)
         tokens_ST = self.text.streams.at(self.step)
         return diagnose.count(self.recipe, self.weights, members, tokens_ST, self.step)
 
+    @memory.returned()
     def evaluate(self, documents: Documents) -> CodeLengths:
         """Code lengths of documents under the unperturbed weights."""
         total = sum(len(ids) + 1 for ids in documents.ids)
@@ -268,6 +272,7 @@ class Trainer:
                 progress=update,
             )
 
+    @memory.returned()
     def sample(self) -> None:
         """Print what the model writes after the configured prompt."""
         settings = self.settings.run
@@ -284,6 +289,7 @@ class Trainer:
         )
         self.console.sample(self.step, prompt, tokenizer.decode(list(ids)))
 
+    @memory.returned()
     def save(self, valid: float | None) -> None:
         """Checkpoint the state in the background, after the log of its steps is on the disk.
 
@@ -322,6 +328,11 @@ class Trainer:
         """Wait for the last save; returns whether it succeeded. All processes must call this."""
         failed = self.checkpointer is not None and not self.checkpointer.wait()
         return not distributed.most(failed)
+
+    def let_go(self) -> None:
+        """Forget the state but for the weights: it is saved, and no step follows."""
+        tables = Tables(self.state.tables.values)
+        self.state = State(self.state.network, tables, members={}, memory={})
 
     def secure(self) -> None:
         """Wait until the current state is on the disk; if its save failed, try once more.

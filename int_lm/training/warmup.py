@@ -2,12 +2,15 @@
 
 It compiles the programs for evaluation, diagnosis and samples, and imports Orbax for saving. A
 compilation uses one core, a step all of them. Waiting for three compilations at the first
-evaluation would take as long as a hundred steps.
+evaluation would take as long as a hundred steps. One program is compiled after the other, and the
+step before all of them: what a compilation takes in memory, it takes once.
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,6 +19,19 @@ from int_lm.files import storage
 from int_lm.measure import diagnose, evaluate
 from int_lm.method import evolve
 from int_lm.method.recipe import Recipe
+from int_lm.training import memory
+
+
+class WarmUp(NamedTuple):
+    """A warm-up; without arguments, one that has nothing to do.
+
+    Attributes:
+      begin: starts the thread's work. Call it once the step is compiled.
+      ready: waits until all that has begun is done.
+    """
+
+    begin: Callable[[], None] = lambda: None
+    ready: Callable[[], None] = lambda: None
 
 
 @contextlib.contextmanager
@@ -25,8 +41,8 @@ def beside(
     documents: Sequence[np.ndarray],
     *,
     sampling: bool,
-) -> Iterator[Callable[[], None]]:
-    """Start the warm-up; yields a function that waits until it is done.
+) -> Iterator[WarmUp]:
+    """The warm-up of a run.
 
     Only shapes are read, never a state: steps change its context tables in place. An error here
     is ignored, because it occurs again, and is reported, where the program is needed. Work that
@@ -40,18 +56,24 @@ def beside(
     """
     native.available()  # registers the kernels, in one thread
     weights = evolve.abstract(recipe).weights
+    programs: list[Callable[[], object]] = [
+        functools.partial(evaluate.prepare, recipe.model, weights, documents)
+    ]
+    if diagnose.possible(recipe.es):
+        programs.append(functools.partial(diagnose.prepare, recipe, tokens_ST))
+    if sampling:
+        programs.append(functools.partial(sample.prepare, recipe.model, weights))
+    programs.append(storage.orbax_module)  # half a second
+    begun: list[Future[object]] = []
     with ThreadPoolExecutor(1, "warm-up") as executor:
-        programs = [executor.submit(evaluate.prepare, recipe.model, weights, documents)]
-        if diagnose.possible(recipe.es):
-            programs.append(executor.submit(diagnose.prepare, recipe, tokens_ST))
-        if sampling:
-            programs.append(executor.submit(sample.prepare, recipe.model, weights))
-        programs.append(executor.submit(storage.orbax_module))  # half a second
+
+        def begin() -> None:
+            begun.extend(executor.submit(memory.returned()(program)) for program in programs)
 
         def ready() -> None:
-            wait(programs)
+            wait(begun)
 
         try:
-            yield ready
+            yield WarmUp(begin, ready)
         finally:
             executor.shutdown(cancel_futures=True)

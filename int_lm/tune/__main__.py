@@ -190,8 +190,9 @@ def tune(asked: Config, flags: Mapping[str, Any], own: Path) -> "Outcome":
     Raises:
       UserError: a mistake in configuration, prompts or run directory, or a reward that fails.
     """
-    from int_lm.training import distributed, track
+    from int_lm.training import distributed, memory, track
 
+    memory.one_heap()
     track.check(asked.run.track)
     with (
         signals.Spared(asked.run.saving_signals),

@@ -19,6 +19,7 @@ from int_lm.method.state import Metrics, State
 from int_lm.tasks import Example
 from int_lm.training import distributed, memory, runlog
 from int_lm.training.trainer import COMPILING_SECONDS, Trainer
+from int_lm.training.warmup import WarmUp
 from int_lm.tune.judge import Judge, Question, RewardError
 from int_lm.tune.prompts import Batch, Coder, Prompts
 
@@ -116,7 +117,7 @@ class Tuner(Trainer):
         try:
             if self.before is None:
                 self._begin()
-            return self._steps(self.text.streams.at(self.step), lambda: None)
+            return self._steps(self.text.streams.at(self.step), WarmUp())
         except RewardError:
             if self.step and self.saved < self.step:
                 self.save(None)

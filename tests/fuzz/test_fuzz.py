@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import yaml
 
-from data import shards
+from data import arrays, shards
 from int_lm import config, runtime, subject
 from int_lm.config import ModelConfig
 from int_lm.errors import UserError
@@ -162,7 +162,7 @@ def test_a_header_of_an_array_is_not_believed(room: Path, tmp_path: Path) -> Non
         data = b"\x93NUMPY\x01\x00\x76\x00" + header.ljust(117) + b"\n" + bytes(64)
         path.write_bytes(data)
         with pytest.raises(untrusted.MalformedError):
-            shards.mapped(path)
+            arrays.mapped(path)
 
 
 def test_another_tokenizer_in_an_export_is_refused(room: Path, tmp_path: Path) -> None:
