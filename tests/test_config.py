@@ -611,11 +611,6 @@ def test_configuration_is_read_without_jax(run_command: RunCommand) -> None:
         ({"es__decay": 0.125, "es__update": "threshold"}, "below about 0.5"),
         ({"es__direct_dropout": 0.3}, "es.direct_dropout 0.3 leaves out nothing"),
         ({"es__direct_dropout": 0.3, "model__direct": [2, 3]}, "of more than 3 tokens; add one"),
-        ({"es__direct_after": 9}, "es.direct_after 9 has no effect"),
-        (
-            {"es__direct_after": 9, "model__cache": [3], "run__steps": 9},
-            "es.direct_after 9 is not before the last step, 9",
-        ),
     ],
 )
 def test_what_has_no_effect_or_too_much_of_one_is_said(
@@ -625,7 +620,6 @@ def test_what_has_no_effect_or_too_much_of_one_is_said(
     [said] = cautions.of(config.validate(with_fields(**{"es__update": "carry"} | changes)))
     assert expected in said
     sound = {"es__warmup": 99, "run__steps": 100, "es__decay": 0.03, "model__direct": [3, 4]}
-    sound["es__direct_after"] = 99
     assert cautions.of(with_fields(es__update="carry", es__direct_dropout=0.3, **sound)) == []
 
 

@@ -208,15 +208,6 @@ def test_weights_learn_from_exact_errors():
     assert state.tables.counts["cache"].tolist() == counts and any(found)
 
 
-def test_weights_wait_for_the_network():
-    """Before `es.direct_after` no weight learns and nothing is counted; after it they do."""
-    made = tiny(direct_after=2)
-    waiting = trained(made, 2)
-    assert not np.any(waiting.tables.values["cache"]) and not np.any(waiting.tables.counts["cache"])
-    learnt = trained(made, 3)
-    assert np.any(learnt.tables.values["cache"]) and np.max(learnt.tables.counts["cache"]) == 1
-
-
 def test_chunks_change_no_bit():
     """Members evaluated two at a time or all at once."""
     whole, parts = trained(tiny()), trained(tiny(chunk=2))

@@ -208,7 +208,7 @@ def test_the_card_tells_network_and_tables_apart() -> None:
     """Of the default recipe most weights are tables; fitness and alpha have no part in it."""
     settings = config.load(ROOT / "configs" / "quickstart.yaml")
     model = dataclasses.replace(settings.model, direct=(1, 2), direct_bits=8, cache=(3, 5))
-    es = dataclasses.replace(settings.es, direct_dropout=0.25, direct_after=5)
+    es = dataclasses.replace(settings.es, direct_dropout=0.25)
     settings = dataclasses.replace(settings, model=model, es=es)
     of_run = recipe.of(settings, 300)
     weights = evolve.initial(of_run).weights
@@ -229,7 +229,6 @@ def test_the_card_tells_network_and_tables_apart() -> None:
     assert "| document cache | of what followed the last 3, 5 tokens |" in card
     assert "0.5, half-life 200 steps" in card and "over 2,000 steps" in card
     assert "| rate of context tables | 12 at the first reading of a row" in card
-    assert "| context tables learn | after step 5 |" in card
     assert "left out | of words and of more than 3 tokens, for 0.25 of the streams |" in card
     assert "| fitness |" not in card and "| alpha |" not in card
     assert "tokenizer/tokenizer.model" in card and 'b"The "' not in card

@@ -238,10 +238,10 @@ DEEP = UNIT | {"votes": "deep", "members_per_stream": 1}
 @pytest.mark.parametrize(
     "es",
     [
-        {"update": "adaptive", "schedule": "constant", "decay": 0.1, "chunk": 2, "direct_after": 2},
+        {"update": "adaptive", "schedule": "constant", "decay": 0.1, "chunk": 2},
         pytest.param({"learning_rate": 1.3}, marks=pytest.mark.slow),  # in the next test, at ends
     ],
-    ids=["adaptive with decay, tables later", "carry"],
+    ids=["adaptive with decay", "carry"],
 )
 def test_step_of_deep_votes_equals_the_oracle(es: dict):
     """Documents that end within a segment, padding, and every layer's credit of the next token."""

@@ -109,7 +109,6 @@ class EsConfig:
     direct_rate: float = described(
         12.0, "units (1/16 bit) that a row of a context table moves by when it is first read"
     )
-    direct_after: int = described(0, "first steps, in which context tables do not learn yet")
     direct_dropout: float = described(
         0.0,
         "share of the streams that are read, in training, without context tables of words or of "

@@ -170,7 +170,6 @@ def validate(config: Config) -> Config:
         0 < es.direct_rate <= INT8_MAX,
         f"es.direct_rate is {es.direct_rate}, must be above 0 and at most {INT8_MAX}",
     )
-    require(es.direct_after >= 0, f"es.direct_after is {es.direct_after}, must be at least 0")
     require(
         0 <= es.direct_dropout < 1,
         f"es.direct_dropout is {es.direct_dropout}, must be at least 0 and below 1",

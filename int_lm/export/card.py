@@ -264,9 +264,6 @@ def model_card(
         "the square root of their number"
         if tables
         else None,
-        "context tables learn": f"after step {es.direct_after}"
-        if es.direct_after and (tables or model.cache)
-        else None,
         "context tables left out": f"of words and of more than {es.direct_dropout_above} tokens, "
         f"for {es.direct_dropout:g} of the streams"
         if es.direct_dropout and (model.direct or model.words)

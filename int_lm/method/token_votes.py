@@ -34,8 +34,8 @@ class RowErrors:
     """Row errors: the rows that each token read, and its errors. Context tables learn from them.
 
     Attributes:
-      rows: index of the row that each token read, int32 [J] by name of the context table; where
-        nothing is learnt, as of padding, the number of rows, which is no row.
+      rows: index of the row that each token read, int32 [J] by name of the context table; for
+        padding the number of rows, which is no row.
       errors_JV: onehot(target) - p, int8, in units of 1 / (127 >> spare_bits).
       cache: the same of the weights of the document cache; None without it.
     """
@@ -216,25 +216,24 @@ def votes(
     if not records.rows and records.cache is None:
         return sums, None
     assert errors_TIV is not None
-    none_TI = records.targets_I == NO_TARGET
-    if recipe.es.direct_after:
-        none_TI = none_TI | (clock.step < recipe.es.direct_after)
     return sums, RowErrors(
         rows={
-            name: _rows_read(recipe, name, rows_TI, none_TI)
+            name: _rows_read(recipe, name, rows_TI, records.targets_I)
             for name, rows_TI in records.rows.items()
         },
         errors_JV=errors_TIV.reshape(-1, errors_TIV.shape[-1]),
-        cache=_cache_errors(recipe, records.cache, none_TI, errors_TIV) if records.cache else None,
+        cache=_cache_errors(recipe, records, errors_TIV) if records.cache else None,
     )
 
 
-def _cache_errors(recipe: Recipe, cache: Reading, none_TI: Array, errors_TIV: Array) -> CacheErrors:
-    """The errors of the document cache's weights over a segment; `none_TI` as in `_rows_read`."""
+def _cache_errors(recipe: Recipe, records: Record, errors_TIV: Array) -> CacheErrors:
+    """The errors of the document cache's weights over a segment."""
+    assert records.cache is not None
     past = math.prod(recipe.model.specs.tables[document_cache.NAME].shape)
+    none_TI1 = (records.targets_I == NO_TARGET)[..., None]
     return CacheErrors(
-        weights=jnp.where(none_TI[..., None], past, cache.weights_PF).reshape(-1),
-        errors=document_cache.errors_of(cache.tokens_PF, errors_TIV).reshape(-1, 1),
+        weights=jnp.where(none_TI1, past, records.cache.weights_PF).reshape(-1),
+        errors=document_cache.errors_of(records.cache.tokens_PF, errors_TIV).reshape(-1, 1),
     )
 
 
@@ -254,11 +253,7 @@ def _layers_first(records: Any) -> Any:
     return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), records)
 
 
-def _rows_read(recipe: Recipe, name: str, rows_TI: Array, none_TI: Array) -> Array:
-    """Row of a context table that each token read, int32 [J]; the number of rows for none.
-
-    Args:
-      none_TI: the tokens from which no table learns: padding, and all before `es.direct_after`.
-    """
+def _rows_read(recipe: Recipe, name: str, rows_TI: Array, targets_TI: Array) -> Array:
+    """Row of a context table that each token read, int32 [J]; for padding the number of rows."""
     past = recipe.model.specs.tables[name].shape[0]
-    return jnp.where(none_TI, past, rows_TI).reshape(-1)
+    return jnp.where(targets_TI == NO_TARGET, past, rows_TI).reshape(-1)

@@ -33,14 +33,4 @@ def of(settings: Config) -> list[str]:
             f"of words or of more than {es.direct_dropout_above} tokens; add one (model.direct, "
             "model.words), or make es.direct_dropout_above smaller"
         )
-    if es.direct_after and not (model.direct or model.words or model.cache):
-        found.append(
-            f"es.direct_after {es.direct_after} has no effect, for there are no context tables and "
-            "no document cache; add them (model.direct, model.words, model.cache)"
-        )
-    elif 0 < steps <= es.direct_after:
-        found.append(
-            f"es.direct_after {es.direct_after} is not before the last step, {steps}, so that "
-            "context tables learn nothing; make it smaller or run.steps larger"
-        )
     return found

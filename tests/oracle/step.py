@@ -189,12 +189,12 @@ def step(
             sums |= deep.token_votes(place, records, factors, errors)
     plain = {path: vote.tolist() for path, vote in sums.items()}
     weights, kept = updated(config, vocab_size, state, plain, fitnesses, step)
-    counts, idle = {}, step < es.direct_after
+    counts = {}
     for path, (kind, shape, _) in listed.items():
         if kind == "table":
             assert errors is not None
             rows = [
-                shape[0] if idle or read[t].target == population.NO_TARGET else read[t].uses[path]
+                shape[0] if read[t].target == population.NO_TARGET else read[t].uses[path]
                 for t in range(es.segment_length)
                 for read in readings[::apart]
             ]
