@@ -197,7 +197,7 @@ def peak_of(read: Callable[[], Any]) -> tuple[Any, int]:
 
 
 def test_reading_takes_no_more_memory_than_the_files(tmp_path: Path) -> None:
-    """An export takes its own size; a mapped shard next to nothing, whatever it holds."""
+    """An export takes its own size; a shard some blocks of its ids, however many it holds."""
     model = ModelConfig(width=8, layers=1, direct=(1, 2), direct_bits=15)
     directory = export_tiny_run(tiny_run(model=model), tmp_path)
     size = (directory / "model.safetensors").stat().st_size
@@ -217,5 +217,5 @@ def test_reading_takes_no_more_memory_than_the_files(tmp_path: Path) -> None:
         return shards.load(tmp_path / "00000", shards.check(tmp_path / "00000"), ByteTokenizer())
 
     again, peak = peak_of(read)
-    np.testing.assert_array_equal(again.tokens, shard.tokens)
-    assert peak < 1 << 20 < len(shard.tokens)
+    np.testing.assert_array_equal(again.tokens[:], shard.tokens[:])
+    assert peak < 1 << 22 < len(shard.tokens)
