@@ -14,10 +14,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from int_lm.errors import UserError, require
 from int_lm.files import untrusted
 
 OPEN_FILES = 64  # of `Stored` arrays, at most; of those read least recently one is closed
 READ_AT_ONCE = 1 << 20  # entries
+AGAIN = "run the same command again"
 _NPY_1_0 = b"\x93NUMPY\x01\x00"
 _NPY_HEADER = re.compile(
     rb"\{'descr': '([<|][iu][1248])', 'fortran_order': False, "
@@ -69,11 +71,21 @@ class Stored:
         return self._size
 
     def __getitem__(self, part: slice) -> np.ndarray:
-        """The entries of a slice without a step, which cannot be written to."""
+        """The entries of a slice without a step, which cannot be written to.
+
+        Raises:
+          UserError: the file is gone, another one or shorter than it was.
+        """
         begin, end, _ = part.indices(self._size)
         width = self.dtype.itemsize
         file, count = _opened(*self._file), max(0, end - begin)
         read = os.pread(file.descriptor, count * width, self._start + begin * width)
+        path = self._file[0]
+        require(
+            len(read) == count * width,
+            f"{path} has become shorter since it was opened; delete {path.parent} and run the same "
+            "command",
+        )
         return np.frombuffer(read, self.dtype)
 
 
@@ -99,12 +111,15 @@ def _opened(path: Path, device: int, inode: int) -> _Opened:
     """The file that was at a path.
 
     Raises:
-      FileNotFoundError: another one is there now.
+      UserError: it is gone, or another one is there now.
     """
-    file = _Opened(path)
+    try:
+        file = _Opened(path)
+    except OSError as error:
+        raise UserError(f"cannot read {path} any more: {error.strerror}; {AGAIN}") from error
     status = os.fstat(file.descriptor)
-    if (status.st_dev, status.st_ino) != (device, inode):
-        raise FileNotFoundError(f"{path} is another file than it was")
+    same = (status.st_dev, status.st_ino) == (device, inode)
+    require(same, f"{path} is another file than it was; {AGAIN}")
     return file
 
 
