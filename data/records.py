@@ -145,6 +145,6 @@ def _expand(path: str, kind: str, listing: Tally) -> list[str]:
     if not found:
         raise UserError(
             f"no {kind} files at {printable(path)}; name a file, a directory or a pattern such as "
-            f"'corpus/*{suffixes[0]}'"
+            f"'corpus/*{suffixes[0]}', or what these files are with --data.source"
         )
     return found
