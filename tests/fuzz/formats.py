@@ -218,7 +218,7 @@ def read_shards(directory: Path) -> Any:
 def summary_of_shards(corpus: Any) -> str:
     [source] = corpus.sources
     arrays = [
-        _hash(shard.tokens, shard.windows, shard.places, shard.heldout_tokens, shard.heldout)
+        _hash(shard.tokens[:], shard.windows, shard.places, shard.heldout_tokens[:], shard.heldout)
         for shard in source.shards
     ]
     return f"{arrays}{digest.of_json(source.manifest)}"
