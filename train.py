@@ -266,6 +266,7 @@ def train_locked(
     """
     import tokenization
     from int_lm import run
+    from int_lm.method import evolve
     from int_lm.training import distributed, session as sessions
     from int_lm.training.trainer import Trainer
 
@@ -273,7 +274,8 @@ def train_locked(
     begun = sessions.begin(settings, identity, opened.sha256(), start)
     if begun.nothing:
         paths = begun.paths
-        whole = run.is_evaluated(paths, begun.state.weights, opened.sha256())
+        weights = evolve.weights(begun.recipe, begun.state)
+        whole = run.is_evaluated(paths, weights, opened.sha256())
         whole = whole and paths.config.exists() and paths.tokenizer.exists()
         if not distributed.most(not whole):
             return False

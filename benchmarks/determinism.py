@@ -45,8 +45,10 @@ RECIPES = {  # name: (readout, votes, update)
     "unit, exact, direct, cache": ("exact", "unit", "adaptive"),
     "local, exact, direct": ("exact", "local", "carry"),
     "deep, exact, direct, cache": ("exact", "deep", "adaptive"),
+    "deep, exact, direct, cache, pooled": ("exact", "deep", "adaptive"),
 }
-IMPOSSIBLE = {("egg", "deep, exact, direct, cache")}  # no credit through its block
+# no credit through its block
+IMPOSSIBLE = {("egg", name) for name, (_, votes, _) in RECIPES.items() if votes == "deep"}
 KILLS, STOPS = 10, 2  # unless --kills says otherwise
 LIMIT = 1200  # seconds for a run
 HASH_OF_MODEL = slice(16, 32)  # of an archive, which its program has computed: docs/archive.md
@@ -144,6 +146,8 @@ def flags_of(architecture: str, recipe: str) -> list[str]:
         flags |= {"model.direct": "1 3", "model.direct_bits": 10}
     if "cache" in recipe:
         flags |= {"model.cache": "2 4 8", "model.cache_bits": 8}
+    if "pooled" in recipe:
+        flags |= {"es.pooled": "true"}
     return [part for key in flags for part in (f"--{key}", *str(flags[key]).split())]
 
 

@@ -54,6 +54,7 @@ RECIPES = {
     "paper": common.paper,
     "recurrent": lambda: _shipped("recurrent_only"),
     "default": lambda: _shipped("quickstart"),
+    "prose": lambda: _shipped("prose"),
     # context tables alone: a network of one channel has almost no effect
     "direct": lambda: _shipped("quickstart", width=1, layers=1, ffn_multiple=1),
     "backprop": lambda: _shipped("recurrent_only"),
@@ -101,7 +102,7 @@ def evolution(recipe: Recipe, tokenizer: Any, train: list[Any]) -> Learner:
         state, measured = step(state, laid.at(number), number)
         measured.scores_P.block_until_ready()
 
-    return advance, lambda: state.weights, es.population * es.segment_length
+    return advance, lambda: evolve.weights(recipe, state), es.population * es.segment_length
 
 
 def _twin(recipe: Recipe, tokenizer: Any, train: list[Any]) -> Learner:

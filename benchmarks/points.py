@@ -104,7 +104,7 @@ def row_of(
     pieces = split.spread(heldout, score_bytes, evaluate.PIECE_BYTES)
     ids = [tokenizer.encode(piece.text) for piece in pieces]
     sizes = [len(piece.text) for piece in pieces]
-    lengths = evaluate.evaluate(recipe.model, state.weights, ids, sizes)
+    lengths = evaluate.evaluate(recipe.model, evolve.weights(recipe, state), ids, sizes)
     counted, es = plan.costs(recipe), settings.es
     return {
         **dataclasses.asdict(point),

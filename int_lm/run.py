@@ -130,7 +130,7 @@ def open_run(
         config=settings,
         recipe=found,
         step=restored.step,
-        weights=State.of_stored(restored.state).weights,
+        weights=evolve.weights(found, State.of_stored(restored.state)),
         tokenizer=host["tokenizer"],
         text_sha256=text_of(host),
     )

@@ -68,8 +68,8 @@ def test_halves_add_up_to_the_votes_of_the_step(architecture: str, es: dict, chu
 
     whole = jax.jit(functools.partial(population.result, recipe))
     votes = whole(
-        state.weights,
-        state.tables.counts,
+        state.network,
+        state.tables,
         state.members,
         tokens,
         clock,

@@ -283,7 +283,7 @@ def jaxpr_with_updates(architecture: str, voting: str, readout: str, rank: int =
 
     def program(states, tokens, clock, values):
         state = states[0]
-        operands = state.weights, state.tables.counts, state.members, tokens, clock
+        operands = state.network, state.tables, state.members, tokens, clock
         result = population.result(recipes[0], *operands)
         return result, [
             evolve.moved(recipe, state, result, clock, values)

@@ -20,12 +20,15 @@ VOCABULARY = 29
 STOCHASTIC = "plugins.stochastic:STOCHASTIC"  # an update that is a plug-in
 
 
-def hash_after(fields: dict[str, dict[str, Any]], vocab_size: int, steps: set[int]) -> list[str]:
+def hash_after(
+    fields: dict[str, dict[str, Any]], vocab_size: int, steps: set[int], every: int = 8
+) -> list[str]:
     """Hashes of the scores of the first step, of the weights after each of `steps`, and of the
     scores of the last one: 16 hex digits each.
 
     Args:
       fields: of a configuration, by section.
+      every: one token in so many is a separator.
     """
     config = configuration.validate(configuration.from_dict(fields))
     plugins.trust_settings(config)
@@ -33,23 +36,23 @@ def hash_after(fields: dict[str, dict[str, Any]], vocab_size: int, steps: set[in
     state, step = evolve.initial(resolved), evolve.compiled_step(resolved)
     weights, scores = [], []
     for number in range(max(steps)):
-        tokens = tokens_of(config.es.streams, config.es.segment_length, vocab_size, number)
+        tokens = tokens_of(config.es.streams, config.es.segment_length, vocab_size, number, every)
         state, metrics = step(state, tokens, number)
         scores.append(np.asarray(metrics.scores_P, "<i4").tobytes())
         if number + 1 in steps:
-            weights.append(hashing.weights_hash(state.weights))
+            weights.append(hashing.weights_hash(evolve.weights(resolved, state)))
     first, last = (hashlib.sha256(scores[n]).hexdigest()[:16] for n in (0, -1))
     return [first, *weights, last]
 
 
-def tokens_of(streams: int, length: int, vocab_size: int, number: int) -> np.ndarray:
+def tokens_of(streams: int, length: int, vocab_size: int, number: int, every: int) -> np.ndarray:
     """Tokens of a step, uint16 [S, T+1]: texts, separators between them, padding after some."""
     shape = streams, length + 1
     raw = np.random.Philox(key=[11, number]).random_raw(streams * (length + 1)).reshape(shape)
     # every second token follows from the one before, so that there is something to learn
     tokens = 1 + (raw >> 32) % (vocab_size - 1)
     tokens[:, 1::2] = 1 + tokens[:, :-1:2][:, : tokens[:, 1::2].shape[1]] * 3 % (vocab_size - 1)
-    tokens[raw % 8 == 0] = 0
+    tokens[raw % every == 0] = 0
     tokens[number % streams, -3:] = 0
     tokens[(number + 1) % streams, :4] = 0
     return tokens.astype(np.uint16)
@@ -100,6 +103,7 @@ GOLDEN: dict[tuple[str, str], Golden] = {
 ADAPTIVE = Golden("d0f02a9561f5aaff", "cb6b0d14a369f22f", "609b0b7e3c7a9b89", "56d53d211967c354")
 CACHED = Golden("d0f02a9561f5aaff", "9086520bda806510", "f8a1383bcf49d68d", "aa96586de7ced45a")
 LOCAL = Golden("56c6885404014d06", "b25ca8e93ac2bde2", "4b807cbc2a4fa9e8", "224f14488f2925e2")
+POOLED = Golden("4c95ebec51116c23", "94a246d511078157", "6186e1f6e906d504", "ce71391bdc8a7687")
 WORDS = Golden("ef1c4a19d45e94a1", "55161cdc7c4e0074", "093dd2c3a360ddc3", "0685cb7fa7cc2672")
 WIDE = Golden("394f13cef1694ebf", "9d8b520f49c53874", "2c992e9567e30dd6", "54403b251e5a85c0")
 
@@ -159,6 +163,14 @@ def test_local_votes_give_the_bits_they_have_always_given():
     fields = fields_of("rwkv", "unit, exact, direct", **more)
     fields["model"] |= {"cache": [2, 1], "cache_bits": 5}
     assert Golden(*hash_after(fields, VOCABULARY, {2, 5})) == LOCAL, MESSAGE
+
+
+def test_a_pool_gives_the_bits_it_has_always_given():
+    """The weights times trust, of documents that are long enough to be held back."""
+    more = {"votes": "deep", "members_per_stream": 1, "update": "adaptive", "pooled": True}
+    fields = fields_of("rwkv", "unit, exact, direct", **more)
+    fields["model"] |= {"cache": [2, 1], "cache_bits": 5}
+    assert Golden(*hash_after(fields, VOCABULARY, {2, 5}, every=256)) == POOLED, MESSAGE
 
 
 def test_the_document_cache_gives_the_bits_it_has_always_given():

@@ -28,6 +28,7 @@ from int_lm.method.recipe import Recipe
 from int_lm.method.state import State, Tables
 from int_lm.method.update import Scalars
 from int_lm.model import params
+from int_lm.model.params import Parameters
 
 VOCABULARY = 11
 
@@ -68,6 +69,8 @@ def spread(recipe: Recipe, most: int, extreme: bool) -> State:
         if name == "context":  # as reading leaves it: nothing before a separator
             before = random.integers(1, VOCABULARY, leaf.shape) * (random.random(leaf.shape) < 0.8)
             return jnp.asarray(np.minimum.accumulate(before > 0) * before, jnp.int32)
+        if name == "held":
+            return jnp.asarray(random.integers(0, 2, leaf.shape), jnp.int32)
         return values(leaf)
 
     state = evolve.initial(recipe)
@@ -83,6 +86,7 @@ def spread(recipe: Recipe, most: int, extreme: bool) -> State:
                 name: jnp.asarray(random.choice(counts, leaf.shape).astype(np.int32))
                 for name, leaf in state.tables.counts.items()
             },
+            trust=state.tables.trust,
         ),
         members={name: beginning(name, leaf) for name, leaf in state.members.items()},
         memory={
@@ -107,7 +111,24 @@ def plain(state: State) -> oracle.State:
     ]
     counts = {f"direct/{name}": leaf.tolist() for name, leaf in state.tables.counts.items()}
     memory = {name: oracle.plain(leaves) for name, leaves in state.memory.items()}
-    return oracle.State(weights, memory, counts, members)
+    trust = [] if state.tables.trust is None else state.tables.trust.tolist()
+    return oracle.State(weights, memory, counts, members, trust)
+
+
+def of_plain(like: State, state: oracle.State) -> State:
+    """The weights, counts and trust of an oracle's state as the library's."""
+    weights = Parameters.of_paths(
+        {path: jnp.asarray(np.array(leaf, np.int8)) for path, leaf in state.weights.items()}
+    )
+    return dataclasses.replace(
+        like,
+        network=weights.network,
+        tables=Tables(
+            weights.tables,
+            {name[len("direct/") :]: jnp.asarray(leaf) for name, leaf in state.counts.items()},
+            jnp.asarray(state.trust),
+        ),
+    )
 
 
 @functools.cache  # tests of one recipe share it
@@ -265,6 +286,28 @@ def test_step_at_the_ends_of_all_ranges_equals_the_oracle(model: dict, es: dict)
     recipe = tiny(model, **UNIT | es)
     after = assert_steps_equal(recipe, spread(recipe, 127, True))
     assert all(abs(weight) <= 127 for leaf in after.weights.values() for weight in np.ravel(leaf))
+
+
+@pytest.mark.parametrize(
+    "model, es",
+    [
+        (RWKV, DEEP | {"update": "adaptive", "chunk": 2}),
+        pytest.param(EGG, RANK_2, marks=pytest.mark.slow),
+    ],
+    ids=["rwkv deep", "egg"],
+)
+@pytest.mark.parametrize("extreme", [False, True], ids=["between", "at the ends"])
+def test_step_of_a_pool_equals_the_oracle(model: dict, es: dict, extreme: bool):
+    """Tokens that are held back teach trust alone; network and tables learn from others, apart."""
+    recipe = tiny(model, **UNIT | es | {"pooled": True, "segment_length": 12})
+    state = spread(recipe, 127 if extreme else 30, extreme)
+    after = assert_steps_equal(recipe, state)
+    assert state.tables.trust is not None and after.trust[0] != int(state.tables.trust[0])
+    settled = oracle.settled(recipe.settings.model, after.weights, after.counts, after.trust)
+    assert settled["head"] != after.weights["head"]
+    final = of_plain(state, after)
+    found = oracle.plain(evolve.weights(recipe, final).by_path())
+    assert found == settled
 
 
 @pytest.mark.parametrize(

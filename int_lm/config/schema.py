@@ -101,9 +101,7 @@ class EsConfig:
     learning_rate_halflife: float = described(
         200.0, "steps after which schedule inverse has halved learning_rate"
     )
-    warmup: int = described(
-        0, "first steps, in which learning_rate rises in proportion to the steps done; 0: none"
-    )
+    warmup: int = described(0, "first steps, in which learning_rate rises evenly from 0; 0: none")
     beta1: float = described(0.8, "update adaptive: decay of the running mean of votes")
     beta2: float = described(0.9, "update adaptive: decay of the running mean of their squares")
     direct_rate: float = described(
@@ -112,11 +110,13 @@ class EsConfig:
     direct_dropout: float = described(
         0.0,
         "share of the streams that are read, in training, without context tables of words or of "
-        "more than direct_dropout_above tokens: what they know by heart does not keep the others "
-        "and the network from learning",
+        "more than direct_dropout_above tokens, which know a text by heart",
     )
-    direct_dropout_above: int = described(
-        3, "tokens of the longest contexts that are never left out"
+    direct_dropout_above: int = described(3, "tokens of the longest contexts never left out")
+    pooled: bool = described(
+        False,
+        "network and context tables learn apart; trust in each is learnt from documents that are "
+        "held back, one in 16: for text that is read more than a few times",
     )
     decay: float = described(
         0.0,

@@ -268,6 +268,10 @@ def model_card(
         f"for {es.direct_dropout:g} of the streams"
         if es.direct_dropout and (model.direct or model.words)
         else None,
+        "trust": "network and context tables learnt apart, each from its own errors; their trust, "
+        "from one document in 16, is multiplied into these weights"
+        if es.pooled
+        else None,
         "schedule": f"`{es.schedule}`, over {run.config.run.steps:,} steps",
         "seed": run.config.run.seed,
         "started from": f"other weights, hash `{run.config.run.init_hash}`"

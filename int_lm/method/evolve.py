@@ -20,7 +20,7 @@ import numpy as np
 from jax import Array
 
 from int_lm.errors import require
-from int_lm.method import placement, population
+from int_lm.method import placement, pool, population
 from int_lm.method.clock import Clock
 from int_lm.method.placement import Placement
 from int_lm.method.population import PopulationResult
@@ -52,8 +52,9 @@ def step(
     Returns:
       The state after the step, and its metrics.
     """
-    counts, members = state.tables.counts, state.members
-    result = population.result(recipe, state.weights, counts, members, tokens_ST, clock, place)
+    result = population.result(
+        recipe, state.network, state.tables, state.members, tokens_ST, clock, place
+    )
     return updated(recipe, state, result, clock, values, place)
 
 
@@ -167,6 +168,27 @@ def lends_memory(state: State) -> bool:
     return bool(state.tables.values) and jax.default_backend() == "cpu"
 
 
+@functools.cache
+def _compiled_settled(recipe: Recipe) -> Callable[[Tree, Tables], Parameters]:
+    def settled(network: Tree, tables: Tables) -> Parameters:
+        return pool.settled(recipe.model, Parameters(network, tables.values), tables)
+
+    return compiling.quick_jit(settled)
+
+
+def weights(recipe: Recipe, state: State) -> Parameters:
+    """The weights of the model that has been learnt: the state's, of a pool times its trust."""
+    if not recipe.es.pooled:
+        return state.weights
+    return _compiled_settled(recipe)(state.network, state.tables)
+
+
+def without_memory(recipe: Recipe, state: State) -> State:
+    """What `weights` needs of a state, and nothing that only steps do."""
+    tables = state.tables if recipe.es.pooled else Tables(state.tables.values)
+    return State(state.network, tables, members={}, memory={})
+
+
 # -- The state -------------------------------------------------------------------------------------
 
 
@@ -210,10 +232,11 @@ def _beginning(recipe: Recipe, weights: Parameters) -> State:
             memory.setdefault(name, {})[path] = array
     if recipe.es.anchor:
         memory[ANCHOR] = dict(params.flatten(weights.network))
+    trust = pool.initial(recipe.model.settings) if recipe.es.pooled else None
     return State(
         network=weights.network,
-        tables=Tables(weights.tables, _initial_counts(recipe)),
-        members=recipe.model.initial_state(recipe.es.population, recipe.es.members_per_stream),
+        tables=Tables(weights.tables, _initial_counts(recipe), trust),
+        members=recipe.learner.initial_state(recipe.es.population, recipe.es.members_per_stream),
         memory=memory,
     )
 

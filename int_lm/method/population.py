@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import PartitionSpec
 
-from int_lm.method import chunks, fitness, placement, token_votes
+from int_lm.method import chunks, fitness, placement, pool, token_votes
 from int_lm.method.clock import Clock
 from int_lm.method.placement import AXIS, InOrder, Placement
 from int_lm.method.recipe import Recipe
@@ -50,8 +50,8 @@ class PopulationResult:
 
 def result(
     recipe: Recipe,
-    weights: Parameters,
-    counts: dict[str, Array],
+    network: Tree,
+    tables: Tables,
     members: Tree,
     tokens_ST: Array,
     clock: Clock,
@@ -60,15 +60,15 @@ def result(
     """Perturb, run the objective, sum the votes, of all members on all devices.
 
     Args:
-      weights: int8.
-      counts: number of steps that have read each row, int32 by name of the context table.
+      network: int8 weights.
+      tables: context tables.
       members: recurrent states, leaves [L, P, ...].
       tokens_ST: [S, T+1], any integer dtype.
       clock: seed and step.
       place: the devices, among which chunks, members and streams are divided; None for one.
     """
     pairs_CI = chunks.pairs(recipe.es, place.devices if place else 1, recipe.model.settings)
-    operands = pairs_CI, weights, counts, members, tokens_ST, clock
+    operands = pairs_CI, network, tables, members, tokens_ST, clock
     if place is None:
         return of_device(recipe, *operands)
     everywhere, by_member, first = PartitionSpec(), PartitionSpec(None, AXIS), PartitionSpec(AXIS)
@@ -86,8 +86,8 @@ def result(
 def of_device(
     recipe: Recipe,
     pairs_CI: Array,
-    weights: Parameters,
-    counts: dict[str, Array],
+    network: Tree,
+    tables: Tables,
     members: Tree,
     tokens_ST: Array,
     clock: Clock,
@@ -106,6 +106,7 @@ def of_device(
       axis: name of the mesh axis of the devices; None for a single device.
       split: by path, how the summed votes are divided among the devices; None for a single device.
     """
+    weights = Parameters(network, tables.values)
     own = outcome(recipe, weights, members, tokens_ST, clock, pairs_CI)
     order = placement.InOrder(axis)
     scores_P = order.gathered(own.scores_P)
@@ -116,7 +117,7 @@ def of_device(
         fitness_I=fitness_I,
         members=own.members,
         votes=summed(votes, order, split),
-        tables=_learnt(recipe, Tables(weights.tables, counts), own.row_errors, clock, order),
+        tables=_learnt(recipe, tables, own.row_errors, clock, order),
     )
 
 
@@ -145,13 +146,20 @@ def _learnt(
     """The context tables after a step, from the row errors of all devices."""
     if row_errors is None:
         return tables
-    errors_JV, learnt = order.gathered(row_errors.errors_JV), Tables()
+    errors_JV, step = order.gathered(row_errors.errors_JV), clock.step
+    learnt = Tables()
+    if row_errors.held:
+        held = jax.tree.map(order.gathered, row_errors.held)
+        learnt = Tables(trust=pool.learnt(recipe.model.settings, tables, held, step))
+        # Tables are changed in place. XLA copies them first if it might read them afterwards, so
+        # the change waits for what reads them here: no trust is -1, but XLA cannot know.
+        step = step + jnp.any(learnt.trust == -1).astype(step.dtype)
     for name, table in tables.values.items():
         if name == document_cache.NAME:
             continue
         rows_J = order.gathered(row_errors.rows[name])
         learnt.values[name], learnt.counts[name] = context_tables.update(
-            recipe.es, table, tables.counts[name], rows_J, errors_JV, clock.step
+            recipe.es, table, tables.counts[name], rows_J, errors_JV, step
         )
     if row_errors.cache:
         name, of_weights = document_cache.NAME, row_errors.cache
@@ -162,7 +170,7 @@ def _learnt(
             tables.counts[name],
             order.gathered(of_weights.weights),
             order.gathered(of_weights.errors),
-            clock.step,
+            step,
         )
         learnt.values[name], learnt.counts[name] = weights.reshape(table.shape), counts
     return learnt
@@ -233,7 +241,7 @@ def _of_chunk(
     tokens_PT = jnp.repeat(tokens_ST, recipe.es.members_per_stream, axis=0)
     limits = context_tables.limits(recipe.es, pairs_I) if context_tables.CONTEXT in members else {}
     members, scores_P, records = recipe.objective.run(
-        recipe.model, seen, members | limits, tokens_PT, token_votes.keep(recipe)
+        recipe.learner, seen, members | limits, tokens_PT, token_votes.keep(recipe)
     )
     members = {name: leaf for name, leaf in members.items() if name not in limits}
     votes, row_errors = {}, None

@@ -13,8 +13,8 @@ import dataclasses
 import functools
 
 from int_lm.errors import UserError, nearest, require
-from int_lm.limits import FITNESS_MAX, INT32_MAX
-from int_lm.method import bounds, estimator, objective, pull, schedules, update
+from int_lm.limits import FITNESS_MAX, INT32_MAX, voters
+from int_lm.method import bounds, estimator, objective, pool, pull, schedules, update
 from int_lm.method.estimator import Estimator
 from int_lm.method.objective import Objective
 from int_lm.method.update import Update
@@ -51,6 +51,11 @@ class Recipe:
     objective: Objective
     estimators: tuple[Estimator, ...]
     update: Update
+
+    @functools.cached_property
+    def learner(self) -> LanguageModel:
+        """The model as members read it in training: apart from its tables, if it is a pool."""
+        return dataclasses.replace(self.model, apart=True) if self.es.pooled else self.model
 
     @property
     def es(self) -> StrategySettings:
@@ -129,6 +134,8 @@ def of_model(settings: Settings, model: LanguageModel) -> Recipe:
         if getattr(settings.model, name) and es.readout != "exact" and not written:
             needs = f"model.{name} needs the readout's exact errors; add --es.readout exact"
             raise UserError(needs)
+    if es.pooled:
+        _check_pool(recipe)
     for one, specs in recipe.voting.items():
         if one.of_tokens and one.of_tokens.check:
             one.of_tokens.check(model.architecture, specs)
@@ -156,6 +163,36 @@ def of_model(settings: Settings, model: LanguageModel) -> Recipe:
         problem = f"{what} can reach {bound}, above the int32 limit {INT32_MAX}; make it smaller"
         require(bound <= INT32_MAX, problem)
     return recipe
+
+
+def _check_pool(recipe: Recipe) -> None:
+    """Refuse `es.pooled` where there is nothing to pool, or nothing to learn trust from.
+
+    Raises:
+      UserError: no table, no text, or streams without tables.
+    """
+    es = recipe.es
+    require(
+        isinstance(recipe.model, LanguageModel) and bool(recipe.model.specs.tables),
+        "es.pooled pools a network with context tables or a document cache; add model.direct, "
+        "model.words or model.cache, or leave it out",
+    )
+    require(
+        not recipe.objective.written,
+        f"es.pooled learns trust from text, and es.objective {es.objective} reads none; leave it "
+        "out",
+    )
+    bound = voters(es) * pool.PICKS * pool.GRADIENT_MOST
+    require(
+        bound <= INT32_MAX,
+        f"the gradients of trust can reach {bound}, above the int32 limit {INT32_MAX}; make "
+        "es.population smaller",
+    )
+    require(
+        not es.direct_dropout,
+        f"es.pooled and es.direct_dropout {es.direct_dropout:g} do not go together: in a pool the "
+        "network learns without tables in all streams; add --es.direct_dropout 0",
+    )
 
 
 def _check_without_likelihoods(es: StrategySettings) -> None:

@@ -10,7 +10,9 @@ from jax import Array
 from int_lm.model import params
 from int_lm.model.params import Parameters, Tree
 
-STORED = frozenset({"weights", "members", "counts"})  # a checkpoint's other names are update memory
+STORED = frozenset(
+    {"weights", "members", "counts", "trust"}
+)  # a checkpoint's other names are update memory
 
 
 @jax.tree_util.register_dataclass
@@ -21,10 +23,12 @@ class Tables:
     Attributes:
       values: the rows, int8 [rows, V] by name.
       counts: number of steps that have read each row, int32 [rows] by name.
+      trust: of a pool, int32 (`method.pool`); None where network and tables learn together.
     """
 
     values: dict[str, Array] = dataclasses.field(default_factory=dict)
     counts: dict[str, Array] = dataclasses.field(default_factory=dict)
+    trust: Array | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -46,7 +50,7 @@ class State:
 
     @property
     def weights(self) -> Parameters:
-        """All weights of the model: of the network and of the context tables."""
+        """All weights that a step changes: of the network and of the context tables."""
         return Parameters(self.network, self.tables.values)
 
     def stored(self) -> dict[str, Any]:
@@ -57,6 +61,7 @@ class State:
             "members": self.members,
             **self.memory,
             "counts": self.tables.counts,
+            **({} if self.tables.trust is None else {"trust": self.tables.trust}),
         }
 
     @classmethod
@@ -64,7 +69,7 @@ class State:
         """The inverse of `stored`."""
         weights = Parameters.of_paths(dict(params.flatten(tree["weights"])))
         memory = {name: tree[name] for name in tree if name not in STORED}
-        tables = Tables(weights.tables, tree["counts"])
+        tables = Tables(weights.tables, tree["counts"], tree.get("trust"))
         return cls(weights.network, tables, tree["members"], memory)
 
 

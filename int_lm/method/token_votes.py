@@ -4,6 +4,7 @@ Axes: T tokens of a segment, I voters, J = T I, R rank, V vocabulary; L layers.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -14,10 +15,12 @@ from jax import Array
 
 from int_lm.errors import require
 from int_lm.limits import spare_bits
+from int_lm.method import pool
 from int_lm.method.clock import Clock
 from int_lm.method.estimator import Segment, TokenVotes, credit
 from int_lm.method.estimator.rounding import Rounding
 from int_lm.method.objective import Keep
+from int_lm.method.pool import Held
 from int_lm.method.recipe import Recipe
 from int_lm.model import document_cache, perturb
 from int_lm.model.document_cache import Reading
@@ -38,11 +41,13 @@ class RowErrors:
         padding the number of rows, which is no row.
       errors_JV: onehot(target) - p, int8, in units of 1 / (127 >> spare_bits).
       cache: the same of the weights of the document cache; None without it.
+      held: tokens from which none of these learn, but trust does; None but of a pool.
     """
 
     rows: dict[str, Array]
     errors_JV: Array
     cache: "CacheErrors | None" = None
+    held: Held | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -68,6 +73,8 @@ class Record:
       tensors: what the tensor's estimator recorded, by path.
       rows: row that every voter read, int32 [I] by name of the context table.
       cache: what the document cache said to every voter; None without it.
+      held_I: 1 where the voter's document is held back from all but trust, int32; None but of a
+        pool.
       difference_I: log-likelihood of a pair's first member minus that of its second, int32 in units
         of 2^-16 bit; None where each member reads a stream of its own.
       logits_IV: of the voters, int8 or int16 q4.
@@ -79,6 +86,7 @@ class Record:
     tensors: dict[str, Any]
     rows: dict[str, Array]
     cache: Reading | None
+    held_I: Array | None
     difference_I: Array | None
     logits_IV: Array
     targets_I: Array
@@ -112,6 +120,7 @@ def keep(recipe: Recipe) -> Keep:
             },
             rows={name: _voting_members(paired, rows_P) for name, rows_P in activity.rows.items()},
             cache=document_cache.of_pairs(activity.cache, len(targets_I)),
+            held_I=None if activity.held is None else _voting_members(paired, activity.held),
             difference_I=difference_I,
             logits_IV=_voting_members(paired, logits_PV),
             targets_I=targets_I,
@@ -172,9 +181,14 @@ def votes(
     alone = recipe.es.members_per_stream == 1
     numbers_I = perturb.members(pairs_I) if alone else pairs_I
     rounding = Rounding(numbers_I, clock.step, spare_bits(recipe.es))
-    errors_TIV = None
+    errors_TIV, targets_TI, held = None, records.targets_I, None
+    if records.held_I is not None:
+        held = pool.picked(
+            records.held_I, targets_TI, records.logits_IV, records.rows, records.cache, rounding
+        )
+        targets_TI = jnp.where(records.held_I != 0, NO_TARGET, targets_TI)
     if recipe.needs_errors:
-        errors_TIV = credit.readout_errors(records.logits_IV, records.targets_I, rounding)
+        errors_TIV = credit.readout_errors(records.logits_IV, targets_TI, rounding)
     segment = Segment(
         network=members.network,
         difference_TI=records.difference_I,
@@ -216,21 +230,36 @@ def votes(
     if not records.rows and records.cache is None:
         return sums, None
     assert errors_TIV is not None
+    if held is not None:
+        errors_TIV = _errors_apart(members.tables, records, targets_TI, rounding)
     return sums, RowErrors(
         rows={
-            name: _rows_read(recipe, name, rows_TI, records.targets_I)
+            name: _rows_read(recipe, name, rows_TI, targets_TI)
             for name, rows_TI in records.rows.items()
         },
         errors_JV=errors_TIV.reshape(-1, errors_TIV.shape[-1]),
-        cache=_cache_errors(recipe, records, errors_TIV) if records.cache else None,
+        cache=_cache_errors(recipe, records, targets_TI, errors_TIV) if records.cache else None,
+        held=held,
     )
 
 
-def _cache_errors(recipe: Recipe, records: Record, errors_TIV: Array) -> CacheErrors:
+def _errors_apart(
+    tables: dict[str, Array], records: Record, targets_TI: Array, rounding: Rounding
+) -> Array:
+    """`credit.readout_errors` of the tables and the document cache, as if there were no network."""
+    flat = functools.partial(jax.tree.map, lambda leaf: leaf.reshape(-1, *leaf.shape[2:]))
+    shape_TIV = records.logits_IV.shape
+    logits_JV = pool.tables_alone(tables, flat(records.rows), flat(records.cache), shape_TIV[-1])
+    return credit.readout_errors(logits_JV.reshape(shape_TIV), targets_TI, rounding)
+
+
+def _cache_errors(
+    recipe: Recipe, records: Record, targets_TI: Array, errors_TIV: Array
+) -> CacheErrors:
     """The errors of the document cache's weights over a segment."""
     assert records.cache is not None
     past = math.prod(recipe.model.specs.tables[document_cache.NAME].shape)
-    none_TI1 = (records.targets_I == NO_TARGET)[..., None]
+    none_TI1 = (targets_TI == NO_TARGET)[..., None]
     return CacheErrors(
         weights=jnp.where(none_TI1, past, records.cache.weights_PF).reshape(-1),
         errors=document_cache.errors_of(records.cache.tokens_PF, errors_TIV).reshape(-1, 1),

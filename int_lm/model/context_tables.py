@@ -40,8 +40,10 @@ from int_lm.model.params import Role, Spec, Tree
 from int_lm.settings import ModelSettings, StrategySettings
 
 CONTEXT, WORDS = "context", "words"  # in a state: the last tokens, and hashes of the last words
+HELD = "held"  # in a state, while a pool is trained: whether the document is held back
 LIMIT = "limit"  # in a state, while training: tables of longer contexts are left out
 COUNT_MAX = 2**31 - 1
+HELD_LENGTH, HELD_BITS = 16, 4  # `held_back`: after so many tokens, one document in 2^4
 _ROW_KEY = np.uint32(0x85EBCA77)  # a hash times it, its highest bits: the row
 _SHARE_BITS = 10  # fractional bits of a share of the streams
 # an error has 7 fractional bits
@@ -59,8 +61,11 @@ def specs(model: ModelSettings, vocab_size: int) -> Tree:
     return {name: Spec(shape, Role.TABLE, init=0) for name in names(model)}
 
 
-def initial_state(model: ModelSettings, batch: int) -> Tree:
+def initial_state(model: ModelSettings, batch: int, least: int = 1) -> Tree:
     """What the tables, and the document cache, need of the text before: at a document's start.
+
+    Args:
+      least: number of last tokens that the state has at least.
 
     Returns:
       {"context": the last tokens, separators, int32 [max k, P], the newest first}, and with
@@ -69,7 +74,7 @@ def initial_state(model: ModelSettings, batch: int) -> Tree:
     """
     if not (model.direct or model.words or model.cache):
         return {}
-    longest = max((1, *model.direct, *model.cache))
+    longest = max((least, *model.direct, *model.cache))
     state = {CONTEXT: jnp.full((longest, batch), SEPARATOR, jnp.int32)}
     return state | ({WORDS: jnp.zeros((max(model.words), batch), jnp.int32)} if model.words else {})
 
@@ -134,6 +139,27 @@ def rows(model: ModelSettings, state: Tree) -> dict[str, Array]:
         words_KP = words_KP * _ROW_KEY
         found.extend((words_KP >> np.uint32(32 - model.direct_bits)).astype(jnp.int32))
     return dict(zip(names(model), found, strict=True))
+
+
+def held_back(held_1P: Array, context_KP: Array) -> Array:
+    """Whether the documents that are read are held back from all but trust (`method.pool`).
+
+    One document in 2^`HELD_BITS` is, by a hash of its first `HELD_LENGTH` tokens, so it is the same
+    ones in every reading of a text. Up to there none is.
+
+    Args:
+      held_1P: the same before the last token, int32.
+      context_KP: the last tokens, at least `HELD_LENGTH` + 1, the newest first, int32.
+
+    Returns:
+      1 or 0, int32 [1, P].
+    """
+    hashes_1P = hashed([HELD_LENGTH], context_KP)
+    drawn_1P = (hashes_1P >> np.uint32(32 - HELD_BITS) == 0).astype(jnp.int32)
+    before_P, first_P = context_KP[HELD_LENGTH], context_KP[HELD_LENGTH - 1]
+    decided_P = (before_P == SEPARATOR) & (first_P != SEPARATOR)
+    held_1P = jnp.where(decided_P[None], drawn_1P, held_1P)
+    return jnp.where((context_KP[0] != SEPARATOR)[None], held_1P, 0)
 
 
 def limits(es: StrategySettings, pairs_I: Array) -> Tree:

@@ -17,14 +17,15 @@ from int_lm.errors import require
 from int_lm.limits import SEPARATOR
 from int_lm.model import architecture, compiling, context_tables, document_cache
 from int_lm.model.architecture import Architecture
-from int_lm.model.context_tables import CONTEXT, LIMIT, WORDS
+from int_lm.model.context_tables import CONTEXT, HELD, LIMIT, WORDS
 from int_lm.model.document_cache import Reading
 from int_lm.model.layers import Activity
 from int_lm.model.params import Parameters, Tree
 from int_lm.settings import ModelSettings
 
 # what a state has beside the recurrent network
-BESIDES = (CONTEXT, WORDS, LIMIT, document_cache.NAME, document_cache.PLACE, document_cache.HASH)
+BESIDES = (CONTEXT, WORDS, HELD, LIMIT)
+BESIDES += (document_cache.NAME, document_cache.PLACE, document_cache.HASH)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,10 +37,13 @@ class LanguageModel:
     Attributes:
       settings: the section `model` of a configuration.
       vocab_size: size V of the vocabulary.
+      apart: whether logits are those of the network alone, and tables are read but not added: what
+        learns is then a pool (`method.pool`).
     """
 
     settings: ModelSettings
     vocab_size: int
+    apart: bool = False
 
     @functools.cached_property
     def architecture(self) -> Architecture:
@@ -72,7 +76,10 @@ class LanguageModel:
                 f"the architecture {self.settings.architecture} has a state named {name}, which "
                 "the context tables use; give it another name",
             )
-        state = state | context_tables.initial_state(self.settings, batch)
+        least = context_tables.HELD_LENGTH + 1 if self.apart else 1
+        state = state | context_tables.initial_state(self.settings, batch, least)
+        if self.apart:
+            state[HELD] = jnp.zeros((1, batch), jnp.int32)
         if self.settings.cache:
             state = state | document_cache.initial_state(self.settings, batch // readers)
         return state
@@ -166,12 +173,18 @@ class LanguageModel:
         if partial:
             context[LIMIT] = state[LIMIT]
             rows = context_tables.limited(self.settings, rows, state[LIMIT][0])
-        logits_PV = context_tables.added(weights.tables, rows, logits_PV, partial)
         following = recurrent | context
         activity = dataclasses.replace(activity, rows=rows)
+        if self.apart:
+            following[HELD] = context_tables.held_back(state[HELD], context[CONTEXT])
+            activity = dataclasses.replace(activity, held=following[HELD][0])
+        else:
+            logits_PV = context_tables.added(weights.tables, rows, logits_PV, partial)
         if cached is None:
             return following, logits_PV, activity
         cache, reading = cached(context[CONTEXT])
+        if self.apart:
+            return following | cache, logits_PV, dataclasses.replace(activity, cache=reading)
         logits_PV = document_cache.added(weights.tables[document_cache.NAME], reading, logits_PV)
         return following | cache, logits_PV, dataclasses.replace(activity, cache=reading)
 

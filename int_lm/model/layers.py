@@ -74,6 +74,8 @@ class Activity:
         context tables.
       cache: what the document cache said of the next token, of every stream that is read; None for
         a model without it.
+      held: whether the document is held back (`context_tables.held_back`), int32 [P]; None but for
+        a model that is read apart.
     """
 
     uses: Tree
@@ -81,6 +83,7 @@ class Activity:
     gain: Array
     rows: dict[str, Array] = dataclasses.field(default_factory=dict)
     cache: Reading | None = None
+    held: Array | None = None
 
 
 # -- Operations of a network -----------------------------------------------------------------------

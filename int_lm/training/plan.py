@@ -72,7 +72,9 @@ def _bytes(tree: Any) -> int:
 def costs(recipe: Recipe) -> Costs:
     """Costs of a recipe; nothing is compiled or allocated."""
     model, es = recipe.model, recipe.es
-    state = jax.eval_shape(lambda: model.initial_state(es.population, es.members_per_stream))
+    state = jax.eval_shape(
+        lambda: recipe.learner.initial_state(es.population, es.members_per_stream)
+    )
     state_bytes = _bytes(state)
     inference = perturbation = voting = moved = 0
     for _, spec in params.flatten(model.specs.network):
@@ -108,7 +110,8 @@ class Plan:
     Attributes:
       costs: counted from the parameter tree.
       step_bytes: memory at the peak of a step: everything that is held, a second copy of it
-        without the context tables, and the temporary memory of the compiled step.
+        without the context tables, and the temporary memory of the compiled step. Of a pool at
+        least what is held and a second copy of all weights, which is made to evaluate.
       process_bytes: peak memory of Python and JAX after they have compiled what a run needs. Most
         of it is free afterwards.
       seconds: of one step.
@@ -158,9 +161,10 @@ def measure(config: Config, vocab_size: int) -> Plan:
     slope = max(times[-1] - times[0], 0.0) / max(1, large - small)
     seconds = times[-1] + slope * (es.population - large)
     renewed = counted.held_bytes - counted.table_weights  # tables are changed in place
+    settled = counted.weights + counted.table_weights if es.pooled else 0  # for an evaluation
     return Plan(
         costs=counted,
-        step_bytes=counted.held_bytes + renewed + temporary,
+        step_bytes=counted.held_bytes + max(renewed + temporary, settled),
         process_bytes=process_bytes,
         seconds=seconds,
         tokens_per_s=es.population * es.segment_length / seconds,

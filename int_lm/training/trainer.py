@@ -18,7 +18,7 @@ from int_lm.measure.code_length import CodeLengths
 from int_lm.method import evolve, placement
 from int_lm.method.placement import Placement
 from int_lm.method.recipe import Recipe
-from int_lm.method.state import Metrics, State, Tables
+from int_lm.method.state import Metrics, State
 from int_lm.model import hashing, params
 from int_lm.model.params import Parameters
 from int_lm.runtime import Sampler
@@ -165,8 +165,8 @@ class Trainer:
 
     @property
     def weights(self) -> Parameters:
-        """The weights, as the first device of this process holds them."""
-        return placement.copies(self.state.weights)[0]
+        """The model's weights, as the first device of this process holds them."""
+        return placement.copies(evolve.weights(self.recipe, self.state))[0]
 
     def hash_weights(self) -> str:
         """The hash of the weights, 16 hex digits, after a check that all copies are the same.
@@ -174,7 +174,7 @@ class Trainer:
         Raises:
           UserError: names the device and process whose copy differs.
         """
-        copies = placement.copies(self.state.weights)
+        copies = placement.copies(evolve.weights(self.recipe, self.state))
         lanes = np.stack([np.asarray(hashing.compiled_lanes(copy)) for copy in copies])
         with self._watchdog():
             distributed.require_equal_weights(self.step, lanes)
@@ -257,7 +257,8 @@ class Trainer:
             with self._watchdog():
                 members = placement.on_host(members)
         tokens_ST = self.text.streams.at(self.step)
-        return diagnose.count(self.recipe, self.weights, members, tokens_ST, self.step)
+        weights = placement.copies(self.state.weights)[0]
+        return diagnose.count(self.recipe, weights, members, tokens_ST, self.step)
 
     @memory.returned()
     def evaluate(self, documents: Documents) -> CodeLengths:
@@ -331,8 +332,7 @@ class Trainer:
 
     def let_go(self) -> None:
         """Forget the state but for the weights: it is saved, and no step follows."""
-        tables = Tables(self.state.tables.values)
-        self.state = State(self.state.network, tables, members={}, memory={})
+        self.state = evolve.without_memory(self.recipe, self.state)
 
     def secure(self) -> None:
         """Wait until the current state is on the disk; if its save failed, try once more.

@@ -81,7 +81,7 @@ def recompute(
         logged = expected.get(step + 1)
         if logged is None:
             continue
-        found = hashing.weights_hash(state.weights)
+        found = hashing.weights_hash(evolve.weights(recipe, state))
         if found != logged:
             return Comparison(confirmed, (step + 1, logged, found))
         confirmed.append(step + 1)

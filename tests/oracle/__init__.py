@@ -47,6 +47,7 @@ from oracle.perturb import (
     perturbed_vector as perturbed_vector,
     readout as readout,
 )
+from oracle.pool import settled as settled
 from oracle.population import (
     member_weights as member_weights,
     numbered as numbered,

@@ -21,9 +21,12 @@ def following(context: Vector, token: int) -> Vector:
     return [token, *context[:-1]] if token else [0] * len(context)
 
 
-def rows_of(model: ModelConfig, context: Vector) -> dict[str, int]:
+def rows_of(model: ModelConfig, context: Vector) -> dict[str, Any]:
     """The row of every table by path."""
-    return {f"direct/context_{k}": row_of(context, k, model.direct_bits) for k in model.direct}
+    rows: dict[str, Any] = {
+        f"direct/context_{k}": row_of(context, k, model.direct_bits) for k in model.direct
+    }
+    return rows
 
 
 def added(member: dict[str, Any], rows: dict[str, int], logits: Vector) -> Vector:

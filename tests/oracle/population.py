@@ -4,7 +4,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from int_lm.config import Config, EsConfig, ModelConfig
-from oracle import contexts, egg, rwkv
+from oracle import contexts, egg, pool, rwkv
 from oracle.arithmetic import Vector
 from oracle.likelihood import log2_likelihood
 from oracle.noise import matrix_noise, vector_noise
@@ -86,7 +86,7 @@ class Reading(NamedTuple):
 
     Attributes:
       uses: by path [inputs, effect and answer if there is one], with a layer axis in front in
-        layers; the row of a table.
+        layers; the row of a table; of a pool "held", whether the target is held back.
     """
 
     logits: Vector
@@ -101,28 +101,37 @@ State = dict[str, Any]  # of one member: leaves [L][D] by name, and "context" [K
 
 
 def read_token(
-    model: ModelConfig, member: dict[str, Any], state: State, token: int
+    model: ModelConfig, member: dict[str, Any], state: State, token: int, apart: bool = False
 ) -> tuple[State, Vector, dict[str, Any], Vector, Vector]:
-    """`model_step` of an architecture, with context tables beside it."""
-    recurrent = {name: leaf for name, leaf in state.items() if name != "context"}
+    """`model_step` of an architecture, with context tables beside it, which are added or not."""
+    recurrent = {name: leaf for name, leaf in state.items() if name not in ("context", "held")}
     recurrent, logits, *rest = architecture(model).model_step(member, recurrent, token)
     uses, residual, gain = rest
     if not model.direct:
         return recurrent, logits, uses, residual, gain
     context = contexts.following(state["context"], token)
     rows = contexts.rows_of(model, context)
-    logits = contexts.added(member, rows, logits)
+    if apart:
+        rows["held"] = pool.held_back(bool(state["held"][0]), context)
+        recurrent["held"] = [int(rows["held"])]
+    else:
+        logits = contexts.added(member, rows, logits)
     return recurrent | {"context": context}, logits, uses | rows, residual, gain
 
 
 def read(
-    model: ModelConfig, member: dict[str, Any], state: State, tokens: Vector, padded: bool = False
+    model: ModelConfig,
+    member: dict[str, Any],
+    state: State,
+    tokens: Vector,
+    padded: bool = False,
+    apart: bool = False,
 ) -> tuple[State, list[Reading]]:
     """The state after all but the last token, and the reading of each of them; with `padded`, a
-    separator after a separator has no likelihood and no target."""
+    separator after a separator has no likelihood and no target; `apart` as in `read_token`."""
     readings = []
     for token, target in zip(tokens[:-1], tokens[1:], strict=True):
-        state, logits, *rest = read_token(model, member, state, token)
+        state, logits, *rest = read_token(model, member, state, token, apart)
         nothing = padded and token == target == 0
         log_likelihood = 0 if nothing else log2_likelihood(logits, target)
         readings.append(Reading(logits, NO_TARGET if nothing else target, log_likelihood, *rest))

@@ -4,8 +4,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from int_lm.config import Config
-from oracle import contexts, deep, population, update, votes
+from int_lm.config import Config, EsConfig
+from oracle import contexts, deep, pool, population, update, votes
 from oracle.arithmetic import Vector, numbers, spare_bits
 from oracle.noise import rounding
 from oracle.population import Reading
@@ -19,12 +19,14 @@ class State(NamedTuple):
       weights: by path. counts: of tables, by path.
       memory: what the update keeps, by name and path: "remainders", "means", "squares".
       members: of every member, leaves [L][D] by name, and "context" [K].
+      trust: of a pool.
     """
 
     weights: dict[str, Any]
     memory: dict[str, dict[str, Any]]
     counts: dict[str, Vector]
     members: list[population.State]
+    trust: Vector
 
 
 class Result(NamedTuple):
@@ -157,6 +159,45 @@ def updated(
     return weights, kept
 
 
+def without_held(reading: Reading) -> Reading:
+    """A reading whose target teaches nothing if it is held back."""
+    held = reading.uses.get("held", False)
+    return reading._replace(target=population.NO_TARGET) if held else reading
+
+
+def rows_read(state: State, listed: population.Tensors, reading: Reading) -> dict[str, Vector]:
+    """The row of every table that a token read, by path, in the order of the configuration."""
+    return {
+        path: state.weights[path][row]
+        for path, row in reading.uses.items()
+        if path in listed and listed[path][0] == "table"
+    }
+
+
+def logits_alone(state: State, listed: population.Tensors, reading: Reading) -> Vector:
+    """The logits of the tables without a network."""
+    rows = rows_read(state, listed, reading).values()
+    return [max(-32767, min(32767, sum(column))) for column in zip(*rows, strict=True)]
+
+
+def held_of(
+    state: State, listed: population.Tensors, es: EsConfig, readings: list[list[Reading]], step: int
+) -> list[tuple[int, int, list[tuple[int, Vector]]]]:
+    """What `pool.learnt` needs of the voters' tokens that are held back."""
+    found = []
+    for number, read in zip(numbers(es), readings, strict=True):
+        for pick, place in enumerate(pool.places(es.segment_length, step)):
+            reading = read[place]
+            if reading.uses["held"] and reading.target != population.NO_TARGET:
+                rows = enumerate(rows_read(state, listed, reading).items())
+                experts = [
+                    (pool.of_table(n, state.counts[path][reading.uses[path]]), row)
+                    for n, (path, row) in rows
+                ] + [(0, reading.logits)]
+                found.append((number * pool.PICKS + pick, reading.target, experts))
+    return found
+
+
 def step(
     config: Config, vocab_size: int, state: State, tokens: list[Vector], step: int
 ) -> tuple[State, Result]:
@@ -169,7 +210,9 @@ def step(
             config, vocab_size, state.weights, config.run.seed, step, p
         )
         stream = tokens[p // es.members_per_stream]
-        after, read = population.read(model, member, state.members[p], stream, padded=True)
+        after, read = population.read(
+            model, member, state.members[p], stream, padded=True, apart=es.pooled
+        )
         members.append(member)
         following.append(after)
         readings.append(read)
@@ -178,10 +221,12 @@ def step(
     sums = votes.plain_votes(config, vocab_size, fitnesses, step)
     errors, apart = None, es.population // len(numbers(es))  # from one voter to the next
     if es.votes != "eggroll" or es.readout == "exact":
-        lowest = -32767 if model.direct else population.architecture(model).LOWEST
+        own = population.architecture(model).LOWEST
+        lowest = -32767 if model.direct and not es.pooled else own
         place = votes.Place(numbers(es), step, spare_bits(es))
         factors = factors_of(members[::apart], listed)
-        records = records_of(readings, apart == 1, listed, lowest)
+        learning = [[without_held(reading) for reading in read] for read in readings]
+        records = records_of(learning, apart == 1, listed, lowest)
         found, errors = votes.token_votes(config, vocab_size, factors, records, place)
         sums |= found
         if es.votes == "deep":
@@ -189,7 +234,15 @@ def step(
             sums |= deep.token_votes(place, records, factors, errors)
     plain = {path: vote.tolist() for path, vote in sums.items()}
     weights, kept = updated(config, vocab_size, state, plain, fitnesses, step)
-    counts = {}
+    counts, trust = {}, state.trust
+    if es.pooled:
+        trust = pool.learnt(trust, held_of(state, listed, es, readings[::apart], step), step)
+        alone = [
+            [r._replace(logits=logits_alone(state, listed, without_held(r))) for r in read]
+            for read in learning
+        ]
+        errors = votes.readout_errors(place, records_of(alone, apart == 1, listed, -32767))
+        readings = learning
     for path, (kind, shape, _) in listed.items():
         if kind == "table":
             assert errors is not None
@@ -201,4 +254,4 @@ def step(
             flat = errors.reshape(-1, vocab_size).tolist()
             table = state.weights[path], state.counts[path]
             weights[path], counts[path] = contexts.updated(es, *table, rows, flat, step)
-    return State(weights, kept, counts, following), Result(scores, plain)
+    return State(weights, kept, counts, following, trust), Result(scores, plain)

@@ -167,4 +167,4 @@ def step(
             moved = pulled(config.es.anchor, seed, *own, tensor, step)
             weights[path] = like(weights[path], iter(moved))
     tables = {path: state.weights[path] for path in state.weights if path not in weights}
-    return State(weights | tables, kept, state.counts, state.members)
+    return State(weights | tables, kept, state.counts, state.members, [])
