@@ -73,25 +73,25 @@ class Record:
       tensors: what the tensor's estimator recorded, by path.
       rows: row that every voter read, int32 [I] by name of the context table.
       cache: what the document cache said to every voter; None without it.
-      held_I: 1 where the voter's document is held back from all but trust, int32; None but of a
-        pool.
       difference_I: log-likelihood of a pair's first member minus that of its second, int32 in units
         of 2^-16 bit; None where each member reads a stream of its own.
       logits_IV: of the voters, int8 or int16 q4.
       targets_I: of the voters, int32; `NO_TARGET` for padding.
       residual_ID: residual stream of the voters, int8 q4.
       gain_ID: weight of the last norm, of the voters, int8.
+      held_I: 1 where the voter's document is held back from all but trust, int32; None but of a
+        pool.
     """
 
     tensors: dict[str, Any]
     rows: dict[str, Array]
     cache: Reading | None
-    held_I: Array | None
     difference_I: Array | None
     logits_IV: Array
     targets_I: Array
     residual_ID: Array
     gain_ID: Array
+    held_I: Array | None = None
 
 
 def _voting(recipe: Recipe) -> dict[str, tuple[Spec, TokenVotes]]:
