@@ -175,6 +175,9 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
             options: dict[str, Any] = {"type": hint}
             if typing.get_origin(hint) is Literal:
                 options = {"choices": typing.get_args(hint)}
+            elif hint is bool:
+                options = {"type": _boolean, "nargs": "?", "const": True}
+                options["metavar"] = "{true,false}"
             elif kind := field.metadata["kind"]:
                 options["metavar"] = "{" + ",".join([*plugins.names(kind), "module:name"]) + "}"
             elif typing.get_origin(hint) is tuple:
@@ -185,7 +188,8 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
                 if words:  # checked with the configuration: several may stand in one argument, a,b
                     choices = ",".join(typing.get_args(item))
                     options |= {"type": str, "metavar": f"{{{choices}}}"}
-            shown = "" if field.default in ((), "") else f" (default: {field.default})"
+            default = str(field.default).lower() if hint is bool else field.default
+            shown = "" if default in ((), "") else f" (default: {default})"
             if "choices" not in options:
                 options.setdefault("metavar", field.name.upper())
             group.add_argument(
@@ -208,6 +212,14 @@ def _expanded(value: Any, names: Sequence[str]) -> Any:
     if isinstance(value, list):
         return [_expanded(path, names) for path in value]
     return type(value)(paths.expanded(str(value), names[0] or "the path"))
+
+
+def _boolean(text: str) -> bool:
+    """True or False, which are written as in YAML; otherwise argparse's error."""
+    words = {"true": True, "false": False}
+    if text.lower() not in words:
+        raise argparse.ArgumentTypeError(f"expected true or false, not {text!r}")
+    return words[text.lower()]
 
 
 def _full_name(text: str) -> str:
