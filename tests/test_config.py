@@ -618,6 +618,7 @@ def test_configuration_is_read_without_jax(run_command: RunCommand) -> None:
         ({"es__decay": 0.125, "es__update": "threshold"}, "below about 0.5"),
         ({"es__direct_dropout": 0.3}, "es.direct_dropout 0.3 leaves out nothing"),
         ({"es__direct_dropout": 0.3, "model__direct": [2, 3]}, "of more than 3 tokens; add one"),
+        ({"es__pooled": True, "es__population": 124}, "62 streams of a short text may read none"),
     ],
 )
 def test_what_has_no_effect_or_too_much_of_one_is_said(
@@ -627,6 +628,7 @@ def test_what_has_no_effect_or_too_much_of_one_is_said(
     [said] = cautions.of(config.validate(with_fields(**{"es__update": "carry"} | changes)))
     assert expected in said
     sound = {"es__warmup": 99, "run__steps": 100, "es__decay": 0.03, "model__direct": [3, 4]}
+    assert cautions.of(with_fields(es__pooled=True, es__population=128)) == []
     assert cautions.of(with_fields(es__update="carry", es__direct_dropout=0.3, **sound)) == []
 
 
