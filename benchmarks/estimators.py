@@ -59,12 +59,13 @@ def votes_of(recipe: Recipe, weights: Parameters, laid: Any) -> Iterator[Votes]:
 
     from int_lm.method import population
     from int_lm.method.clock import Clock
+    from int_lm.method.state import Tables
 
     ask = jax.jit(functools.partial(population.result, recipe))
     members, number = recipe.model.initial_state(recipe.es.population), 0
     while True:
         clock = Clock.at(recipe.settings.run.seed, number)
-        result = ask(weights, {}, members, laid.at(number), clock)
+        result = ask(weights.network, Tables(), members, laid.at(number), clock)
         members = result.members
         yield {path: np.asarray(votes, np.int64) for path, votes in result.votes.items()}
         number += 1
