@@ -266,7 +266,6 @@ def train_locked(
     """
     import tokenization
     from int_lm import run
-    from int_lm.method import evolve
     from int_lm.training import distributed, session as sessions
     from int_lm.training.trainer import Trainer
 
@@ -274,8 +273,7 @@ def train_locked(
     begun = sessions.begin(settings, identity, opened.sha256(), start)
     if begun.nothing:
         paths = begun.paths
-        weights = evolve.weights(begun.recipe, begun.state)
-        whole = run.is_evaluated(paths, weights, opened.sha256())
+        whole = run.is_evaluated(paths, begun.weights, opened.sha256())
         whole = whole and paths.config.exists() and paths.tokenizer.exists()
         if not distributed.most(not whole):
             return False

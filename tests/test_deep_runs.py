@@ -13,7 +13,7 @@ import pytest
 from test_estimators import cosine
 from test_evolve import VOCABULARY, inexact, jaxpr_of, tiny
 from test_placement import assert_equal, over, run_over
-from tiny_command import final_state, train_arguments, write_text
+from tiny_command import run_in_three_ways
 
 from benchmarks import backprop, cuts
 from int_lm.config import Config, EsConfig, ModelConfig, RunConfig
@@ -63,17 +63,9 @@ def test_chunks_and_devices_change_no_bit() -> None:
 @pytest.mark.slow
 def test_a_run_with_deep_votes_goes_on_with_the_same_bits(tmp_path: Path, run_command) -> None:
     """By the command: at once; in two parts; over two devices."""
-    text = write_text(tmp_path / "words.txt")
     deep = {"es_dot_votes": "deep", "es_dot_readout": "exact", "es_dot_members_per_stream": 1}
     deep["es_dot_schedule"] = "constant"  # others may end with run.steps
-    runs = [tmp_path / name for name in ("whole", "parts", "devices")]
-    for run, steps, devices in ((0, 20, 1), (1, 9, 1), (1, 20, 1), (2, 20, 2)):
-        arguments = train_arguments(text, runs[run], run_dot_steps=steps, **deep)
-        done = run_command("train.py", *arguments, env={"JAX_NUM_CPU_DEVICES": str(devices)})
-        assert done.returncode == 0, done.stderr
-    for other in runs[1:]:
-        for leaf, same in zip(final_state(other), final_state(runs[0]), strict=True):
-            np.testing.assert_array_equal(leaf, same)
+    run_in_three_ways(tmp_path, run_command, **deep)
 
 
 def remembered(streams: int, length: int, seed: int) -> np.ndarray:

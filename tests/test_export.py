@@ -230,7 +230,12 @@ def test_the_card_tells_network_and_tables_apart() -> None:
     assert "0.5, half-life 200 steps" in card and "over 2,000 steps" in card
     assert "| rate of context tables | 12 at the first reading of a row" in card
     assert "left out | of words and of more than 3 tokens, for 0.25 of the streams |" in card
-    assert "| fitness |" not in card and "| alpha |" not in card
+    assert "| fitness |" not in card and "| alpha |" not in card and "| trust |" not in card
+    settings = dataclasses.replace(settings, es=dataclasses.replace(es, pooled=True))
+    of_pool = model_card(
+        dataclasses.replace(run, config=settings), {"weights_hash": ""}, 1, None, {}
+    )
+    assert "| trust | network and context tables learnt apart, each from its own" in of_pool
     assert "tokenizer/tokenizer.model" in card and 'b"The "' not in card
 
 

@@ -48,10 +48,13 @@ def test_counts() -> None:
     assert counted.carried_bytes == 4 * 2 * 256 + 2 * counted.weights
 
 
-@pytest.mark.parametrize("architecture", ["egg", "rwkv"])
-def test_what_is_held_is_what_a_state_takes(architecture: str) -> None:
+@pytest.mark.parametrize(
+    ("architecture", "pooled"), [("egg", False), ("rwkv", False), ("rwkv", True)]
+)
+def test_what_is_held_is_what_a_state_takes(architecture: str, pooled: bool) -> None:
     model = dataclasses.replace(TINY.model, architecture=architecture)
-    settings = dataclasses.replace(TINY, model=model)
+    es = dataclasses.replace(TINY.es, pooled=pooled)
+    settings = dataclasses.replace(TINY, model=model, es=es)
     of_settings = recipe.of(settings, VOCABULARY)
     state = evolve.initial(of_settings)
     held = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(state))

@@ -14,7 +14,7 @@ import numpy as np
 import oracle
 import pytest
 from test_evolve import inexact
-from tiny_command import final_state, train_arguments, write_text
+from tiny_command import run_in_three_ways
 
 from int_lm import config as configuration, run, runtime
 from int_lm.config import Config, DistributedConfig, EsConfig, ModelConfig
@@ -246,26 +246,18 @@ def test_gradients_of_a_large_vocabulary_fit():
 @pytest.mark.slow
 def test_a_run_of_a_pool_goes_on_with_the_same_bits(tmp_path: Path, run_command):
     """By the command: at once, in two parts, on two devices; what it says is what a run holds."""
-    text = write_text(tmp_path / "words.txt")
     more = {"es_dot_" + name: value for name, value in ES.items() if name != "pooled"}
     more |= {"es_dot_pooled": "true", "model_dot_direct": 2, "model_dot_cache": 3}
     more |= {"es_dot_readout": "exact", "model_dot_direct_bits": 9, "es_dot_population": 16}
-    runs = [tmp_path / name for name in ("whole", "parts", "devices")]
-    for directory, steps, devices in ((0, 20, 1), (1, 9, 1), (1, 20, 1), (2, 20, 2)):
-        arguments = train_arguments(text, runs[directory], run_dot_steps=steps, **more)
-        done = run_command("train.py", *arguments, env={"JAX_NUM_CPU_DEVICES": str(devices)})
-        assert done.returncode == 0, done.stderr
-    for other in runs[1:]:
-        for leaf, same in zip(final_state(other), final_state(runs[0]), strict=True):
-            np.testing.assert_array_equal(leaf, same)
-    opened = run.open_run(runs[0])
-    done = run_command("-m", "int_lm.export", "--run", runs[0], "--out", tmp_path / "out")
+    whole = run_in_three_ways(tmp_path, run_command, **more)
+    opened = run.open_run(whole)
+    done = run_command("-m", "int_lm.export", "--run", whole, "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     exported = runtime.load(tmp_path / "out")
     found = {path: np.asarray(leaf) for path, leaf in opened.weights.by_path().items()}
     for path, leaf in exported.weights.items():
         np.testing.assert_array_equal(leaf, found[path], path)
-    done = run_command("-m", "int_lm.verify", runs[0])
+    done = run_command("-m", "int_lm.verify", whole)
     assert done.returncode == 0, done.stderr
 
 

@@ -5,6 +5,7 @@ import random
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -70,6 +71,27 @@ def wait_for_rows(run: Path, count: int, process: subprocess.Popen[str]) -> None
         if path.exists() and len(path.read_bytes().splitlines()) >= count:
             return
         time.sleep(0.01)
+
+
+def run_in_three_ways(place: Path, run_command: Any, **changes: object) -> Path:
+    """A tiny run of 20 steps at once, in two parts, and on two devices: they end in the same state.
+
+    Args:
+      place: an empty directory, for the text and the runs.
+      changes: as of `train_arguments`.
+
+    Returns:
+      The run directory of the first one.
+    """
+    text, runs = write_text(place / "words.txt"), [place / n for n in ("whole", "parts", "devices")]
+    for run, steps, devices in ((0, 20, 1), (1, 9, 1), (1, 20, 1), (2, 20, 2)):
+        arguments = train_arguments(text, runs[run], run_dot_steps=steps, **changes)
+        done = run_command("train.py", *arguments, env={"JAX_NUM_CPU_DEVICES": str(devices)})
+        assert done.returncode == 0, done.stderr
+    for other in runs[1:]:
+        for leaf, same in zip(final_state(other), final_state(runs[0]), strict=True):
+            np.testing.assert_array_equal(leaf, same)
+    return runs[0]
 
 
 def assert_same_run(run: Path, whole: Path) -> None:

@@ -97,7 +97,7 @@ def picked(
       cache: readings [T, I, F].
       rounding: the voters' numbers, and the step.
     """
-    length, voters = targets_TI.shape
+    length = len(targets_TI)
     picks = np.arange(min(PICKS, length))
     places_G = jnp.asarray(picks * length // len(picks), jnp.uint32) + rounding.step
     places_G = (places_G % np.uint32(length)).astype(jnp.int32)
@@ -109,25 +109,6 @@ def picked(
     numbers_GI = rounding.numbers_I[None] * PICKS + jnp.asarray(picks, jnp.int32)[:, None]
     leaves = jax.tree.map(of_picks, (targets_TI, logits_TIV, rows, cache))
     return Held(numbers_GI.reshape(-1), *leaves)
-
-
-def tables_alone(
-    tables: dict[str, Array], rows: dict[str, Array], cache: Reading | None, vocab_size: int
-) -> Array:
-    """The logits of the tables and the document cache without a network: int16 q4 [J, V].
-
-    Args:
-      tables: context tables and the cache's weights, int8 by name.
-      rows: int32 [J] by name.
-      cache: readings [J, F]; None without it.
-    """
-    count = len(next(iter(rows.values()))) if rows else len(cache.tokens_PF)  # type: ignore[union-attr]
-    logits_JV = jnp.zeros((count, vocab_size), jnp.int16)
-    if rows:
-        logits_JV = context_tables.added(tables, rows, logits_JV)
-    if cache is not None:
-        logits_JV = document_cache.added(tables[document_cache.NAME], cache, logits_JV)
-    return logits_JV
 
 
 # -- Trust -----------------------------------------------------------------------------------------
@@ -154,7 +135,8 @@ def learnt(model: ModelSettings, tables: Tables, held: Held, step: Array) -> Arr
     trust_N, size = _trust(tables), held.logits_JV.shape[-1]
     experts, uses = [held.logits_JV], [jnp.full_like(held.targets_J, NETWORK)]
     if held.cache is not None:
-        experts.append(tables_alone(tables.values, {}, held.cache, size))
+        weights, none_JV = tables.values[document_cache.NAME], jnp.zeros_like(held.logits_JV)
+        experts.append(document_cache.added(weights, held.cache, none_JV))
         uses.append(jnp.full_like(held.targets_J, CACHE))
     for number, name in enumerate(context_tables.names(model)):
         rows_J = held.rows[name]

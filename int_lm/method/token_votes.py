@@ -24,6 +24,7 @@ from int_lm.method.pool import Held
 from int_lm.method.recipe import Recipe
 from int_lm.model import document_cache, perturb
 from int_lm.model.document_cache import Reading
+from int_lm.model.language_model import with_tables
 from int_lm.model.layers import Activity, Use
 from int_lm.model.likelihood import NO_TARGET
 from int_lm.model.params import Parameters, Role, Spec, flatten
@@ -248,9 +249,9 @@ def _errors_apart(
 ) -> Array:
     """`credit.readout_errors` of the tables and the document cache, as if there were no network."""
     flat = functools.partial(jax.tree.map, lambda leaf: leaf.reshape(-1, *leaf.shape[2:]))
-    shape_TIV = records.logits_IV.shape
-    logits_JV = pool.tables_alone(tables, flat(records.rows), flat(records.cache), shape_TIV[-1])
-    return credit.readout_errors(logits_JV.reshape(shape_TIV), targets_TI, rounding)
+    none_JV = jnp.zeros((targets_TI.size, records.logits_IV.shape[-1]), jnp.int16)
+    logits_JV = with_tables(tables, flat(records.rows), flat(records.cache), none_JV)
+    return credit.readout_errors(logits_JV.reshape(records.logits_IV.shape), targets_TI, rounding)
 
 
 def _cache_errors(

@@ -173,20 +173,35 @@ class LanguageModel:
         if partial:
             context[LIMIT] = state[LIMIT]
             rows = context_tables.limited(self.settings, rows, state[LIMIT][0])
-        following = recurrent | context
-        activity = dataclasses.replace(activity, rows=rows)
+        cache, reading = cached(context[CONTEXT]) if cached else ({}, None)
+        following = recurrent | context | cache
+        activity = dataclasses.replace(activity, rows=rows, cache=reading)
         if self.apart:
             following[HELD] = context_tables.held_back(state[HELD], context[CONTEXT])
-            activity = dataclasses.replace(activity, held=following[HELD][0])
-        else:
-            logits_PV = context_tables.added(weights.tables, rows, logits_PV, partial)
-        if cached is None:
-            return following, logits_PV, activity
-        cache, reading = cached(context[CONTEXT])
-        if self.apart:
-            return following | cache, logits_PV, dataclasses.replace(activity, cache=reading)
-        logits_PV = document_cache.added(weights.tables[document_cache.NAME], reading, logits_PV)
-        return following | cache, logits_PV, dataclasses.replace(activity, cache=reading)
+            return following, logits_PV, dataclasses.replace(activity, held=following[HELD][0])
+        return following, with_tables(weights.tables, rows, reading, logits_PV, partial), activity
+
+
+def with_tables(
+    tables: dict[str, Array],
+    rows: dict[str, Array],
+    reading: Reading | None,
+    logits_PV: Array,
+    partial: bool = False,
+) -> Array:
+    """Logits of a network plus those of the context tables and the document cache: int16 q4 [P, V].
+
+    Args:
+      tables: context tables, and the cache's weights, int8 by name.
+      rows: int32 [P] by name.
+      reading: of the cache; None without it.
+      logits_PV: int8 or int16 q4.
+      partial: as of `context_tables.added`.
+    """
+    logits_PV = context_tables.added(tables, rows, logits_PV, partial)
+    if reading is None:
+        return logits_PV
+    return document_cache.added(tables[document_cache.NAME], reading, logits_PV)
 
 
 @functools.cache

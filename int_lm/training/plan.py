@@ -19,7 +19,7 @@ import numpy as np
 from int_lm.config import Config
 from int_lm.limits import voters
 from int_lm.measure import evaluate
-from int_lm.method import bounds, evolve, recipe
+from int_lm.method import bounds, evolve, pool, recipe
 from int_lm.method.clock import Clock
 from int_lm.method.recipe import Recipe
 from int_lm.model import context_tables, params
@@ -41,7 +41,8 @@ class Costs:
       inference_bytes: per token, that must be moved: int8 inputs and outputs of every matrix, the
         member's state read and written, and the logits.
       state_bytes: bytes of the recurrent states of all members.
-      carried_bytes: bytes of the update's memory and of the counts of the context tables.
+      carried_bytes: bytes of the update's memory, of the counts of the context tables, and of
+        trust.
     """
 
     weights: int
@@ -90,6 +91,7 @@ def costs(recipe: Recipe) -> Costs:
     weights = params.count(model.specs.network)
     specs = [spec for _, spec in params.flatten(model.specs.network)]
     memory = jax.eval_shape(lambda: [recipe.update.memory(spec) for spec in specs])
+    trust = jax.eval_shape(lambda: pool.initial(model.settings)) if es.pooled else None
     rows = len(context_tables.names(model.settings)) << model.settings.direct_bits
     return Costs(
         weights=weights,
@@ -99,7 +101,7 @@ def costs(recipe: Recipe) -> Costs:
         voting_operations=voting * voters(es) // (es.population // 2),
         inference_bytes=moved + 2 * model.vocab_size + 2 * state_bytes // es.population,
         state_bytes=state_bytes,
-        carried_bytes=4 * rows + _bytes(memory),
+        carried_bytes=4 * rows + _bytes((memory, trust)),
     )
 
 

@@ -22,6 +22,7 @@ from int_lm.method.placement import Placement
 from int_lm.method.recipe import Recipe
 from int_lm.method.state import State
 from int_lm.model import params
+from int_lm.model.params import Parameters
 from int_lm.native import build, dispatch
 from int_lm.runtime import WEIGHTS_FILE
 from int_lm.training import cautions, distributed, interrupt, origin, runlog, track
@@ -61,6 +62,11 @@ class Begun(NamedTuple):
     def paths(self) -> run.Paths:
         """The paths in the run directory."""
         return run.Paths(Path(self.settings.run.dir))
+
+    @property
+    def weights(self) -> Parameters:
+        """The model's weights."""
+        return evolve.weights(self.recipe, self.state)
 
 
 def begin(

@@ -1,16 +1,14 @@
 """The document cache: a dict of what followed each context, and the rows it would stand in."""
 
 from oracle.arithmetic import Vector
+from oracle.contexts import hashed
 
 SLOTS, RUN_MAX = 3, 15
 
 
 def place_of(tokens: Vector, length: int, bits: int) -> tuple[int, int]:
     """Row and check of the last `length` tokens, the newest first."""
-    word = length
-    for token in tokens[:length]:
-        word = (word ^ token) * 0x9E3779B1 % 2**32
-        word ^= word >> 15
+    word = hashed(tokens, length)
     return (word * 0x85EBCA6B % 2**32) >> (32 - bits), (word * 0xC2B2AE35 % 2**32) >> 21
 
 

@@ -7,13 +7,18 @@ from int_lm.config import EsConfig, ModelConfig
 from oracle.arithmetic import Matrix, Vector, dither, saturate, shift_down, spare_bits
 
 
-def row_of(tokens: Vector, length: int, bits: int) -> int:
-    """The hash of the last `length` tokens, the newest first."""
+def hashed(tokens: Vector, length: int) -> int:
+    """The hash of the last `length` tokens, the newest first: 32 bits."""
     word = length
     for token in tokens[:length]:
         word = (word ^ token) * 0x9E3779B1 % 2**32
         word ^= word >> 15
-    return (word * 0x85EBCA77 % 2**32) >> (32 - bits)
+    return word
+
+
+def row_of(tokens: Vector, length: int, bits: int) -> int:
+    """The row that the last `length` tokens pick, the newest first."""
+    return (hashed(tokens, length) * 0x85EBCA77 % 2**32) >> (32 - bits)
 
 
 def following(context: Vector, token: int) -> Vector:
@@ -21,12 +26,9 @@ def following(context: Vector, token: int) -> Vector:
     return [token, *context[:-1]] if token else [0] * len(context)
 
 
-def rows_of(model: ModelConfig, context: Vector) -> dict[str, Any]:
+def rows_of(model: ModelConfig, context: Vector) -> dict[str, int]:
     """The row of every table by path."""
-    rows: dict[str, Any] = {
-        f"direct/context_{k}": row_of(context, k, model.direct_bits) for k in model.direct
-    }
-    return rows
+    return {f"direct/context_{k}": row_of(context, k, model.direct_bits) for k in model.direct}
 
 
 def added(member: dict[str, Any], rows: dict[str, int], logits: Vector) -> Vector:

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 from int_lm.config import ModelConfig
+from oracle import contexts
 from oracle.arithmetic import Vector, dither, saturate, shift_down
 from oracle.likelihood import errors
 
@@ -17,11 +18,7 @@ def held_back(held: bool, context: Vector) -> bool:
         return False
     if context[16] != 0 or context[15] == 0:
         return held
-    word = 16
-    for token in context[:16]:
-        word = (word ^ token) * 0x9E3779B1 % 2**32
-        word ^= word >> 15
-    return word < 2**28
+    return contexts.hashed(context, 16) < 2**28
 
 
 def places(length: int, step: int) -> Vector:

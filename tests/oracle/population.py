@@ -111,12 +111,13 @@ def read_token(
         return recurrent, logits, uses, residual, gain
     context = contexts.following(state["context"], token)
     rows = contexts.rows_of(model, context)
+    uses = uses | rows
     if apart:
-        rows["held"] = pool.held_back(bool(state["held"][0]), context)
-        recurrent["held"] = [int(rows["held"])]
+        uses["held"] = pool.held_back(bool(state["held"][0]), context)
+        recurrent["held"] = [int(uses["held"])]
     else:
         logits = contexts.added(member, rows, logits)
-    return recurrent | {"context": context}, logits, uses | rows, residual, gain
+    return recurrent | {"context": context}, logits, uses, residual, gain
 
 
 def read(

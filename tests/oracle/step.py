@@ -165,23 +165,13 @@ def without_held(reading: Reading) -> Reading:
     return reading._replace(target=population.NO_TARGET) if held else reading
 
 
-def rows_read(state: State, listed: population.Tensors, reading: Reading) -> dict[str, Vector]:
+def rows_read(reading: Reading) -> dict[str, int]:
     """The row of every table that a token read, by path, in the order of the configuration."""
-    return {
-        path: state.weights[path][row]
-        for path, row in reading.uses.items()
-        if path in listed and listed[path][0] == "table"
-    }
-
-
-def logits_alone(state: State, listed: population.Tensors, reading: Reading) -> Vector:
-    """The logits of the tables without a network."""
-    rows = rows_read(state, listed, reading).values()
-    return [max(-32767, min(32767, sum(column))) for column in zip(*rows, strict=True)]
+    return {path: row for path, row in reading.uses.items() if path.startswith("direct/")}
 
 
 def held_of(
-    state: State, listed: population.Tensors, es: EsConfig, readings: list[list[Reading]], step: int
+    state: State, es: EsConfig, readings: list[list[Reading]], step: int
 ) -> list[tuple[int, int, list[tuple[int, Vector]]]]:
     """What `pool.learnt` needs of the voters' tokens that are held back."""
     found = []
@@ -189,11 +179,10 @@ def held_of(
         for pick, place in enumerate(pool.places(es.segment_length, step)):
             reading = read[place]
             if reading.uses["held"] and reading.target != population.NO_TARGET:
-                rows = enumerate(rows_read(state, listed, reading).items())
-                experts = [
-                    (pool.of_table(n, state.counts[path][reading.uses[path]]), row)
-                    for n, (path, row) in rows
-                ] + [(0, reading.logits)]
+                experts = [(0, reading.logits)] + [
+                    (pool.of_table(n, state.counts[path][row]), state.weights[path][row])
+                    for n, (path, row) in enumerate(rows_read(reading).items())
+                ]
                 found.append((number * pool.PICKS + pick, reading.target, experts))
     return found
 
@@ -236,9 +225,10 @@ def step(
     weights, kept = updated(config, vocab_size, state, plain, fitnesses, step)
     counts, trust = {}, state.trust
     if es.pooled:
-        trust = pool.learnt(trust, held_of(state, listed, es, readings[::apart], step), step)
+        trust = pool.learnt(trust, held_of(state, es, readings[::apart], step), step)
+        none = [0] * vocab_size
         alone = [
-            [r._replace(logits=logits_alone(state, listed, without_held(r))) for r in read]
+            [r._replace(logits=contexts.added(state.weights, rows_read(r), none)) for r in read]
             for read in learning
         ]
         errors = votes.readout_errors(place, records_of(alone, apart == 1, listed, -32767))
