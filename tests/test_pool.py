@@ -181,7 +181,7 @@ def test_trust_of_all_experts_equals_the_oracle():
 
 
 def test_settled_weights_are_those_of_an_ordinary_model():
-    """Equal to the oracle's, with the names and shapes of any model."""
+    """Equal to the oracle's, with the names and shapes of any model; as learnt, and any trust."""
     made, state = tiny(), trained()
     plain = oracle.plain(state.weights.by_path())
     counts = {f"direct/{name}": leaf.tolist() for name, leaf in state.tables.counts.items()}
@@ -191,6 +191,10 @@ def test_settled_weights_are_those_of_an_ordinary_model():
     assert oracle.plain(settled.by_path()) == oracle.settled(MODEL, plain, counts, trust)
     assert set(settled.by_path()) == set(made.model.specs.by_path())
     assert len(set(trust)) > 3, "trust has learnt"
+    trust = np.random.default_rng(2).integers(0, 2**18, len(trust)).tolist()
+    drawn = dataclasses.replace(state.tables, trust=jnp.asarray(trust, jnp.int32))
+    settled = evolve.weights(made, dataclasses.replace(state, tables=drawn))
+    assert oracle.plain(settled.by_path()) == oracle.settled(MODEL, plain, counts, trust)
     together = tiny(pooled=False)
     assert evolve.weights(together, evolve.initial(together)).by_path().keys() == plain.keys()
 
