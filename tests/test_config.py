@@ -165,6 +165,8 @@ def test_options_that_were_removed_are_refused_where_they_mattered(
         ("model:\n  width: true\n", "model.width in {file} is True, expected a value of type int"),
         ("model:\n  width:\n", "model.width in {file} is None, expected a value of type int"),
         ("model:\n  width: [64]\n", "model.width in {file} is [64], expected a value of type int"),
+        ("es:\n  pooled: maybe\n", "es.pooled in {file} is 'maybe', expected true or false"),
+        ("es:\n  pooled: 1\n", "es.pooled in {file} is 1, expected true or false"),
         ("es:\n  alpha: true\n", "es.alpha in {file} is True, expected a value of type float"),
         ("es:\n  alpha: much\n", "es.alpha in {file} is 'much', expected a value of type float"),
         ("es:\n  alpha: .nan\n", "es.alpha in {file} is nan, expected a finite number"),

@@ -81,7 +81,8 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
         with contextlib.suppress(ValueError, OverflowError):
             value = float(value)  # YAML 1.1 reads 1e-3, which has no point, as a string
     if not isinstance(value, hint) or isinstance(value, bool) != (hint is bool):
-        raise UserError(f"{where} is {value!r}, expected a value of type {hint.__name__}")
+        expected = "true or false" if hint is bool else f"a value of type {hint.__name__}"
+        raise UserError(f"{where} is {value!r}, expected {expected}")
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{where} is {value}, expected a finite number")
     return value
