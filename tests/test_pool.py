@@ -199,6 +199,14 @@ def test_settled_weights_are_those_of_an_ordinary_model():
     assert evolve.weights(together, evolve.initial(together)).by_path().keys() == plain.keys()
 
 
+def test_a_pool_that_starts_from_a_model_is_that_model():
+    """Trust is in its weights already, or its parts have learnt together: none is lost."""
+    made = tiny()
+    settled = evolve.weights(made, trained())
+    again = evolve.weights(made, evolve.initial(made, jax.tree.map(np.asarray, settled)))
+    jax.tree.map(np.testing.assert_array_equal, again, settled)
+
+
 def test_chunks_and_devices_change_no_bit():
     """Members two at a time; four devices."""
     whole, parts = trained(), trained(chunk=2)

@@ -193,10 +193,18 @@ def without_memory(recipe: Recipe, state: State) -> State:
 
 
 def initial(recipe: Recipe, weights: Parameters | None = None) -> State:
-    """The state before the first step, with these int8 weights, or random ones of the seed."""
-    weights = weights or params.initialise(recipe.model.specs, recipe.settings.run.seed)
+    """The state before the first step, with these int8 weights, or random ones of the seed.
+
+    Of a pool, given weights are trusted in full: they are those of a model whose parts fit each
+    other, or have had a trust multiplied in.
+    """
+    begun = weights or params.initialise(recipe.model.specs, recipe.settings.run.seed)
     # NumPy's arrays are copied once, and the copies become the state's
-    return _compiled_beginning(recipe)(jax.tree.map(np.asarray, weights))
+    state = _compiled_beginning(recipe)(jax.tree.map(np.asarray, begun))
+    if weights is None or not recipe.es.pooled:
+        return state
+    trust = pool.initial(recipe.model.settings, pool.WHOLE)
+    return dataclasses.replace(state, tables=dataclasses.replace(state.tables, trust=trust))
 
 
 @functools.cache

@@ -48,7 +48,7 @@ from int_lm.model.params import Parameters, Role, flatten, unflatten
 from int_lm.settings import ModelSettings
 
 TRUST_BITS = 16  # fractional bits of a trust
-FIRST = 1 << (TRUST_BITS - 1)  # a trust at the start: a half
+FIRST, WHOLE = 1 << (TRUST_BITS - 1), 1 << TRUST_BITS  # a half, and one: a trust at the start
 LARGEST = (4 << TRUST_BITS) - 1
 FACTOR_BITS = 7  # fractional bits that are left of it where it is a factor
 BUCKETS = 16  # trusts of a table: of rows whose count has 0, 1, 2, ... bits
@@ -114,13 +114,13 @@ def picked(
 # -- Trust -----------------------------------------------------------------------------------------
 
 
-def initial(model: ModelSettings) -> Array:
-    """Trust before the first step: int32 [N] in units of 2^-16.
+def initial(model: ModelSettings, first: int = FIRST) -> Array:
+    """Trust before the first step: int32 [N] in units of 2^-16, all of them `first`.
 
     Entry 2 + k `BUCKETS` + b is that of table k, of rows whose count has b bits.
     """
     count = 2 + len(context_tables.names(model)) * BUCKETS
-    return jnp.full(count, FIRST, jnp.int32)
+    return jnp.full(count, first, jnp.int32)
 
 
 def learnt(model: ModelSettings, tables: Tables, held: Held, step: Array) -> Array:
