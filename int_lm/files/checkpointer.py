@@ -215,7 +215,7 @@ class Checkpointer:
         saved = self._manager.save(
             step,
             args=orbax.args.Composite(
-                state=orbax.args.PyTreeSave(arrays), host=orbax.args.JsonSave(document)
+                state=storage.arguments(arrays), host=orbax.args.JsonSave(document)
             ),
         )
         if not saved:

@@ -6,12 +6,14 @@ waits for ever for a lock that the same thread holds.
 """
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-WRITTEN_AT_ONCE = 2  # arrays; each is compressed in memory
+WRITTEN_AT_ONCE = 2  # arrays
+FILE_BYTES, FILES_AT_MOST = 1 << 21, 64  # of an array, before it is compressed: larger if need be
 
 
 def orbax_module() -> Any:
@@ -33,11 +35,29 @@ def processes_of_orbax() -> Any:
 
 
 def tree_handler() -> Any:
-    """The handler that reads and writes trees of NumPy arrays without copying them."""
+    """The handler that reads and writes trees of NumPy arrays without copying them.
+
+    It writes files that each hold a part of an array. Orbax's default gathers all arrays in the
+    files of one key-value store, and so in memory, until the last one is compressed. Both are read.
+    """
     orbax = orbax_module()
     registry = orbax.type_handlers.create_type_handler_registry((np.ndarray, _patient_handler()))
     return orbax.PyTreeCheckpointHandler(
-        multiprocessing_options=processes_of_orbax(), type_handler_registry=registry
+        multiprocessing_options=processes_of_orbax(),
+        type_handler_registry=registry,
+        use_ocdbt=False,
+    )
+
+
+def arguments(arrays: Mapping[str, np.ndarray]) -> Any:
+    """What Orbax is told to write with `tree_handler`: arrays by name, each in files of its own."""
+    orbax = orbax_module()
+    return orbax.args.PyTreeSave(
+        arrays,
+        save_args={
+            name: orbax.SaveArgs(chunk_byte_size=max(FILE_BYTES, array.nbytes // FILES_AT_MOST))
+            for name, array in arrays.items()
+        },
     )
 
 
