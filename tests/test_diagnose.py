@@ -86,6 +86,24 @@ def test_halves_add_up_to_the_votes_of_the_step(architecture: str, es: dict, chu
     assert sum(counts.agreeing.values()) == agreed > 0
 
 
+@pytest.mark.parametrize(
+    ("architecture", "es"), [("egg", {"fitness": "linear"}), ("rwkv", RECIPES[2][1])]
+)
+def test_parts_change_nothing(architecture: str, es: dict, monkeypatch: pytest.MonkeyPatch):
+    """A half that is read in four parts votes as one that is read at once."""
+    found = []
+    for parts in ((8,), (2,)):
+        monkeypatch.setattr(diagnose, "PARTS", parts)
+        recipe = tiny(architecture, es)
+        state = trained(recipe)
+        half_of = jax.jit(functools.partial(diagnose._half, recipe))
+        clock = Clock(jnp.uint32(recipe.settings.run.seed), jnp.uint32(3))
+        tokens = jnp.asarray(tokens_of(recipe, 3))
+        found.append(half_of(state.weights, state.members, tokens, clock, jnp.int32(1)))
+    jax.tree.map(np.testing.assert_array_equal, *found)
+    assert any(np.any(signs) for signs in found[0][0].values())
+
+
 def test_summary_makes_shares_and_bits_of_the_counts():
     """Half agreeing is 0.5, no vote is null; two values in equal parts are one bit."""
     histogram = np.zeros((2, 255), np.int32)

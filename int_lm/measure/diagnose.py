@@ -2,7 +2,8 @@
 
 Everything is counted in integers. `summary` turns the counts into shares and bits.
 
-Axes: P members, L layers, S streams, T segment length; 255 values from -127 to 127.
+Axes: P members, L layers, S streams, T segment length, K parts of a half, C chunks of a part, I
+pairs of a chunk; 255 values from -127 to 127.
 """
 
 import dataclasses
@@ -22,6 +23,8 @@ from int_lm.method.recipe import Recipe
 from int_lm.model import compiling, params, perturb
 from int_lm.model.params import Parameters, Role, Tree
 from int_lm.settings import StrategySettings
+
+PARTS = 16, 8, 4, 2  # of a population, the first of these numbers that divides it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +47,11 @@ class Counts:
 def possible(es: StrategySettings) -> bool:
     """Whether the population can be divided into two halves of whole streams and pairs."""
     return es.population // 2 % together(es) == 0
+
+
+def _parts(es: StrategySettings) -> int:
+    """Parts of a population of which each half is as many, of whole streams and pairs."""
+    return next(count for count in PARTS if es.population % (count * together(es)) == 0)
 
 
 def histograms(
@@ -79,25 +87,38 @@ def _half(
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """The signs of the votes (int8) and the histograms of one half of the population.
 
+    Its members are read in parts, one after another: what is copied of their states, which are the
+    next step's, is that of one part.
+
     Args:
       members: states of all members.
       tokens_ST: tokens of all streams.
       half: index of the half, 0 or 1, int32.
     """
 
-    def of_half(leaf: Array, axis: int) -> Array:
-        size = leaf.shape[axis] // 2
-        return jax.lax.dynamic_slice_in_dim(leaf, half * size, size, axis)
+    parts = _parts(recipe.es)
+    pairs_KCI = chunks.pairs(recipe.es, parts)  # of chunks that divide the parts
+    pairs_KCI = pairs_KCI.reshape(2, parts // 2, -1, pairs_KCI.shape[-1])[half]
 
-    pairs_CI = of_half(chunks.pairs(recipe.es, 2), 0)  # of chunks that divide the halves
-    members, tokens_ST = jax.tree.map(lambda leaf: of_half(leaf, 1), members), of_half(tokens_ST, 0)
-    own = population.outcome(recipe, weights, members, tokens_ST, clock, pairs_CI)
-    fitness_I = fitness.fitness(recipe.es, own.scores_P, recipe.objective.score_max(recipe.es))
+    def of_part(pairs_CI: Array, part: Array) -> tuple[Array, tuple[Tree, Tree]]:
+        def own(leaf: Array, axis: int) -> Array:
+            size = leaf.shape[axis] // parts
+            return jax.lax.dynamic_slice_in_dim(leaf, part * size, size, axis)
+
+        states, tokens = jax.tree.map(lambda leaf: own(leaf, 1), members), own(tokens_ST, 0)
+        found = population.outcome(recipe, weights, states, tokens, clock, pairs_CI)
+        tokens_P = jnp.repeat(tokens[:, 0].astype(jnp.int32), recipe.es.members_per_stream, axis=0)
+        counted = histograms(recipe, weights, states, tokens_P)
+        return found.scores_P, (found.votes, counted)
+
+    numbers = half * (parts // 2) + jnp.arange(parts // 2, dtype=jnp.int32)
+    scores_P, (votes, counted) = chunks.over(of_part, pairs_KCI, numbers)
+    score_max = recipe.objective.score_max(recipe.es)
+    fitness_I = fitness.fitness(recipe.es, scores_P.reshape(-1), score_max)
+    pairs_CI = pairs_KCI.reshape(-1, pairs_KCI.shape[-1])
     fitness_CI = fitness_I.reshape(pairs_CI.shape)
-    votes = own.votes | population.votes_of_fitness(recipe, fitness_CI, clock, pairs_CI)
-    signs = {path: jnp.sign(sums).astype(jnp.int8) for path, sums in votes.items()}
-    tokens_P = jnp.repeat(tokens_ST[:, 0].astype(jnp.int32), recipe.es.members_per_stream, axis=0)
-    return signs, histograms(recipe, weights, members, tokens_P)
+    votes |= population.votes_of_fitness(recipe, fitness_CI, clock, pairs_CI)
+    return {path: jnp.sign(sums).astype(jnp.int8) for path, sums in votes.items()}, counted
 
 
 @functools.cache
@@ -136,7 +157,6 @@ def count(
         found = _compiled_half(recipe)(weights, members, tokens_ST, clock, np.int32(half))
         return jax.tree.map(np.asarray, found)
 
-    # one half after the other, so that the states of only one are held in memory
     (first, counted), (second, more) = (signs_of(half) for half in (0, 1))
     product = {path: first[path] * second[path] for path in first}
     return Counts(
