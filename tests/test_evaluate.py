@@ -59,7 +59,8 @@ def test_lanes_are_left_behind_where_that_is_worth_a_compilation() -> None:
 
 
 def test_lanes_are_as_few_as_take_no_longer_than_many() -> None:
-    assert evaluate._lanes(documents_of(7)) == 1
-    assert evaluate._lanes(documents_of(*[7] * 9)) == 9
-    assert evaluate._lanes(documents_of(99, *[9] * 25)) == 4  # 100 and 250 tokens
-    assert evaluate._lanes(documents_of(*[3] * 300)) == 150  # two of them one after another
+    assert evaluate._lanes(documents_of(7), 256) == 1
+    assert evaluate._lanes(documents_of(*[7] * 9), 256) == 9
+    assert evaluate._lanes(documents_of(99, *[9] * 25), 256) == 4  # 100 and 250 tokens
+    assert evaluate._lanes(documents_of(*[3] * 300), 256) == 150  # two of them one after another
+    assert evaluate._lanes(documents_of(*[3] * 300), 48) == 43  # seven of them

@@ -17,11 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from int_lm import native
 from int_lm.limits import SEPARATOR
 from int_lm.measure.code_length import CodeLengths
-from int_lm.model import likelihood, perturb, reading
+from int_lm.model import compiling, likelihood, perturb, reading
 from int_lm.model.language_model import LanguageModel
-from int_lm.model.params import Parameters, Tree
+from int_lm.model.params import Parameters
 
 LANES_AT_MOST = 256  # documents read side by side
 FEWER_LANES = (64, 16, 4, 1)  # lane counts after the other lanes have ended; each compiles once
@@ -40,9 +41,11 @@ def greedy_hit(logits_PV: Array, targets_P: Array) -> Array:
 
 @functools.cache
 def _reader(
-    model: LanguageModel, metric: Callable[[Array, Array], Array]
-) -> Callable[[Parameters, Tree, Array | np.ndarray], tuple[Tree, Array]]:
-    return jax.jit(functools.partial(reading.measured, model, metric=metric), donate_argnums=1)
+    model: LanguageModel, metric: Callable[[Array, Array], Array], rows: int
+) -> compiling.Program:
+    """`reading.measured` of so many lanes: (weights, state, tokens) -> (state, values)."""
+    measured = functools.partial(reading.measured, model, metric=metric)
+    return compiling.Program(lambda: jax.jit(measured, donate_argnums=1))
 
 
 def _rows(lengths: Sequence[int]) -> list[int]:
@@ -59,14 +62,19 @@ def _rows(lengths: Sequence[int]) -> list[int]:
     return rows
 
 
-def _lanes(documents: Sequence[np.ndarray]) -> int:
-    """The fewest lanes that are read as soon as `LANES_AT_MOST` would be.
+def _most_lanes() -> int:
+    """The count of lanes beyond which reading is not faster."""
+    return min(LANES_AT_MOST, native.at_once() or LANES_AT_MOST)
+
+
+def _lanes(documents: Sequence[np.ndarray], most: int) -> int:
+    """The fewest lanes that are read as soon as `most` of them.
 
     A long document takes its time, whatever is read beside it: a few full lanes are less work than
     many that end early.
     """
     lengths = sorted((len(document) + 1 for document in documents), reverse=True)
-    most = min(len(lengths), LANES_AT_MOST)
+    most = min(len(lengths), most)
     soonest = _longest(lengths, most)
     low = -(-sum(lengths) // soonest)
     while low < most:
@@ -160,7 +168,7 @@ def log2_likelihoods(
       firsts: for every document, the index of the first token that counts; then its separator does
         not count. None: all tokens and the separator count.
     """
-    tokens, owners = _lay_out(documents, _lanes(documents))
+    tokens, owners = _lay_out(documents, _lanes(documents, _most_lanes()))
     counted = owners
     if firsts is not None:
         counted = [_from(lane, documents, firsts) for lane in owners]
@@ -180,7 +188,7 @@ def log2_likelihoods(
         segment_BT = _side_by_side(tokens[:going_on], start, end + 1, rows, SEPARATOR)
         if rows < jax.tree.leaves(state)[0].shape[1]:
             state = jax.tree.map(lambda leaf, rows=rows: leaf[:, :rows], state)
-        state, values_TB = _reader(model, metric)(bare, state, segment_BT)
+        state, values_TB = _reader(model, metric, rows)(bare, state, segment_BT)
         if going:
             add(*going)
         counted_BT = _side_by_side(counted[:going_on], start, end, rows, -1)
@@ -199,12 +207,12 @@ def prepare(model: LanguageModel, weights: Parameters, documents: Sequence[np.nd
       weights: int8, or `jax.ShapeDtypeStruct`s of their shapes and dtypes.
       documents: as for `log2_likelihoods`.
     """
-    tokens, _ = _lay_out(documents, _lanes(documents))
+    tokens, _ = _lay_out(documents, _lanes(documents, _most_lanes()))
     bare = jax.eval_shape(perturb.unperturbed, weights)
     for rows in sorted(set(_rows([len(lane) // SEGMENT_LENGTH for lane in tokens]))):
         state = jax.eval_shape(lambda rows=rows: model.initial_state(rows))
         segment = jax.ShapeDtypeStruct((rows, SEGMENT_LENGTH + 1), documents[0].dtype)
-        _reader(model, likelihood.log2_likelihood).lower(bare, state, segment).compile()
+        _reader(model, likelihood.log2_likelihood, rows).compile(bare, state, segment)
 
 
 def evaluate(

@@ -18,11 +18,12 @@ from int_lm.native.dispatch import (
     supported,
     without_kernels,
 )
-from int_lm.native.segment import Members, over_tokens, segments
+from int_lm.native.segment import Members, at_once, over_tokens, segments
 
 __all__ = [
     "Members",
     "accelerated",
+    "at_once",
     "available",
     "instructions",
     "on_gpu",

@@ -248,6 +248,14 @@ def _kernel(traced: Traced) -> Callable[[Tree, Tree, Tree, Array], tuple[Tree, T
     return kernel
 
 
+def at_once() -> int | None:
+    """Members that a processor's threads read at once, a tile each; None without its kernels.
+
+    More members side by side are not read faster, and their states take more memory.
+    """
+    return tiles.MEMBERS[0] * _threads() if _platform() == "cpu" else None
+
+
 def _threads() -> int:
     """Threads that XLA computes with."""
     own = getattr(os, "sched_getaffinity", None)
