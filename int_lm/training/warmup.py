@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from int_lm import native, sample
@@ -27,7 +28,7 @@ class WarmUp(NamedTuple):
 
     Attributes:
       begin: starts the thread's work. Call it once the step is compiled.
-      ready: waits until all that has begun is done.
+      ready: waits until all that has begun is done, and drops what JAX keeps of its traces.
     """
 
     begin: Callable[[], None] = lambda: None
@@ -55,6 +56,7 @@ def beside(
       sampling: whether samples are shown.
     """
     native.available()  # registers the kernels, in one thread
+    memory.trim()  # what preparing the text has left, before the step is compiled
     weights = evolve.abstract(recipe).weights
     programs: list[Callable[[], object]] = [
         functools.partial(evaluate.prepare, recipe.model, weights, documents)
@@ -71,7 +73,10 @@ def beside(
             begun.extend(executor.submit(memory.returned()(program)) for program in programs)
 
         def ready() -> None:
-            wait(begun)
+            if begun:
+                wait(begun)
+                begun.clear()
+                jax.clear_caches()  # what was traced on the way: programs need it no more
 
         try:
             yield WarmUp(begin, ready)
