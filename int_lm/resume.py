@@ -2,8 +2,8 @@
 
 Beside the arrays a checkpoint holds `host_data`. A run may go on from a checkpoint if its
 configuration, text, tokenizer and noise are the same. Fields in `RESUMABLE_CHANGES` may differ.
-`check_resumable` refuses other runs. `resumption_warning` names a change that is allowed but leads
-to other weights.
+`check_resumable` refuses other runs. `lengths.changed` names a change that is allowed but leads to
+other weights.
 
 JAX is not imported here, so that `train.py` can refuse a run before it starts.
 """
@@ -13,16 +13,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from int_lm import config
+from int_lm import config, lengths
 from int_lm.config import Config, DistributedConfig, RunConfig
 from int_lm.errors import UserError, counted, differences
-from int_lm.method import schedules
 from int_lm.runtime import VOCABULARY_MAX
 
 # Paths of text and tokenizer may change: the digests of text and tokenizer are compared instead.
 PLACES = frozenset({"data.path", "data.tokenizer"})
 # Fields that may change when a run is resumed. Some schedules depend on run.steps: then
-# `resumption_warning` says so.
+# `lengths.changed` says so.
 RESUMABLE_CHANGES = (
     PLACES
     | {"es.chunk", "data.shards", "data.heldout_bytes", "data.skip_damaged"}
@@ -41,6 +40,7 @@ def host_data(
     text_sha256: str,
     mixture: Sequence[Any],
     seconds: float,
+    run_lengths: Sequence[Any],
 ) -> dict[str, Any]:
     """The host data of a checkpoint: everything that a resumed run is compared with.
 
@@ -51,6 +51,7 @@ def host_data(
       text_sha256: digest of the text and its layout.
       mixture: rounds at which the weights of the sources changed, with the weights.
       seconds: of training so far.
+      run_lengths: of `lengths.after`.
     """
     from int_lm.arithmetic.noise import NOISE_VERSION
 
@@ -61,6 +62,7 @@ def host_data(
         "mixture": mixture,
         "noise_version": NOISE_VERSION,
         "seconds": seconds,
+        "lengths": run_lengths,
     }
 
 
@@ -80,6 +82,7 @@ def check_host(host: Mapping[str, Any], where: Path) -> None:
         "mixture": _is_mixture(mixture),
         "noise_version": type(host.get("noise_version")) is int,
         "seconds": type(host.get("seconds")) in (int, float),
+        "lengths": "lengths" not in host or lengths.are_sound(host["lengths"]),
     }
     for key, is_sound in sound.items():
         if not is_sound:
@@ -292,26 +295,6 @@ def check_resumable(
                 f"the checkpoint was written with {name} {saved}, now {current}; "
                 f"restore what changed, or {_other_run(_weights_of(config.to_dict(settings)))}"
             )
-
-
-def resumption_warning(host: Mapping[str, Any], settings: Config) -> str | None:
-    """A sentence if `run.steps` changed and the schedule depends on it; otherwise None.
-
-    The weights then differ from those of a run that had the new length from its start.
-
-    Args:
-      host: the host data of the checkpoint, checked.
-    """
-    before, now = host["config"].get("run", {}).get("steps"), settings.run.steps
-    if type(before) is not int:
-        return None
-    schedule = settings.es.schedule
-    if schedules.decay(schedule, 1, 1.0, before) == schedules.decay(schedule, 1, 1.0, now):
-        return None
-    return (
-        f"es.schedule {schedule} ends at run.steps, which was {before} and is {now}: rates go on "
-        f"as those of a run of {counted(now, 'step')}, to other weights than such a run would have"
-    )
 
 
 def nothing_to_train(host: Mapping[str, Any], settings: Config, step: int) -> str | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from int_lm import config, resume
+from int_lm import config, lengths, resume
 from int_lm.config import Config, DataConfig, EsConfig, MixtureConfig, RunConfig
 from int_lm.errors import UserError
 
@@ -18,7 +18,7 @@ SETTINGS = Config(data=DataConfig(mixture=TWO, shards="here", tokenizer="pieces"
 
 def host_of(mixture: Any, settings: Config = SETTINGS) -> dict[str, Any]:
     """The host data of a checkpoint with such a mixture."""
-    return resume.host_data(settings, {"vocab_size": 256}, "0" * 64, mixture, 1.0)
+    return resume.host_data(settings, {"vocab_size": 256}, "0" * 64, mixture, 1.0, [[0, 9]])
 
 
 def test_a_mixture_that_changed_is_read() -> None:
@@ -46,6 +46,46 @@ def test_a_mixture_that_no_run_has_is_refused(mixture: Any) -> None:
         resume.check_host(host_of(mixture), Path("x"))
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        [],
+        {},
+        [[0]],
+        [[0, 0]],
+        [[0, "9"]],
+        [[1, 9]],
+        [[0, 9], [0, 12]],
+        [[0, 9], [7, 12], [5, 9]],
+        [9],
+    ],
+)
+def test_lengths_that_no_run_has_are_refused(value: Any) -> None:
+    """Steps begin at 0 and follow one another; every one has the value of run.steps."""
+    with pytest.raises(UserError, match="the checkpoint in x has no valid lengths"):
+        resume.check_host(host_of([[0, [1.0, 1.0]]]) | {"lengths": value}, Path("x"))
+
+
+def test_lengths_say_from_which_step_run_steps_had_which_value() -> None:
+    """Also after a return to an earlier checkpoint, and where nothing was noted yet."""
+
+    def of(steps: int) -> Config:
+        return dataclasses.replace(SETTINGS, run=RunConfig(steps=steps))
+
+    host = host_of([[0, [1.0, 1.0]]], of(9))
+    assert lengths.after(None, of(9), 0) == [(0, 9)]
+    assert lengths.after(host, of(9), 4) == [(0, 9)]
+    assert lengths.after(host, of(12), 4) == [(0, 9), (4, 12)]
+    longer = json.loads(json.dumps(host | {"lengths": [(0, 9), (4, 12), (8, 20)]}))
+    assert lengths.of(longer) == [(0, 9), (4, 12), (8, 20)]
+    assert lengths.after(longer, of(20), 8) == [(0, 9), (4, 12), (8, 20)]
+    assert lengths.after(longer, of(12), 8) == [(0, 9), (4, 12)]
+    assert lengths.after(longer, of(20), 3) == [(0, 9), (3, 20)]
+    del host["lengths"]
+    assert lengths.of(host) == [(0, 9)]
+    assert lengths.after(host, of(12), 4) == [(0, 9), (4, 12)]
+
+
 def test_a_mixture_of_other_sources_is_refused() -> None:
     with pytest.raises(UserError, match="has 2 sources but a mixture of 3"):
         resume.settings_of(host_of([[0, [1.0, 1.0, 1.0]]]), Path("x"))
@@ -57,11 +97,11 @@ def test_other_steps_change_a_rate_that_ends_with_them(schedule: Any) -> None:
     before = dataclasses.replace(SETTINGS, es=EsConfig(schedule=schedule), run=RunConfig(steps=9))
     longer = dataclasses.replace(before, run=RunConfig(steps=12))
     host = host_of([[0, [1.0, 1.0]]], before)
-    warning = resume.resumption_warning(host, longer)
+    warning = lengths.changed(host, longer)
     assert warning is not None and f"{schedule} ends at run.steps, which was 9 and is 12" in warning
-    assert resume.resumption_warning(host, before) is None
+    assert lengths.changed(host, before) is None
     endless = dataclasses.replace(longer, es=EsConfig(schedule="inverse"))
-    assert resume.resumption_warning(host, endless) is None
+    assert lengths.changed(host, endless) is None
 
 
 def test_processes_may_find_the_same_text_at_different_places() -> None:

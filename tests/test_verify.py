@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import tiny_command
 
 from int_lm import verify
 from int_lm.errors import UserError
@@ -60,6 +61,26 @@ def test_a_hash_that_was_changed_is_found(run: Path, tmp_path: Path, capsys) -> 
         assert figures["confirmed"][-1] == 25
     finally:
         metrics.write_bytes(honest)
+
+
+def test_a_run_that_was_made_longer_is_confirmed(tmp_path: Path, run_command, capsys) -> None:
+    """Twice, at steps whose checkpoints are gone by now; its rates depend on the length."""
+    text, longer = tiny_command.write_text(tmp_path / "text"), tmp_path / "longer"
+    for steps in (20, 30, 45):
+        done = run_command(
+            "train.py",
+            *tiny_command.train_arguments(
+                text,
+                longer,
+                run_dot_steps=steps,
+                run_dot_keep=1,
+                es_dot_update="adaptive",
+                es_dot_schedule="cosine",
+            ),
+        )
+        assert done.returncode == 0, done.stderr
+    command.main([str(longer), "--step", "0"])
+    assert "steps 1 to 45 computed again; all" in capsys.readouterr().out
 
 
 def test_mistakes_are_one_sentence(run: Path, tmp_path: Path) -> None:

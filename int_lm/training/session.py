@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from int_lm import config, errors, resume, run
+from int_lm import config, errors, lengths, resume, run
 from int_lm.config import Config, command_line
 from int_lm.files import checkpoint
 from int_lm.files.checkpointer import Checkpointer
@@ -114,7 +114,7 @@ def begin(
     distributed.require_agreement("configuration", resume.shared_configuration(settings))
     distributed.require_agreement("text", text_sha256)
     nothing = resume.nothing_to_train(host, settings, first) if host else None
-    warning = resume.resumption_warning(host, settings) if host and not nothing else None
+    warning = lengths.changed(host, settings) if host and not nothing else None
     if distributed.is_first():
         doubtful = [] if nothing else cautions.of(settings)
         for sentence in filter(None, (nothing, warning, *doubtful)):
@@ -225,7 +225,7 @@ def parts(begun: Begun, session: Session) -> dict[str, Any]:
         "place": begun.place,
         "step": begun.first,
         "saved": begun.first if begun.host else -1,
-        "seconds_before": begun.host["seconds"] if begun.host else 0.0,
+        "resumed": begun.host,
     }
 
 

@@ -5,11 +5,12 @@ The loop sees token ids only. `Text`, which `train.py` makes, has the tokenizer 
 
 import dataclasses
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from int_lm import progress, resume, sample
+from int_lm import lengths, progress, resume, sample
 from int_lm.arithmetic import constants
 from int_lm.config import Config
 from int_lm.files.checkpointer import Checkpointer
@@ -54,7 +55,7 @@ class Trainer:
       place: the devices; None for one device.
       step: number of updates done.
       saved: the step whose save began last, whether or not it succeeded; -1 for none.
-      seconds_before: seconds of training in earlier processes of the run.
+      resumed: host data of the checkpoint that the run goes on from; None for a new run.
     """
 
     program = "train.py"  # the watchdog's message begins with it
@@ -70,10 +71,11 @@ class Trainer:
     place: Placement | None = None
     step: int = 0
     saved: int = -1
-    seconds_before: float = 0.0
+    resumed: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        self._started = time.monotonic()
+        self._lengths = lengths.after(self.resumed, self.settings, self.step)
+        self._started = time.monotonic() - (self.resumed["seconds"] if self.resumed else 0)
         # steps after the last row of metrics, and the seconds that they took
         self._stepped, self._seconds_of_steps = 0, 0.0
         self._valid: float | None = None  # validation bits per byte of the last save
@@ -81,7 +83,7 @@ class Trainer:
     @property
     def seconds(self) -> float:
         """Seconds of training so far, with those of earlier processes of the run."""
-        return self.seconds_before + time.monotonic() - self._started
+        return time.monotonic() - self._started
 
     def _watchdog(self, longer: float = 0) -> Watchdog:
         """A context for calls that wait for other processes, `longer` seconds beyond the limit."""
@@ -265,13 +267,8 @@ class Trainer:
         """Code lengths of documents under the unperturbed weights."""
         total = sum(len(ids) + 1 for ids in documents.ids)
         with progress.bar("evaluating", total) as update:
-            return evaluate.evaluate(
-                self.recipe.model,
-                self.weights,
-                documents.ids,
-                documents.text_bytes,
-                progress=update,
-            )
+            ids, sizes, model = documents.ids, documents.text_bytes, self.recipe.model
+            return evaluate.evaluate(model, self.weights, ids, sizes, progress=update)
 
     @memory.returned()
     def sample(self) -> None:
@@ -322,7 +319,7 @@ class Trainer:
         """The host data of a checkpoint: all that it keeps beside the arrays (`resume`)."""
         text = self.text
         return resume.host_data(
-            self.settings, text.identity, text.sha256, text.mixture, self.seconds
+            self.settings, text.identity, text.sha256, text.mixture, self.seconds, self._lengths
         )
 
     def kept(self) -> bool:

@@ -54,7 +54,7 @@ def logged_hashes(metrics: Path) -> dict[int, str]:
 
 
 def recompute(
-    recipe: Recipe,
+    recipes: Mapping[int, Recipe],
     state: State,
     tokens_at: Callable[[int], np.ndarray],
     first: int,
@@ -65,7 +65,7 @@ def recompute(
     """Compute the steps after `first` up to the last one of `expected`, or until a hash differs.
 
     Args:
-      recipe: of the run.
+      recipes: of the run, by the step from which each holds; only `run.steps` differs.
       state: the state after `first` steps. Do not use it afterwards: its context tables are
         changed in place.
       tokens_at: (step) -> tokens [S, T+1] of the step.
@@ -73,9 +73,11 @@ def recompute(
       expected: hashes by step; those of steps up to `first` are ignored.
       progress: called after every step with 1.
     """
-    take_step = evolve.compiled_step(recipe)
-    confirmed = []
+    confirmed, held = [], None
     for step in range(first, max(expected, default=first)):
+        recipe = recipes[max(start for start in recipes if start <= step)]
+        if recipe is not held:
+            held, take_step = recipe, evolve.compiled_step(recipe)
         state, _ = take_step(state, tokens_at(step), step)
         progress(1)
         logged = expected.get(step + 1)

@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
     programs.make_importable()
     import tokenization
     from data.open import open_trained
-    from int_lm import resume, run
+    from int_lm import lengths, resume, run
     from int_lm.files import checkpoint
     from int_lm.method import evolve, objective, recipe
     from int_lm.method.evolve import State
@@ -132,12 +132,19 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
         state = evolve.initial(steps_of, origin.weights_for(start, steps_of))
     else:
         state = evolve.initial(steps_of)
-    # only the newest checkpoint has all rounds at which the weights of sources changed
+    # only the newest checkpoint has all changes of the weights of sources, and of run.steps
     newest = checkpoint.read_host(paths.checkpoints)
     resume.check_host(newest, paths.checkpoints)
+    recipes = {
+        start: recipe.of(
+            dataclasses.replace(settings, run=dataclasses.replace(settings.run, steps=steps)),
+            tokenizer.vocab_size,
+        )
+        for start, steps in lengths.of(newest)
+    }
     streams = opened.streams(settings, newest["mixture"])
     with progress.bar("computing steps again", max(expected) - first) as update:
-        found = verify.recompute(steps_of, state, streams.at, first, expected, progress=update)
+        found = verify.recompute(recipes, state, streams.at, first, expected, progress=update)
     figures = {"from": first, "confirmed": found.confirmed, "differs": found.differs}
     if arguments.json:
         print(json.dumps(figures))

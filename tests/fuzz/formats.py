@@ -461,7 +461,9 @@ def make_checkpoint(directory: Path) -> None:
         model=presets.egg(width=8, layers=1, ffn_multiple=1),
         es=presets.paper_es(population=4, segment_length=4, update="carry"),
     )
-    host = resume.host_data(settings, identity(ByteTokenizer()), "0" * 64, [(0, [1.0])], 1.5)
+    host = resume.host_data(
+        settings, identity(ByteTokenizer()), "0" * 64, [(0, [1.0])], 1.5, [(0, 9)]
+    )
     with Checkpointer(directory / "checkpoints", keep=1) as writer:
         state = evolve.initial(recipe.of(settings, 256)).stored()
         writer.save(3, state, host, valid_bits_per_byte=5.5)
