@@ -31,7 +31,7 @@ LINES_BY_EXCEPTION = {
 FLOAT_ZONES = {
     *("arithmetic/constants", "config/schema", "config/load", "config/validate"),
     *("measure/code_length", "measure/evaluate", "method/schedules"),
-    *("training/runlog", "training/plan", "training/cautions"),
+    *("training/runlog", "training/plan", "training/cautions", "training/pooling"),
     *("training/trainer", "sample/__init__", "sample/__main__", "export/card"),
     *("tune/tuner", "tune/worker", "plot/picture"),
     *("measure/rate", "doctor/__init__", "doctor/machine"),

@@ -14,7 +14,7 @@ import numpy as np
 import oracle
 import pytest
 from test_evolve import inexact
-from tiny_command import run_in_three_ways
+from tiny_command import rows, run_in_three_ways
 
 from int_lm import config as configuration, run, runtime
 from int_lm.config import Config, DistributedConfig, EsConfig, ModelConfig
@@ -25,6 +25,7 @@ from int_lm.method.clock import Clock
 from int_lm.method.state import State, Tables
 from int_lm.model import context_tables, document_cache
 from int_lm.model.document_cache import Reading
+from int_lm.training import pooling, runlog
 
 VOCABULARY = 256
 MODEL = ModelConfig(
@@ -255,6 +256,23 @@ def test_gradients_of_a_large_vocabulary_fit():
         recipe.of(Config(MODEL, EsConfig(**ES | {"population": most // 2 * 2 + 2})), VOCABULARY)
 
 
+def test_trust_is_shown_by_name_and_its_absence_is_said(capsys):
+    """Factors of network, cache and tables by bits of the count; a sentence if none has moved."""
+    recipe_, console = tiny(), runlog.Console(steps=9, seconds=0, quiet=False)
+    start = evolve.initial(recipe_).tables
+    found = pooling.row(MODEL, start, console)["trust"]
+    assert found == {
+        **{"network": [0.5], "cache": [0.5]},
+        **dict.fromkeys(("context_1", "context_2", "words_1"), [0.5] * pool.BUCKETS),
+    }
+    assert "one document in 16 of those with 17 tokens or more" in capsys.readouterr().err
+    second = context_tables.names(MODEL)[1]
+    moved = dataclasses.replace(start, trust=start.trust.at[2 + pool.BUCKETS + 3].set(3 << 15))
+    found = pooling.row(MODEL, moved, console)["trust"]
+    assert found[second][:5] == [0.5, 0.5, 0.5, 1.5, 0.5]
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.slow
 def test_a_run_of_a_pool_goes_on_with_the_same_bits(tmp_path: Path, run_command):
     """By the command: at once, in two parts, on two devices; what it says is what a run holds."""
@@ -271,6 +289,9 @@ def test_a_run_of_a_pool_goes_on_with_the_same_bits(tmp_path: Path, run_command)
         np.testing.assert_array_equal(leaf, found[path], path)
     done = run_command("-m", "int_lm.verify", whole)
     assert done.returncode == 0, done.stderr
+    logged = [row["trust"] for row in rows(whole) if "trust" in row]
+    assert set(logged[-1]) == {"network", "cache", "context_2"}
+    assert logged[-1]["network"] != [0.5]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import tiny_command
 
-from int_lm import verify
+from int_lm import runtime, verify
 from int_lm.errors import UserError
 from int_lm.verify import __main__ as command
 
@@ -89,6 +89,10 @@ def test_mistakes_are_one_sentence(run: Path, tmp_path: Path) -> None:
         command.main([str(tmp_path / "none")])
     with pytest.raises(UserError, match="holds no checkpoint"):
         command.main([str(tmp_path)])
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export" / runtime.WEIGHTS_FILE).touch()
+    with pytest.raises(UserError, match="is an export; name the run directory"):
+        command.main([str(tmp_path / "export")])
     with pytest.raises(UserError, match="no checkpoint 3 in"):
         command.main([str(run), "--step", "3"])
     with pytest.raises(UserError, match="no step after 60"):

@@ -199,6 +199,8 @@ def opened(begun: Begun, tokenizer: Tokenizer | None, held: Lock | None) -> Iter
         count, tables = params.count(specs.network), params.count(specs.tables)
         besides = f", {tables:,} of context tables" if tables else ""
         console.note(f"model: {settings.model.architecture}, {count:,} int8 weights{besides}")
+        if settings.es.pooled:
+            console.note("a pool: train bpb is of the network alone, valid bpb of the whole")
         if begun.start:
             console.note(origin.description(begun.start, begun.recipe))
         if begun.place is not None:

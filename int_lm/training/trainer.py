@@ -23,7 +23,7 @@ from int_lm.method.state import Metrics, State
 from int_lm.model import hashing, params
 from int_lm.model.params import Parameters
 from int_lm.runtime import Sampler
-from int_lm.training import distributed, memory, runlog, warmup
+from int_lm.training import distributed, memory, pooling, runlog, warmup
 from int_lm.training.distributed import Watchdog
 from int_lm.training.interrupt import StopFlag
 from int_lm.training.metrics_file import MetricsFile
@@ -234,6 +234,8 @@ class Trainer:
             row["shares"] = shares
         if evaluate and diagnose.possible(es):
             row |= diagnose.summary(self._diagnose())
+        if evaluate and es.pooled:
+            row |= pooling.row(self.settings.model, self.state.tables, self.console)
         self.append(row)
         self.console.report(report)
         if evaluate and not last:  # the end of the run shows one beside the final figures

@@ -66,10 +66,13 @@ def main(argv: Sequence[str] | None = None, program: str = COMMAND) -> None:
     from int_lm.files import checkpoint
     from int_lm.method import evolve, objective, recipe
     from int_lm.method.evolve import State
+    from int_lm.runtime import WEIGHTS_FILE
     from int_lm.training import origin
 
     paths = run.Paths(root)
     kept = checkpoint.steps(paths.checkpoints)
+    if not kept and (root / WEIGHTS_FILE).exists():
+        raise UserError(f"{root} is an export; name the run directory that it was exported from")
     if not kept:
         raise UserError(f"{root} holds no checkpoint, and so nothing that says what the run was")
     hashes = verify.logged_hashes(paths.metrics)
