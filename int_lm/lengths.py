@@ -44,7 +44,7 @@ def are_sound(value: Any) -> bool:
         return False
     firsts = [first for first, _ in value]
     in_order = firsts[0] == 0 and firsts == sorted(set(firsts))
-    return in_order and all(steps > 0 for _, steps in value)
+    return in_order and all(steps >= 0 for _, steps in value)
 
 
 def changed(host: Mapping[str, Any], settings: Config) -> str | None:

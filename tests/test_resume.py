@@ -52,7 +52,7 @@ def test_a_mixture_that_no_run_has_is_refused(mixture: Any) -> None:
         [],
         {},
         [[0]],
-        [[0, 0]],
+        [[0, -1]],
         [[0, "9"]],
         [[1, 9]],
         [[0, 9], [0, 12]],
@@ -74,6 +74,9 @@ def test_lengths_say_from_which_step_run_steps_had_which_value() -> None:
 
     host = host_of([[0, [1.0, 1.0]]], of(9))
     assert lengths.after(None, of(9), 0) == [(0, 9)]
+    nothing = host | {"lengths": [[0, 0]]}  # a run of 0 steps is one, too
+    resume.check_host(nothing, Path("x"))
+    assert lengths.after(nothing, of(9), 0) == [(0, 9)]
     assert lengths.after(host, of(9), 4) == [(0, 9)]
     assert lengths.after(host, of(12), 4) == [(0, 9), (4, 12)]
     longer = json.loads(json.dumps(host | {"lengths": [(0, 9), (4, 12), (8, 20)]}))

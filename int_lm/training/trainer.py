@@ -234,7 +234,7 @@ class Trainer:
             row["shares"] = shares
         if evaluate and diagnose.possible(es):
             row |= diagnose.summary(self._diagnose())
-        if evaluate and es.pooled:
+        if evaluate and es.pooled and self.metrics:
             row |= pooling.row(self.settings.model, self.state.tables, self.console)
         self.append(row)
         self.console.report(report)
