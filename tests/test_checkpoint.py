@@ -650,6 +650,31 @@ def test_a_full_disk_at_the_last_moment_is_reported(
     assert digest.check(tmp_path / "1")
 
 
+def test_an_old_step_that_cannot_be_removed_does_not_undo_a_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Orbax has written the new step by then: the next try lists its digests, and is no failure."""
+    manager = storage.orbax_module().CheckpointManager
+    whole = manager.save
+
+    def cannot_remove(self: Any, step: int, **more: Any) -> bool:
+        whole(self, step, **more)
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(tmp_path / "1"))
+
+    with Checkpointer(tmp_path, keep=2) as writer:
+        save(writer, 1)
+        assert writer.wait()
+        with monkeypatch.context() as patch:
+            patch.setattr(manager, "save", cannot_remove)
+            save(writer, 2)
+            assert not writer.wait()
+        assert "Read-only file system; the newest there is 2" in str(writer.poll())
+        save(writer, 2)
+        assert writer.wait()
+    assert digest.check(tmp_path / "2")
+    assert_equal(checkpoint.restore(tmp_path, state_of(0), say=pytest.fail), 2)
+
+
 def test_a_directory_of_another_process_is_not_written_to(tmp_path: Path) -> None:
     """The run directory is gone, or another run's: nothing is written; back again, it is."""
     run, away = tmp_path / "run", tmp_path / "away"

@@ -68,7 +68,7 @@ class Checkpointer:
             shutil.rmtree(leftover)
         self._manager: Any = None
         self._saving: threading.Thread | None = None
-        self._saving_step = self._written_step = -1
+        self._saving_step = self._tried_step = -1
         self._error: Exception | None = None
         self._evaluations: dict[int, float | None] = {}
         self._failure: UserError | None = None  # of the last save; None if it succeeded
@@ -198,11 +198,14 @@ class Checkpointer:
     def _write(self, arrays: Mapping[str, np.ndarray], document: dict[str, Any]) -> None:
         """Let Orbax write a step, unless an earlier try of this step wrote all but the digests.
 
-        Runs in a thread, except for large arrays that are not lasting.
+        Such a try fails where an old step cannot be removed. Runs in a thread, except for large
+        arrays that are not lasting.
         """
-        step = document["step"]
-        if self._failure and step == self._written_step == checkpoint.latest_step(self._directory):
+        step, newest = document["step"], checkpoint.latest_step(self._directory)
+        if self._failure and step == self._tried_step == newest:
             return
+        if step != newest:  # if it is there, it is another run's
+            self._tried_step = step
         orbax = storage.orbax_module()
         if self._manager is None:
             self._manager = self._open()
@@ -221,7 +224,6 @@ class Checkpointer:
         if not saved:
             newest = checkpoint.latest_step(self._directory)
             raise UserError(f"the directory holds the newer checkpoint {newest}")
-        self._written_step = step
 
     def _open(self) -> Any:
         """A new manager of Orbax for the current content of the directory."""
