@@ -36,17 +36,6 @@ def after(host: Mapping[str, Any] | None, settings: Config, first: int) -> list[
     return lengths if same else [*lengths, (first, settings.run.steps)]
 
 
-def are_sound(value: Any) -> bool:
-    """Whether a JSON value is of `of`: [[0, steps], [first, steps], ...], in order."""
-    if not (isinstance(value, list) and value and all(isinstance(pair, list) for pair in value)):
-        return False
-    if not all([type(part) for part in pair] == [int, int] for pair in value):
-        return False
-    firsts = [first for first, _ in value]
-    in_order = firsts[0] == 0 and firsts == sorted(set(firsts))
-    return in_order and all(steps >= 0 for _, steps in value)
-
-
 def changed(host: Mapping[str, Any], settings: Config) -> str | None:
     """A sentence if `run.steps` changed and the schedule depends on it; otherwise None.
 

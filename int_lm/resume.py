@@ -9,11 +9,12 @@ JAX is not imported here, so that `train.py` can refuse a run before it starts.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from int_lm import config, lengths
+from int_lm import config
 from int_lm.config import Config, DistributedConfig, RunConfig
 from int_lm.errors import UserError, counted, differences
 from int_lm.runtime import VOCABULARY_MAX
@@ -82,7 +83,7 @@ def check_host(host: Mapping[str, Any], where: Path) -> None:
         "mixture": _is_mixture(mixture),
         "noise_version": type(host.get("noise_version")) is int,
         "seconds": type(host.get("seconds")) in (int, float),
-        "lengths": "lengths" not in host or lengths.are_sound(host["lengths"]),
+        "lengths": "lengths" not in host or _are_lengths(host["lengths"]),
     }
     for key, is_sound in sound.items():
         if not is_sound:
@@ -92,25 +93,35 @@ def check_host(host: Mapping[str, Any], where: Path) -> None:
             )
 
 
-def _is_mixture(value: Any) -> bool:
-    """Whether a JSON value is a mixture: phases in order, from round 0 on, of the same sources."""
-    if not (isinstance(value, list) and value and all(map(_is_phase, value))):
+def _are_phases(value: Any, is_sound: Callable[[Any], bool]) -> bool:
+    """Whether a JSON value is [[0, what], [first, what], ...], in order, and each `what` sound."""
+    if not (isinstance(value, list) and value):
         return False
-    rounds = [first for first, _ in value]
-    in_order = rounds[0] == 0 and all(a < b for a, b in zip(rounds[:-1], rounds[1:], strict=True))
-    return in_order and len({len(weights) for _, weights in value}) == 1
+    for phase in value:
+        whole = isinstance(phase, list) and len(phase) == 2 and type(phase[0]) is int
+        if not (whole and is_sound(phase[1])):
+            return False
+    firsts = [first for first, _ in value]
+    return firsts[0] == 0 and all(a < b for a, b in itertools.pairwise(firsts))
 
 
-def _is_phase(value: Any) -> bool:
-    """Whether a JSON value is a phase of a mixture: [first round, [weight, ...]]."""
+def _is_mixture(value: Any) -> bool:
+    """Whether a JSON value is a mixture: weights by the round where they begin, of one count."""
+    return _are_phases(value, _are_weights) and len({len(weights) for _, weights in value}) == 1
+
+
+def _are_weights(value: Any) -> bool:
+    """Whether a JSON value is the weights of a mixture's sources."""
     return (
         isinstance(value, list)
-        and [type(part) for part in value] == [int, list]
-        and value[0] >= 0
-        and len(value[1]) > 0
-        and all(type(weight) in (int, float) and weight >= 0 for weight in value[1])
-        and any(weight > 0 for weight in value[1])
+        and all(type(weight) in (int, float) and weight >= 0 for weight in value)
+        and any(weight > 0 for weight in value)
     )
+
+
+def _are_lengths(value: Any) -> bool:
+    """Whether a JSON value is `lengths.of` a run: `run.steps` by the step from which it holds."""
+    return _are_phases(value, lambda steps: type(steps) is int and steps >= 0)
 
 
 def settings_of(host: Mapping[str, Any], where: Path) -> Config:
