@@ -123,6 +123,15 @@ def initial(model: ModelSettings, first: int = FIRST) -> Array:
     return jnp.full(count, first, jnp.int32)
 
 
+def by_name(model: ModelSettings, trust_N: np.ndarray) -> dict[str, np.ndarray]:
+    """Trust by expert: 1 of the network, 1 of the cache if there is one, `BUCKETS` of a table."""
+    found = {"network": trust_N[NETWORK : NETWORK + 1]}
+    if model.cache:
+        found[document_cache.NAME] = trust_N[CACHE : CACHE + 1]
+    of_tables = trust_N[2:].reshape(-1, BUCKETS)
+    return found | dict(zip(context_tables.names(model), of_tables, strict=True))
+
+
 def learnt(model: ModelSettings, tables: Tables, held: Held, step: Array) -> Array:
     """Trust after a step, from the tokens that were held back.
 
