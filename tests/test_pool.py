@@ -266,10 +266,11 @@ def test_trust_is_shown_by_name_and_its_absence_is_said(capsys):
         **dict.fromkeys(("context_1", "context_2", "words_1"), [0.5] * pool.BUCKETS),
     }
     assert "one document in 16 of those with 17 tokens or more" in capsys.readouterr().err
-    second = context_tables.names(MODEL)[1]
-    moved = dataclasses.replace(start, trust=start.trust.at[2 + pool.BUCKETS + 3].set(3 << 15))
-    found = pooling.row(MODEL, moved, console)["trust"]
-    assert found[second][:5] == [0.5, 0.5, 0.5, 1.5, 0.5]
+    for number, name in enumerate(context_tables.names(MODEL)):
+        entry = 2 + number * pool.BUCKETS + 3
+        moved = dataclasses.replace(start, trust=start.trust.at[entry].set(3 << 15))
+        found = pooling.row(MODEL, moved, console)["trust"]
+        assert found[name][:5] == [0.5, 0.5, 0.5, 1.5, 0.5]
     assert capsys.readouterr().err == ""
 
 
